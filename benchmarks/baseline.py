@@ -1,0 +1,108 @@
+"""The alternative: ``transformers``' Qwen2-VL with a PEFT adapter merged, padded batches."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import LoraConfig, get_peft_model, set_peft_model_state_dict
+from safetensors.torch import load_file
+from torch import Tensor, nn
+from torch.nn import functional as F
+from transformers import Qwen2VLConfig, Qwen2VLModel
+
+from vlm2vec_service.engine.backbone import Backbone
+from vlm2vec_service.engine.qwen2_vl import Qwen2VL
+from vlm2vec_service.preprocess.prepared import Prepared
+
+
+class Padded:
+    """Qwen2-VL as the library runs it, on the weights of one of our backbones."""
+
+    def __init__(self, backbone: Backbone, config: dict[str, Any], adapter: Path | None) -> None:
+        assert isinstance(backbone, Qwen2VL)
+        self.backbone = backbone
+        weight = backbone.model.embed_tokens.weight
+        self.device, self.dtype = weight.device, weight.dtype
+        with torch.device("meta"):
+            model = Qwen2VLModel(Qwen2VLConfig(**config, attn_implementation="sdpa"))
+        state = backbone.state_dict()
+        model.to_empty(device=self.device)
+        model.to(self.dtype)
+        model.load_state_dict(
+            {
+                f"language_{key}" if key.startswith("model.") else key: value
+                for key, value in state.items()
+            },
+            assign=False,
+        )
+        # to_empty leaves the frequencies, which no checkpoint holds, as they were.
+        rotary = model.language_model.rotary_emb
+        rotary.inv_freq, _ = rotary.compute_default_rope_parameters(rotary.config)
+        rotary.inv_freq = rotary.inv_freq.to(self.device)
+        vision = model.visual.rotary_pos_emb
+        vision.inv_freq, _ = vision.compute_axial_rope_parameters(vision.config)
+        vision.inv_freq = vision.inv_freq.to(self.device)
+        self.model: nn.Module = model.eval()
+        if adapter is not None:
+            self.model = merge(model, adapter)
+
+    def embed(self, inputs: Sequence[Prepared], batch_size: int) -> Tensor:
+        """Vectors ``(len(inputs), hidden)``, float32 on the host."""
+        return torch.cat(
+            [
+                self._batch(inputs[start : start + batch_size])
+                for start in range(0, len(inputs), batch_size)
+            ]
+        )
+
+    @torch.inference_mode()
+    def _batch(self, inputs: Sequence[Prepared]) -> Tensor:
+        longest = max(map(len, inputs))
+        ids = torch.zeros(len(inputs), longest, dtype=torch.int64)
+        mask = torch.zeros_like(ids)
+        for row, prepared in enumerate(inputs):
+            ids[row, -len(prepared) :] = torch.from_numpy(prepared.token_ids)
+            mask[row, -len(prepared) :] = 1
+        options: dict[str, Any] = {}
+        media = [item for prepared in inputs for item in prepared.media]
+        if media:
+            options["pixel_values"] = self._pixels(media)
+            grids = [[1, item.pixels.shape[1] // 14, item.pixels.shape[2] // 14] for item in media]
+            options["image_grid_thw"] = torch.tensor(grids, device=self.device)
+        positions = (mask.cumsum(1) - 1).clamp(min=0).expand(3, -1, -1)
+        states = self.model(
+            input_ids=ids.to(self.device),
+            # Without padding there is no mask to build or to read.
+            attention_mask=None if mask.all() else mask.to(self.device),
+            position_ids=positions.to(self.device),
+            use_cache=False,
+            **options,
+        ).last_hidden_state
+        return F.normalize(states[:, -1].float(), dim=1).cpu()
+
+    def _pixels(self, media: Sequence[Any]) -> Tensor:
+        # Cut once and kept: a real caller's processor does this before, on other cores.
+        for item in media:
+            if id(item) not in _CUT:
+                _CUT[id(item)] = self.backbone.cut(item).to(self.dtype)
+        return torch.cat([_CUT[id(item)] for item in media])
+
+
+_CUT: dict[int, Tensor] = {}
+
+
+def merge(model: nn.Module, adapter: Path) -> nn.Module:
+    """``model`` with the PEFT adapter in its weights."""
+    wrapped = get_peft_model(model, LoraConfig.from_pretrained(adapter))
+    # The names in the file are the original checkpoint's; here the decoder is one level down.
+    tensors = {
+        key.replace("model.model.model.", "model.model.language_model."): value
+        for key, value in load_file(adapter / "adapter_model.safetensors").items()
+    }
+    result = set_peft_model_state_dict(wrapped, tensors)
+    missing = [key for key in result.missing_keys if "lora_" in key]
+    if missing or result.unexpected_keys:
+        raise ValueError(f"{adapter}: missing {missing}, unexpected {result.unexpected_keys}")
+    merged: nn.Module = wrapped.merge_and_unload()
+    return merged

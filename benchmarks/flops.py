@@ -1,0 +1,71 @@
+"""How much arithmetic a batch needs, and how fast this device multiplies matrices."""
+
+import time
+from collections.abc import Sequence
+
+import torch
+from torch import nn
+
+from vlm2vec_service.engine.backbone import Backbone
+from vlm2vec_service.engine.linear import AdaptedLinear
+from vlm2vec_service.preprocess.prepared import Prepared
+
+
+def matmul_rate(device: torch.device, dtype: torch.dtype) -> float:
+    """FLOP/s of the best of a few square and tall products: what this device can do now."""
+    side = 8192 if device.type == "cuda" else 2048
+    best = 0.0
+    for rows, inner, columns in ((side, side, side), (side, side // 2, 2 * side)):
+        a = torch.randn(rows, inner, device=device, dtype=dtype)
+        b = torch.randn(inner, columns, device=device, dtype=dtype)
+        for _ in range(10):
+            start = time.perf_counter()
+            a @ b
+            if device.type == "cuda":
+                torch.cuda.synchronize(device)
+            best = max(best, 2 * rows * inner * columns / (time.perf_counter() - start))
+    return best
+
+
+def batch_flops(backbone: Backbone, inputs: Sequence[Prepared]) -> float:
+    """Multiplications and additions that the vectors of ``inputs`` need without an adapter.
+
+    Counted is what our engine does: products of linear layers, and attention (half of it where it
+    is causal); not norms or activations, and the last MLP for one token of each input.
+    """
+    linears = {
+        name: module.weight.numel()
+        for name, module in backbone.named_modules()
+        if isinstance(module, nn.Linear | AdaptedLinear)
+    }
+    final = len(list(backbone.model.get_submodule("layers").children())) - 1
+    vision = sum(n for name, n in linears.items() if name.startswith(backbone.vision_prefix))
+    pooled = sum(n for name, n in linears.items() if f"model.layers.{final}.mlp." in name)
+    text = sum(linears.values()) - vision - pooled
+    hidden = backbone.model.get_submodule("embed_tokens").weight.shape[1]
+    total = 0.0
+    for prepared in inputs:
+        length = len(prepared)
+        total += 2 * text * length + 2 * pooled + 2 * (final + 1) * length**2 * hidden
+        for media in prepared.media:
+            total += vision_flops(backbone, media.tokens, backbone.patches(media), vision)
+    return total
+
+
+def vision_flops(backbone: Backbone, tokens: int, patches: int, parameters: int) -> float:
+    """Of one image: the linear layers behind the patch merger run on tokens, others on patches."""
+    if backbone.name == "phi3_v":
+        embedding = backbone.get_submodule("model.vision_embed_tokens")
+        projection = sum(p.numel() for p in embedding.get_submodule("img_projection").parameters())
+        crops = patches // 577
+        attention = 4 * crops * 577**2 * 1024 * 23
+        return 2 * (parameters - projection) * patches + 2 * projection * tokens + attention
+    visual = backbone.get_submodule("visual")
+    merger = sum(
+        m.weight.numel() for m in visual.get_submodule("merger").modules()
+        if isinstance(m, nn.Linear | AdaptedLinear)
+    )  # fmt: skip
+    patch = visual.get_parameter("patch_embed.proj.weight")
+    depth = len(list(visual.get_submodule("blocks").children()))
+    attention = 4 * depth * patches**2 * patch.shape[0]
+    return 2 * (parameters - merger + patch.numel()) * patches + 2 * merger * tokens + attention

@@ -1,0 +1,140 @@
+"""Models of any size with random weights, the adapters for them, and inputs to embed."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from peft import LoraConfig
+from safetensors.torch import save_file
+from torch import nn
+
+from vlm2vec_service.engine.backbone import Backbone
+from vlm2vec_service.engine.phi3_v import Phi3V
+from vlm2vec_service.engine.qwen2_vl import Qwen2VL
+from vlm2vec_service.preprocess.phi3_v import CROP, token_count
+from vlm2vec_service.preprocess.prepared import Media, Prepared
+
+IMAGE_CONFIG = {
+    "image_mean": [0.48145466, 0.4578275, 0.40821073],
+    "image_std": [0.26862954, 0.26130258, 0.27577711],
+}
+
+
+def _qwen2_vl(
+    hidden: int, layers: int, heads: int, mlp: int, vocab: int, embed: int, depth: int
+) -> dict[str, Any]:
+    """A Qwen2-VL with the real model's head sizes: 128 in the decoder, 80 in the vision tower."""
+    return {
+        "model_type": "qwen2_vl", "vocab_size": vocab, "hidden_size": hidden,
+        "intermediate_size": mlp, "num_hidden_layers": layers, "num_attention_heads": heads,
+        "num_key_value_heads": 2, "max_position_embeddings": 32768, "rms_norm_eps": 1e-6,
+        "rope_theta": 1e6, "rope_scaling": {"type": "mrope", "mrope_section": [16, 24, 24]},
+        "tie_word_embeddings": True, "image_token_id": 5, "video_token_id": 6,
+        "vision_start_token_id": 7, "use_sliding_window": False,
+        "vision_config": {
+            "depth": depth, "embed_dim": embed, "hidden_size": hidden, "num_heads": embed // 80,
+            "mlp_ratio": 4, "in_channels": 3, "patch_size": 14, "spatial_merge_size": 2,
+            "temporal_patch_size": 2, "hidden_act": "quick_gelu",
+        },
+    }  # fmt: skip
+
+
+SIZES: dict[str, dict[str, Any]] = {
+    "tiny": _qwen2_vl(256, 2, 2, 512, 2048, 160, 2),
+    "small": _qwen2_vl(1024, 4, 8, 3072, 2048, 320, 6),
+    "qwen2-vl-2b": _qwen2_vl(1536, 28, 12, 8960, 151_936, 1280, 32),
+    "phi-3.5-v": {
+        "model_type": "phi3_v", "vocab_size": 32_064, "hidden_size": 3072,
+        "intermediate_size": 8192, "num_hidden_layers": 32, "num_attention_heads": 32,
+        "num_key_value_heads": 32, "rms_norm_eps": 1e-5, "max_position_embeddings": 131_072,
+        "original_max_position_embeddings": 4096, "rope_theta": 1e4, "pad_token_id": 0,
+        "rope_scaling": {"type": "su", "short_factor": [1.0] * 48, "long_factor": [4.0] * 48},
+        "embd_layer": {"use_hd_transform": True, "hd_transform_order": "sub_glb"},
+        "img_processor": {},
+    },
+}  # fmt: skip
+"""config.json by size; the last two are the real models' shapes."""
+
+
+def random_backbone(size: str, device: torch.device, dtype: torch.dtype) -> Backbone:
+    """The model of ``size`` with normal weights of variance 1 / fan-in, so that activations keep
+    their scale."""
+    config = SIZES[size]
+    with torch.device("meta"):
+        cls = Qwen2VL if config["model_type"] == "qwen2_vl" else Phi3V
+        backbone = cls(config, IMAGE_CONFIG)
+    generator = torch.Generator(device).manual_seed(0)
+    for name, parameter in list(backbone.named_parameters()):
+        value = torch.empty(parameter.shape, device=device, dtype=dtype)
+        if parameter.dim() == 1:
+            value.fill_(0.0 if name.endswith("bias") else 1.0)
+        else:
+            fan_in = 1 if "embed_tokens" in name else parameter[0].numel()
+            value.normal_(0, fan_in**-0.5, generator=generator)
+        parent, _, leaf = name.rpartition(".")
+        setattr(backbone.get_submodule(parent), leaf, nn.Parameter(value, requires_grad=False))
+    return backbone
+
+
+def write_dora(folder: Path, backbone: Backbone, rank: int, seed: int) -> None:
+    """Writes a DoRA adapter on every linear layer of the language model, as VLM2Vec-V2.0's."""
+    generator = torch.Generator().manual_seed(seed)
+    tensors = {}
+    for name, module in backbone.model.named_modules():
+        if not isinstance(module, nn.Linear) or not name.startswith("layers."):
+            continue
+        weight = module.weight.float().cpu()
+        out, in_ = weight.shape
+        key = f"base_model.model.model.{name}"
+        a = torch.randn(rank, in_, generator=generator) * in_**-0.5
+        b = torch.randn(out, rank, generator=generator) * 0.02
+        tensors[f"{key}.lora_A.weight"], tensors[f"{key}.lora_B.weight"] = a, b
+        norm = (weight + b @ a * 2).norm(dim=1)
+        spread = 1 + 0.05 * torch.randn(out, generator=generator)
+        tensors[f"{key}.lora_magnitude_vector"] = norm * spread
+    names = sorted({key.split(".")[-3] for key in tensors if key.endswith("lora_A.weight")})
+    config = LoraConfig(
+        r=rank, lora_alpha=2 * rank, target_modules=names, use_dora=True, inference_mode=True
+    ).to_dict()
+    config["target_modules"] = names
+    config["exclude_modules"] = r"(visual|model\.vision_embed_tokens)\..*"
+    folder.mkdir(parents=True, exist_ok=True)
+    text = json.dumps(config, default=lambda x: getattr(x, "value", None) or vars(x))
+    (folder / "adapter_config.json").write_text(text)
+    save_file(tensors, folder / "adapter_model.safetensors")
+
+
+def text_input(length: int, vocab: int, rng: np.random.Generator) -> Prepared:
+    """Random token ids, sequential positions."""
+    ids = rng.integers(8, vocab, length, dtype=np.int32)
+    return Prepared(ids, np.broadcast_to(np.arange(length, dtype=np.int32), (3, length)))
+
+
+def image_input(words: int, config: dict[str, Any], rng: np.random.Generator) -> Prepared:
+    """A 336-pixel image of noise in front of ``words`` random tokens."""
+    if config["model_type"] == "phi3_v":
+        tokens, placeholder = token_count((1, 1)), -1
+    else:
+        tokens, placeholder = 144, config["image_token_id"]
+    pixels = rng.integers(0, 256, (1, CROP, CROP, 3), dtype=np.uint8)
+    text = text_input(words, config["vocab_size"], rng)
+    ids = np.concatenate([np.full(tokens, placeholder, np.int32), text.token_ids])
+    positions = np.broadcast_to(np.arange(len(ids), dtype=np.int32), (3, len(ids)))
+    return Prepared(ids, positions, (Media("image", pixels, 0, tokens),))
+
+
+def workload(name: str, size: str, count: int, seed: int = 0) -> list[Prepared]:
+    """``text``: 8 to 512 tokens, log-uniform. ``image``: a 336-pixel image and 20 tokens.
+    ``mixed``: the two in turn."""
+    config = SIZES[size]
+    rng = np.random.default_rng(seed)
+    inputs = []
+    for index in range(count):
+        if name == "image" or (name == "mixed" and index % 2):
+            inputs.append(image_input(20, config, rng))
+        else:
+            length = int(np.exp(rng.uniform(np.log(8), np.log(512))))
+            inputs.append(text_input(length, config["vocab_size"], rng))
+    return inputs

@@ -1,0 +1,166 @@
+"""PEFT adapter folders to adapters that are ready to serve."""
+
+import hashlib
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+from vlm2vec_registry.embedding_config import EmbeddingConfig
+
+from vlm2vec_service.engine.adapter_config import AdapterConfig
+from vlm2vec_service.engine.backbone import Backbone
+from vlm2vec_service.engine.linear import AdaptedLinear, LowRank
+from vlm2vec_service.errors import AdapterError
+
+WEIGHTS_NAME = "adapter_model.safetensors"
+# PEFT writes the magnitude with or without ".weight", by its version.
+TENSOR = re.compile(
+    r"base_model\.model\.(?P<module>.+)\."
+    r"(?P<part>lora_A|lora_B|lora_magnitude_vector)(\.weight)?"
+)
+
+
+@dataclass(frozen=True)
+class Adapter:
+    """One adapter on the device: immutable, so that a batch that holds it can finish after it was
+    unloaded.
+
+    ``digest`` is 16 bytes of its weights and settings; ``touches_vision`` says that image
+    features made with it are its own.
+    """
+
+    name: str
+    layers: dict[str, LowRank]
+    digest: bytes
+    touches_vision: bool
+    embedding: EmbeddingConfig
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes on the device."""
+        return sum(layer.nbytes for layer in self.layers.values())
+
+
+def load_adapter(
+    name: str, folder: Path, backbone: Backbone, linears: Mapping[str, AdaptedLinear]
+) -> Adapter:
+    """Reads the PEFT folder ``folder`` for ``backbone``, whose linear layers are ``linears``.
+
+    Raises `AdapterError` that lists every tensor that lands on no layer, every layer that the
+    settings name and the file lacks, and every shape that does not fit.
+    """
+    config = AdapterConfig.read(folder)
+    try:
+        embedding = EmbeddingConfig.read(folder)
+    except ValueError as error:
+        raise AdapterError(str(error)) from error
+    if embedding.backbone not in (None, backbone.name):
+        raise AdapterError(f"{folder}: made for {embedding.backbone}, the base is {backbone.name}")
+    device = next(iter(linears.values())).weight.device
+    tensors, digest = _read(folder, device)
+    parts, strays = _by_module(tensors, backbone)
+    shapes = {
+        **{key: (linear.out_features, linear.in_features) for key, linear in linears.items()},
+        **backbone.inert,
+    }
+    _check(folder, config, parts, strays, shapes, backbone)
+    layers = {
+        module: _layer(config, module, part, linears[module])
+        for module, part in parts.items()
+        if module in linears
+    }
+    touches_vision = any(module.startswith(backbone.vision_prefix) for module in layers)
+    return Adapter(name, layers, digest, touches_vision, embedding)
+
+
+def _read(folder: Path, device: torch.device) -> tuple[dict[str, Tensor], bytes]:
+    path = folder / WEIGHTS_NAME
+    if not path.exists():
+        pickled = next(folder.glob("adapter_model.*"), None)
+        hint = f"; {pickled.name} is not loaded, only safetensors are" if pickled else ""
+        raise AdapterError(f"{folder}: no {WEIGHTS_NAME}{hint}")
+    try:
+        data = path.read_bytes()
+        with safe_open(path, framework="pt", device=str(device)) as file:
+            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+    except (OSError, SafetensorError) as error:
+        raise AdapterError(f"{path}: {error}") from error
+    digest = hashlib.blake2b(data, digest_size=16)
+    digest.update((folder / "adapter_config.json").read_bytes())
+    return tensors, digest.digest()
+
+
+def _by_module(
+    tensors: Mapping[str, Tensor], backbone: Backbone
+) -> tuple[dict[str, dict[str, Tensor]], list[str]]:
+    """The tensors of each module, under its name in ``backbone``; and those of none."""
+    parts: dict[str, dict[str, Tensor]] = {}
+    strays = []
+    for name, tensor in tensors.items():
+        match = TENSOR.fullmatch(name)
+        module = backbone.rename(match["module"]) if match else None
+        if match is None or module is None:
+            strays.append(name)
+        else:
+            parts.setdefault(module, {})[match["part"]] = tensor
+    return parts, strays
+
+
+def _check(
+    folder: Path,
+    config: AdapterConfig,
+    parts: Mapping[str, Mapping[str, Tensor]],
+    strays: list[str],
+    shapes: Mapping[str, tuple[int, int]],
+    backbone: Backbone,
+) -> None:
+    targeted = {
+        module for module in shapes if any(map(config.targets, backbone.known_as(module)))
+    }
+    expected = {"lora_A", "lora_B"} | ({"lora_magnitude_vector"} if config.use_dora else set())
+    misshapen = []
+    for module, part in parts.items():
+        if module not in shapes:
+            strays += [f"{module}.{key}" for key in part]
+            continue
+        (out, in_), rank = shapes[module], config.rank(module)
+        wanted = {"lora_A": (rank, in_), "lora_B": (out, rank), "lora_magnitude_vector": (out,)}
+        misshapen += [
+            f"{module}.{key} is {tuple(tensor.shape)}, not {wanted[key]}"
+            for key, tensor in part.items()
+            if tuple(tensor.shape) != wanted[key]
+        ]
+        if set(part) != expected:
+            misshapen.append(f"{module} has {sorted(part)}, not {sorted(expected)}")
+    problems = [
+        f"{kind}: {', '.join(sorted(names))}"
+        for kind, names in (
+            ("tensors that land on no linear layer", strays),
+            ("layers with tensors that adapter_config.json does not target", set(parts) & set(shapes) - targeted),
+            ("layers that adapter_config.json targets and the file lacks", targeted - set(parts)),
+            ("tensors that do not fit", misshapen),
+        )
+        if names
+    ]  # fmt: skip
+    if not targeted:
+        problems.append("adapter_config.json targets no linear layer of the base")
+    if problems:
+        raise AdapterError(f"{folder}: {'; '.join(problems)}")
+
+
+def _layer(
+    config: AdapterConfig, module: str, part: Mapping[str, Tensor], linear: AdaptedLinear
+) -> LowRank:
+    a, b = part["lora_A"].float(), part["lora_B"].float()
+    scaling = config.scaling(module)
+    dtype = linear.weight.dtype
+    if not config.use_dora:
+        return LowRank(a.to(dtype), (scaling * b).to(dtype))
+    norm = torch.addmm(linear.weight.float(), b, a, alpha=scaling).norm(dim=1)
+    gain = part["lora_magnitude_vector"].float() / norm
+    shift = None if linear.bias is None else ((1 - gain) * linear.bias.float()).to(dtype)
+    return LowRank(a.to(dtype), (scaling * gain[:, None] * b).to(dtype), gain.to(dtype), shift)

@@ -1,0 +1,113 @@
+"""Attention over packed sequences: nobody attends across a boundary.
+
+Registered with ``transformers`` as the attention implementation `PACKED`; the layout of the batch
+travels to it as the keyword argument ``segments``.
+"""
+
+import inspect
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.nn.attention.varlen import varlen_attn
+from transformers import AttentionInterface
+
+PACKED = "vlm2vec_packed"
+VARLEN_HAS_GQA = "enable_gqa" in inspect.signature(varlen_attn).parameters
+
+
+@dataclass(frozen=True)
+class Segments:
+    """The boundaries of a packed sequence: ``lengths`` in order, attended to causally or fully."""
+
+    lengths: Sequence[int]
+    causal: bool
+    device: torch.device
+
+    @cached_property
+    def boundaries(self) -> Tensor:
+        """int32 ``(len(lengths) + 1,)``: the start of each segment, and the end."""
+        ends = [0, *itertools.accumulate(self.lengths)]
+        return torch.tensor(ends, dtype=torch.int32, device=self.device)
+
+    @cached_property
+    def runs(self) -> list[tuple[int, int, int]]:
+        """``(start, count, length)`` of each run of neighbours that are equally long."""
+        runs, start = [], 0
+        for length, run in itertools.groupby(self.lengths):
+            count = len(list(run))
+            runs.append((start, count, length))
+            start += count * length
+        return runs
+
+
+def packed_attention(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    scaling: float | None = None,
+    segments: Segments | None = None,
+    **_: Any,
+) -> tuple[Tensor, None]:
+    """``query`` is ``(batch, heads, tokens, dim)``, ``key`` and ``value`` may have fewer heads.
+
+    With ``segments`` the batch is one packed sequence; without, an ordinary batch of full
+    attention. Returns ``(batch, tokens, heads, dim)``.
+    """
+    if segments is None:
+        return _attend(query, key, value, scaling, causal=False).transpose(1, 2), None
+    if query.is_cuda and query.dtype in (torch.bfloat16, torch.float16):
+        return _varlen(query, key, value, scaling, segments)[None], None
+    outputs = []
+    for start, count, length in segments.runs:
+        q, k, v = (
+            x[0, :, start : start + count * length].unflatten(1, (count, length)).transpose(0, 1)
+            for x in (query, key, value)
+        )
+        out = _attend(q, k, v, scaling, segments.causal)
+        outputs.append(out.transpose(1, 2).flatten(0, 1))
+    return torch.cat(outputs)[None], None
+
+
+def _attend(
+    query: Tensor, key: Tensor, value: Tensor, scaling: float | None, causal: bool
+) -> Tensor:
+    return F.scaled_dot_product_attention(
+        query,
+        key,
+        value,
+        is_causal=causal,
+        scale=scaling,
+        enable_gqa=query.shape[1] != key.shape[1],
+    )
+
+
+def _varlen(
+    query: Tensor, key: Tensor, value: Tensor, scaling: float | None, segments: Segments
+) -> Tensor:
+    q, k, v = (x[0].transpose(0, 1) for x in (query, key, value))
+    options: dict[str, Any] = {}
+    if q.shape[1] != k.shape[1]:
+        if VARLEN_HAS_GQA:
+            options["enable_gqa"] = True
+        else:  # torch 2.11
+            k, v = (x.repeat_interleave(q.shape[1] // k.shape[1], dim=1) for x in (k, v))
+    longest = max(segments.lengths)
+    window = (-1, 0) if segments.causal else (-1, -1)
+    boundaries = segments.boundaries
+    out = varlen_attn(
+        q, k, v, boundaries, boundaries, longest, longest,
+        scale=scaling, window_size=window, **options,
+    )  # fmt: skip
+    assert isinstance(out, Tensor)
+    return out
+
+
+AttentionInterface.register(PACKED, packed_attention)

@@ -1,0 +1,197 @@
+"""The engine: prepared inputs to vectors, each with its own adapter."""
+
+import sys
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from vlm2vec_service.engine.adapter import Adapter, load_adapter
+from vlm2vec_service.engine.backbone import Backbone
+from vlm2vec_service.engine.checkpoint import load_weights
+from vlm2vec_service.engine.linear import Group, Rows, install
+from vlm2vec_service.engine.packing import Item, PackedBatch, batches, pack
+from vlm2vec_service.engine.phi3_v import Phi3V
+from vlm2vec_service.engine.qwen2_vl import Qwen2VL
+from vlm2vec_service.engine.vision_cache import Key, VisionCache
+from vlm2vec_service.errors import AdapterError, CheckpointError, NotFoundError
+from vlm2vec_service.preprocess.load import read_json
+from vlm2vec_service.preprocess.prepared import Media, Prepared
+from vlm2vec_service.settings import EngineSettings
+
+BACKBONES: dict[str, type[Backbone]] = {"qwen2_vl": Qwen2VL, "phi3_v": Phi3V}
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+
+
+class Engine:
+    """A backbone on a device and the adapters loaded beside it.
+
+    ``embed`` runs one batch at a time, from whichever thread calls it; adapters can be loaded and
+    unloaded from other threads meanwhile, without stopping it.
+    """
+
+    def __init__(self, backbone: Backbone, settings: EngineSettings) -> None:
+        self.settings = settings
+        self.device = next(backbone.parameters()).device
+        self.rows = Rows()
+        self.linears = install(backbone, self.rows)
+        self.backbone = backbone.eval()
+        self.cache = VisionCache(settings.vision_cache_bytes)
+        self._adapters: dict[str, Adapter] = {}
+        self._running = threading.Lock()
+
+    @classmethod
+    def load(cls, base: Path, settings: EngineSettings | None = None) -> "Engine":
+        """Loads the checkpoint folder ``base``. Raises `CheckpointError`."""
+        settings = settings or EngineSettings()
+        if settings.dtype not in DTYPES:
+            raise CheckpointError(f"dtype {settings.dtype!r} is not one of {', '.join(DTYPES)}")
+        backbone = build_backbone(base)
+        load_weights(
+            backbone, base, backbone.rename, torch.device(settings.device), DTYPES[settings.dtype]
+        )
+        return cls(backbone, settings)
+
+    @property
+    def adapters(self) -> dict[str, Adapter]:
+        """The loaded adapters by name: a snapshot."""
+        return dict(self._adapters)
+
+    def load_adapter(self, name: str, folder: Path) -> Adapter:
+        """Loads a PEFT folder as ``name``, aside of running batches, and then switches to it.
+
+        A batch that started before finishes with what it had. Raises `AdapterError`.
+        """
+        if not folder.is_dir():
+            raise AdapterError(f"{folder}: no such folder")
+        with torch.inference_mode():
+            adapter = load_adapter(name, folder, self.backbone, self.linears)
+        # Assigning one key is atomic: a batch sees the old adapter or the new, never a part.
+        self._adapters[name] = adapter
+        return adapter
+
+    def unload_adapter(self, name: str) -> None:
+        """Forgets an adapter; its memory is free when the batches that use it are done."""
+        if self._adapters.pop(name, None) is None:
+            raise NotFoundError(f"adapter {name!r} is not loaded")
+
+    def adapter(self, name: str) -> Adapter:
+        """The adapter loaded as ``name``. Raises `NotFoundError`."""
+        adapter = self._adapters.get(name)
+        if adapter is None:
+            loaded = ", ".join(sorted(self._adapters)) or "none"
+            raise NotFoundError(f"adapter {name!r} is not loaded; loaded: {loaded}")
+        return adapter
+
+    def embed(
+        self, inputs: Sequence[tuple[Prepared, str | None]], normalize: bool = True
+    ) -> npt.NDArray[np.float32]:
+        """Vectors float32 ``(len(inputs), dim)``, in order, each made with the adapter it names (None
+        is the base model).
+
+        Batches hold at most ``token_budget`` tokens and mix adapters freely; what else is in a
+        batch does not change a vector. Raises `NotFoundError` for an unknown adapter.
+        """
+        items = [(prepared, name and self.adapter(name) or None) for prepared, name in inputs]
+        vectors = np.empty((len(items), self.dim), np.float32)
+        for indices in batches(items, self.settings.token_budget):
+            vectors[indices] = self.run([items[i] for i in indices], normalize)
+        return vectors
+
+    @property
+    def dim(self) -> int:
+        """Dimensions of a vector."""
+        embeddings = self.backbone.model.get_submodule("embed_tokens")
+        weight = embeddings.weight
+        assert isinstance(weight, Tensor)
+        return weight.shape[1]
+
+    @torch.inference_mode()
+    def run(self, items: Sequence[Item], normalize: bool = True) -> npt.NDArray[np.float32]:
+        """One batch, however long: float32 ``(len(items), dim)``."""
+        batch = pack(items, self.device)
+        with self._running:
+            hidden = self._embeddings(batch)
+            rotary = self.backbone.rotary(batch.positions, batch.lengths)
+            self.rows.groups = batch.token_groups
+            states = self.backbone.decode(
+                hidden, rotary, batch.segments, batch.last, self.rows, batch.input_groups
+            ).float()
+        if normalize:
+            states = F.normalize(states, dim=1)
+        vectors = np.empty(states.shape, np.float32)
+        vectors[batch.order] = states.cpu().numpy()
+        return vectors
+
+    def _embeddings(self, batch: PackedBatch) -> Tensor:
+        """The first hidden states ``(total, hidden)``: token embeddings, features in their places."""
+        hidden = self.backbone.embed_tokens(batch.token_ids)
+        features = self._features(batch.items)
+        offset = 0
+        for prepared, adapter in batch.items:
+            for media in prepared.media:
+                start = offset + media.start
+                hidden[start : start + media.tokens] = features[_key(media, adapter)]
+            offset += len(prepared)
+        return hidden
+
+    def _features(self, items: Sequence[Item]) -> dict[Key, Tensor]:
+        """Features of all media in ``items``, each encoded once or taken from the cache."""
+        features: dict[Key, Tensor] = {}
+        missing: dict[Key, tuple[Media, Adapter | None]] = {}
+        for prepared, adapter in items:
+            for media in prepared.media:
+                key = _key(media, adapter)
+                if key in features or key in missing:
+                    continue
+                cached = self.cache.get(key)
+                if cached is None:
+                    missing[key] = (media, adapter if key[1] else None)
+                else:
+                    features[key] = cached
+        for keys in self._vision_batches(missing):
+            adapter = missing[keys[0]][1]
+            # The number of rows changes inside the tower; all of them are this adapter's.
+            self.rows.groups = [Group(adapter.layers, 0, sys.maxsize)] if adapter else []
+            encoded = self.backbone.encode([missing[key][0] for key in keys])
+            for key, states in zip(keys, encoded, strict=True):
+                features[key] = states
+                self.cache.put(key, states)
+        return features
+
+    def _vision_batches(self, missing: dict[Key, tuple[Media, Adapter | None]]) -> list[list[Key]]:
+        """Cuts ``missing`` by adapter, and by ``vision_batch_patches``."""
+        cut: list[list[Key]] = []
+        used = 0
+        for key in sorted(missing, key=lambda key: key[1]):
+            patches = self.backbone.patches(missing[key][0])
+            full = used + patches > self.settings.vision_batch_patches
+            if not cut or full or cut[-1][-1][1] != key[1]:
+                cut.append([])
+                used = 0
+            cut[-1].append(key)
+            used += patches
+        return cut
+
+
+def _key(media: Media, adapter: Adapter | None) -> Key:
+    own = adapter is not None and adapter.touches_vision
+    return media.digest, adapter.digest if own and adapter else b""
+
+
+def build_backbone(base: Path) -> Backbone:
+    """The backbone of the checkpoint in ``base``, on the meta device: shapes without weights."""
+    config = read_json(base / "config.json")
+    model_type = config.get("model_type")
+    if model_type not in BACKBONES:
+        raise CheckpointError(
+            f"{base}/config.json: model_type {model_type!r} is not one of "
+            f"{', '.join(sorted(BACKBONES))}"
+        )
+    with torch.device("meta"):
+        return BACKBONES[model_type](config, read_json(base / "preprocessor_config.json"))

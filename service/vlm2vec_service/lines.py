@@ -1,0 +1,104 @@
+"""Lines of a JSON-lines file to requests: pictures opened, limits kept."""
+
+import base64
+import binascii
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from vlm2vec_service.errors import InvalidInputError
+from vlm2vec_service.preprocess.images import decode_image
+from vlm2vec_service.preprocess.prepared import Request
+from vlm2vec_service.settings import Limits, VideoSettings
+
+KEYS = {"id", "adapter", "prompt", "instruction", "text", "images", "video"}
+DATA_URI = re.compile(r"data:[\w.+-]+/[\w.+-]+;base64,(?P<data>.*)", re.DOTALL)
+
+
+@dataclass(frozen=True)
+class Line:
+    """What one line asks for."""
+
+    id: str
+    adapter: str | None
+    request: Request
+
+
+@dataclass(frozen=True)
+class LineReader:
+    """Parses lines; ``folder`` is where relative paths start."""
+
+    folder: Path
+    limits: Limits
+    video: VideoSettings
+
+    def parse(self, data: bytes) -> Line:
+        """Raises `InvalidInputError` naming the key at fault."""
+        try:
+            values = json.loads(data)
+        except ValueError as error:
+            raise InvalidInputError("line", f"no JSON: {error}") from error
+        if not isinstance(values, dict):
+            raise InvalidInputError("line", "expected a JSON object")
+        values = {key: value for key, value in values.items() if value is not None}
+        if unknown := sorted(set(values) - KEYS):
+            raise InvalidInputError(unknown[0], f"unknown key; known are {', '.join(sorted(KEYS))}")
+        for key in ("adapter", "prompt", "instruction", "text"):
+            if not isinstance(values.get(key, ""), str):
+                raise InvalidInputError(key, "expected a string")
+        if not isinstance(values.get("id"), str | int) or values["id"] == "":
+            raise InvalidInputError("id", "every line needs one, a string or a number")
+        request = Request(
+            prompt=values.get("prompt"),
+            instruction=values.get("instruction"),
+            text=values.get("text"),
+            images=self._images(values.get("images", []), "images", self.limits.max_images),
+            video=self._video(values.get("video", [])),
+        )
+        return Line(str(values["id"]), values.get("adapter"), request)
+
+    def _images(self, sources: Any, field: str, most: int) -> tuple[Image.Image, ...]:
+        if not isinstance(sources, list):
+            raise InvalidInputError(field, "expected a list of paths or data URIs")
+        if len(sources) > most:
+            raise InvalidInputError(field, f"{len(sources)} are more than the limit, {most}")
+        return tuple(
+            decode_image(
+                self._read(source, f"{field}[{i}]", self.limits.max_image_bytes),
+                self.limits,
+                f"{field}[{i}]",
+            )
+            for i, source in enumerate(sources)
+        )
+
+    def _video(self, source: Any) -> tuple[Image.Image, ...]:
+        if isinstance(source, list):
+            return self._images(source, "video", self.limits.max_video_frames)
+        # PyAV is needed, and so imported, for video files alone.
+        from vlm2vec_service.preprocess.video import sample_video
+
+        data = self._read(source, "video", self.limits.max_video_bytes)
+        return sample_video(data, self.video.video_frames, self.limits)
+
+    def _read(self, source: Any, field: str, most: int) -> bytes:
+        if not isinstance(source, str):
+            raise InvalidInputError(field, "expected a path or a data URI")
+        if source.startswith("data:"):
+            match = DATA_URI.fullmatch(source)
+            if match is None:
+                raise InvalidInputError(field, "a data URI must be base64: data:TYPE;base64,...")
+            try:
+                return base64.b64decode(match["data"], validate=True)
+            except binascii.Error as error:
+                raise InvalidInputError(field, f"no base64: {error}") from error
+        path = self.folder / source
+        try:
+            if path.stat().st_size > most:
+                raise InvalidInputError(field, f"{path} is larger than the limit, {most} bytes")
+            return path.read_bytes()
+        except OSError as error:
+            raise InvalidInputError(field, f"{path}: {error.strerror}") from error

@@ -1,0 +1,36 @@
+"""Settings dataclasses as command-line options: each field a flag and an environment variable."""
+
+from collections.abc import Callable
+from dataclasses import MISSING, fields
+from typing import Any, TypeVar
+
+import click
+
+T = TypeVar("T")
+
+
+def options(settings: type[Any]) -> Callable[[Callable[..., T]], Callable[..., T]]:
+    """Adds one option for each field of the dataclass ``settings``.
+
+    The name, type, default and help text are the field's. The environment variable is the
+    command's prefix and the name: ``VLM2VEC_EMBED_MAX_TOKENS``.
+    """
+
+    def decorate(command: Callable[..., T]) -> Callable[..., T]:
+        for item in reversed(fields(settings)):
+            default = None if item.default is MISSING else item.default
+            command = click.option(
+                "--" + item.name.replace("_", "-"),
+                default=default,
+                show_default=True,
+                type=type(default),
+                help=item.metadata["help"],
+            )(command)
+        return command
+
+    return decorate
+
+
+def take(settings: type[T], values: dict[str, Any]) -> T:
+    """Builds ``settings`` from the parsed options, taking its own out of ``values``."""
+    return settings(**{item.name: values.pop(item.name) for item in fields(settings)})  # type: ignore[arg-type]

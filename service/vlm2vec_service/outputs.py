@@ -1,0 +1,89 @@
+"""Files of vectors, by extension: .npz, .jsonl and .parquet."""
+
+import json
+import os
+import zipfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from vlm2vec_service.errors import NotFoundError
+
+Write = Callable[[Sequence[str], Sequence[str | None], npt.NDArray[np.float32]], None]
+"""Adds a batch: ids, the adapter of each, and vectors ``(len(ids), dim)``."""
+
+
+@contextmanager
+def open_output(path: Path) -> Iterator[Write]:
+    """Gives a function that writes batches to ``path``, in the format of its extension.
+
+    The file appears whole, when all is written; nothing of it is left after an exception. Raises
+    `NotFoundError` for an unknown extension or a folder that does not exist.
+    """
+    if path.suffix not in WRITERS:
+        raise NotFoundError(f"{path}: the extension is none of {', '.join(WRITERS)}")
+    if not path.parent.is_dir():
+        raise NotFoundError(f"{path}: the folder {path.parent} does not exist")
+    partial = path.with_name(f".{path.name}.part")
+    try:
+        with WRITERS[path.suffix](partial) as write:
+            yield write
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+@contextmanager
+def _npz(path: Path) -> Iterator[Write]:
+    """One float32 array ``(dim,)`` for each id, as ``numpy.load`` reads it."""
+    # numpy.savez would hold all of them in memory, and takes "file" for its own argument.
+    with zipfile.ZipFile(path, "w") as archive:
+
+        def write(
+            ids: Sequence[str], adapters: Sequence[str | None], vectors: npt.NDArray[np.float32]
+        ) -> None:
+            for id, vector in zip(ids, vectors, strict=True):
+                with archive.open(f"{id}.npy", "w") as file:
+                    np.lib.format.write_array(file, vector, allow_pickle=False)
+
+        yield write
+
+
+@contextmanager
+def _jsonl(path: Path) -> Iterator[Write]:
+    """``{"id", "adapter", "vector"}`` a line."""
+    with path.open("w") as file:
+
+        def write(
+            ids: Sequence[str], adapters: Sequence[str | None], vectors: npt.NDArray[np.float32]
+        ) -> None:
+            for id, adapter, vector in zip(ids, adapters, vectors, strict=True):
+                record = {"id": id, "adapter": adapter, "vector": vector.tolist()}
+                file.write(json.dumps(record) + "\n")
+
+        yield write
+
+
+@contextmanager
+def _parquet(path: Path) -> Iterator[Write]:
+    """Columns ``id``, ``adapter`` and ``vector``, a list of float32."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    schema = pa.schema(
+        {"id": pa.string(), "adapter": pa.string(), "vector": pa.list_(pa.float32())}
+    )
+    with pq.ParquetWriter(path, schema) as writer:
+
+        def write(
+            ids: Sequence[str], adapters: Sequence[str | None], vectors: npt.NDArray[np.float32]
+        ) -> None:
+            writer.write_table(pa.table([list(ids), list(adapters), list(vectors)], schema=schema))
+
+        yield write
+
+
+WRITERS = {".npz": _npz, ".jsonl": _jsonl, ".parquet": _parquet}

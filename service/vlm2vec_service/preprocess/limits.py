@@ -1,0 +1,33 @@
+"""Checks of one input against `Limits`, shared by the backbones."""
+
+from vlm2vec_service.errors import InvalidInputError
+from vlm2vec_service.preprocess.images import check_size
+from vlm2vec_service.preprocess.prepared import Request
+from vlm2vec_service.settings import Limits
+
+
+def check_media(request: Request, limits: Limits) -> None:
+    """Refuses too many images or frames, and pictures of too many pixels."""
+    if len(request.images) > limits.max_images:
+        raise InvalidInputError(
+            "images", f"{len(request.images)} are more than max_images, {limits.max_images}"
+        )
+    if len(request.video) > limits.max_video_frames:
+        raise InvalidInputError(
+            "video",
+            f"{len(request.video)} frames are more than max_video_frames, "
+            f"{limits.max_video_frames}",
+        )
+    for name, pictures in (("images", request.images), ("video", request.video)):
+        for index, picture in enumerate(pictures):
+            check_size(picture, limits, f"{name}[{index}]")
+
+
+def check_tokens(count: int, limits: Limits) -> None:
+    """Refuses an input of more than ``limits.max_tokens`` tokens."""
+    if count > limits.max_tokens:
+        raise InvalidInputError(
+            "input",
+            f"{count} tokens are more than max_tokens, {limits.max_tokens}; "
+            "shorten the text or use fewer or smaller images",
+        )

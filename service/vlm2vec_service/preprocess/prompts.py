@@ -1,0 +1,46 @@
+"""Instruction, text and media placeholders to the prompt that a model was trained on."""
+
+from collections.abc import Sequence
+
+from vlm2vec_registry.embedding_config import PromptTemplate
+from vlm2vec_service.errors import InvalidInputError
+from vlm2vec_service.preprocess.prepared import Request
+
+
+def render(template: PromptTemplate, request: Request, placeholders: Sequence[str]) -> str:
+    """The whole prompt: placeholders first, then instruction and text, as the template joins them.
+
+    ``placeholders`` are the model's own, one for each image and video of the request.
+    """
+    words = [part for part in (request.instruction, request.text) if part]
+    parts = [" ".join(placeholders)] if placeholders else []
+    if words:
+        parts.append(template.separator.join(words))
+    return template.media_separator.join(parts) + template.suffix
+
+
+def check_text(request: Request, reserved: Sequence[str], max_bytes: int) -> None:
+    """Refuses an input with nothing in it, too much text, or a placeholder where text belongs.
+
+    A raw ``prompt`` may hold placeholders; in ``instruction`` and ``text`` one would shift every
+    image after it, so it is an error that says to use ``prompt``.
+    """
+    if request.prompt is not None and (request.instruction or request.text):
+        raise InvalidInputError("prompt", "give either prompt, or instruction and text")
+    fields = {
+        "prompt": request.prompt,
+        "instruction": request.instruction,
+        "text": request.text,
+    }
+    for name, value in fields.items():
+        size = len((value or "").encode())
+        if size > max_bytes:
+            raise InvalidInputError(name, f"{size} bytes are more than max_text_bytes, {max_bytes}")
+        if name != "prompt":
+            for placeholder in reserved:
+                if placeholder in (value or ""):
+                    raise InvalidInputError(
+                        name, f"holds the placeholder {placeholder}; write a raw prompt to place it"
+                    )
+    if not any(fields.values()) and not request.images and not request.video:
+        raise InvalidInputError("text", "the input is empty: give a prompt, text, image or video")

@@ -1,0 +1,179 @@
+"""Qwen2-VL: prompts, pictures and video to token ids, positions and resized pixels."""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+from tokenizers import Tokenizer
+from vlm2vec_registry.embedding_config import EmbeddingConfig
+
+from vlm2vec_service.errors import InvalidInputError
+from vlm2vec_service.preprocess.limits import check_media, check_tokens
+from vlm2vec_service.preprocess.prepared import Media, Prepared, Request
+from vlm2vec_service.preprocess.prompts import check_text, render
+from vlm2vec_service.settings import Limits
+
+IMAGE, VIDEO = "<|image_pad|>", "<|video_pad|>"
+MAX_ASPECT_RATIO = 200
+"""Longer or flatter images are refused, as in the model's own processor."""
+
+
+class Qwen2VLPreprocessor:
+    """Prepares inputs for a Qwen2-VL checkpoint.
+
+    A placeholder takes the next image or video. Its tokens get plain sequential positions, which
+    is what VLM2Vec was trained with, unless it stands behind ``<|vision_start|>``: then they get
+    M-RoPE's temporal, height and width positions.
+    """
+
+    def __init__(
+        self,
+        config: dict[str, Any],
+        image_config: dict[str, Any],
+        tokenizer: Tokenizer,
+        limits: Limits,
+    ) -> None:
+        self.tokenizer = tokenizer
+        self.limits = limits
+        self.image_id: int = config["image_token_id"]
+        self.video_id: int = config["video_token_id"]
+        self.vision_start_id: int = config["vision_start_token_id"]
+        size = image_config.get("size") or {}
+        self.min_pixels: int = image_config.get("min_pixels") or size["shortest_edge"]
+        self.max_pixels: int = image_config.get("max_pixels") or size["longest_edge"]
+        self.patch_size: int = image_config["patch_size"]
+        self.merge_size: int = image_config["merge_size"]
+        self.temporal_patch_size: int = image_config["temporal_patch_size"]
+
+    @property
+    def token_side(self) -> int:
+        """Pixels of one side of the square that becomes one token."""
+        return self.patch_size * self.merge_size
+
+    def prepare(self, request: Request, embedding: EmbeddingConfig) -> Prepared:
+        """See `Preprocessor.prepare`."""
+        check_text(request, (IMAGE, VIDEO), self.limits.max_text_bytes)
+        check_media(request, self.limits)
+        prompt = request.prompt
+        if prompt is None:
+            placeholders = [IMAGE] * len(request.images) + [VIDEO] * bool(request.video)
+            prompt = render(embedding.prompt, request, placeholders)
+        ids: list[int] = self.tokenizer.encode(prompt).ids
+        self._check_placeholders(ids, request)
+        if not ids:
+            raise InvalidInputError("text", "the prompt has no tokens")
+
+        images = [self._image(image, i) for i, image in enumerate(request.images)]
+        sources = {self.image_id: iter(images), self.video_id: iter([list(request.video)])}
+        token_ids: list[int] = []
+        spans: list[tuple[int, list[Image.Image], tuple[int, int, int], bool]] = []
+        previous = -1
+        for token in ids:
+            if token in sources:
+                frames = next(sources[token])
+                grid = self._grid(frames, embedding, "video" if token == self.video_id else "image")
+                spans.append((len(token_ids), frames, grid, previous == self.vision_start_id))
+                token_ids.extend([token] * math.prod(grid))
+            else:
+                token_ids.append(token)
+            previous = token
+        # Before any pixel is resized: the token count follows from the sizes alone.
+        check_tokens(len(token_ids), self.limits)
+        media = tuple(
+            self._media(token_ids[start], frames, grid, start) for start, frames, grid, _ in spans
+        )
+        positions = _positions(
+            len(token_ids), [(start, grid) for start, _, grid, spatial in spans if spatial]
+        )
+        return Prepared(np.asarray(token_ids, np.int32), positions, media)
+
+    def _check_placeholders(self, ids: Sequence[int], request: Request) -> None:
+        for token, name, field, count in (
+            (self.image_id, IMAGE, "images", len(request.images)),
+            (self.video_id, VIDEO, "video", int(bool(request.video))),
+        ):
+            if ids.count(token) != count:
+                raise InvalidInputError(
+                    field, f"{count} given, but the prompt has {ids.count(token)} {name}"
+                )
+
+    def _image(self, image: Image.Image, index: int) -> list[Image.Image]:
+        width, height = image.size
+        if max(width, height) > MAX_ASPECT_RATIO * min(width, height):
+            raise InvalidInputError(
+                f"images[{index}]", f"{width}x{height} is longer than {MAX_ASPECT_RATIO} to 1"
+            )
+        # Upstream's rule for pictures that are smaller than one token.
+        if width < self.token_side or height < self.token_side:
+            image = image.resize((2 * self.token_side, 2 * self.token_side))
+        return [image]
+
+    def _grid(
+        self, frames: Sequence[Image.Image], embedding: EmbeddingConfig, field: str
+    ) -> tuple[int, int, int]:
+        """Tokens in time, height and width."""
+        width, height = frames[0].size
+        if any(frame.size != (width, height) for frame in frames):
+            raise InvalidInputError(field, "the frames differ in size")
+        height, width = smart_resize(
+            height,
+            width,
+            self.token_side,
+            embedding.image.get("min_pixels", self.min_pixels),
+            embedding.image.get("max_pixels", self.max_pixels),
+        )
+        time = math.ceil(len(frames) / self.temporal_patch_size)
+        return time, height // self.token_side, width // self.token_side
+
+    def _media(
+        self, token: int, frames: Sequence[Image.Image], grid: tuple[int, int, int], start: int
+    ) -> Media:
+        size = (grid[2] * self.token_side, grid[1] * self.token_side)
+        pixels = np.stack(
+            [np.asarray(frame.resize(size, Image.Resampling.BICUBIC)) for frame in frames]
+        )
+        kind = "image" if token == self.image_id else "video"
+        return Media(kind, pixels, start, math.prod(grid))
+
+
+def smart_resize(
+    height: int, width: int, factor: int, min_pixels: int, max_pixels: int
+) -> tuple[int, int]:
+    """The height and width to resize to: multiples of ``factor``, the pixel count between the
+    bounds, the aspect ratio as near as it gets (Qwen2-VL's rule, arXiv:2409.12191).
+    """
+    new_height = max(factor, round(height / factor) * factor)
+    new_width = max(factor, round(width / factor) * factor)
+    if new_height * new_width > max_pixels:
+        scale = math.sqrt(height * width / max_pixels)
+        new_height = max(factor, math.floor(height / scale / factor) * factor)
+        new_width = max(factor, math.floor(width / scale / factor) * factor)
+    elif new_height * new_width < min_pixels:
+        scale = math.sqrt(min_pixels / (height * width))
+        new_height = math.ceil(height * scale / factor) * factor
+        new_width = math.ceil(width * scale / factor) * factor
+    return new_height, new_width
+
+
+def _positions(
+    length: int, spans: Sequence[tuple[int, tuple[int, int, int]]]
+) -> npt.NDArray[np.int32]:
+    """M-RoPE positions ``(3, length)``: plain counting outside ``spans``, a grid inside them.
+
+    Counting goes on after a span at one more than the largest position in it.
+    """
+    pieces: list[npt.NDArray[np.int32]] = []
+    done = position = 0
+    for start, grid in spans:
+        count = start - done
+        pieces.append(np.broadcast_to(np.arange(position, position + count), (3, count)))
+        position += count
+        pieces.append(np.indices(grid).reshape(3, -1) + position)
+        done = start + math.prod(grid)
+        position += max(grid)
+    count = length - done
+    pieces.append(np.broadcast_to(np.arange(position, position + count), (3, count)))
+    return np.concatenate(pieces, axis=1).astype(np.int32)

@@ -25,7 +25,9 @@ class Padded:
         weight = backbone.model.embed_tokens.weight
         self.device, self.dtype = weight.device, weight.dtype
         with torch.device("meta"):
-            model = Qwen2VLModel(Qwen2VLConfig(**config, attn_implementation="sdpa"))
+            parsed: Any = Qwen2VLConfig(**config)
+            parsed._attn_implementation = "sdpa"
+            model: Any = Qwen2VLModel(parsed)
         state = backbone.state_dict()
         model.to_empty(device=self.device)
         model.to(self.dtype)
@@ -94,13 +96,13 @@ _CUT: dict[int, Tensor] = {}
 
 def merge(model: nn.Module, adapter: Path) -> nn.Module:
     """``model`` with the PEFT adapter in its weights."""
-    wrapped = get_peft_model(model, LoraConfig.from_pretrained(adapter))
+    wrapped = get_peft_model(model, LoraConfig.from_pretrained(str(adapter)))
     # The names in the file are the original checkpoint's; here the decoder is one level down.
     tensors = {
         key.replace("model.model.model.", "model.model.language_model."): value
         for key, value in load_file(adapter / "adapter_model.safetensors").items()
     }
-    result = set_peft_model_state_dict(wrapped, tensors)
+    result: Any = set_peft_model_state_dict(wrapped, tensors)
     missing = [key for key in result.missing_keys if "lora_" in key]
     if missing or result.unexpected_keys:
         raise ValueError(f"{adapter}: missing {missing}, unexpected {result.unexpected_keys}")

@@ -38,11 +38,11 @@ def batch_flops(backbone: Backbone, inputs: Sequence[Prepared]) -> float:
         for name, module in backbone.named_modules()
         if isinstance(module, nn.Linear | AdaptedLinear)
     }
-    final = len(list(backbone.model.get_submodule("layers").children())) - 1
+    final = len(list(backbone.model.layers)) - 1
     vision = sum(n for name, n in linears.items() if name.startswith(backbone.vision_prefix))
     pooled = sum(n for name, n in linears.items() if f"model.layers.{final}.mlp." in name)
     text = sum(linears.values()) - vision - pooled
-    hidden = backbone.model.get_submodule("embed_tokens").weight.shape[1]
+    hidden = backbone.model.embed_tokens.embedding_dim
     total = 0.0
     for prepared in inputs:
         length = len(prepared)

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 from sklearn.datasets import load_sample_images
 
-from tests.parity.data.make_checkpoints import write_all
+from tests.parity.make_checkpoints import write_all
 from vlm2vec_service.preprocess import Request
 
 DATA = Path(__file__).parent / "parity" / "data"

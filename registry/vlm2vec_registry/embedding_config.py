@@ -5,11 +5,13 @@ vector and that PEFT's own file does not. A folder without one gets its backbone
 """
 
 import json
+from collections.abc import Collection
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 FILE_NAME = "embedding.json"
+IMAGE_KEYS = ("min_pixels", "max_pixels", "num_crops")
 
 
 @dataclass(frozen=True)
@@ -55,34 +57,56 @@ class EmbeddingConfig:
             return cls()
         try:
             return cls.from_dict(json.loads(path.read_text()))
-        except (ValueError, TypeError) as error:
+        except (OSError, ValueError) as error:
             raise ValueError(f"{path}: {error}") from error
 
     @classmethod
     def from_dict(cls, values: Any) -> "EmbeddingConfig":
         """Builds a config from parsed JSON. Raises `ValueError` naming the key at fault."""
-        values = dict(_known(cls, values))
+        _check_object("", values, [item.name for item in fields(cls)])
+        values = dict(values)
+        for key in ("backbone", "base_model", "base_revision"):
+            _check(isinstance(values.get(key), str | None), key, values.get(key), "a string")
+        if values.get("pooling", "last") != "last":
+            raise ValueError(
+                f"pooling: {values['pooling']!r} is not supported; it is always 'last'"
+            )
+        normalize = values.get("normalize", True)
+        _check(isinstance(normalize, bool), "normalize", normalize, "true or false")
         if "prompt" in values:
-            values["prompt"] = PromptTemplate(**_known(PromptTemplate, values["prompt"]))
+            _check_object(
+                "prompt", values["prompt"], [item.name for item in fields(PromptTemplate)]
+            )
+            for key, value in values["prompt"].items():
+                _check(isinstance(value, str), f"prompt.{key}", value, "a string")
+            values["prompt"] = PromptTemplate(**values["prompt"])
+        if "image" in values:
+            _check_object("image", values["image"], IMAGE_KEYS)
+            for key, value in values["image"].items():
+                _check(_positive(value), f"image.{key}", value, "a positive whole number")
         if "dimensions" in values:
-            values["dimensions"] = tuple(values["dimensions"])
-        config = cls(**values)
-        if config.pooling != "last":
-            raise ValueError(f"pooling: {config.pooling!r} is not supported; it is always 'last'")
-        for key, value in config.image.items():
-            if not isinstance(value, int) or value < 1:
-                raise ValueError(f"image.{key}: {value!r} is no positive whole number")
-        return config
+            sizes = values["dimensions"]
+            listed = isinstance(sizes, list) and all(map(_positive, sizes))
+            _check(listed, "dimensions", sizes, "a list of positive whole numbers")
+            values["dimensions"] = tuple(sizes)
+        return cls(**values)
 
     def to_json(self) -> str:
         """The text of ``embedding.json``; keys sorted, so that equal configs are equal bytes."""
         return json.dumps(asdict(self), indent=2, sort_keys=True) + "\n"
 
 
-def _known(cls: type[EmbeddingConfig] | type[PromptTemplate], values: Any) -> dict[str, Any]:
-    if not isinstance(values, dict):
-        raise ValueError(f"expected an object, got {type(values).__name__}")
-    unknown = set(values) - {item.name for item in fields(cls)}
-    if unknown:
-        raise ValueError(f"unknown key {', '.join(sorted(unknown))}")
-    return values
+def _check_object(key: str, value: Any, known: Collection[str]) -> None:
+    _check(isinstance(value, dict), key or "the whole", value, "an object")
+    if unknown := sorted(set(value) - set(known)):
+        where = f"{key}: " if key else ""
+        raise ValueError(f"{where}unknown key {', '.join(unknown)}; known are {', '.join(known)}")
+
+
+def _check(good: bool, key: str, value: Any, expected: str) -> None:
+    if not good:
+        raise ValueError(f"{key}: expected {expected}, got {value!r}")
+
+
+def _positive(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value > 0

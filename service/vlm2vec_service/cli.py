@@ -1,6 +1,7 @@
 """The command ``vlm2vec``."""
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,16 +30,39 @@ def vlm2vec() -> None:
 
 
 @vlm2vec.command()
-@click.option("--base", required=True, type=click.Path(exists=True, file_okay=False, path_type=Path),
-              help="Checkpoint folder in Hugging Face layout: config.json, safetensors, tokenizer.")
-@click.option("--adapter", "adapters", multiple=True, metavar="NAME=DIR",
-              help="A PEFT adapter folder, under the name that lines use for it. Repeatable.")
-@click.option("--input", "source", required=True, type=click.File("rb"),
-              help="JSON lines to embed; - is standard input.")
-@click.option("--output", required=True, type=click.Path(dir_okay=False, path_type=Path),
-              help="Where vectors go; by extension: .npz, .jsonl or .parquet.")
-@click.option("--threads", default=4, type=click.IntRange(1), help="Threads that decode images and video.")
-@click.option("--progress/--no-progress", default=None, show_default="on a terminal", help="Show a progress bar.")
+@click.option(
+    "--base",
+    required=True,
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    help="Checkpoint folder in Hugging Face layout: config.json, safetensors, tokenizer.",
+)
+@click.option(
+    "--adapter",
+    multiple=True,
+    metavar="NAME=DIR",
+    help="A PEFT adapter folder, under the name that lines use for it. Repeatable.",
+)
+@click.option(
+    "--input",
+    required=True,
+    type=click.File("rb"),
+    help="JSON lines to embed; - is standard input.",
+)
+@click.option(
+    "--output",
+    required=True,
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Where vectors go; by extension: .npz, .jsonl or .parquet.",
+)
+@click.option(
+    "--threads", default=4, type=click.IntRange(1), help="Threads that decode images and video."
+)
+@click.option(
+    "--progress/--no-progress",
+    default=None,
+    show_default="on a terminal",
+    help="Show a progress bar.",
+)
 @options(EngineSettings)
 @options(Limits)
 @options(VideoSettings)  # fmt: skip
@@ -65,8 +89,8 @@ def embed(**values: Any) -> None:
 
     job = Job(
         base=values.pop("base"),
-        adapters=dict(_name_and_folder(item) for item in values.pop("adapters")),
-        source=values.pop("source"),
+        adapters=_names_and_folders(values.pop("adapter")),
+        source=values.pop("input"),
         output=values.pop("output"),
         threads=values.pop("threads"),
         progress=values.pop("progress"),
@@ -77,11 +101,16 @@ def embed(**values: Any) -> None:
     sys.exit(1 if run(job) else 0)
 
 
-def _name_and_folder(item: str) -> tuple[str, Path]:
-    name, separator, folder = item.partition("=")
-    if not (name and separator and folder):
-        raise click.BadParameter(f"{item!r} is not NAME=DIR", param_hint="--adapter")
-    return name, Path(folder)
+def _names_and_folders(items: Sequence[str]) -> dict[str, Path]:
+    folders: dict[str, Path] = {}
+    for item in items:
+        name, _, folder = item.partition("=")
+        if not (name and folder):
+            raise click.BadParameter(f"{item!r} is not NAME=DIR", param_hint="--adapter")
+        if name in folders:
+            raise click.BadParameter(f"{name!r} is given twice", param_hint="--adapter")
+        folders[name] = Path(folder)
+    return folders
 
 
 def main() -> None:

@@ -4,6 +4,15 @@ Every error that a caller may see derives from `Vlm2vecError`; its class decides
 that the caller gets, its message says which field or file is at fault and what to do next.
 """
 
+from collections.abc import Iterable
+
+
+def listed(names: Iterable[str], most: int = 20) -> str:
+    """``names`` in order for a message, the first ``most`` of them and how many more there are."""
+    ordered = sorted(names)
+    more = f" and {len(ordered) - most} more" if len(ordered) > most else ""
+    return ", ".join(ordered[:most]) + more
+
 
 class Vlm2vecError(Exception):
     """Base of every error this package raises on purpose."""

@@ -18,6 +18,9 @@ from vlm2vec_service.settings import Limits, VideoSettings
 KEYS = {"id", "adapter", "prompt", "instruction", "text", "images", "video"}
 DATA_URI = re.compile(r"data:[\w.+-]+/[\w.+-]+;base64,(?P<data>.*)", re.DOTALL)
 
+UNWRITABLE = re.compile(r"[\0\ud800-\udfff]")
+"""What JSON can hold and a name in an output file cannot."""
+
 
 @dataclass(frozen=True)
 class Line:
@@ -40,7 +43,7 @@ class LineReader:
         """Raises `InvalidInputError` naming the key at fault."""
         try:
             values = json.loads(data)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise InvalidInputError("line", f"no JSON: {error}") from error
         if not isinstance(values, dict):
             raise InvalidInputError("line", "expected a JSON object")
@@ -52,6 +55,8 @@ class LineReader:
                 raise InvalidInputError(key, "expected a string")
         if not isinstance(values.get("id"), str | int) or values["id"] == "":
             raise InvalidInputError("id", "every line needs one, a string or a number")
+        if UNWRITABLE.search(str(values["id"])):
+            raise InvalidInputError("id", "holds a NUL or half a surrogate pair")
         request = Request(
             prompt=values.get("prompt"),
             instruction=values.get("instruction"),
@@ -102,3 +107,5 @@ class LineReader:
             return path.read_bytes()
         except OSError as error:
             raise InvalidInputError(field, f"{path}: {error.strerror}") from error
+        except ValueError as error:  # a NUL, or half a surrogate pair
+            raise InvalidInputError(field, f"no path: {error}") from error

@@ -11,8 +11,8 @@ from typing import BinaryIO
 
 import click
 from tqdm import tqdm
-from vlm2vec_registry.embedding_config import EmbeddingConfig
 
+from vlm2vec_registry.embedding_config import EmbeddingConfig
 from vlm2vec_service.engine import Engine
 from vlm2vec_service.errors import InvalidInputError, NotFoundError, Vlm2vecError
 from vlm2vec_service.lines import LineReader
@@ -60,7 +60,7 @@ def run(job: Job) -> int:
         failed = done = 0
         show = sys.stderr.isatty() if job.progress is None else job.progress
         with tqdm(unit=" inputs", disable=not show) as bar:
-            for batch in _batches(_lines(job, engine, preprocessor), job.engine.token_budget):
+            for batch in _batches(_lines(job, engine, preprocessor), engine.token_budget):
                 if isinstance(batch, str):
                     tqdm.write(batch, file=sys.stderr)
                     failed += 1

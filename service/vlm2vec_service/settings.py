@@ -44,9 +44,15 @@ class EngineSettings:
     dtype: str = setting(
         "bfloat16", "Arithmetic of the model: float32 or bfloat16. Vectors are always float32."
     )
-    token_budget: int = setting(8192, "Tokens per batch; a longer input gets a batch of its own.")
+    token_budget: int = setting(
+        0,
+        "Tokens per batch; a longer input gets a batch of its own. "
+        "0 takes what the device likes: 2048 on a CPU, 16384 elsewhere.",
+    )
     vision_batch_patches: int = setting(
-        65_536, "Image patches that go through the vision tower at once."
+        0,
+        "Image patches that go through the vision tower at once. "
+        "0 takes what the device likes: 2048 on a CPU, 65536 elsewhere.",
     )
     vision_cache_bytes: int = setting(
         268_435_456, "Bytes of device memory for cached image and video features; 0 turns it off."

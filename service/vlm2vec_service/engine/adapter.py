@@ -9,12 +9,12 @@ from pathlib import Path
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
-from vlm2vec_registry.embedding_config import EmbeddingConfig
 
+from vlm2vec_registry.embedding_config import EmbeddingConfig
 from vlm2vec_service.engine.adapter_config import AdapterConfig
 from vlm2vec_service.engine.backbone import Backbone
 from vlm2vec_service.engine.linear import AdaptedLinear, LowRank
-from vlm2vec_service.errors import AdapterError
+from vlm2vec_service.errors import AdapterError, listed
 
 WEIGHTS_NAME = "adapter_model.safetensors"
 # PEFT writes the magnitude with or without ".weight", by its version.
@@ -63,11 +63,7 @@ def load_adapter(
     device = next(iter(linears.values())).weight.device
     tensors, digest = _read(folder, device)
     parts, strays = _by_module(tensors, backbone)
-    shapes = {
-        **{key: (linear.out_features, linear.in_features) for key, linear in linears.items()},
-        **backbone.inert,
-    }
-    _check(folder, config, parts, strays, shapes, backbone)
+    _check(folder, config, parts, strays, linears, backbone)
     layers = {
         module: _layer(config, module, part, linears[module])
         for module, part in parts.items()
@@ -115,41 +111,43 @@ def _check(
     config: AdapterConfig,
     parts: Mapping[str, Mapping[str, Tensor]],
     strays: list[str],
-    shapes: Mapping[str, tuple[int, int]],
+    linears: Mapping[str, AdaptedLinear],
     backbone: Backbone,
 ) -> None:
-    targeted = {
-        module for module in shapes if any(map(config.targets, backbone.known_as(module)))
-    }
+    shapes = {name: (linear.out_features, linear.in_features) for name, linear in linears.items()}
+    shapes |= backbone.inert
+    targeted = {name for name in shapes if any(map(config.targets, backbone.known_as(name)))}
     expected = {"lora_A", "lora_B"} | ({"lora_magnitude_vector"} if config.use_dora else set())
-    misshapen = []
+    misfits = []
     for module, part in parts.items():
         if module not in shapes:
             strays += [f"{module}.{key}" for key in part]
             continue
         (out, in_), rank = shapes[module], config.rank(module)
         wanted = {"lora_A": (rank, in_), "lora_B": (out, rank), "lora_magnitude_vector": (out,)}
-        misshapen += [
+        misfits += [
             f"{module}.{key} is {tuple(tensor.shape)}, not {wanted[key]}"
             for key, tensor in part.items()
             if tuple(tensor.shape) != wanted[key]
         ]
         if set(part) != expected:
-            misshapen.append(f"{module} has {sorted(part)}, not {sorted(expected)}")
-    problems = [
-        f"{kind}: {', '.join(sorted(names))}"
-        for kind, names in (
-            ("tensors that land on no linear layer", strays),
-            ("layers with tensors that adapter_config.json does not target", set(parts) & set(shapes) - targeted),
-            ("layers that adapter_config.json targets and the file lacks", targeted - set(parts)),
-            ("tensors that do not fit", misshapen),
-        )
-        if names
-    ]  # fmt: skip
+            misfits.append(f"{module} has {sorted(part)}, not {sorted(expected)}")
+    problems = {
+        "tensors that land on no linear layer": strays,
+        "layers with tensors that adapter_config.json does not target": [
+            module for module in parts if module in shapes and module not in targeted
+        ],
+        # What never reaches a vector may be absent: our own training does not write it.
+        "layers that adapter_config.json targets and the file lacks": [
+            module for module in targeted if module in linears and module not in parts
+        ],
+        "tensors that do not fit": misfits,
+    }
+    found = [f"{kind}: {listed(names)}" for kind, names in problems.items() if names]
     if not targeted:
-        problems.append("adapter_config.json targets no linear layer of the base")
-    if problems:
-        raise AdapterError(f"{folder}: {'; '.join(problems)}")
+        found.append("adapter_config.json targets no linear layer of the base")
+    if found:
+        raise AdapterError(f"{folder}: {'; '.join(found)}")
 
 
 def _layer(

@@ -18,6 +18,9 @@ from torch.nn.attention.varlen import varlen_attn
 from transformers import AttentionInterface
 
 PACKED = "vlm2vec_packed"
+CAUSAL_BLOCK, FULL_BLOCK, MAX_SCORES, SHORT = 256, 640, 2**21, 64
+"""For a CPU: queries of a block, scores of a piece (4 MB in bfloat16), and the length below which
+the fused attention is faster. Measured on two cores of an EPYC with AVX-512."""
 VARLEN_HAS_GQA = "enable_gqa" in inspect.signature(varlen_attn).parameters
 
 
@@ -79,6 +82,10 @@ def packed_attention(
 def _attend(
     query: Tensor, key: Tensor, value: Tensor, scaling: float | None, causal: bool
 ) -> Tensor:
+    """Equal lengths: ``(batch, heads, length, dim)``."""
+    on_cpu = query.device.type == "cpu"
+    if on_cpu and query.dtype == torch.bfloat16 and query.shape[2] >= SHORT:
+        return _blocked(query, key, value, scaling, causal)
     return F.scaled_dot_product_attention(
         query,
         key,
@@ -87,6 +94,36 @@ def _attend(
         scale=scaling,
         enable_gqa=query.shape[1] != key.shape[1],
     )
+
+
+def _blocked(
+    query: Tensor, key: Tensor, value: Tensor, scaling: float | None, causal: bool
+) -> Tensor:
+    """Attention as matrix products, in pieces whose scores stay in a CPU's cache.
+
+    In bfloat16 a CPU multiplies matrices several times faster than its fused attention runs.
+    Query heads that share a key head are rows of one product; a causal block of queries reads the
+    keys up to its own end.
+    """
+    batch, heads, length, dim = query.shape
+    shared = heads // key.shape[1]
+    query = (query * (scaling or dim**-0.5)).unflatten(1, (-1, shared))
+    out = torch.empty_like(query, memory_format=torch.contiguous_format)
+    block = CAUSAL_BLOCK if causal else FULL_BLOCK
+    at_once = max(1, MAX_SCORES // (heads * length * min(length, block)))
+    for first in range(0, batch, at_once):
+        part = slice(first, first + at_once)
+        for start in range(0, length, block):
+            stop = min(start + block, length)
+            seen = stop if causal else length
+            q = query[part, :, :, start:stop].flatten(2, 3)
+            scores = q @ key[part, :, :seen].transpose(-1, -2)
+            if causal:
+                rows = scores.unflatten(2, (shared, stop - start))[..., start:seen]
+                rows += torch.full((stop - start,) * 2, -torch.inf, dtype=q.dtype).triu(1)
+            mixed = torch.softmax(scores, dim=-1) @ value[part, :, :seen]
+            out[part, :, :, start:stop] = mixed.unflatten(2, (shared, stop - start))
+    return out.flatten(1, 2)
 
 
 def _varlen(

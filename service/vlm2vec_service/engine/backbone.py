@@ -25,7 +25,7 @@ class Backbone(nn.Module, ABC):
     vision_prefix: str
     """How the names of the vision tower's modules start."""
     inert: dict[str, tuple[int, int]]
-    model: nn.Module
+    model: Any
     """The language model: ``embed_tokens``, ``layers`` and ``norm``."""
 
     @abstractmethod
@@ -52,7 +52,7 @@ class Backbone(nn.Module, ABC):
 
     def embed_tokens(self, token_ids: Tensor) -> Tensor:
         """``(total,)`` ids to ``(total, hidden)``; negative ids, which features replace, to any."""
-        embeddings: Tensor = self.model.get_submodule("embed_tokens")(token_ids.clamp(min=0))
+        embeddings: Tensor = self.model.embed_tokens(token_ids.clamp(min=0))
         return embeddings
 
     def decode(
@@ -77,14 +77,14 @@ class Backbone(nn.Module, ABC):
             "segments": segments,
         }
         hidden = hidden[None]
-        *layers, final = self.model.get_submodule("layers").children()
+        *layers, final = self.model.layers
         for layer in layers:
             hidden = layer(hidden, **options)
         attended, _ = final.self_attn(final.input_layernorm(hidden), **options)
         pooled = (hidden + attended)[0, last]
         rows.groups = input_groups
         pooled = pooled + final.mlp(final.post_attention_layernorm(pooled))
-        states: Tensor = self.model.get_submodule("norm")(pooled)
+        states: Tensor = self.model.norm(pooled)
         return states
 
 

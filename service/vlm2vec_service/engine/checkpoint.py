@@ -8,7 +8,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-from vlm2vec_service.errors import CheckpointError
+from vlm2vec_service.errors import CheckpointError, listed
 
 INDEX, SINGLE = "model.safetensors.index.json", "model.safetensors"
 
@@ -19,7 +19,7 @@ def shards(folder: Path) -> list[Path]:
     if index.exists():
         try:
             names = sorted(set(json.loads(index.read_text())["weight_map"].values()))
-        except (ValueError, KeyError, AttributeError) as error:
+        except (ValueError, KeyError, AttributeError, TypeError) as error:
             raise CheckpointError(f"{index}: no shard index ({error!r})") from error
         if any(Path(name).name != name for name in names):
             raise CheckpointError(f"{index}: a shard lies outside the folder")
@@ -63,7 +63,7 @@ def load_weights(
             value = nn.Parameter(tensor.to(dtype), requires_grad=False)
             setattr(model.get_submodule(parent), leaf, value)
     problems = [
-        f"{kind}: {', '.join(sorted(names))}"
+        f"{kind}: {listed(names)}"
         for kind, names in (
             ("missing", wanted),
             ("unexpected", unexpected),

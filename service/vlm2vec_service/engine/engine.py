@@ -36,8 +36,11 @@ class Engine:
     """
 
     def __init__(self, backbone: Backbone, settings: EngineSettings) -> None:
-        self.settings = settings
         self.device = next(backbone.parameters()).device
+        # More would leave a CPU's caches, and leave a GPU's units idle if it were less.
+        on_cpu = self.device.type == "cpu"
+        self.token_budget = settings.token_budget or (2048 if on_cpu else 16_384)
+        self.vision_batch_patches = settings.vision_batch_patches or (2048 if on_cpu else 65_536)
         self.rows = Rows()
         self.linears = install(backbone, self.rows)
         self.backbone = backbone.eval()
@@ -97,19 +100,18 @@ class Engine:
         Batches hold at most ``token_budget`` tokens and mix adapters freely; what else is in a
         batch does not change a vector. Raises `NotFoundError` for an unknown adapter.
         """
-        items = [(prepared, name and self.adapter(name) or None) for prepared, name in inputs]
+        items = [
+            (prepared, None if name is None else self.adapter(name)) for prepared, name in inputs
+        ]
         vectors = np.empty((len(items), self.dim), np.float32)
-        for indices in batches(items, self.settings.token_budget):
+        for indices in batches(items, self.token_budget):
             vectors[indices] = self.run([items[i] for i in indices], normalize)
         return vectors
 
     @property
     def dim(self) -> int:
         """Dimensions of a vector."""
-        embeddings = self.backbone.model.get_submodule("embed_tokens")
-        weight = embeddings.weight
-        assert isinstance(weight, Tensor)
-        return weight.shape[1]
+        return int(self.backbone.model.embed_tokens.embedding_dim)
 
     @torch.inference_mode()
     def run(self, items: Sequence[Item], normalize: bool = True) -> npt.NDArray[np.float32]:
@@ -170,7 +172,7 @@ class Engine:
         used = 0
         for key in sorted(missing, key=lambda key: key[1]):
             patches = self.backbone.patches(missing[key][0])
-            full = used + patches > self.settings.vision_batch_patches
+            full = used + patches > self.vision_batch_patches
             if not cut or full or cut[-1][-1][1] != key[1]:
                 cut.append([])
                 used = 0

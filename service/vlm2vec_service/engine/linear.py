@@ -71,7 +71,9 @@ class AdaptedLinear(nn.Module):
             for group in self.rows.groups:
                 low_rank = group.layers.get(self.name)
                 if low_rank is not None:
-                    _add(low_rank, flat_x[group.start : group.stop], flat_y[group.start : group.stop])
+                    _add(
+                        low_rank, flat_x[group.start : group.stop], flat_y[group.start : group.stop]
+                    )
         return y
 
 

@@ -39,9 +39,9 @@ class Phi3V(Backbone):
         layer = config["embd_layer"]
         if not (layer.get("use_hd_transform") and layer.get("hd_transform_order") == "sub_glb"):
             raise CheckpointError("embd_layer: only the HD transform in order sub_glb is known")
-        text = Phi3Config(**{key: config[key] for key in TEXT_KEYS if key in config})
+        text: Any = Phi3Config(**{key: config[key] for key in TEXT_KEYS if key in config})
         text._attn_implementation = PACKED
-        self.model = Phi3Model(text)
+        self.model: Any = Phi3Model(text)
         # Long and short factors are chosen by sequence, here; theirs chooses by batch.
         del self.model.rotary_emb
         clip = {**CLIP_VIT_L_14_336, **config["img_processor"].get("vision_config", {})}

@@ -26,11 +26,11 @@ class Qwen2VL(Backbone):
 
     def __init__(self, config: dict[str, Any], image_config: dict[str, Any]) -> None:
         super().__init__()
-        parsed = Qwen2VLConfig(**config)
+        parsed: Any = Qwen2VLConfig(**config)
         text, vision = parsed.text_config, parsed.vision_config
         text._attn_implementation = vision._attn_implementation = PACKED
-        self.model = Qwen2VLTextModel(text)
-        self.visual = Qwen2VisionTransformerPretrainedModel(vision)
+        self.model: Any = Qwen2VLTextModel(text)
+        self.visual: Any = Qwen2VisionTransformerPretrainedModel(vision)
         # Positions are ours: their buffers would stay on the meta device.
         del self.model.rotary_emb, self.visual.rotary_pos_emb
         self.inert = {"lm_head": (text.vocab_size, text.hidden_size)}
@@ -76,9 +76,7 @@ class Qwen2VL(Backbone):
         # One chunk for the modules' own splitting: the attention knows the segments.
         whole = torch.tensor([0, len(hidden)], device="cpu")
         for block in self.visual.blocks:
-            hidden = block(
-                hidden, cu_seqlens=whole, position_embeddings=rotary, segments=segments
-            )
+            hidden = block(hidden, cu_seqlens=whole, position_embeddings=rotary, segments=segments)
         features: Tensor = self.visual.merger(hidden)
         return list(features.split([item.tokens for item in media]))
 
@@ -103,9 +101,7 @@ class Qwen2VL(Backbone):
             channels,
         )  # fmt: skip
         # To (time, row, column, row in token, column in token) of (channel, time, y, x).
-        return tiles.permute(0, 2, 5, 3, 6, 8, 1, 4, 7).reshape(
-            -1, channels * time * side * side
-        )
+        return tiles.permute(0, 2, 5, 3, 6, 8, 1, 4, 7).reshape(-1, channels * time * side * side)
 
     def rotary(self, positions: Tensor, lengths: Sequence[int]) -> tuple[Tensor, Tensor]:
         """M-RoPE: each frequency turns with the temporal, height or width position, by section."""

@@ -20,6 +20,9 @@ class VisionCache:
         self.misses = 0
         self._features: OrderedDict[Key, Tensor] = OrderedDict()
 
+    def __len__(self) -> int:
+        return len(self._features)
+
     def get(self, key: Key) -> Tensor | None:
         """The features ``(tokens, hidden)``, or None."""
         features = self._features.get(key)

@@ -10,6 +10,9 @@ from vlm2vec_service.settings import Limits
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
 """What is decoded; Pillow's other readers are never reached by a caller's bytes."""
 
+# Pillow's fixed limit would come before `Limits.max_image_pixels`, which `check_size` keeps.
+Image.MAX_IMAGE_PIXELS = None
+
 
 def decode_image(data: bytes, limits: Limits, field: str = "image") -> Image.Image:
     """Decodes ``data`` to an RGB picture.

@@ -1,19 +1,23 @@
 """Picks the preprocessor of a checkpoint folder by its ``config.json``."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
 
 from tokenizers import Tokenizer
-from vlm2vec_registry.embedding_config import EmbeddingConfig
 
+from vlm2vec_registry.embedding_config import EmbeddingConfig
 from vlm2vec_service.errors import CheckpointError
 from vlm2vec_service.preprocess.phi3_v import Phi3VPreprocessor
 from vlm2vec_service.preprocess.prepared import Prepared, Request
 from vlm2vec_service.preprocess.qwen2_vl import Qwen2VLPreprocessor
 from vlm2vec_service.settings import Limits
 
-PREPROCESSORS = {"qwen2_vl": Qwen2VLPreprocessor, "phi3_v": Phi3VPreprocessor}
+PREPROCESSORS: dict[str, Callable[[Any, Any, Tokenizer, Limits], "Preprocessor"]] = {
+    "qwen2_vl": Qwen2VLPreprocessor,
+    "phi3_v": Phi3VPreprocessor,
+}
 
 
 class Preprocessor(Protocol):
@@ -43,7 +47,12 @@ def load_preprocessor(base: Path, limits: Limits | None = None) -> Preprocessor:
     tokenizer.no_truncation()
     tokenizer.no_padding()
     image = read_json(base / "preprocessor_config.json")
-    return PREPROCESSORS[model_type](config, image, tokenizer, limits or Limits())
+    try:
+        return PREPROCESSORS[model_type](config, image, tokenizer, limits or Limits())
+    except KeyError as error:
+        raise CheckpointError(
+            f"{base}: neither config.json nor preprocessor_config.json has {error}"
+        ) from error
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 from tokenizers import Tokenizer
-from vlm2vec_registry.embedding_config import EmbeddingConfig
 
+from vlm2vec_registry.embedding_config import EmbeddingConfig
 from vlm2vec_service.errors import InvalidInputError
 from vlm2vec_service.preprocess.limits import check_media, check_tokens
 from vlm2vec_service.preprocess.prepared import Media, Prepared, Request
@@ -50,7 +50,7 @@ class Phi3VPreprocessor:
             prompt = render(embedding.prompt, request, tags)
         # Odd elements are the numbers of the tags between the even ones, the text.
         pieces = PLACEHOLDER.split(prompt)
-        self._check_placeholders([int(number) for number in pieces[1::2]], len(request.images))
+        self._check_placeholders(pieces[1::2], len(request.images))
 
         num_crops = embedding.image.get("num_crops", self.num_crops)
         grids = [hd_grid(image, num_crops) for image in request.images]
@@ -72,11 +72,12 @@ class Phi3VPreprocessor:
             np.asarray(token_ids, np.int32), np.broadcast_to(positions, (3, len(positions))), media
         )
 
-    def _check_placeholders(self, numbers: list[int], images: int) -> None:
-        if numbers != list(range(1, images + 1)):
+    def _check_placeholders(self, numbers: list[str], images: int) -> None:
+        if numbers != [str(number) for number in range(1, images + 1)]:
             found = ", ".join(f"<|image_{number}|>" for number in numbers) or "no placeholder"
             raise InvalidInputError(
-                "images", f"{images} given, but the prompt has {found}; number them from 1, in order"
+                "images",
+                f"{images} given, but the prompt has {found}; number them from 1, in order",
             )
 
 

@@ -33,7 +33,10 @@ def check_text(request: Request, reserved: Sequence[str], max_bytes: int) -> Non
         "text": request.text,
     }
     for name, value in fields.items():
-        size = len((value or "").encode())
+        try:
+            size = len((value or "").encode())
+        except UnicodeEncodeError as error:  # half a surrogate pair, which JSON can hold
+            raise InvalidInputError(name, f"no valid Unicode: {error}") from error
         if size > max_bytes:
             raise InvalidInputError(name, f"{size} bytes are more than max_text_bytes, {max_bytes}")
         if name != "prompt":

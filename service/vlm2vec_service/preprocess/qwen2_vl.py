@@ -8,8 +8,8 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 from tokenizers import Tokenizer
-from vlm2vec_registry.embedding_config import EmbeddingConfig
 
+from vlm2vec_registry.embedding_config import EmbeddingConfig
 from vlm2vec_service.errors import InvalidInputError
 from vlm2vec_service.preprocess.limits import check_media, check_tokens
 from vlm2vec_service.preprocess.prepared import Media, Prepared, Request
@@ -135,8 +135,7 @@ class Qwen2VLPreprocessor:
         pixels = np.stack(
             [np.asarray(frame.resize(size, Image.Resampling.BICUBIC)) for frame in frames]
         )
-        kind = "image" if token == self.image_id else "video"
-        return Media(kind, pixels, start, math.prod(grid))
+        return Media("image" if token == self.image_id else "video", pixels, start, math.prod(grid))
 
 
 def smart_resize(
@@ -165,7 +164,7 @@ def _positions(
 
     Counting goes on after a span at one more than the largest position in it.
     """
-    pieces: list[npt.NDArray[np.int32]] = []
+    pieces: list[npt.NDArray[np.int_]] = []
     done = position = 0
     for start, grid in spans:
         count = start - done

@@ -8,8 +8,17 @@ import numpy as np
 from PIL import Image
 
 from vlm2vec_service.errors import InvalidInputError
-from vlm2vec_service.preprocess.images import check_size
 from vlm2vec_service.settings import Limits
+
+FORMATS = "mov,matroska,avi,mpegts,mpeg,flv,asf,ogg,gif"
+"""Containers that are read, by FFmpeg's names (mov is mp4 too, matroska is webm). Playlists are
+none of them: they name other files, which FFmpeg would open wherever this runs."""
+CODECS = {
+    "av1", "flv1", "gif", "h263", "h264", "hevc", "mjpeg", "mpeg1video", "mpeg2video", "mpeg4",
+    "msmpeg4v2", "msmpeg4v3", "prores", "theora", "vc1", "vp8", "vp9", "wmv1", "wmv2", "wmv3",
+}  # fmt: skip
+"""What is decoded. FFmpeg's rarer decoders give pixel formats that its conversion to RGB does not
+know, of which one even ends the process."""
 
 
 def sample_video(
@@ -30,6 +39,13 @@ def sample_video(
         raise InvalidInputError(
             field, f"{count} frames are not in 1 to max_video_frames, {limits.max_video_frames}"
         )
+    try:
+        return _sample(data, count, limits, field)
+    except (av.FFmpegError, ValueError) as error:
+        raise InvalidInputError(field, f"undecodable video: {error}") from error
+
+
+def _sample(data: bytes, count: int, limits: Limits, field: str) -> tuple[Image.Image, ...]:
     total = 0
     for _ in _frames(data, limits, field):
         total += 1
@@ -42,24 +58,28 @@ def sample_video(
         raise InvalidInputError(field, "the video holds no frame")
     wanted = set(np.linspace(0, total - 1, min(count, total), dtype=int).tolist())
     return tuple(
-        frame.to_image().convert("RGB")
+        Image.fromarray(frame.to_ndarray(format="rgb24"))
         for index, frame in enumerate(_frames(data, limits, field))
         if index in wanted
     )
 
 
 def _frames(data: bytes, limits: Limits, field: str) -> Iterator[av.VideoFrame]:
-    try:
-        with av.open(io.BytesIO(data)) as container:
-            if not container.streams.video:
-                raise InvalidInputError(field, "the file has no video stream")
-            stream = container.streams.video[0]
-            if stream.width * stream.height > limits.max_image_pixels:
-                raise InvalidInputError(
-                    field,
-                    f"frames of {stream.width}x{stream.height} pixels are more than "
-                    f"max_image_pixels, {limits.max_image_pixels}",
-                )
-            yield from container.decode(stream)
-    except (av.FFmpegError, ValueError) as error:
-        raise InvalidInputError(field, f"undecodable video: {error}") from error
+    options = {"format_whitelist": FORMATS}
+    with av.open(io.BytesIO(data), mode="r", options=options) as container:
+        if not container.streams.video:
+            raise InvalidInputError(field, "the file has no video stream")
+        stream = container.streams.video[0]
+        context = stream.codec_context  # None where FFmpeg knows no decoder
+        codec = context.codec.canonical_name if context else "unknown"
+        if codec not in CODECS:
+            raise InvalidInputError(
+                field, f"the codec {codec} is none of {', '.join(sorted(CODECS))}"
+            )
+        if context.width * context.height > limits.max_image_pixels:
+            raise InvalidInputError(
+                field,
+                f"frames of {context.width}x{context.height} pixels are more than "
+                f"max_image_pixels, {limits.max_image_pixels}",
+            )
+        yield from container.decode(stream)

@@ -1,0 +1,42 @@
+# The one entry. `make test` on a fresh clone sets up everything it needs.
+PYTHON ?= python3
+BIN := .venv/bin
+SIZE ?= small
+
+.PHONY: help setup example test lint format bench clean
+
+help:  ## what there is
+	@grep -E '^[a-z]+:.*##' Makefile | sed 's/:.*##/\t/' | expand -t 10
+
+setup: .venv/installed  ## make .venv with the pinned development environment
+
+.venv/installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	touch $@
+
+example: setup  ## a tiny checkpoint, two adapters, a few lines embedded
+	$(BIN)/python -m tests.parity.make_checkpoints example
+	$(BIN)/vlm2vec embed --base example/qwen2_vl \
+	    --adapter lora=tests/parity/data/adapters/qwen2_vl/lora \
+	    --adapter dora=tests/parity/data/adapters/qwen2_vl/dora \
+	    --input examples/requests.jsonl --output example/out.jsonl
+	@cut -c1-110 example/out.jsonl
+
+test: setup  ## run all tests
+	$(BIN)/pytest
+
+lint: setup  ## ruff, mypy --strict
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: setup  ## let ruff rewrite what it can
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: setup  ## our engine beside transformers + PEFT: make bench SIZE=small
+	$(BIN)/python -m benchmarks.engine --size $(SIZE)
+
+clean:  ## remove the environment and the example
+	rm -rf .venv example

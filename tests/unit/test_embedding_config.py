@@ -1,0 +1,110 @@
+"""``embedding.json``: what is read back, and what is refused."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from vlm2vec_registry.embedding_config import FILE_NAME, EmbeddingConfig, PromptTemplate
+
+FULL = EmbeddingConfig(
+    backbone="qwen2_vl",
+    base_model="Qwen/Qwen2-VL-2B-Instruct",
+    base_revision="895c3a49bc3fa70a340399125c650a463535e71c",
+    pooling="last",
+    normalize=False,
+    prompt=PromptTemplate(media_separator="\n", separator="\n\n", suffix=" <é>"),
+    image={"min_pixels": 3136, "max_pixels": 200704, "num_crops": 16},
+    dimensions=(64, 128),
+)
+
+
+@pytest.mark.parametrize("config", [EmbeddingConfig(), FULL], ids=["defaults", "full"])
+def test_json_round_trips(config: EmbeddingConfig, tmp_path: Path) -> None:
+    (tmp_path / FILE_NAME).write_text(config.to_json())
+    assert EmbeddingConfig.read(tmp_path) == config
+    assert EmbeddingConfig.from_dict(json.loads(config.to_json())) == config
+
+
+def test_equal_configs_are_equal_bytes() -> None:
+    one = EmbeddingConfig(image={"min_pixels": 1, "max_pixels": 2})
+    other = EmbeddingConfig(image={"max_pixels": 2, "min_pixels": 1})
+    assert one.to_json() == other.to_json()
+
+
+def test_missing_file_gives_the_defaults(tmp_path: Path) -> None:
+    assert EmbeddingConfig.read(tmp_path) == EmbeddingConfig()
+
+
+def test_missing_keys_take_their_defaults() -> None:
+    config = EmbeddingConfig.from_dict({"prompt": {"suffix": "!"}})
+    assert config == EmbeddingConfig(prompt=PromptTemplate(suffix="!"))
+
+
+@pytest.mark.parametrize(
+    ("values", "named"),
+    [
+        ({"normalise": True}, "normalise"),
+        ({"zeta": 1, "alpha": 2}, "alpha, zeta"),
+        ({"prompt": {"seperator": " "}}, "seperator"),
+        ({"image": {"max_pixel": 3136}}, "max_pixel"),
+    ],
+)
+def test_unknown_keys_are_refused_by_name(values: dict[str, Any], named: str) -> None:
+    with pytest.raises(ValueError, match=named):
+        EmbeddingConfig.from_dict(values)
+
+
+@pytest.mark.parametrize("pooling", ["mean", "cls", "", None, "LAST"])
+def test_pooling_other_than_last_is_refused(pooling: str | None) -> None:
+    with pytest.raises(ValueError, match="pooling: "):
+        EmbeddingConfig.from_dict({"pooling": pooling})
+
+
+@pytest.mark.parametrize("value", [0, -1, 1.5, "3136", None, True, [1]])
+def test_image_value_that_is_no_positive_whole_number_is_refused(value: Any) -> None:
+    with pytest.raises(ValueError, match=r"image\.max_pixels: "):
+        EmbeddingConfig.from_dict({"image": {"max_pixels": value}})
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("backbone", 2),
+        ("base_model", ["a"]),
+        ("base_revision", 1),
+        ("normalize", "no"),
+        ("normalize", None),
+        ("image", [1]),
+        ("image", None),
+        ("prompt", "a template"),
+        ("dimensions", 64),
+        ("dimensions", "64"),
+        ("dimensions", ["64"]),
+        ("dimensions", [0]),
+        ("dimensions", [64.5]),
+    ],
+)
+def test_value_of_the_wrong_type_is_refused_by_its_key(key: str, value: Any) -> None:
+    with pytest.raises(ValueError, match=rf"^{key}: "):
+        EmbeddingConfig.from_dict({key: value})
+
+
+@pytest.mark.parametrize("key", ["media_separator", "separator", "suffix"])
+def test_template_part_that_is_no_string_is_refused(key: str) -> None:
+    with pytest.raises(ValueError, match=rf"prompt\.{key}: "):
+        EmbeddingConfig.from_dict({"prompt": {key: 5}})
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "null", '"last"', "\x00"])
+def test_file_that_is_no_json_object_is_refused_by_its_name(tmp_path: Path, text: str) -> None:
+    (tmp_path / FILE_NAME).write_text(text)
+    with pytest.raises(ValueError, match=FILE_NAME):
+        EmbeddingConfig.read(tmp_path)
+
+
+def test_error_in_a_file_names_the_file_and_the_key(tmp_path: Path) -> None:
+    (tmp_path / FILE_NAME).write_text('{"pooling": "mean"}')
+    with pytest.raises(ValueError, match=rf"{tmp_path}/{FILE_NAME}: pooling: 'mean'"):
+        EmbeddingConfig.read(tmp_path)

@@ -19,6 +19,21 @@ CONTEXT = {
 }
 
 
+def names_and_folders(
+    context: click.Context, parameter: click.Parameter, items: Sequence[str]
+) -> dict[str, Path]:
+    """Parses NAME=DIR, each name once."""
+    folders: dict[str, Path] = {}
+    for item in items:
+        name, _, folder = item.partition("=")
+        if not (name and folder):
+            raise click.BadParameter(f"{item!r} is not NAME=DIR")
+        if name in folders:
+            raise click.BadParameter(f"{name!r} is given twice")
+        folders[name] = Path(folder)
+    return folders
+
+
 @click.group(context_settings=CONTEXT)
 @click.version_option(package_name="vlm2vec-serve")
 def vlm2vec() -> None:
@@ -39,6 +54,7 @@ def vlm2vec() -> None:
 @click.option(
     "--adapter",
     multiple=True,
+    callback=names_and_folders,
     metavar="NAME=DIR",
     help="A PEFT adapter folder, under the name that lines use for it. Repeatable.",
 )
@@ -89,7 +105,7 @@ def embed(**values: Any) -> None:
 
     job = Job(
         base=values.pop("base"),
-        adapters=_names_and_folders(values.pop("adapter")),
+        adapters=values.pop("adapter"),
         source=values.pop("input"),
         output=values.pop("output"),
         threads=values.pop("threads"),
@@ -99,18 +115,6 @@ def embed(**values: Any) -> None:
         video=take(VideoSettings, values),
     )
     sys.exit(1 if run(job) else 0)
-
-
-def _names_and_folders(items: Sequence[str]) -> dict[str, Path]:
-    folders: dict[str, Path] = {}
-    for item in items:
-        name, _, folder = item.partition("=")
-        if not (name and folder):
-            raise click.BadParameter(f"{item!r} is not NAME=DIR", param_hint="--adapter")
-        if name in folders:
-            raise click.BadParameter(f"{name!r} is given twice", param_hint="--adapter")
-        folders[name] = Path(folder)
-    return folders
 
 
 def main() -> None:

@@ -1,7 +1,6 @@
 """Lines of a JSON-lines file to requests: pictures opened, limits kept."""
 
 import base64
-import binascii
 import json
 import re
 from dataclasses import dataclass
@@ -55,25 +54,27 @@ class LineReader:
                 raise InvalidInputError(key, "expected a string")
         if not isinstance(values.get("id"), str | int) or values["id"] == "":
             raise InvalidInputError("id", "every line needs one, a string or a number")
-        if UNWRITABLE.search(str(values["id"])):
-            raise InvalidInputError("id", "holds a NUL or half a surrogate pair")
+        if UNWRITABLE.search(str(values["id"])) or len(str(values["id"])) > 1024:
+            raise InvalidInputError(
+                "id", "longer than 1024, or with a NUL or half a surrogate pair"
+            )
         request = Request(
             prompt=values.get("prompt"),
             instruction=values.get("instruction"),
             text=values.get("text"),
-            images=self._images(values.get("images", []), "images", self.limits.max_images),
+            images=self._images(values.get("images", []), "images", "max_images"),
             video=self._video(values.get("video", [])),
         )
         return Line(str(values["id"]), values.get("adapter"), request)
 
-    def _images(self, sources: Any, field: str, most: int) -> tuple[Image.Image, ...]:
+    def _images(self, sources: Any, field: str, limit: str) -> tuple[Image.Image, ...]:
         if not isinstance(sources, list):
             raise InvalidInputError(field, "expected a list of paths or data URIs")
-        if len(sources) > most:
-            raise InvalidInputError(field, f"{len(sources)} are more than the limit, {most}")
+        if len(sources) > (most := getattr(self.limits, limit)):
+            raise InvalidInputError(field, f"{len(sources)} are more than {limit}, {most}")
         return tuple(
             decode_image(
-                self._read(source, f"{field}[{i}]", self.limits.max_image_bytes),
+                self._read(source, f"{field}[{i}]", "max_image_bytes"),
                 self.limits,
                 f"{field}[{i}]",
             )
@@ -82,14 +83,14 @@ class LineReader:
 
     def _video(self, source: Any) -> tuple[Image.Image, ...]:
         if isinstance(source, list):
-            return self._images(source, "video", self.limits.max_video_frames)
+            return self._images(source, "video", "max_video_frames")
         # PyAV is needed, and so imported, for video files alone.
         from vlm2vec_service.preprocess.video import sample_video
 
-        data = self._read(source, "video", self.limits.max_video_bytes)
+        data = self._read(source, "video", "max_video_bytes")
         return sample_video(data, self.video.video_frames, self.limits)
 
-    def _read(self, source: Any, field: str, most: int) -> bytes:
+    def _read(self, source: Any, field: str, limit: str) -> bytes:
         if not isinstance(source, str):
             raise InvalidInputError(field, "expected a path or a data URI")
         if source.startswith("data:"):
@@ -98,12 +99,15 @@ class LineReader:
                 raise InvalidInputError(field, "a data URI must be base64: data:TYPE;base64,...")
             try:
                 return base64.b64decode(match["data"], validate=True)
-            except binascii.Error as error:
+            except ValueError as error:
                 raise InvalidInputError(field, f"no base64: {error}") from error
         path = self.folder / source
         try:
-            if path.stat().st_size > most:
-                raise InvalidInputError(field, f"{path} is larger than the limit, {most} bytes")
+            size = path.stat().st_size
+            if size > (most := getattr(self.limits, limit)):
+                raise InvalidInputError(
+                    field, f"{path}: {size} bytes are more than {limit}, {most}"
+                )
             return path.read_bytes()
         except OSError as error:
             raise InvalidInputError(field, f"{path}: {error.strerror}") from error

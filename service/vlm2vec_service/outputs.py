@@ -29,6 +29,10 @@ def open_output(path: Path) -> Iterator[Write]:
         raise NotFoundError(f"{path}: the folder {path.parent} does not exist")
     partial = path.with_name(f".{path.name}.part")
     try:
+        partial.touch()
+    except OSError as error:
+        raise NotFoundError(f"{path}: cannot be written: {error.strerror}") from error
+    try:
         with WRITERS[path.suffix](partial) as write:
             yield write
         os.replace(partial, path)

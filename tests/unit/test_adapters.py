@@ -56,17 +56,17 @@ def inputs(checkpoints: Path) -> list[Prepared]:
     return [preprocessor.prepare(case_request(case), EmbeddingConfig()) for case in chosen]
 
 
-def plain_backbone(base: Path) -> torch.nn.Module:
+def plain_backbone(base: Path) -> Any:
     backbone = build_backbone(base)
     load_weights(backbone, base, backbone.rename, torch.device("cpu"), torch.float32)
     return backbone
 
 
-def make_adapter(base: Path, folder: Path, seed: int = 0, **options: Any) -> torch.nn.Module:
+def make_adapter(base: Path, folder: Path, seed: int = 0, **options: Any) -> Any:
     """Saves a PEFT adapter with random weights to ``folder``; returns PEFT's merged model."""
     torch.manual_seed(seed)
     config = LoraConfig(**{"r": 4, "lora_alpha": 12, **options})
-    wrapped = get_peft_model(plain_backbone(base), config)  # type: ignore[arg-type]
+    wrapped = get_peft_model(plain_backbone(base), config)
     for name, parameter in wrapped.named_parameters():
         if "lora_B" in name:
             torch.nn.init.normal_(parameter, std=0.1)
@@ -82,7 +82,7 @@ def test_equal_to_peft(
 ) -> None:
     base = checkpoints / "qwen2_vl"
     merged = make_adapter(base, tmp_path, **options)
-    expected = Engine(merged, FLOAT32).embed([(item, None) for item in inputs])  # type: ignore[arg-type]
+    expected = Engine(merged, FLOAT32).embed([(item, None) for item in inputs])
     engine = Engine.load(base, FLOAT32)
     engine.load_adapter("made", tmp_path)
     ours = engine.embed([(item, "made") for item in inputs])
@@ -108,7 +108,7 @@ def test_all_linear(checkpoints: Path, inputs: list[Prepared], tmp_path: Path) -
     assert set(adapter.layers) == set(linears)
     np.testing.assert_allclose(
         engine.embed([(item, "made") for item in inputs]),
-        Engine(merged, FLOAT32).embed([(item, None) for item in inputs]),  # type: ignore[arg-type]
+        Engine(merged, FLOAT32).embed([(item, None) for item in inputs]),
         atol=2e-5,
     )
 
@@ -127,7 +127,7 @@ def test_phi_projector_and_clip(checkpoints: Path, tmp_path: Path) -> None:
     assert engine.load_adapter("made", tmp_path).touches_vision
     np.testing.assert_allclose(
         engine.embed([(prepared, "made")]),
-        Engine(merged, FLOAT32).embed([(prepared, None)]),  # type: ignore[arg-type]
+        Engine(merged, FLOAT32).embed([(prepared, None)]),
         atol=2e-5,
     )
 
@@ -195,7 +195,6 @@ REFUSED_SETTINGS: dict[str, tuple[dict[str, Any], str]] = {
     "other rank": ({"r": 4}, r"lora_A is \(8, 128\), not \(4, 128\)"),
     "narrower targets": ({"target_modules": ["q_proj"]}, "does not target.*mlp.down_proj"),
     "dora without magnitudes": ({"use_dora": False}, "not \\['lora_A', 'lora_B'\\]"),
-    "made for another": ({}, "made for phi3_v"),
 }
 
 
@@ -207,9 +206,34 @@ def test_refused_settings(
 ) -> None:
     shutil.copytree(adapter_folder("qwen2_vl", "dora"), tmp_path, dirs_exist_ok=True)
     edit_config(tmp_path, **values)
-    if "phi3_v" in message:
-        (tmp_path / "embedding.json").write_text('{"backbone": "phi3_v"}')
     refuse(checkpoints, tmp_path, message)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('{"poling": "last"}', "embedding.json: unknown key poling"),
+        ('{"backbone": "phi3_v"}', "made for phi3_v, the base is qwen2_vl"),
+        ('{"image": {"num_crops": 4}}', "image.num_crops is no setting of qwen2_vl"),
+    ],
+)
+def test_refused_embedding_json(checkpoints: Path, tmp_path: Path, text: str, message: str) -> None:
+    shutil.copytree(adapter_folder("qwen2_vl", "dora"), tmp_path, dirs_exist_ok=True)
+    (tmp_path / "embedding.json").write_text(text)
+    refuse(checkpoints, tmp_path, message)
+
+
+def test_embedding_json_decides_whether_to_normalize(
+    checkpoints: Path, inputs: list[Prepared], tmp_path: Path
+) -> None:
+    shutil.copytree(adapter_folder("qwen2_vl", "dora"), tmp_path, dirs_exist_ok=True)
+    (tmp_path / "embedding.json").write_text('{"normalize": false}')
+    engine = Engine.load(checkpoints / "qwen2_vl", FLOAT32)
+    engine.load_adapter("raw", tmp_path)
+    engine.load_adapter("unit", adapter_folder("qwen2_vl", "dora"))
+    raw, unit = engine.embed([(inputs[0], "raw"), (inputs[0], "unit")])
+    assert np.linalg.norm(raw) > 1.1
+    np.testing.assert_allclose(raw / np.linalg.norm(raw), unit, atol=1e-6)
 
 
 def refuse(checkpoints: Path, folder: Path, message: str) -> None:
@@ -275,9 +299,6 @@ def test_refused_files(checkpoints: Path, tmp_path: Path) -> None:
         refuse(checkpoints, tmp_path, "adapter_model.safetensors")
     weights.rename(tmp_path / "adapter_model.bin")
     refuse(checkpoints, tmp_path, "adapter_model.bin is not loaded, only safetensors are")
-    shutil.copytree(adapter_folder("qwen2_vl", "dora"), tmp_path, dirs_exist_ok=True)
-    (tmp_path / "embedding.json").write_text('{"poling": "last"}')
-    refuse(checkpoints, tmp_path, "embedding.json: unknown key poling")
 
 
 def test_unload(checkpoints: Path, inputs: list[Prepared]) -> None:

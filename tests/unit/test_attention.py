@@ -26,9 +26,9 @@ def test_each_segment_attends_to_itself(
     expected = torch.cat(
         [
             F.scaled_dot_product_attention(
-                *(x.float() for x in parts), is_causal=causal, scale=0.3, enable_gqa=True
+                a.float(), b.float(), c.float(), is_causal=causal, scale=0.3, enable_gqa=True
             )
-            for parts in zip(*(x.split(lengths, dim=2) for x in (q, k, v)), strict=True)
+            for a, b, c in zip(*(x.split(lengths, dim=2) for x in (q, k, v)), strict=True)
         ],
         dim=2,
     )

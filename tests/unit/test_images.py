@@ -134,6 +134,7 @@ def test_format_that_is_not_listed_is_refused(format: str) -> None:
 
 
 @pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF"])
+@pytest.mark.filterwarnings("ignore::UserWarning:PIL")
 def test_damaged_bytes_raise_nothing_but_invalid_input(format: str) -> None:
     data = np.frombuffer(encoded(gradient("RGB"), format), np.uint8)
     rng = np.random.default_rng(0)

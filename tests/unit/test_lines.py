@@ -114,9 +114,9 @@ def test_line_that_is_no_json_object_is_refused(tmp_path: Path, data: bytes) -> 
 def test_limits_are_kept_before_anything_is_read(tmp_path: Path) -> None:
     (tmp_path / "a.png").write_bytes(png())
     limits = Limits(max_images=1, max_video_frames=2)
-    with pytest.raises(InvalidInputError, match="2 are more than .*1"):
+    with pytest.raises(InvalidInputError, match=r"2 are more than .*1\b"):
         parse(tmp_path, limits, id=1, images=["missing.png"] * 2)
-    with pytest.raises(InvalidInputError, match="3 are more than .*2"):
+    with pytest.raises(InvalidInputError, match=r"3 are more than .*2\b"):
         parse(tmp_path, limits, id=1, video=["missing.png"] * 3)
 
 

@@ -60,6 +60,11 @@ def load_adapter(
         raise AdapterError(str(error)) from error
     if embedding.backbone not in (None, backbone.name):
         raise AdapterError(f"{folder}: made for {embedding.backbone}, the base is {backbone.name}")
+    if unknown := set(embedding.image) - backbone.image_settings:
+        raise AdapterError(
+            f"{folder}: image.{listed(unknown)} is no setting of {backbone.name}; "
+            f"there are {listed(backbone.image_settings)}"
+        )
     device = next(iter(linears.values())).weight.device
     tensors, digest = _read(folder, device)
     parts, strays = _by_module(tensors, backbone)

@@ -55,9 +55,8 @@ class Engine:
         if settings.dtype not in DTYPES:
             raise CheckpointError(f"dtype {settings.dtype!r} is not one of {', '.join(DTYPES)}")
         backbone = build_backbone(base)
-        load_weights(
-            backbone, base, backbone.rename, torch.device(settings.device), DTYPES[settings.dtype]
-        )
+        device = find_device(settings.device)
+        load_weights(backbone, base, backbone.rename, device, DTYPES[settings.dtype])
         return cls(backbone, settings)
 
     @property
@@ -92,12 +91,13 @@ class Engine:
         return adapter
 
     def embed(
-        self, inputs: Sequence[tuple[Prepared, str | None]], normalize: bool = True
+        self, inputs: Sequence[tuple[Prepared, str | None]], normalize: bool | None = None
     ) -> npt.NDArray[np.float32]:
         """Vectors float32 ``(len(inputs), dim)``, in order, each made with the adapter it names (None
         is the base model).
 
-        Batches hold at most ``token_budget`` tokens and mix adapters freely; what else is in a
+        ``normalize`` None does as each adapter's ``embedding.json`` says, which is to normalise
+        unless it says otherwise. Batches hold at most ``token_budget`` tokens and mix adapters freely; what else is in a
         batch does not change a vector. Raises `NotFoundError` for an unknown adapter.
         """
         items = [
@@ -114,7 +114,7 @@ class Engine:
         return int(self.backbone.model.embed_tokens.embedding_dim)
 
     @torch.inference_mode()
-    def run(self, items: Sequence[Item], normalize: bool = True) -> npt.NDArray[np.float32]:
+    def run(self, items: Sequence[Item], normalize: bool | None = None) -> npt.NDArray[np.float32]:
         """One batch, however long: float32 ``(len(items), dim)``."""
         batch = pack(items, self.device)
         with self._running:
@@ -124,8 +124,12 @@ class Engine:
             states = self.backbone.decode(
                 hidden, rotary, batch.segments, batch.last, self.rows, batch.input_groups
             ).float()
-        if normalize:
-            states = F.normalize(states, dim=1)
+        unit = [
+            normalize if normalize is not None else adapter is None or adapter.embedding.normalize
+            for _, adapter in batch.items
+        ]
+        keep = torch.tensor(unit, device=self.device)[:, None]
+        states = torch.where(keep, F.normalize(states, dim=1), states)
         vectors = np.empty(states.shape, np.float32)
         vectors[batch.order] = states.cpu().numpy()
         return vectors
@@ -184,6 +188,17 @@ class Engine:
 def _key(media: Media, adapter: Adapter | None) -> Key:
     own = adapter is not None and adapter.touches_vision
     return media.digest, adapter.digest if own and adapter else b""
+
+
+def find_device(name: str) -> torch.device:
+    """The device called ``name``. Raises `CheckpointError` if this machine has none."""
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:  # torch built without CUDA asserts
+        reason = str(error).splitlines()[0]
+        raise CheckpointError(f"device {name!r} cannot be used: {reason}") from error
+    return device
 
 
 def build_backbone(base: Path) -> Backbone:

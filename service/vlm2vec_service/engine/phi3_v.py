@@ -33,6 +33,7 @@ class Phi3V(Backbone):
 
     name = "phi3_v"
     vision_prefix = VISION
+    image_settings = frozenset({"num_crops"})
 
     def __init__(self, config: dict[str, Any], image_config: dict[str, Any]) -> None:
         super().__init__()

@@ -23,6 +23,7 @@ class Qwen2VL(Backbone):
 
     name = "qwen2_vl"
     vision_prefix = "visual."
+    image_settings = frozenset({"min_pixels", "max_pixels"})
 
     def __init__(self, config: dict[str, Any], image_config: dict[str, Any]) -> None:
         super().__init__()

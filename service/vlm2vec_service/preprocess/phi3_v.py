@@ -74,7 +74,8 @@ class Phi3VPreprocessor:
 
     def _check_placeholders(self, numbers: list[str], images: int) -> None:
         if numbers != [str(number) for number in range(1, images + 1)]:
-            found = ", ".join(f"<|image_{number}|>" for number in numbers) or "no placeholder"
+            shown = [f"<|image_{number[:9]}|>" for number in numbers[:20]]
+            found = ", ".join(shown) or "no placeholder"
             raise InvalidInputError(
                 "images",
                 f"{images} given, but the prompt has {found}; number them from 1, in order",

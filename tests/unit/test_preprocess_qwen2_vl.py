@@ -1,0 +1,347 @@
+"""Qwen2-VL's preprocessing beside transformers' own, and what it refuses."""
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+import torch
+from PIL import Image
+from transformers import Qwen2VLConfig, Qwen2VLModel
+from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import (
+    Qwen2VLImageProcessorPil,
+)
+from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import (
+    smart_resize as their_smart_resize,
+)
+
+from vlm2vec_registry.embedding_config import EmbeddingConfig, PromptTemplate
+from vlm2vec_service.errors import InvalidInputError
+from vlm2vec_service.preprocess import Prepared, Preprocessor, Request, load_preprocessor
+from vlm2vec_service.preprocess.qwen2_vl import smart_resize
+from vlm2vec_service.settings import Limits
+
+IMAGE_ID, VIDEO_ID = 2006, 2007
+DEFAULT = EmbeddingConfig()
+MAX_PIXELS = 200_704
+"""What the parity checkpoint resizes to at most."""
+
+
+def noise(width: int, height: int, seed: int = 0) -> Image.Image:
+    pixels = np.random.default_rng(seed).integers(0, 256, (height, width, 3), np.uint8)
+    return Image.fromarray(pixels)
+
+
+def frames(count: int, width: int = 112, height: int = 84) -> tuple[Image.Image, ...]:
+    return tuple(noise(width, height, seed) for seed in range(count))
+
+
+@pytest.fixture(scope="module")
+def folder(checkpoints: Path) -> Path:
+    return checkpoints / "qwen2_vl"
+
+
+@pytest.fixture(scope="module")
+def preprocessor(folder: Path) -> Preprocessor:
+    return load_preprocessor(folder)
+
+
+@pytest.fixture(scope="module")
+def model(folder: Path) -> Qwen2VLModel:
+    """Without weights: only its positions are asked for."""
+    with torch.device("meta"):
+        return Qwen2VLModel(Qwen2VLConfig.from_pretrained(folder))
+
+
+def their_positions(model: Qwen2VLModel, prepared: Prepared) -> npt.NDArray[np.int64]:
+    """transformers' M-RoPE positions ``(3, n)`` of the same tokens and grids."""
+    # Grids count patches; pixels are of the size that becomes patches.
+    grids: dict[str, list[list[int]]] = {"image": [], "video": []}
+    for media in prepared.media:
+        count, height, width, _ = media.pixels.shape
+        grids[media.kind].append([math.ceil(count / 2), height // 14, width // 14])
+    ids = prepared.token_ids.tolist()
+    kinds = [{IMAGE_ID: 1, VIDEO_ID: 2}.get(token, 0) for token in ids]
+    positions, _ = model.get_rope_index(
+        torch.LongTensor([ids]),
+        torch.IntTensor([kinds]),
+        image_grid_thw=torch.LongTensor(grids["image"]),
+        video_grid_thw=torch.LongTensor(grids["video"]),
+    )
+    result: npt.NDArray[np.int64] = positions[:, 0].numpy()
+    return result
+
+
+IMAGE = "<|vision_start|><|image_pad|><|vision_end|>"
+VIDEO = "<|vision_start|><|video_pad|><|vision_end|>"
+
+
+@pytest.mark.parametrize(
+    ("prompt", "images", "video"),
+    [
+        ("A cat and a dog.", (), ()),
+        (f"{IMAGE} Represent it.", (noise(300, 200),), ()),
+        (f"Before {IMAGE} and after", (noise(100, 400),), ()),
+        (f"{IMAGE}{IMAGE} which?", (noise(84, 84), noise(300, 100)), ()),
+        (f"{VIDEO} What happens?", (), frames(6)),
+        (f"{VIDEO}", (), frames(5)),
+        (f"{VIDEO} odd one out: {IMAGE}", (noise(150, 200),), frames(4)),
+        (f"{IMAGE} {VIDEO} {IMAGE} end", (noise(60, 60), noise(200, 30)), frames(1)),
+    ],
+)
+def test_positions_behind_vision_start_are_those_of_transformers(
+    preprocessor: Preprocessor,
+    model: Qwen2VLModel,
+    prompt: str,
+    images: tuple[Image.Image, ...],
+    video: tuple[Image.Image, ...],
+) -> None:
+    prepared = preprocessor.prepare(Request(prompt, images=images, video=video), DEFAULT)
+    assert prepared.positions.dtype == np.int32
+    np.testing.assert_array_equal(prepared.positions, their_positions(model, prepared))
+
+
+def test_counting_goes_on_behind_the_largest_position_even_in_time(
+    preprocessor: Preprocessor,
+) -> None:
+    # As in the paper and in transformers 4; transformers 5 skips only by height and width, which
+    # gives tokens behind a long video positions that its last frames have.
+    prompt = "<|vision_start|><|video_pad|><|vision_end|>"
+    prepared = preprocessor.prepare(Request(prompt, video=frames(10, 56, 56)), DEFAULT)
+    assert prepared.positions[:, :5].tolist() == [[0, 1, 1, 1, 1], [0, 1, 1, 2, 2], [0, 1, 2, 1, 2]]
+    assert prepared.positions[:, -2].tolist() == [5, 2, 2]
+    assert prepared.positions[:, -1].tolist() == [6, 6, 6]
+
+
+@pytest.mark.parametrize(
+    ("prompt", "images", "video"),
+    [
+        ("<|image_pad|> Represent it.", (noise(300, 200),), ()),
+        ("<|video_pad|> Represent it.", (), frames(4)),
+        ("<|image_pad|> <|image_pad|> <|video_pad|>", (noise(90, 90), noise(60, 60)), frames(2)),
+        # A blank between them already parts the two.
+        ("<|vision_start|> <|image_pad|>", (noise(90, 90),), ()),
+    ],
+)
+def test_positions_without_vision_start_are_sequential(
+    preprocessor: Preprocessor,
+    prompt: str,
+    images: tuple[Image.Image, ...],
+    video: tuple[Image.Image, ...],
+) -> None:
+    prepared = preprocessor.prepare(Request(prompt, images=images, video=video), DEFAULT)
+    np.testing.assert_array_equal(prepared.positions, [range(len(prepared))] * 3)
+
+
+def test_only_media_behind_vision_start_get_grid_positions(preprocessor: Preprocessor) -> None:
+    request = Request(f"<|image_pad|> {IMAGE}", images=(noise(84, 56), noise(84, 56)))
+    prepared = preprocessor.prepare(request, DEFAULT)
+    plain, spatial = prepared.media
+    np.testing.assert_array_equal(
+        prepared.positions[:, plain.start : plain.start + plain.tokens], [range(6)] * 3
+    )
+    start = spatial.start
+    assert (prepared.positions[:, start : start + 6] - start).tolist() == [
+        [0, 0, 0, 0, 0, 0],
+        [0, 0, 0, 1, 1, 1],
+        [0, 1, 2, 0, 1, 2],
+    ]
+
+
+def test_media_in_any_order_of_the_prompt(preprocessor: Preprocessor) -> None:
+    pictures = (noise(56, 84), noise(112, 56))
+    prompt = "a <|image_pad|> b <|video_pad|> c <|image_pad|> d"
+    request = Request(prompt, images=pictures, video=frames(3))
+    prepared = preprocessor.prepare(request, DEFAULT)
+    assert [media.kind for media in prepared.media] == ["image", "video", "image"]
+    assert [media.pixels.shape for media in prepared.media] == [
+        (1, 84, 56, 3),
+        (3, 84, 112, 3),
+        (1, 56, 112, 3),
+    ]
+    assert [media.tokens for media in prepared.media] == [6, 2 * 12, 8]
+    for media in prepared.media:
+        token = VIDEO_ID if media.kind == "video" else IMAGE_ID
+        inside = prepared.token_ids[media.start : media.start + media.tokens]
+        assert set(inside.tolist()) == {token}
+    counts = [int(np.sum(prepared.token_ids == token)) for token in (IMAGE_ID, VIDEO_ID)]
+    assert counts == [14, 24]
+
+
+def test_words_are_rendered_by_the_template(preprocessor: Preprocessor) -> None:
+    pictures = (noise(56, 56), noise(84, 84))
+    template = PromptTemplate(media_separator="\n", separator=": ", suffix="!")
+    rendered = preprocessor.prepare(
+        Request(instruction="Find", text="a cat", images=pictures, video=frames(2)),
+        EmbeddingConfig(prompt=template),
+    )
+    raw = preprocessor.prepare(
+        Request(
+            "<|image_pad|> <|image_pad|> <|video_pad|>\nFind: a cat!",
+            images=pictures,
+            video=frames(2),
+        ),
+        DEFAULT,
+    )
+    np.testing.assert_array_equal(rendered.token_ids, raw.token_ids)
+    assert [m.digest for m in rendered.media] == [m.digest for m in raw.media]
+
+
+@pytest.mark.parametrize(
+    ("prompt", "images", "video", "field"),
+    [
+        ("no placeholder", 1, 0, "images"),
+        ("<|image_pad|>", 0, 0, "images"),
+        ("<|image_pad|> <|image_pad|>", 1, 0, "images"),
+        ("<|image_pad|>", 2, 0, "images"),
+        ("<|video_pad|>", 1, 0, "images"),
+        ("<|image_pad|>", 1, 2, "video"),
+        ("<|video_pad|>", 0, 0, "video"),
+        ("<|video_pad|> <|video_pad|>", 0, 2, "video"),
+        ("<|image_pad|>", 0, 2, "images"),
+        # Phi-3.5-V's are plain words here.
+        ("<|image_1|>", 1, 0, "images"),
+    ],
+)
+def test_placeholders_must_be_as_many_as_the_media(
+    preprocessor: Preprocessor, prompt: str, images: int, video: int, field: str
+) -> None:
+    request = Request(prompt, images=frames(images), video=frames(video))
+    with pytest.raises(InvalidInputError, match="given, but the prompt has") as caught:
+        preprocessor.prepare(request, DEFAULT)
+    assert caught.value.field == field
+
+
+@pytest.mark.parametrize("field", ["instruction", "text"])
+@pytest.mark.parametrize("placeholder", ["<|image_pad|>", "<|video_pad|>"])
+def test_placeholder_in_words_is_refused(
+    preprocessor: Preprocessor, field: str, placeholder: str
+) -> None:
+    values: dict[str, Any] = {field: f"a {placeholder}"}
+    with pytest.raises(InvalidInputError, match="holds the placeholder") as caught:
+        preprocessor.prepare(Request(**values, images=frames(1)), DEFAULT)
+    assert caught.value.field == field
+
+
+def random_sizes(count: int) -> Sequence[tuple[int, int]]:
+    """Widths and heights of 28 to some thousand, ratios to 200."""
+    rng = np.random.default_rng(0)
+    sizes = np.exp(rng.uniform(np.log(28), np.log(6000), (count, 2))).astype(int)
+    sizes = np.concatenate([sizes, rng.integers(28, 120, (count, 2))])
+    return [
+        (width, height)
+        for width, height in sizes.tolist()
+        if max(width, height) <= 200 * min(width, height)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("min_pixels", "max_pixels"),
+    [(3136, MAX_PIXELS), (3136, 12_845_056), (256 * 784, 1280 * 784), (784, 784), (4 * 784, 5000)],
+)
+def test_smart_resize_is_that_of_transformers(min_pixels: int, max_pixels: int) -> None:
+    for width, height in random_sizes(2000):
+        ours = smart_resize(height, width, 28, min_pixels, max_pixels)
+        assert ours == their_smart_resize(height, width, 28, min_pixels, max_pixels), (
+            width,
+            height,
+        )
+
+
+@pytest.mark.parametrize(
+    "size", [(56, 56), (300, 200), (29, 500), (1200, 900), (28, 28), (640, 427), (2000, 30)]
+)
+def test_pixels_are_those_of_transformers(
+    folder: Path, preprocessor: Preprocessor, size: tuple[int, int]
+) -> None:
+    image = noise(*size)
+    (media,) = preprocessor.prepare(Request(images=(image,)), DEFAULT).media
+    theirs = Qwen2VLImageProcessorPil.from_pretrained(folder)
+    expected = theirs(image, do_rescale=False, do_normalize=False)
+    patches, height, width = theirs.patchify(
+        media.pixels[0].transpose(2, 0, 1), patch_size=14, merge_size=2, temporal_patch_size=2
+    )
+    assert expected["image_grid_thw"].tolist() == [[1, height, width]]
+    np.testing.assert_array_equal(patches, expected["pixel_values"])
+
+
+@pytest.mark.parametrize("size", [(20, 17), (27, 400), (400, 27), (1, 1), (27, 27)])
+def test_picture_smaller_than_a_token_becomes_two_by_two(
+    preprocessor: Preprocessor, size: tuple[int, int]
+) -> None:
+    (media,) = preprocessor.prepare(Request(images=(noise(*size),)), DEFAULT).media
+    assert media.pixels.shape == (1, 56, 56, 3)
+    assert media.tokens == 4
+
+
+@pytest.mark.parametrize(("count", "tokens"), [(1, 12), (2, 12), (3, 24), (4, 24), (5, 36)])
+def test_two_frames_share_their_tokens(preprocessor: Preprocessor, count: int, tokens: int) -> None:
+    (media,) = preprocessor.prepare(Request(video=frames(count)), DEFAULT).media
+    assert media.tokens == tokens
+    assert media.pixels.shape == (count, 84, 112, 3)
+
+
+def test_frames_of_different_sizes_are_refused(preprocessor: Preprocessor) -> None:
+    video = (noise(56, 56), noise(84, 56))
+    with pytest.raises(InvalidInputError, match="video: the frames differ in size"):
+        preprocessor.prepare(Request(video=video), DEFAULT)
+
+
+@pytest.mark.parametrize(
+    ("override", "shape"),
+    [
+        ({}, (1, 336, 560, 3)),
+        ({"max_pixels": 50_176}, (1, 168, 280, 3)),
+        ({"min_pixels": 400_000, "max_pixels": 1_000_000}, (1, 504, 812, 3)),
+        # Phi-3.5-V's key says nothing here.
+        ({"num_crops": 1}, (1, 336, 560, 3)),
+    ],
+)
+def test_adapter_overrides_the_sizes(
+    preprocessor: Preprocessor, override: dict[str, int], shape: tuple[int, ...]
+) -> None:
+    request = Request(images=(noise(800, 500),))
+    (media,) = preprocessor.prepare(request, EmbeddingConfig(image=override)).media
+    assert media.pixels.shape == shape
+    assert media.tokens == shape[1] * shape[2] // 784
+
+
+def test_too_many_tokens_are_refused(folder: Path) -> None:
+    request = Request("<|image_pad|> a", images=(noise(280, 280),))
+    # 100 of the image, one of the word.
+    assert len(load_preprocessor(folder, Limits(max_tokens=101)).prepare(request, DEFAULT)) == 101
+    with pytest.raises(InvalidInputError, match=r"101 tokens .* max_tokens, 100\b"):
+        load_preprocessor(folder, Limits(max_tokens=100)).prepare(request, DEFAULT)
+
+
+@pytest.mark.parametrize(
+    ("limits", "field", "problem"),
+    [
+        (Limits(max_images=1), "images", "2 are more than max_images, 1"),
+        (Limits(max_video_frames=2), "video", "3 frames are more than max_video_frames, 2"),
+        (Limits(max_image_pixels=5000), "images[1]", "80x70 pixels .* max_image_pixels, 5000"),
+        (Limits(max_image_pixels=6000), "video[0]", "112x84 pixels .* max_image_pixels, 6000"),
+        (Limits(max_text_bytes=5), "text", "6 bytes are more than max_text_bytes, 5"),
+    ],
+)
+def test_limits_are_refused_by_name(folder: Path, limits: Limits, field: str, problem: str) -> None:
+    request = Request(text="6bytes", images=(noise(60, 60), noise(80, 70)), video=frames(3))
+    load_preprocessor(folder).prepare(request, DEFAULT)
+    with pytest.raises(InvalidInputError, match=problem) as caught:
+        load_preprocessor(folder, limits).prepare(request, DEFAULT)
+    assert caught.value.field == field
+
+
+@pytest.mark.parametrize("size", [(5628, 28), (28, 5601), (1, 201)])
+def test_flat_or_long_picture_is_refused(preprocessor: Preprocessor, size: tuple[int, int]) -> None:
+    with pytest.raises(InvalidInputError, match="200 to 1") as caught:
+        preprocessor.prepare(Request(images=(noise(56, 56), noise(*size))), DEFAULT)
+    assert caught.value.field == "images[1]"
+
+
+@pytest.mark.parametrize("size", [(5600, 28), (1, 200)])
+def test_picture_of_200_to_1_is_taken(preprocessor: Preprocessor, size: tuple[int, int]) -> None:
+    assert len(preprocessor.prepare(Request(images=(noise(*size),)), DEFAULT).media) == 1

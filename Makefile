@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 SIZE ?= small
 
-.PHONY: help setup example test lint format bench clean
+.PHONY: help setup protos serve example test lint format bench clean
 
 help:  ## what there is
 	@grep -E '^[a-z]+:.*##' Makefile | sed 's/:.*##/\t/' | expand -t 10
@@ -12,7 +12,8 @@ setup: .venv/installed  ## make .venv with the pinned development environment
 
 .venv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	$(BIN)/pip install --quiet --constraint constraints.txt \
+	    --editable clients/python --editable '.[dev]'
 	touch $@
 
 example: setup  ## a tiny checkpoint, two adapters, a few lines embedded
@@ -26,10 +27,21 @@ example: setup  ## a tiny checkpoint, two adapters, a few lines embedded
 test: setup  ## run all tests
 	$(BIN)/pytest
 
-lint: setup  ## ruff, mypy --strict
+protos: setup  ## generate the Python stubs from protos/
+	protos/generate.sh
+
+serve: setup  ## serve the example's tiny model on localhost:50051
+	$(BIN)/python -m tests.parity.make_checkpoints example
+	$(BIN)/vlm2vec serve --model tiny=example/qwen2_vl \
+	    --adapter tiny/1=tests/parity/data/adapters/qwen2_vl/lora \
+	    --adapter tiny/2=tests/parity/data/adapters/qwen2_vl/dora
+
+lint: setup  ## ruff, mypy --strict, buf; are the stubs those of the protos?
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	cd protos && ../$(BIN)/buf lint && ../$(BIN)/buf format --diff --exit-code
+	protos/check.sh
 
 format: setup  ## let ruff rewrite what it can
 	$(BIN)/ruff check --fix .

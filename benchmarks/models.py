@@ -122,7 +122,7 @@ def image_input(words: int, config: dict[str, Any], rng: np.random.Generator) ->
     text = text_input(words, config["vocab_size"], rng)
     ids = np.concatenate([np.full(tokens, placeholder, np.int32), text.token_ids])
     positions = np.broadcast_to(np.arange(len(ids), dtype=np.int32), (3, len(ids)))
-    return Prepared(ids, positions, (Media("image", pixels, 0, tokens),))
+    return Prepared(ids, positions, (Media.of("image", pixels, 0, tokens),))
 
 
 def workload(name: str, size: str, count: int, seed: int = 0) -> list[Prepared]:

@@ -1,16 +1,20 @@
 """The command ``vlm2vec``."""
 
+import asyncio
 import sys
-from collections.abc import Sequence
+import tomllib
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import click
 
 from vlm2vec_service.errors import Vlm2vecError
+from vlm2vec_service.logs import configure
 from vlm2vec_service.options import options, take
-from vlm2vec_service.settings import EngineSettings, Limits, VideoSettings
+from vlm2vec_service.settings import EngineSettings, Limits, ServerSettings, VideoSettings
 
+Callback = Callable[[click.Context, click.Parameter, Sequence[str]], dict[tuple[str, str], str]]
 CONTEXT = {
     "auto_envvar_prefix": "VLM2VEC",
     "show_default": True,
@@ -115,6 +119,132 @@ def embed(**values: Any) -> None:
         video=take(VideoSettings, values),
     )
     sys.exit(1 if run(job) else 0)
+
+
+def _pairs(separator: str) -> Callback:
+    """A callback that parses LEFT=RIGHT, where LEFT is one name, or two around ``separator``."""
+
+    def parse(
+        context: click.Context, parameter: click.Parameter, items: Sequence[str]
+    ) -> dict[tuple[str, str], str]:
+        pairs: dict[tuple[str, str], str] = {}
+        for item in items:
+            left, _, right = item.partition("=")
+            name, _, other = left.partition(separator)
+            if not (name and other and right):
+                raise click.BadParameter(f"{item!r} is not {parameter.metavar}")
+            if (name, other) in pairs:
+                raise click.BadParameter(f"{left!r} is given twice")
+            pairs[name, other] = right
+        return pairs
+
+    return parse
+
+
+def _read_config(context: click.Context, parameter: click.Parameter, path: Path | None) -> None:
+    """A TOML file whose keys are the options' names; flags and environment variables go first."""
+    if path is None:
+        return
+    try:
+        values = tomllib.loads(path.read_text())
+    except ValueError as error:
+        raise click.BadParameter(f"{path}: {error}") from error
+    known = {option.name for option in context.command.params}
+    values = {key.replace("-", "_"): value for key, value in values.items()}
+    if unknown := sorted(set(values) - known):
+        raise click.BadParameter(f"{path}: unknown key {', '.join(unknown)}")
+    context.default_map = values
+
+
+@vlm2vec.command()
+@click.option(
+    "--config",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    is_eager=True,
+    callback=_read_config,
+    expose_value=False,
+    help="TOML file with any of these options.",
+)
+@click.option(
+    "--model",
+    multiple=True,
+    required=True,
+    callback=names_and_folders,
+    metavar="NAME=DIR",
+    help="A checkpoint folder, under the name that callers use. Repeatable.",
+)
+@click.option(
+    "--adapter",
+    multiple=True,
+    callback=_pairs("/"),
+    metavar="NAME/VERSION=DIR",
+    help="A PEFT adapter folder as a version of a model. Repeatable.",
+)
+@click.option(
+    "--alias",
+    multiple=True,
+    callback=_pairs("@"),
+    metavar="NAME@ALIAS=VERSION",
+    help="A movable name for a version; champion answers who asks for none "
+    "(default: the last adapter given). Repeatable.",
+)
+@click.option(
+    "--worker",
+    multiple=True,
+    metavar="NAME=HOST:PORT",
+    help="A worker on another host for a model, instead of a process here. Repeatable.",
+)
+@options(ServerSettings)
+@options(EngineSettings)
+@options(Limits)
+@options(VideoSettings)  # fmt: skip
+def serve(**values: Any) -> None:
+    """Serve models over gRPC until SIGTERM, then finish what was accepted.
+
+    Starts a worker process for each model and device (--device cuda:0,cuda:1), restarts it if it
+    dies, and answers on --listen. Health, reflection and Prometheus metrics are on.
+
+    \b
+    Example:
+      vlm2vec serve --model v2=Qwen2-VL-2B-Instruct --adapter v2/1=VLM2Vec-V2.0 --device cuda
+    """
+    from vlm2vec_service.frontend import server
+
+    settings = take(ServerSettings, values)
+    configure(settings.log_level, settings.log_format)
+    workers: dict[str, list[str]] = {}
+    for item in values["worker"]:
+        name, _, address = item.partition("=")
+        workers.setdefault(name, []).append(address)
+    adapters = {key: Path(folder) for key, folder in values["adapter"].items()}
+    deployment = server.Deployment(values["model"], adapters, values["alias"], workers)
+    engine, limits = take(EngineSettings, values), take(Limits, values)
+    video = take(VideoSettings, values)
+
+    async def run() -> None:
+        await server.serve(server.build(deployment, settings, engine, limits, video))
+
+    asyncio.run(run())
+
+
+@vlm2vec.command()
+@click.option(
+    "--base",
+    required=True,
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    help="Checkpoint folder in Hugging Face layout.",
+)
+@click.option("--address", default="127.0.0.1:50052", help="HOST:PORT or unix:PATH to serve on.")
+@options(EngineSettings)  # fmt: skip
+def worker(**values: Any) -> None:
+    """Run one worker by itself, for `vlm2vec serve --worker NAME=HOST:PORT` on another host.
+
+    It trusts whoever can connect: keep its port inside the cluster.
+    """
+    from vlm2vec_service.worker.server import serve as serve_worker
+
+    configure("INFO", "text")
+    serve_worker(values.pop("base"), values.pop("address"), take(EngineSettings, values))
 
 
 def main() -> None:

@@ -108,8 +108,6 @@ def _lines(job: Job, engine: Engine, preprocessor: Preprocessor) -> Iterator[Rea
                 )
             embedding = configs[line.adapter] if line.adapter else EmbeddingConfig()
             prepared = preprocessor.prepare(line.request, embedding)
-            for media in prepared.media:
-                _ = media.digest  # computed here, off the engine's thread
             return Ready(number, line.id, line.adapter, prepared)
         except Vlm2vecError as error:
             return f"line {number}{id}: {error}"

@@ -57,3 +57,40 @@ class EngineSettings:
     vision_cache_bytes: int = setting(
         268_435_456, "Bytes of device memory for cached image and video features; 0 turns it off."
     )
+
+
+@dataclass(frozen=True)
+class ServerSettings:
+    """How the front end serves."""
+
+    listen: str = setting("127.0.0.1:50051", "Address for gRPC: HOST:PORT, or unix:PATH.")
+    metrics_listen: str = setting(
+        "127.0.0.1:9090", "Address for Prometheus metrics: HOST:PORT; empty turns them off."
+    )
+    max_inputs: int = setting(64, "Inputs of a unary call, and candidates of a ranking.")
+    max_message_bytes: int = setting(67_108_864, "Bytes of one gRPC message.")
+    max_queue_requests: int = setting(
+        4096, "Inputs admitted and not yet answered, for each model; more are refused."
+    )
+    max_queue_tokens: int = setting(
+        1_048_576, "Tokens that wait for a device, for each model; then inputs are refused."
+    )
+    stream_window: int = setting(
+        256, "Unanswered inputs of one stream; the server reads no further until some are answered."
+    )
+    preprocess_threads: int = setting(4, "Threads that decode images and video.")
+    default_deadline_seconds: float = setting(
+        300.0, "Time limit of a unary call, or of one input of a stream, that sets none."
+    )
+    batch_timeout_seconds: float = setting(
+        300.0, "A worker that takes longer over one batch is restarted."
+    )
+    drain_seconds: float = setting(
+        60.0, "After SIGTERM: how long accepted requests may take to finish."
+    )
+    keepalive_seconds: float = setting(30.0, "Interval of HTTP/2 pings on a silent connection.")
+    max_connection_age_seconds: float = setting(
+        0.0, "Age at which a connection is asked to reconnect, to spread over pods; 0 is never."
+    )
+    log_format: str = setting("text", "Format of the log: text or json.")
+    log_level: str = setting("INFO", "Least severe level that is logged.")

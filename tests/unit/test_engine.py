@@ -10,7 +10,7 @@ import pytest
 from tests.conftest import CASES, adapter_folder, case_request
 from vlm2vec_registry.embedding_config import EmbeddingConfig
 from vlm2vec_service.engine import Engine
-from vlm2vec_service.engine.packing import batches
+from vlm2vec_service.engine.packing import Item, batches
 from vlm2vec_service.preprocess import Prepared, Request, load_preprocessor
 from vlm2vec_service.settings import EngineSettings
 
@@ -63,9 +63,9 @@ def test_no_input(checkpoints: Path) -> None:
 
 
 def test_batches_keep_order_and_budget() -> None:
-    def item(length: int) -> tuple[Prepared, None]:
+    def item(length: int) -> Item:
         ids = np.zeros(length, np.int32)
-        return Prepared(ids, np.zeros((3, length), np.int32)), None
+        return Item(Prepared(ids, np.zeros((3, length), np.int32)), None)
 
     assert batches([item(n) for n in (3, 4, 2, 99, 1, 1)], 9) == [[0, 1, 2], [3], [4, 5]]
     assert batches([], 9) == []

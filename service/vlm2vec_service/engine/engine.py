@@ -101,11 +101,12 @@ class Engine:
         batch does not change a vector. Raises `NotFoundError` for an unknown adapter.
         """
         items = [
-            (prepared, None if name is None else self.adapter(name)) for prepared, name in inputs
+            Item(prepared, None if name is None else self.adapter(name), normalize)
+            for prepared, name in inputs
         ]
         vectors = np.empty((len(items), self.dim), np.float32)
         for indices in batches(items, self.token_budget):
-            vectors[indices] = self.run([items[i] for i in indices], normalize)
+            vectors[indices] = self.run([items[i] for i in indices])
         return vectors
 
     @property
@@ -114,8 +115,8 @@ class Engine:
         return int(self.backbone.model.embed_tokens.embedding_dim)
 
     @torch.inference_mode()
-    def run(self, items: Sequence[Item], normalize: bool | None = None) -> npt.NDArray[np.float32]:
-        """One batch, however long: float32 ``(len(items), dim)``."""
+    def run(self, items: Sequence[Item]) -> npt.NDArray[np.float32]:
+        """One batch, however long: float32 ``(len(items), dim)``, in order."""
         batch = pack(items, self.device)
         with self._running:
             hidden = self._embeddings(batch)
@@ -124,12 +125,8 @@ class Engine:
             states = self.backbone.decode(
                 hidden, rotary, batch.segments, batch.last, self.rows, batch.input_groups
             ).float()
-        unit = [
-            normalize if normalize is not None else adapter is None or adapter.embedding.normalize
-            for _, adapter in batch.items
-        ]
-        keep = torch.tensor(unit, device=self.device)[:, None]
-        states = torch.where(keep, F.normalize(states, dim=1), states)
+        unit = torch.tensor([item.unit for item in batch.items], device=self.device)
+        states = torch.where(unit[:, None], F.normalize(states, dim=1), states)
         vectors = np.empty(states.shape, np.float32)
         vectors[batch.order] = states.cpu().numpy()
         return vectors
@@ -139,25 +136,25 @@ class Engine:
         hidden = self.backbone.embed_tokens(batch.token_ids)
         features = self._features(batch.items)
         offset = 0
-        for prepared, adapter in batch.items:
-            for media in prepared.media:
+        for item in batch.items:
+            for media in item.prepared.media:
                 start = offset + media.start
-                hidden[start : start + media.tokens] = features[_key(media, adapter)]
-            offset += len(prepared)
+                hidden[start : start + media.tokens] = features[_key(media, item.adapter)]
+            offset += len(item.prepared)
         return hidden
 
     def _features(self, items: Sequence[Item]) -> dict[Key, Tensor]:
         """Features of all media in ``items``, each encoded once or taken from the cache."""
         features: dict[Key, Tensor] = {}
         missing: dict[Key, tuple[Media, Adapter | None]] = {}
-        for prepared, adapter in items:
-            for media in prepared.media:
-                key = _key(media, adapter)
+        for item in items:
+            for media in item.prepared.media:
+                key = _key(media, item.adapter)
                 if key in features or key in missing:
                     continue
                 cached = self.cache.get(key)
                 if cached is None:
-                    missing[key] = (media, adapter if key[1] else None)
+                    missing[key] = (media, item.adapter if key[1] else None)
                 else:
                     features[key] = cached
         for keys in self._vision_batches(missing):

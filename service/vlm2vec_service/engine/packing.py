@@ -13,8 +13,22 @@ from vlm2vec_service.engine.attention import Segments
 from vlm2vec_service.engine.linear import Group
 from vlm2vec_service.preprocess.prepared import Prepared
 
-Item = tuple[Prepared, Adapter | None]
-"""An input and the adapter to embed it with; None is the base model."""
+
+@dataclass(frozen=True)
+class Item:
+    """An input, the adapter to embed it with (None is the base model), and whether to L2-normalise
+    (None does as the adapter says)."""
+
+    prepared: Prepared
+    adapter: Adapter | None
+    normalize: bool | None = None
+
+    @property
+    def unit(self) -> bool:
+        """Whether the vector is to have length 1."""
+        if self.normalize is not None:
+            return self.normalize
+        return self.adapter is None or self.adapter.embedding.normalize
 
 
 @dataclass(frozen=True)
@@ -43,12 +57,12 @@ class PackedBatch:
 def pack(items: Sequence[Item], device: torch.device) -> PackedBatch:
     """Lays ``items`` out: by adapter, and within one by length, so that attention on a CPU can take
     equal lengths together."""
-    adapters = [adapter for _, adapter in items]
-    order = sorted(range(len(items)), key=lambda i: (id(adapters[i]), len(items[i][0])))
+    order = sorted(range(len(items)), key=lambda i: (id(items[i].adapter), len(items[i].prepared)))
     items = [items[i] for i in order]
-    lengths = [len(prepared) for prepared, _ in items]
-    token_ids = np.concatenate([prepared.token_ids for prepared, _ in items])
-    positions = np.concatenate([prepared.positions for prepared, _ in items], axis=1)
+    adapters = [item.adapter for item in items]
+    lengths = [len(item.prepared) for item in items]
+    token_ids = np.concatenate([item.prepared.token_ids for item in items])
+    positions = np.concatenate([item.prepared.positions for item in items], axis=1)
     return PackedBatch(
         items=items,
         order=order,
@@ -56,8 +70,8 @@ def pack(items: Sequence[Item], device: torch.device) -> PackedBatch:
         positions=torch.from_numpy(positions).to(device, torch.int64),
         last=torch.tensor([*itertools.accumulate(lengths)], device=device) - 1,
         segments=Segments(lengths, causal=True, device=device),
-        token_groups=group_rows([adapter for _, adapter in items], lengths),
-        input_groups=group_rows([adapter for _, adapter in items], [1] * len(items)),
+        token_groups=group_rows(adapters, lengths),
+        input_groups=group_rows(adapters, [1] * len(items)),
     )
 
 
@@ -79,10 +93,11 @@ def batches(items: Sequence[Item], token_budget: int) -> list[list[int]]:
     longer gets one of its own. Returns their indices."""
     cut: list[list[int]] = []
     used = token_budget + 1
-    for index, (prepared, _) in enumerate(items):
-        if used + len(prepared) > token_budget:
+    for index, item in enumerate(items):
+        length = len(item.prepared)
+        if used + length > token_budget:
             cut.append([])
             used = 0
         cut[-1].append(index)
-        used += len(prepared)
+        used += length
     return cut

@@ -28,7 +28,7 @@ def decode_image(data: bytes, limits: Limits, field: str = "image") -> Image.Ima
     try:
         image = Image.open(io.BytesIO(data), formats=FORMATS)
     except Exception as error:
-        raise InvalidInputError(field, f"no {', '.join(FORMATS)} image: {error}") from error
+        raise InvalidInputError(field, f"no {', '.join(FORMATS)} image") from error
     check_size(image, limits, field)
     try:
         return image.convert("RGB")

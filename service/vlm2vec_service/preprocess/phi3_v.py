@@ -64,7 +64,7 @@ class Phi3VPreprocessor:
         # Before any pixel is resized: the token count follows from the sizes alone.
         check_tokens(len(token_ids), self.limits)
         media = tuple(
-            Media("image", hd_transform(image, grid)[None], start, token_count(grid))
+            Media.of("image", hd_transform(image, grid)[None], start, token_count(grid))
             for image, grid, start in zip(request.images, grids, starts, strict=True)
         )
         positions = np.arange(len(token_ids), dtype=np.int32)

@@ -2,7 +2,6 @@
 
 import hashlib
 from dataclasses import dataclass, field
-from functools import cached_property
 from typing import Literal
 
 import numpy as np
@@ -30,20 +29,28 @@ class Media:
     """One image or video, resized and ready for the engine.
 
     ``pixels`` is uint8 of shape ``(frames, height, width, 3)``; ``start`` is the index of its
-    first token in the input and ``tokens`` how many it takes there.
+    first token in the input and ``tokens`` how many it takes there. ``digest`` is 16 bytes that are
+    equal exactly where the pixels and the kind are.
     """
 
     kind: Literal["image", "video"]
     pixels: npt.NDArray[np.uint8]
     start: int
     tokens: int
+    digest: bytes
 
-    @cached_property
-    def digest(self) -> bytes:
-        """16 bytes that are equal exactly where the resized pixels and the kind are."""
-        digest = hashlib.blake2b(f"{self.kind}{self.pixels.shape}".encode(), digest_size=16)
-        digest.update(self.pixels.tobytes())
-        return digest.digest()
+    @classmethod
+    def of(
+        cls,
+        kind: Literal["image", "video"],
+        pixels: npt.NDArray[np.uint8],
+        start: int,
+        tokens: int,
+    ) -> "Media":
+        """With the digest of ``pixels``."""
+        digest = hashlib.blake2b(f"{kind}{pixels.shape}".encode(), digest_size=16)
+        digest.update(pixels.tobytes())
+        return cls(kind, pixels, start, tokens, digest.digest())
 
 
 @dataclass(frozen=True)

@@ -135,7 +135,9 @@ class Qwen2VLPreprocessor:
         pixels = np.stack(
             [np.asarray(frame.resize(size, Image.Resampling.BICUBIC)) for frame in frames]
         )
-        return Media("image" if token == self.image_id else "video", pixels, start, math.prod(grid))
+        return Media.of(
+            "image" if token == self.image_id else "video", pixels, start, math.prod(grid)
+        )
 
 
 def smart_resize(

@@ -1,0 +1,48 @@
+"""The vector space: a digest of exactly what changes a vector.
+
+Vectors of two spaces do not compare. Two checkouts of the same files are one space.
+"""
+
+import hashlib
+import json
+from pathlib import Path
+
+from vlm2vec_registry.embedding_config import EmbeddingConfig
+
+BASE_FILES = ("config.json", "preprocessor_config.json", "tokenizer.json")
+ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors")
+HEX_DIGITS = 32
+
+
+def base_digest(base: Path) -> bytes:
+    """SHA-256 of a checkpoint: its settings, tokenizer and every byte of its weights.
+
+    Reads the whole checkpoint, about a second for each gigabyte or two. Raises `OSError`.
+    """
+    weights = sorted(base.glob("*.safetensors"))
+    return _digest([base / name for name in BASE_FILES] + weights)
+
+
+def space_of(base: bytes, adapter: Path | None) -> str:
+    """32 hexadecimal digits for a checkpoint's digest and an adapter folder, or none.
+
+    Of ``adapter_config.json`` everything counts but where the base once lay; of ``embedding.json``
+    the settings, not the spelling. Raises `OSError`, `ValueError`.
+    """
+    digest = hashlib.sha256(base)
+    if adapter is not None:
+        config = json.loads((adapter / ADAPTER_FILES[0]).read_text())
+        for key in ("base_model_name_or_path", "revision", "peft_version", "auto_mapping"):
+            config.pop(key, None)
+        digest.update(json.dumps(config, sort_keys=True).encode())
+        digest.update(_digest([adapter / ADAPTER_FILES[1]]))
+        digest.update(EmbeddingConfig.read(adapter).to_json().encode())
+    return digest.hexdigest()[:HEX_DIGITS]
+
+
+def _digest(paths: list[Path]) -> bytes:
+    digest = hashlib.sha256()
+    for path in paths:
+        with path.open("rb") as file:
+            digest.update(hashlib.file_digest(file, "sha256").digest())
+    return digest.digest()

@@ -1,0 +1,106 @@
+"""Messages to requests: what is well-formed, and pictures decoded."""
+
+from collections.abc import Sequence
+
+from PIL import Image
+from vlm2vec.v1 import embedding_pb2 as pb
+
+from vlm2vec_service.errors import InvalidInputError
+from vlm2vec_service.preprocess.images import decode_image
+from vlm2vec_service.preprocess.prepared import Request
+from vlm2vec_service.preprocess.video import sample_video
+from vlm2vec_service.settings import Limits
+
+MAX_ID_BYTES = 256
+MAX_NAME_BYTES = 256
+
+
+def check_options(options: pb.CallOptions) -> None:
+    """Refuses what no server could do. Raises `InvalidInputError` naming the field."""
+    model = options.model
+    names = {
+        "options.model.name": model.name,
+        "options.model.alias": model.alias,
+        "options.model.version": model.version,
+        "options.model.space": model.space,
+        "options.routing_key": options.routing_key,
+    }
+    for field, value in names.items():
+        if len(value.encode()) > MAX_NAME_BYTES:
+            raise InvalidInputError(field, f"longer than {MAX_NAME_BYTES} bytes")
+    selector = model.WhichOneof("selector")
+    if selector and not getattr(model, selector):
+        raise InvalidInputError(f"options.model.{selector}", "set, but empty")
+    if options.priority not in pb.Priority.values():
+        raise InvalidInputError("options.priority", f"{options.priority} is no priority")
+    if options.output.dtype not in pb.Dtype.values():
+        raise InvalidInputError("options.output.dtype", f"{options.output.dtype} is no format")
+
+
+def check_dimensions(options: pb.OutputOptions, dimension: int) -> None:
+    """Refuses to cut to more than a whole vector's ``dimension``."""
+    if options.dimensions > dimension:
+        raise InvalidInputError(
+            "options.output.dimensions",
+            f"{options.dimensions} are more than the model's {dimension}",
+        )
+
+
+def modality(message: pb.Input) -> str:
+    """Which kinds of parts it has; one of `metrics.MODALITIES`."""
+    kinds = {part.WhichOneof("part") for part in message.parts}
+    media = "video" if "video" in kinds else "image" if "image" in kinds else ""
+    text = "text" if "text" in kinds or message.prompt or message.instruction or not media else ""
+    return "_".join(part for part in (media, text) if part)
+
+
+def parse_input(message: pb.Input, limits: Limits, frames: int, field: str) -> Request:
+    """Decodes one input. ``frames`` are sampled from a video file; ``field`` is where the input
+    stands in the caller's message. Raises `InvalidInputError` naming the field below it."""
+    images: list[Image.Image] = []
+    texts: list[str] = []
+    video: Sequence[Image.Image] = ()
+    count = sum(part.WhichOneof("part") == "image" for part in message.parts)
+    if count > limits.max_images:
+        raise InvalidInputError(f"{field}.parts", f"{count} images, max_images {limits.max_images}")
+    for index, part in enumerate(message.parts):
+        place = f"{field}.parts[{index}]"
+        kind = part.WhichOneof("part")
+        if kind == "image":
+            images.append(decode_image(part.image, limits, f"{place}.image"))
+        elif kind == "video":
+            if video:
+                raise InvalidInputError(f"{place}.video", "an input has one video at most")
+            video = _video(part.video, limits, frames, f"{place}.video")
+        elif kind == "text":
+            if message.HasField("prompt"):
+                raise InvalidInputError(
+                    f"{place}.text", "beside a prompt: write it into the prompt"
+                )
+            texts.append(part.text)
+        else:
+            raise InvalidInputError(place, "empty: set text, image or video")
+    return Request(
+        prompt=message.prompt if message.HasField("prompt") else None,
+        instruction=message.instruction or None,
+        text=" ".join(texts) or None,
+        images=tuple(images),
+        video=tuple(video),
+    )
+
+
+def _video(message: pb.Video, limits: Limits, frames: int, field: str) -> Sequence[Image.Image]:
+    source = message.WhichOneof("source")
+    if source == "file":
+        return sample_video(message.file, frames, limits, f"{field}.file")
+    if source is None or not message.frames.images:
+        raise InvalidInputError(field, "empty: set file or frames")
+    if len(message.frames.images) > limits.max_video_frames:
+        raise InvalidInputError(
+            f"{field}.frames",
+            f"{len(message.frames.images)} frames, max_video_frames {limits.max_video_frames}",
+        )
+    return [
+        decode_image(data, limits, f"{field}.frames.images[{index}]")
+        for index, data in enumerate(message.frames.images)
+    ]

@@ -1,0 +1,201 @@
+"""The front-end process: builds what is served, starts workers and gRPC, drains on SIGTERM."""
+
+import asyncio
+import contextlib
+import logging
+import signal
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import grpc
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+from prometheus_client import start_http_server
+from vlm2vec.v1 import adapters_pb2, adapters_pb2_grpc, embedding_pb2, embedding_pb2_grpc
+
+from vlm2vec_registry.space import base_digest
+from vlm2vec_service.catalog import BASE_VERSION, CHAMPION, Catalog, Model, read_version
+from vlm2vec_service.errors import CheckpointError, NotFoundError
+from vlm2vec_service.frontend.adapters import AdapterServicer
+from vlm2vec_service.frontend.embedding import EmbeddingServicer
+from vlm2vec_service.frontend.interceptor import Interceptor
+from vlm2vec_service.frontend.service import Served, Service
+from vlm2vec_service.metrics import Metrics
+from vlm2vec_service.preprocess import load_preprocessor
+from vlm2vec_service.preprocess.load import read_json
+from vlm2vec_service.scheduling.scheduler import Scheduler
+from vlm2vec_service.settings import EngineSettings, Limits, ServerSettings, VideoSettings
+from vlm2vec_service.worker.supervisor import Worker
+
+log = logging.getLogger(__name__)
+LIVENESS = "liveness"
+"""Health of the process, whatever its workers do; "" and the services' names are readiness."""
+
+
+@dataclass(frozen=True)
+class Deployment:
+    """What to serve. ``adapters`` by model and version, ``aliases`` by model and alias; ``workers``
+    are addresses of workers on other hosts, by model (a model without one gets processes here)."""
+
+    models: Mapping[str, Path]
+    adapters: Mapping[tuple[str, str], Path] = field(default_factory=dict)
+    aliases: Mapping[tuple[str, str], str] = field(default_factory=dict)
+    workers: Mapping[str, Sequence[str]] = field(default_factory=dict)
+
+
+def read_catalog(deployment: Deployment) -> Catalog:
+    """Reads every checkpoint and adapter folder once. Raises `Vlm2vecError` naming what is wrong.
+
+    The champion is the alias given, or the adapter given last, or the base model.
+    """
+    catalog = Catalog({})
+    for name, base in deployment.models.items():
+        log.info("model %s: reading %s", name, base)
+        backbone = read_json(base / "config.json").get("model_type", "")
+        try:
+            digest = base_digest(base)
+        except OSError as error:
+            raise CheckpointError(f"{base}: {error}") from error
+        versions = {BASE_VERSION: read_version(BASE_VERSION, None, digest)}
+        for (model, version), folder in deployment.adapters.items():
+            if model == name:
+                versions[version] = read_version(version, folder, digest)
+        aliases = {alias: v for (model, alias), v in deployment.aliases.items() if model == name}
+        aliases.setdefault(CHAMPION, list(versions)[-1])
+        catalog.models[name] = Model(name, base, backbone, versions, aliases)
+    for model, version in deployment.adapters:
+        catalog.model(model).version(version=version)
+    for model, alias in deployment.aliases:
+        catalog.model(model).version(alias=alias)
+    for model in deployment.workers:
+        catalog.model(model)
+    return catalog
+
+
+def build(
+    deployment: Deployment,
+    settings: ServerSettings,
+    engine: EngineSettings,
+    limits: Limits,
+    video: VideoSettings,
+) -> Service:
+    """Everything but what runs; needs a running event loop."""
+    catalog = read_catalog(deployment)
+    metrics = Metrics()
+    served = {}
+    for model in catalog.models.values():
+        addresses = deployment.workers.get(model.name, ())
+        devices = engine.device.split(",")
+        workers = [
+            Worker(
+                f"{model.name}/{place}", model.name, model.base,
+                engine if addresses else EngineSettings(**{**vars(engine), "device": place}),
+                metrics, settings.batch_timeout_seconds, place if addresses else None,
+            )
+            for place in (addresses or devices)
+        ]  # fmt: skip
+        for worker in workers:
+            worker.wanted = {v.name: v.folder for v in model.versions.values() if v.folder}
+        scheduler = Scheduler(
+            model.name, settings.max_queue_requests, settings.max_queue_tokens, metrics
+        )
+        preprocessor = load_preprocessor(model.base, limits)
+        served[model.name] = Served(model, preprocessor, scheduler, workers)
+    return Service(catalog, served, settings, limits, video.video_frames, metrics)
+
+
+async def serve(service: Service) -> None:
+    """Serves until SIGTERM or SIGINT, then finishes what was accepted."""
+    settings = service.settings
+    server = grpc.aio.server(
+        interceptors=[Interceptor(service.metrics, service.draining)],
+        options=_channel_options(settings),
+    )
+    embedding_pb2_grpc.add_EmbeddingServiceServicer_to_server(EmbeddingServicer(service), server)
+    adapters_pb2_grpc.add_AdapterServiceServicer_to_server(AdapterServicer(service), server)
+    healthy = health.aio.HealthServicer()
+    health_pb2_grpc.add_HealthServicer_to_server(healthy, server)
+    names = [
+        embedding_pb2.DESCRIPTOR.services_by_name["EmbeddingService"].full_name,
+        adapters_pb2.DESCRIPTOR.services_by_name["AdapterService"].full_name,
+    ]
+    reflection.enable_server_reflection(
+        (*names, health.SERVICE_NAME, reflection.SERVICE_NAME), server
+    )
+    if not server.add_insecure_port(settings.listen):
+        raise NotFoundError(f"cannot listen on {settings.listen}")
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    if settings.metrics_listen:
+        host, _, port = settings.metrics_listen.rpartition(":")
+        start_http_server(int(port), host or "0.0.0.0")
+    await healthy.set(LIVENESS, health_pb2.HealthCheckResponse.SERVING)
+    supervisors = _start_workers(service, healthy, ["", *names])
+    await server.start()
+    log.info("serving %s on %s", ", ".join(service.served), settings.listen)
+    await stop.wait()
+
+    log.info("draining: at most %.0f s", settings.drain_seconds)
+    service.draining.set()
+    for name in ("", *names):
+        await healthy.set(name, health_pb2.HealthCheckResponse.NOT_SERVING)
+    await server.stop(settings.drain_seconds)
+    for task in supervisors:
+        task.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await asyncio.gather(*supervisors)
+    for served in service.served.values():
+        served.scheduler.close()
+    log.info("stopped")
+
+
+def _start_workers(
+    service: Service, healthy: "health.aio.HealthServicer", names: Sequence[str]
+) -> list[asyncio.Task[None]]:
+    """Starts every worker; each change of one sets readiness and wakes its scheduler."""
+    background: set[asyncio.Task[None]] = set()
+
+    def update() -> None:
+        state = health_pb2.HealthCheckResponse
+        status = state.SERVING if service.ready else state.NOT_SERVING
+        for name in names:
+            task = asyncio.create_task(healthy.set(name, status))
+            background.add(task)
+            task.add_done_callback(background.discard)
+
+    tasks = []
+    for served in service.served.values():
+        for worker in served.workers:
+            lane = served.scheduler.add_worker(worker)
+
+            def changed(wake: asyncio.Event = lane.wake) -> None:
+                wake.set()
+                update()
+
+            worker.on_change = changed
+            tasks.append(asyncio.create_task(worker.keep_running()))
+    return tasks
+
+
+def _channel_options(settings: ServerSettings) -> list[tuple[str, int]]:
+    milliseconds = int(settings.keepalive_seconds * 1000)
+    options = [
+        ("grpc.max_receive_message_length", settings.max_message_bytes),
+        ("grpc.max_send_message_length", settings.max_message_bytes),
+        ("grpc.keepalive_time_ms", milliseconds),
+        ("grpc.keepalive_timeout_ms", 10_000),
+        ("grpc.http2.min_recv_ping_interval_without_data_ms", 5_000),
+        ("grpc.keepalive_permit_without_calls", 1),
+        # Two front ends must not share a port by accident.
+        ("grpc.so_reuseport", 0),
+    ]
+    if settings.max_connection_age_seconds:
+        age = int(settings.max_connection_age_seconds * 1000)
+        grace = int(settings.drain_seconds * 1000)
+        options += [
+            ("grpc.max_connection_age_ms", age),
+            ("grpc.max_connection_age_grace_ms", grace),
+        ]
+    return options

@@ -1,0 +1,77 @@
+"""Prometheus metrics: seconds, ``_total`` on counters, labels from fixed sets only."""
+
+from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, Histogram
+from vlm2vec.worker.v1 import worker_pb2
+
+SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
+POWERS = tuple(float(2**i) for i in range(15))
+MODALITIES = ("text", "image", "video", "image_text", "video_text")
+
+
+class Metrics:
+    """Every metric of the front end; one object a process (tests give it their own registry)."""
+
+    def __init__(self, registry: CollectorRegistry = REGISTRY) -> None:
+        def counter(name: str, text: str, *labels: str) -> Counter:
+            return Counter(f"vlm2vec_{name}", text, labels, registry=registry)
+
+        def gauge(name: str, text: str, *labels: str) -> Gauge:
+            return Gauge(f"vlm2vec_{name}", text, labels, registry=registry)
+
+        def histogram(name: str, text: str, buckets: tuple[float, ...], *labels: str) -> Histogram:
+            return Histogram(f"vlm2vec_{name}", text, labels, buckets=buckets, registry=registry)
+
+        self.requests = counter("requests_total", "Calls by method and code.", "method", "code")
+        self.seconds = histogram("request_seconds", "Seconds of a unary call.", SECONDS, "method")
+        self.in_flight = gauge("requests_in_flight", "Calls and streams under way.", "method")
+        self.inputs = counter(
+            "inputs_total", "Inputs by model, version and gRPC code.", "model", "version", "code"
+        )
+        self.modalities = counter("modalities_total", "Inputs by modality.", "modality")
+        self.tokens = counter("tokens_total", "Tokens embedded.", "model", "version")
+        self.stage = histogram(
+            "stage_seconds", "Seconds of an input in a stage.", SECONDS, "model", "stage"
+        )
+        self.queue_requests = gauge("queue_requests", "Inputs that wait for a device.", "model")
+        self.queue_tokens = gauge("queue_tokens", "Tokens that wait for a device.", "model")
+        self.pending = gauge("pending_requests", "Inputs admitted and not yet answered.", "model")
+        self.batch_inputs = histogram("batch_inputs", "Inputs of a batch.", POWERS, "model")
+        self.batch_tokens = histogram("batch_tokens", "Tokens of a batch.", POWERS, "model")
+        self.batch_fill = histogram(
+            "batch_fill_ratio", "Tokens of a batch over the token budget.",
+            tuple(i / 10 for i in range(1, 11)), "model",
+        )  # fmt: skip
+        self.cache_hits = gauge(
+            "vision_cache_hits", "Images found in the cache since the worker started.",
+            "model", "worker",
+        )  # fmt: skip
+        self.cache_misses = gauge(
+            "vision_cache_misses", "Images encoded since the worker started.", "model", "worker"
+        )
+        self.device_memory = gauge(
+            "device_memory_bytes", "Device memory in use; 0 where unknown.", "model", "worker"
+        )
+        self.up = gauge("worker_up", "Whether a worker is ready.", "model", "worker")
+        self.restarts = counter("worker_restarts_total", "Restarts of a worker.", "model", "worker")
+        self.adapters = gauge("adapters_loaded", "Adapters a worker holds.", "model", "worker")
+
+    def worker_up(self, model: str, worker: str, up: bool) -> None:
+        """A worker got ready, or stopped being it."""
+        self.up.labels(model, worker).set(up)
+
+    def batch(
+        self,
+        model: str,
+        worker: str,
+        inputs: int,
+        tokens: int,
+        token_budget: int,
+        response: worker_pb2.RunBatchResponse,
+    ) -> None:
+        """A batch came back."""
+        self.batch_inputs.labels(model).observe(inputs)
+        self.batch_tokens.labels(model).observe(tokens)
+        self.batch_fill.labels(model).observe(tokens / token_budget)
+        self.cache_hits.labels(model, worker).set(response.cache_hits)
+        self.cache_misses.labels(model, worker).set(response.cache_misses)
+        self.device_memory.labels(model, worker).set(response.device_memory_bytes)

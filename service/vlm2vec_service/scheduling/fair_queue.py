@@ -1,0 +1,104 @@
+"""What waits for a device: interactive before bulk, callers in turn, each one's oldest first."""
+
+import asyncio
+import time
+from collections import OrderedDict, deque
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+
+from vlm2vec_service.errors import DeadlineError
+from vlm2vec_service.preprocess.prepared import Prepared
+
+BULK_FIRST_EVERY = 8
+"""One batch in so many starts with bulk work, so that interactive load never starves it."""
+
+
+@dataclass(frozen=True)
+class Done:
+    """A vector, float32 ``(dim,)``, and the seconds it waited and ran."""
+
+    vector: npt.NDArray[np.float32]
+    queue_seconds: float
+    inference_seconds: float
+
+
+@dataclass(eq=False)
+class Work:
+    """One prepared input that waits. ``adapter`` is empty for the base model; ``deadline`` is in
+    the time of ``time.monotonic``."""
+
+    prepared: Prepared
+    adapter: str
+    normalize: bool | None
+    interactive: bool
+    caller: str
+    deadline: float
+    future: asyncio.Future[Done]
+    queued_at: float = field(default_factory=time.monotonic)
+
+    @property
+    def tokens(self) -> int:
+        """What it takes of the token budget."""
+        return len(self.prepared)
+
+    def is_dead(self) -> bool:
+        """Whether nobody waits for it any more: cancelled, or its deadline passed (which is then
+        its answer)."""
+        if not self.future.done() and time.monotonic() >= self.deadline:
+            self.future.set_exception(DeadlineError("the deadline passed in the queue"))
+        return self.future.done()
+
+
+class FairQueue:
+    """Two levels, and in each a queue for every caller. Single-threaded: the event loop's."""
+
+    def __init__(self) -> None:
+        self._levels: tuple[OrderedDict[str, deque[Work]], ...] = (OrderedDict(), OrderedDict())
+        self._batches = 0
+        self.tokens = 0
+        self.requests = 0
+
+    def put(self, work: Work) -> None:
+        """Adds at the end of its caller's queue."""
+        level = self._levels[0 if work.interactive else 1]
+        level.setdefault(work.caller, deque()).append(work)
+        self.tokens += work.tokens
+        self.requests += 1
+
+    @property
+    def has_interactive(self) -> bool:
+        """Whether somebody waits for an answer."""
+        return bool(self._levels[0])
+
+    def take(self, token_budget: int) -> list[Work]:
+        """The next batch: at most ``token_budget`` tokens, or one longer input by itself."""
+        self._batches += 1
+        bulk_first = self._batches % BULK_FIRST_EVERY == 0
+        batch: list[Work] = []
+        left = token_budget
+        for level in self._levels[::-1] if bulk_first else self._levels:
+            while (work := self._pop(level, left if batch else None)) is not None:
+                batch.append(work)
+                left -= work.tokens
+        return batch
+
+    def _pop(self, level: OrderedDict[str, deque[Work]], left: int | None) -> Work | None:
+        """The oldest work of the caller whose turn it is, unless it has more than ``left`` tokens.
+        Cancelled and expired work is dropped on the way."""
+        while level:
+            caller, waiting = next(iter(level.items()))
+            work = waiting[0]
+            dead = work.is_dead()
+            if not dead and left is not None and work.tokens > left:
+                return None
+            waiting.popleft()
+            level.move_to_end(caller)
+            if not waiting:
+                del level[caller]
+            self.tokens -= work.tokens
+            self.requests -= 1
+            if not dead:
+                return work
+        return None

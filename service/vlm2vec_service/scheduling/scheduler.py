@@ -1,0 +1,248 @@
+"""Gives the workers of one model their batches, and every request its answer."""
+
+import asyncio
+import logging
+import time
+from collections import deque
+from collections.abc import Coroutine, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import grpc
+from vlm2vec.worker.v1 import worker_pb2
+
+from vlm2vec_service.errors import ExhaustedError, InvalidInputError, Vlm2vecError
+from vlm2vec_service.metrics import Metrics
+from vlm2vec_service.scheduling.fair_queue import Done, FairQueue, Work
+from vlm2vec_service.worker.codec import decode_vectors, encode_item
+
+log = logging.getLogger(__name__)
+
+CRASHES = 3
+"""Times that an input may take the worker down alone before it is refused."""
+
+
+class WorkerLike(Protocol):
+    """What the scheduler needs of a worker."""
+
+    name: str
+    token_budget: int
+
+    @property
+    def ready(self) -> bool:
+        """Whether it can take batches now."""
+
+    async def run_batch(self, request: worker_pb2.RunBatchRequest) -> worker_pb2.RunBatchResponse:
+        """Raises `grpc.aio.AioRpcError`; UNAVAILABLE means that the worker is gone."""
+
+
+@dataclass(eq=False)
+class Batch:
+    """Inputs that run together. A ``suspect`` was there when a worker died and runs alone, so
+    that the next death says who it was; ``deaths`` counts those it suffered alone."""
+
+    works: list[Work]
+    suspect: bool = False
+    deaths: int = 0
+
+    @property
+    def interactive(self) -> bool:
+        """Whether somebody waits for part of it."""
+        return any(work.interactive for work in self.works)
+
+
+@dataclass(eq=False)
+class Lane:
+    """One worker, what it runs, and how to wake the task that feeds it."""
+
+    worker: WorkerLike
+    wake: asyncio.Event = field(default_factory=asyncio.Event)
+    in_flight: list[Batch] = field(default_factory=list)
+    last_done: float = 0.0
+
+    def may_send(self, urgent: bool) -> bool:
+        """One batch runs and one waits in the worker, ready; an urgent one may overtake it."""
+        if not self.worker.ready or any(batch.suspect for batch in self.in_flight):
+            return False
+        if len(self.in_flight) < 2:
+            return True
+        waiting = any(batch.interactive for batch in self.in_flight[1:])
+        return urgent and len(self.in_flight) == 2 and not waiting
+
+
+class Scheduler:
+    """One queue for the workers of one model. Single-threaded: the event loop's."""
+
+    def __init__(self, model: str, max_requests: int, max_tokens: int, metrics: Metrics) -> None:
+        self.model = model
+        self.max_requests = max_requests
+        self.max_tokens = max_tokens
+        self.metrics = metrics
+        self.queue = FairQueue()
+        self.pending = 0
+        self._suspects: deque[Batch] = deque()
+        self._lanes: list[Lane] = []
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._tokens_per_second = 0.0
+        self._room = asyncio.Event()
+        metrics.pending.labels(model).set_function(lambda: self.pending)
+        metrics.queue_requests.labels(model).set_function(lambda: self.queue.requests)
+        metrics.queue_tokens.labels(model).set_function(lambda: self.queue.tokens)
+
+    def add_worker(self, worker: WorkerLike) -> Lane:
+        """Starts feeding ``worker``; ``wake`` of the lane has to be set whenever it gets ready."""
+        lane = Lane(worker)
+        self._lanes.append(lane)
+        self._start(self._feed(lane))
+        return lane
+
+    def admit(self, deadline: float, inputs: int = 1) -> None:
+        """Counts ``inputs`` more in, until `release`.
+
+        Raises `ExhaustedError` with a hint when the queue is full, or so long that the deadline (in
+        the time of ``time.monotonic``) would pass in it.
+        """
+        wait = self.expected_wait()
+        if not self._has_room:
+            raise ExhaustedError(
+                f"the queue is full: {self.pending} requests (max_queue_requests "
+                f"{self.max_requests}), {self.queue.tokens} tokens (max_queue_tokens "
+                f"{self.max_tokens})",
+                retry_after=min(max(wait / 2, 0.1), 30.0),
+            )
+        if time.monotonic() + wait > deadline:
+            raise ExhaustedError(
+                f"the queue takes about {wait:.1f} s, longer than the deadline allows",
+                retry_after=min(wait, 30.0),
+            )
+        self.pending += inputs
+
+    def release(self, inputs: int = 1) -> None:
+        """The counterpart of `admit`, once there is an answer."""
+        self.pending -= inputs
+        if self._has_room:
+            self._room.set()
+
+    async def room(self) -> None:
+        """Waits until `admit` finds the queue below its limits."""
+        while not self._has_room:
+            self._room.clear()
+            await self._room.wait()
+
+    @property
+    def _has_room(self) -> bool:
+        return self.pending < self.max_requests and self.queue.tokens < self.max_tokens
+
+    def expected_wait(self) -> float:
+        """Seconds until what is queued now has run, by the rate of the last batches."""
+        rate = self._tokens_per_second * max(1, sum(lane.worker.ready for lane in self._lanes))
+        return self.queue.tokens / rate if rate else 0.0
+
+    async def run(self, work: Work) -> Done:
+        """Queues ``work`` and waits for its answer. Raises what went wrong."""
+        self.queue.put(work)
+        self._wake_all()
+        return await work.future
+
+    def close(self) -> None:
+        """Stops feeding."""
+        for task in list(self._tasks):
+            task.cancel()
+
+    async def _feed(self, lane: Lane) -> None:
+        while True:
+            lane.wake.clear()
+            while (batch := self._next(lane)) is not None:
+                lane.in_flight.append(batch)
+                self._start(self._run(lane, batch))
+            await lane.wake.wait()
+
+    def _next(self, lane: Lane) -> Batch | None:
+        if self._suspects:
+            # A suspect waits for the lane to be empty; nothing else is sent before it has run.
+            if lane.in_flight or not lane.worker.ready:
+                return None
+            batch = self._suspects.popleft()
+            batch.works = [work for work in batch.works if not work.is_dead()]
+            return batch if batch.works else self._next(lane)
+        if not lane.may_send(self.queue.has_interactive):
+            return None
+        works = self.queue.take(lane.worker.token_budget)
+        return Batch(works) if works else None
+
+    async def _run(self, lane: Lane, batch: Batch) -> None:
+        tokens = sum(work.tokens for work in batch.works)
+        started = time.monotonic()
+        request = worker_pb2.RunBatchRequest(
+            items=[encode_item(w.prepared, w.adapter, w.normalize) for w in batch.works],
+            interactive=batch.interactive,
+        )
+        try:
+            response = await lane.worker.run_batch(request)
+            vectors = decode_vectors(response, len(batch.works))
+        except grpc.aio.AioRpcError as error:
+            self._failed(batch, error)
+        except Exception as error:
+            log.exception("a batch of model %s failed", self.model)
+            _answer(batch.works, Vlm2vecError(f"the batch failed: {type(error).__name__}"))
+        else:
+            seconds = response.inference_seconds
+            for work, vector in zip(batch.works, vectors, strict=True):
+                if not work.future.done():
+                    # From the queue to the vector, less the time on the device.
+                    waited = max(0.0, time.monotonic() - work.queued_at - seconds)
+                    work.future.set_result(Done(vector, waited, seconds))
+            self._learn(lane, tokens, started)
+            self.metrics.batch(
+                self.model, lane.worker.name, len(batch.works), tokens,
+                lane.worker.token_budget, response,
+            )  # fmt: skip
+        finally:
+            lane.in_flight.remove(batch)
+            self._wake_all()
+
+    def _learn(self, lane: Lane, tokens: int, started: float) -> None:
+        """Keeps a moving average of the tokens that a worker does in a second."""
+        now = time.monotonic()
+        rate = tokens / max(now - max(started, lane.last_done), 1e-6)
+        lane.last_done = now
+        known = self._tokens_per_second
+        self._tokens_per_second = 0.8 * known + 0.2 * rate if known else rate
+
+    def _failed(self, batch: Batch, error: grpc.aio.AioRpcError) -> None:
+        """Retries a batch whose worker died once as it was, then by halves, so that an input that
+        kills workers fails alone; so does one that raises an error."""
+        died = error.code() in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED)
+        log.warning(
+            "a batch of %d of model %s failed: %s %s",
+            len(batch.works), self.model, error.code().name, error.details(),
+        )  # fmt: skip
+        if died and not batch.suspect:
+            self._suspects.append(Batch(batch.works, suspect=True))
+        elif len(batch.works) > 1:
+            middle = len(batch.works) // 2
+            for part in (batch.works[:middle], batch.works[middle:]):
+                self._suspects.append(Batch(part, suspect=True))
+        elif died and batch.deaths + 1 < CRASHES:
+            self._suspects.append(Batch(batch.works, suspect=True, deaths=batch.deaths + 1))
+        elif died:
+            _answer(batch.works, Vlm2vecError("this input takes the worker down; report it"))
+        elif error.code() == grpc.StatusCode.INVALID_ARGUMENT:
+            _answer(batch.works, InvalidInputError("input", error.details() or ""))
+        else:
+            _answer(batch.works, Vlm2vecError(f"the worker failed: {error.details()}"))
+
+    def _wake_all(self) -> None:
+        for lane in self._lanes:
+            lane.wake.set()
+
+    def _start(self, coroutine: Coroutine[None, None, None]) -> None:
+        task = asyncio.create_task(coroutine)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+
+def _answer(works: Sequence[Work], error: Vlm2vecError) -> None:
+    for work in works:
+        if not work.future.done():
+            work.future.set_exception(error)

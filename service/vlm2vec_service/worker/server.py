@@ -1,0 +1,184 @@
+"""The worker process: batches in, vectors out, one at a time on its device."""
+
+import itertools
+import logging
+import os
+import queue
+import signal
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+
+import grpc
+import numpy as np
+import torch
+from vlm2vec.worker.v1 import worker_pb2, worker_pb2_grpc
+
+from vlm2vec_service.engine import Engine
+from vlm2vec_service.engine.packing import Item
+from vlm2vec_service.errors import NotFoundError, Vlm2vecError
+from vlm2vec_service.settings import EngineSettings
+from vlm2vec_service.worker.codec import CHANNEL_OPTIONS, decode_item
+
+log = logging.getLogger(__name__)
+CODES = {code.value[0]: code for code in grpc.StatusCode}
+THREADS = 8
+"""Calls at once: two or three batches, and loading, unloading and status beside them."""
+
+Vectors = np.ndarray[tuple[int, int], np.dtype[np.float32]]
+
+
+class Device:
+    """The thread that runs batches, interactive ones first, otherwise in the order of arrival."""
+
+    def __init__(self, engine: Engine) -> None:
+        self.engine = engine
+        self._order = itertools.count()
+        self._waiting: queue.PriorityQueue[tuple[int, int, Callable[[], None]]] = (
+            queue.PriorityQueue()
+        )
+        threading.Thread(target=self._work, name="device", daemon=True).start()
+
+    def submit(self, items: list[Item], interactive: bool) -> Future[tuple[Vectors, float]]:
+        """The vectors ``(items, dim)`` and the seconds on the device, in time."""
+        future: Future[tuple[Vectors, float]] = Future()
+
+        def work() -> None:
+            if not future.set_running_or_notify_cancel():
+                return
+            start = time.perf_counter()
+            try:
+                vectors = self.run(items)
+            except BaseException as error:  # noqa: BLE001 (whoever waits raises it)
+                future.set_exception(error)
+            else:
+                future.set_result((vectors, time.perf_counter() - start))
+
+        self._waiting.put((0 if interactive else 1, next(self._order), work))
+        return future
+
+    def run(self, items: list[Item]) -> Vectors:
+        """One batch; where the device's memory does not hold it, its halves."""
+        try:
+            return self.engine.run(items)
+        except torch.OutOfMemoryError:
+            torch.cuda.empty_cache()
+            if len(items) == 1:
+                raise
+            log.warning("out of memory: a batch of %d is split", len(items))
+            middle = len(items) // 2
+            return np.concatenate([self.run(items[:middle]), self.run(items[middle:])])
+
+    def _work(self) -> None:
+        while True:
+            _, _, work = self._waiting.get()
+            work()
+
+
+class Worker(worker_pb2_grpc.WorkerServiceServicer):
+    """`WorkerService` on one engine."""
+
+    def __init__(self, engine: Engine, base: Path) -> None:
+        self.engine = engine
+        self.base = base
+        self.device = Device(engine)
+
+    def RunBatch(
+        self, request: worker_pb2.RunBatchRequest, context: grpc.ServicerContext
+    ) -> worker_pb2.RunBatchResponse:
+        """Raises `NotFoundError` for an adapter that is not loaded."""
+        items: list[Item] = []
+        for item in request.items:
+            adapter = self.engine.adapter(item.adapter) if item.adapter else None
+            normalize = item.normalize if item.HasField("normalize") else None
+            items.append(Item(decode_item(item), adapter, normalize))
+        future = self.device.submit(items, request.interactive)
+
+        def cancel() -> None:
+            future.cancel()
+
+        context.add_callback(cancel)
+        vectors, seconds = future.result()
+        cuda = self.engine.device.type == "cuda"
+        return worker_pb2.RunBatchResponse(
+            vectors=vectors.tobytes(),
+            inference_seconds=seconds,
+            cache_hits=self.engine.cache.hits,
+            cache_misses=self.engine.cache.misses,
+            device_memory_bytes=torch.cuda.memory_reserved(self.engine.device) if cuda else 0,
+        )
+
+    def LoadAdapter(
+        self, request: worker_pb2.LoadAdapterRequest, context: grpc.ServicerContext
+    ) -> worker_pb2.LoadAdapterResponse:
+        """Raises `AdapterError`."""
+        adapter = self.engine.load_adapter(request.name, Path(request.folder))
+        log.info("adapter %s loaded, %d bytes", request.name, adapter.nbytes)
+        return worker_pb2.LoadAdapterResponse(nbytes=adapter.nbytes)
+
+    def UnloadAdapter(
+        self, request: worker_pb2.UnloadAdapterRequest, context: grpc.ServicerContext
+    ) -> worker_pb2.UnloadAdapterResponse:
+        """Raises `NotFoundError`."""
+        self.engine.unload_adapter(request.name)
+        log.info("adapter %s unloaded", request.name)
+        return worker_pb2.UnloadAdapterResponse()
+
+    def GetStatus(
+        self, request: worker_pb2.GetStatusRequest, context: grpc.ServicerContext
+    ) -> worker_pb2.GetStatusResponse:
+        """What is loaded."""
+        return worker_pb2.GetStatusResponse(
+            base=str(self.base),
+            dimension=self.engine.dim,
+            token_budget=self.engine.token_budget,
+            adapters=sorted(self.engine.adapters),
+            device=str(self.engine.device),
+        )
+
+
+class Errors(grpc.ServerInterceptor):
+    """Turns exceptions into statuses."""
+
+    def intercept_service(self, continuation, details):  # type: ignore[no-untyped-def]
+        handler = continuation(details)
+        if handler is None or not handler.unary_unary:
+            return handler
+
+        def behave(request, context):  # type: ignore[no-untyped-def]
+            try:
+                return handler.unary_unary(request, context)
+            except (Vlm2vecError, torch.OutOfMemoryError) as error:
+                code = error.grpc_code if isinstance(error, Vlm2vecError) else 3
+                context.abort(CODES[code], str(error))
+            except Exception as error:
+                log.exception("%s failed", details.method)
+                context.abort(grpc.StatusCode.INTERNAL, f"{type(error).__name__}: {error}")
+
+        return grpc.unary_unary_rpc_method_handler(
+            behave, handler.request_deserializer, handler.response_serializer
+        )
+
+
+def serve(base: Path, address: str, settings: EngineSettings) -> None:
+    """Loads ``base`` and serves on ``address`` (``unix:PATH`` or ``HOST:PORT``) until SIGTERM, or
+    until the parent that watches this process is gone."""
+    engine = Engine.load(base, settings)
+    server = grpc.server(
+        ThreadPoolExecutor(THREADS), interceptors=[Errors()], options=list(CHANNEL_OPTIONS)
+    )
+    worker_pb2_grpc.add_WorkerServiceServicer_to_server(Worker(engine, base), server)
+    if not server.add_insecure_port(address):
+        raise NotFoundError(f"worker: cannot listen on {address}")
+    stop = threading.Event()
+    signal.signal(signal.SIGTERM, lambda *_: stop.set())
+    signal.signal(signal.SIGINT, lambda *_: stop.set())
+    server.start()
+    log.info("%s on %s, dimension %d, serving on %s", base, engine.device, engine.dim, address)
+    parent = os.getppid()
+    # A front end that was killed cannot stop us: without it we are nobody's.
+    while not stop.wait(1.0) and (not address.startswith("unix:") or os.getppid() == parent):
+        pass
+    server.stop(grace=5).wait()

@@ -1,6 +1,7 @@
 """The command ``vlm2vec``."""
 
 import asyncio
+import os
 import sys
 import tomllib
 from collections.abc import Callable, Sequence
@@ -12,7 +13,13 @@ import click
 from vlm2vec_service.errors import Vlm2vecError
 from vlm2vec_service.logs import configure
 from vlm2vec_service.options import options, take
-from vlm2vec_service.settings import EngineSettings, Limits, ServerSettings, VideoSettings
+from vlm2vec_service.settings import (
+    EngineSettings,
+    Limits,
+    LogSettings,
+    ServerSettings,
+    VideoSettings,
+)
 
 Callback = Callable[[click.Context, click.Parameter, Sequence[str]], dict[tuple[str, str], str]]
 CONTEXT = {
@@ -195,6 +202,7 @@ def _read_config(context: click.Context, parameter: click.Parameter, path: Path 
     help="A worker on another host for a model, instead of a process here. Repeatable.",
 )
 @options(ServerSettings)
+@options(LogSettings)
 @options(EngineSettings)
 @options(Limits)
 @options(VideoSettings)  # fmt: skip
@@ -210,8 +218,11 @@ def serve(**values: Any) -> None:
     """
     from vlm2vec_service.frontend import server
 
-    settings = take(ServerSettings, values)
-    configure(settings.log_level, settings.log_format)
+    settings, logs = take(ServerSettings, values), take(LogSettings, values)
+    configure(logs.log_level, logs.log_format)
+    # Worker processes inherit these as their own options.
+    os.environ["VLM2VEC_WORKER_LOG_LEVEL"] = logs.log_level
+    os.environ["VLM2VEC_WORKER_LOG_FORMAT"] = logs.log_format
     workers: dict[str, list[str]] = {}
     for item in values["worker"]:
         name, _, address = item.partition("=")
@@ -235,7 +246,8 @@ def serve(**values: Any) -> None:
     help="Checkpoint folder in Hugging Face layout.",
 )
 @click.option("--address", default="127.0.0.1:50052", help="HOST:PORT or unix:PATH to serve on.")
-@options(EngineSettings)  # fmt: skip
+@options(EngineSettings)
+@options(LogSettings)  # fmt: skip
 def worker(**values: Any) -> None:
     """Run one worker by itself, for `vlm2vec serve --worker NAME=HOST:PORT` on another host.
 
@@ -243,7 +255,8 @@ def worker(**values: Any) -> None:
     """
     from vlm2vec_service.worker.server import serve as serve_worker
 
-    configure("INFO", "text")
+    log = take(LogSettings, values)
+    configure(log.log_level, log.log_format)
     serve_worker(values.pop("base"), values.pop("address"), take(EngineSettings, values))
 
 

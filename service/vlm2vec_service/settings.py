@@ -60,6 +60,14 @@ class EngineSettings:
 
 
 @dataclass(frozen=True)
+class LogSettings:
+    """What is logged, to standard error."""
+
+    log_format: str = setting("text", "Format of the log: text or json.")
+    log_level: str = setting("INFO", "Least severe level that is logged.")
+
+
+@dataclass(frozen=True)
 class ServerSettings:
     """How the front end serves."""
 
@@ -92,5 +100,3 @@ class ServerSettings:
     max_connection_age_seconds: float = setting(
         0.0, "Age at which a connection is asked to reconnect, to spread over pods; 0 is never."
     )
-    log_format: str = setting("text", "Format of the log: text or json.")
-    log_level: str = setting("INFO", "Least severe level that is logged.")

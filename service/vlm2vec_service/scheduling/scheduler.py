@@ -53,21 +53,37 @@ class Batch:
 
 @dataclass(eq=False)
 class Lane:
-    """One worker, what it runs, and how to wake the task that feeds it."""
+    """One worker, what it runs, what waits in it, and how to wake the task that feeds it."""
 
     worker: WorkerLike
     wake: asyncio.Event = field(default_factory=asyncio.Event)
-    in_flight: list[Batch] = field(default_factory=list)
+    running: Batch | None = None
+    waiting: list[Batch] = field(default_factory=list)
     last_done: float = 0.0
 
     def may_send(self, urgent: bool) -> bool:
         """One batch runs and one waits in the worker, ready; an urgent one may overtake it."""
-        if not self.worker.ready or any(batch.suspect for batch in self.in_flight):
+        if not self.worker.ready or (self.running and self.running.suspect):
             return False
-        if len(self.in_flight) < 2:
+        if not self.waiting:
             return True
-        waiting = any(batch.interactive for batch in self.in_flight[1:])
-        return urgent and len(self.in_flight) == 2 and not waiting
+        return urgent and len(self.waiting) == 1 and not self.waiting[0].interactive
+
+    def sent(self, batch: Batch) -> None:
+        """``batch`` is on its way."""
+        if self.running is None:
+            self.running = batch
+        else:
+            self.waiting.append(batch)
+
+    def done(self, batch: Batch) -> None:
+        """``batch`` came back: the worker goes on with an interactive one, else the oldest."""
+        if batch is not self.running:
+            self.waiting.remove(batch)
+            return
+        self.running = min(self.waiting, key=lambda item: not item.interactive, default=None)
+        if self.running is not None:
+            self.waiting.remove(self.running)
 
 
 class Scheduler:
@@ -153,14 +169,14 @@ class Scheduler:
         while True:
             lane.wake.clear()
             while (batch := self._next(lane)) is not None:
-                lane.in_flight.append(batch)
+                lane.sent(batch)
                 self._start(self._run(lane, batch))
             await lane.wake.wait()
 
     def _next(self, lane: Lane) -> Batch | None:
         if self._suspects:
             # A suspect waits for the lane to be empty; nothing else is sent before it has run.
-            if lane.in_flight or not lane.worker.ready:
+            if lane.running or not lane.worker.ready:
                 return None
             batch = self._suspects.popleft()
             batch.works = [work for work in batch.works if not work.is_dead()]
@@ -198,7 +214,7 @@ class Scheduler:
                 lane.worker.token_budget, response,
             )  # fmt: skip
         finally:
-            lane.in_flight.remove(batch)
+            lane.done(batch)
             self._wake_all()
 
     def _learn(self, lane: Lane, tokens: int, started: float) -> None:

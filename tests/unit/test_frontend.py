@@ -1,0 +1,117 @@
+"""Messages to requests, and vectors to bytes."""
+
+import io
+
+import numpy as np
+import pytest
+from PIL import Image
+from vlm2vec.v1 import embedding_pb2 as pb
+from vlm2vec_service.errors import InvalidInputError
+from vlm2vec_service.frontend.parsing import check_options, modality, parse_input
+from vlm2vec_service.frontend.vectors import encode_vector
+from vlm2vec_service.metrics import MODALITIES
+from vlm2vec_service.settings import Limits
+
+VECTOR = np.array([0.6, -0.8, 0.0, 0.25], np.float32)
+
+
+def png() -> bytes:
+    file = io.BytesIO()
+    Image.new("RGB", (4, 3), (1, 2, 3)).save(file, "PNG")
+    return file.getvalue()
+
+
+TEXT, IMAGE = pb.Part(text="a"), pb.Part(image=png())
+FRAMES = pb.Part(video=pb.Video(frames=pb.Frames(images=[png(), png()])))
+
+
+def test_float_formats() -> None:
+    for dtype, numpy in ((pb.DTYPE_UNSPECIFIED, "<f4"), (pb.DTYPE_FLOAT16, "<f2")):
+        vector = encode_vector(VECTOR, pb.OutputOptions(dtype=dtype), unit=True)
+        np.testing.assert_array_equal(np.frombuffer(vector.data, numpy), VECTOR.astype(numpy))
+        assert vector.dimension == 4
+        assert vector.dtype == (dtype or pb.DTYPE_FLOAT32)
+
+
+def test_int8_and_binary() -> None:
+    int8 = encode_vector(VECTOR, pb.OutputOptions(dtype=pb.DTYPE_INT8), unit=True)
+    values = np.frombuffer(int8.data, np.int8).astype(np.float32)
+    np.testing.assert_allclose(values * (int8.scale / 127), VECTOR, atol=int8.scale / 250)
+    binary = encode_vector(VECTOR, pb.OutputOptions(dtype=pb.DTYPE_BINARY), unit=True)
+    assert np.unpackbits(np.frombuffer(binary.data, np.uint8), count=4).tolist() == [1, 0, 0, 1]
+    zeros = encode_vector(np.zeros(3, np.float32), pb.OutputOptions(dtype=pb.DTYPE_INT8), True)
+    assert (zeros.data, zeros.scale) == (b"\0\0\0", 1.0)
+
+
+@pytest.mark.parametrize("unit", [True, False])
+def test_dimensions(unit: bool) -> None:
+    vector = encode_vector(VECTOR, pb.OutputOptions(dimensions=1), unit)
+    assert np.frombuffer(vector.data, "<f4").tolist() == pytest.approx([1.0 if unit else 0.6])
+    assert vector.dimension == 1
+
+
+def test_parts_become_a_request() -> None:
+    message = pb.Input(instruction="i", parts=[IMAGE, TEXT, FRAMES, pb.Part(text="b")])
+    request = parse_input(message, Limits(), 8, "input")
+    assert (request.instruction, request.text, request.prompt) == ("i", "a b", None)
+    assert [image.size for image in (*request.images, *request.video)] == [(4, 3)] * 3
+    raw = parse_input(pb.Input(prompt="p", parts=[IMAGE]), Limits(), 8, "input")
+    assert (raw.prompt, raw.text, len(raw.images)) == ("p", None, 1)
+
+
+@pytest.mark.parametrize(
+    ("message", "field"),
+    [
+        (pb.Input(parts=[pb.Part()]), "input.parts[0]"),
+        (pb.Input(parts=[TEXT, pb.Part(image=b"x")]), "input.parts[1].image"),
+        (pb.Input(prompt="p", parts=[TEXT]), "input.parts[0].text"),
+        (pb.Input(parts=[FRAMES, FRAMES]), "input.parts[1].video"),
+        (pb.Input(parts=[pb.Part(video=pb.Video())]), "input.parts[0].video"),
+        (pb.Input(parts=[pb.Part(video=pb.Video(file=b"x"))]), "input.parts[0].video.file"),
+        (
+            pb.Input(parts=[pb.Part(video=pb.Video(frames=pb.Frames(images=[png(), b"x"])))]),
+            "input.parts[0].video.frames.images[1]",
+        ),
+        (
+            pb.Input(parts=[pb.Part(video=pb.Video(frames=pb.Frames(images=[b""] * 65)))]),
+            "input.parts[0].video.frames",
+        ),
+        (pb.Input(parts=[IMAGE] * 17), "input.parts"),
+    ],
+)
+def test_bad_parts_are_named(message: pb.Input, field: str) -> None:
+    with pytest.raises(InvalidInputError) as refused:
+        parse_input(message, Limits(), 8, "input")
+    assert refused.value.field == field
+
+
+@pytest.mark.parametrize(
+    ("options", "field"),
+    [
+        (pb.CallOptions(model=pb.ModelRef(name="n" * 300)), "options.model.name"),
+        (pb.CallOptions(model=pb.ModelRef(alias="")), "options.model.alias"),
+        (pb.CallOptions(model=pb.ModelRef(space="s" * 300)), "options.model.space"),
+        (pb.CallOptions(routing_key="k" * 300), "options.routing_key"),
+        (pb.CallOptions(priority=9), "options.priority"),  # type: ignore[arg-type]
+        (pb.CallOptions(output=pb.OutputOptions(dtype=9)), "options.output.dtype"),  # type: ignore[arg-type]
+    ],
+)
+def test_bad_options_are_named(options: pb.CallOptions, field: str) -> None:
+    with pytest.raises(InvalidInputError) as refused:
+        check_options(options)
+    assert refused.value.field == field
+
+
+@pytest.mark.parametrize(
+    ("message", "expected"),
+    [
+        (pb.Input(prompt="p"), "text"),
+        (pb.Input(), "text"),
+        (pb.Input(parts=[IMAGE]), "image"),
+        (pb.Input(parts=[IMAGE], instruction="i"), "image_text"),
+        (pb.Input(parts=[FRAMES, TEXT]), "video_text"),
+    ],
+)
+def test_modality(message: pb.Input, expected: str) -> None:
+    assert modality(message) == expected
+    assert expected in MODALITIES

@@ -41,7 +41,23 @@ from vlm2vec_service.settings import EngineSettings
 
 TOKENIZER = Path(__file__).parent.parent / "tests/parity/data/tokenizers/qwen2_vl"
 SPECIAL = {"image_token_id": 2006, "video_token_id": 2007, "vision_start_token_id": 2003}
-WORDS = ["a", "photo", "of", "the", "small", "red", "temple", "and", "two", "boats", "on", "a", "lake", "under", "clouds"]
+WORDS = [
+    "a",
+    "photo",
+    "of",
+    "the",
+    "small",
+    "red",
+    "temple",
+    "and",
+    "two",
+    "boats",
+    "on",
+    "a",
+    "lake",
+    "under",
+    "clouds",
+]
 
 
 def main() -> None:

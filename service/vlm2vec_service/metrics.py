@@ -1,6 +1,7 @@
 """Prometheus metrics: seconds, ``_total`` on counters, labels from fixed sets only."""
 
 from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, Histogram
+
 from vlm2vec.worker.v1 import worker_pb2
 
 SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)

@@ -5,9 +5,9 @@ from collections.abc import AsyncIterator
 from typing import Any, TypeAlias
 
 import grpc
+
 from vlm2vec.v1 import adapters_pb2 as pb
 from vlm2vec.v1 import adapters_pb2_grpc
-
 from vlm2vec_service.catalog import Version
 from vlm2vec_service.errors import AdapterError, InvalidInputError
 from vlm2vec_service.frontend.service import Served, Service

@@ -7,9 +7,9 @@ from typing import Any, TypeAlias
 
 import grpc
 import numpy as np
+
 from vlm2vec.v1 import embedding_pb2 as pb
 from vlm2vec.v1 import embedding_pb2_grpc
-
 from vlm2vec_service.errors import InvalidInputError, UnavailableError, Vlm2vecError
 from vlm2vec_service.frontend.interceptor import public, request_id
 from vlm2vec_service.frontend.parsing import MAX_ID_BYTES

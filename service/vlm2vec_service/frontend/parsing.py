@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 
 from PIL import Image
-from vlm2vec.v1 import embedding_pb2 as pb
 
+from vlm2vec.v1 import embedding_pb2 as pb
 from vlm2vec_service.errors import InvalidInputError
 from vlm2vec_service.preprocess.images import decode_image
 from vlm2vec_service.preprocess.prepared import Request

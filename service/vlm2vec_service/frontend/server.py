@@ -12,8 +12,8 @@ import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 from prometheus_client import start_http_server
-from vlm2vec.v1 import adapters_pb2, adapters_pb2_grpc, embedding_pb2, embedding_pb2_grpc
 
+from vlm2vec.v1 import adapters_pb2, adapters_pb2_grpc, embedding_pb2, embedding_pb2_grpc
 from vlm2vec_registry.space import base_digest
 from vlm2vec_service.catalog import BASE_VERSION, CHAMPION, Catalog, Model, read_version
 from vlm2vec_service.errors import CheckpointError, NotFoundError

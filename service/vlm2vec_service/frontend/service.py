@@ -11,7 +11,6 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 from vlm2vec.v1 import embedding_pb2 as pb
-
 from vlm2vec_service.catalog import Catalog, Model, Version
 from vlm2vec_service.errors import (
     AdapterError,

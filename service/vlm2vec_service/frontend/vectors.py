@@ -2,6 +2,7 @@
 
 import numpy as np
 import numpy.typing as npt
+
 from vlm2vec.v1 import embedding_pb2 as pb
 
 

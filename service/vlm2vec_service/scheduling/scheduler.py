@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 import grpc
-from vlm2vec.worker.v1 import worker_pb2
 
+from vlm2vec.worker.v1 import worker_pb2
 from vlm2vec_service.errors import ExhaustedError, InvalidInputError, Vlm2vecError
 from vlm2vec_service.metrics import Metrics
 from vlm2vec_service.scheduling.fair_queue import Done, FairQueue, Work

@@ -2,8 +2,8 @@
 
 import numpy as np
 import numpy.typing as npt
-from vlm2vec.worker.v1 import worker_pb2
 
+from vlm2vec.worker.v1 import worker_pb2
 from vlm2vec_service.preprocess.prepared import Media, Prepared
 
 CHANNEL_OPTIONS = (("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1))

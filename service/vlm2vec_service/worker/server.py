@@ -14,8 +14,8 @@ from pathlib import Path
 import grpc
 import numpy as np
 import torch
-from vlm2vec.worker.v1 import worker_pb2, worker_pb2_grpc
 
+from vlm2vec.worker.v1 import worker_pb2, worker_pb2_grpc
 from vlm2vec_service.engine import Engine
 from vlm2vec_service.engine.packing import Item
 from vlm2vec_service.errors import NotFoundError, Vlm2vecError

@@ -11,8 +11,8 @@ from dataclasses import fields
 from pathlib import Path
 
 import grpc
-from vlm2vec.worker.v1 import worker_pb2, worker_pb2_grpc
 
+from vlm2vec.worker.v1 import worker_pb2, worker_pb2_grpc
 from vlm2vec_service.metrics import Metrics
 from vlm2vec_service.settings import EngineSettings
 from vlm2vec_service.worker.codec import CHANNEL_OPTIONS

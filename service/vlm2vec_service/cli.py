@@ -10,6 +10,7 @@ from typing import Any
 
 import click
 
+from vlm2vec_service import tracing
 from vlm2vec_service.errors import Vlm2vecError
 from vlm2vec_service.logs import configure
 from vlm2vec_service.options import options, take
@@ -223,6 +224,7 @@ def serve(**values: Any) -> None:
     # Worker processes inherit these as their own options.
     os.environ["VLM2VEC_WORKER_LOG_LEVEL"] = logs.log_level
     os.environ["VLM2VEC_WORKER_LOG_FORMAT"] = logs.log_format
+    tracing.configure("vlm2vec-frontend")
     workers: dict[str, list[str]] = {}
     for item in values["worker"]:
         name, _, address = item.partition("=")
@@ -257,6 +259,7 @@ def worker(**values: Any) -> None:
 
     log = take(LogSettings, values)
     configure(log.log_level, log.log_format)
+    tracing.configure("vlm2vec-worker")
     serve_worker(values.pop("base"), values.pop("address"), take(EngineSettings, values))
 
 

@@ -42,13 +42,13 @@ class Metrics:
             "batch_fill_ratio", "Tokens of a batch over the token budget.",
             tuple(i / 10 for i in range(1, 11)), "model",
         )  # fmt: skip
-        self.cache_hits = gauge(
-            "vision_cache_hits", "Images found in the cache since the worker started.",
-            "model", "worker",
-        )  # fmt: skip
-        self.cache_misses = gauge(
-            "vision_cache_misses", "Images encoded since the worker started.", "model", "worker"
+        self.cache_hits = counter(
+            "vision_cache_hits_total", "Images found in the vision cache.", "model", "worker"
         )
+        self.cache_misses = counter(
+            "vision_cache_misses_total", "Images that had to be encoded.", "model", "worker"
+        )
+        self._cache_seen: dict[tuple[str, str], tuple[int, int]] = {}
         self.device_memory = gauge(
             "device_memory_bytes", "Device memory in use; 0 where unknown.", "model", "worker"
         )
@@ -73,6 +73,10 @@ class Metrics:
         self.batch_inputs.labels(model).observe(inputs)
         self.batch_tokens.labels(model).observe(tokens)
         self.batch_fill.labels(model).observe(tokens / token_budget)
-        self.cache_hits.labels(model, worker).set(response.cache_hits)
-        self.cache_misses.labels(model, worker).set(response.cache_misses)
+        hits, misses = self._cache_seen.get((model, worker), (0, 0))
+        if response.cache_misses < misses:  # another process, which counts anew
+            hits = misses = 0
+        self._cache_seen[model, worker] = (response.cache_hits, response.cache_misses)
+        self.cache_hits.labels(model, worker).inc(max(0, response.cache_hits - hits))
+        self.cache_misses.labels(model, worker).inc(max(0, response.cache_misses - misses))
         self.device_memory.labels(model, worker).set(response.device_memory_bytes)

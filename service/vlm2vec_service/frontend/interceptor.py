@@ -106,6 +106,7 @@ class _Around:
         given = metadata.get(REQUEST_ID, "")
         self.id = given if 0 < len(given) <= 128 and given.isprintable() else uuid.uuid4().hex
         request_id.set(self.id)
+        self.context.set_trailing_metadata(((REQUEST_ID, self.id),))
         self.metrics.in_flight.labels(self.method).inc()
         if self.interceptor.draining.is_set():
             error = UnavailableError("the server is shutting down; try another", retry_after=0.1)

@@ -1,7 +1,6 @@
 """The front-end process: builds what is served, starts workers and gRPC, drains on SIGTERM."""
 
 import asyncio
-import contextlib
 import logging
 import signal
 from collections.abc import Mapping, Sequence
@@ -15,6 +14,7 @@ from prometheus_client import start_http_server
 
 from vlm2vec.v1 import adapters_pb2, adapters_pb2_grpc, embedding_pb2, embedding_pb2_grpc
 from vlm2vec_registry.space import base_digest
+from vlm2vec_service import tracing
 from vlm2vec_service.catalog import BASE_VERSION, CHAMPION, Catalog, Model, read_version
 from vlm2vec_service.errors import CheckpointError, NotFoundError
 from vlm2vec_service.frontend.adapters import AdapterServicer
@@ -109,7 +109,10 @@ async def serve(service: Service) -> None:
     """Serves until SIGTERM or SIGINT, then finishes what was accepted."""
     settings = service.settings
     server = grpc.aio.server(
-        interceptors=[Interceptor(service.metrics, service.draining)],
+        interceptors=[
+            *tracing.frontend_interceptors(),
+            Interceptor(service.metrics, service.draining),
+        ],
         options=_channel_options(settings),
     )
     embedding_pb2_grpc.add_EmbeddingServiceServicer_to_server(EmbeddingServicer(service), server)
@@ -132,6 +135,8 @@ async def serve(service: Service) -> None:
         host, _, port = settings.metrics_listen.rpartition(":")
         start_http_server(int(port), host or "0.0.0.0")
     await healthy.set(LIVENESS, health_pb2.HealthCheckResponse.SERVING)
+    for name in ("", *names):
+        await healthy.set(name, health_pb2.HealthCheckResponse.NOT_SERVING)
     supervisors = _start_workers(service, healthy, ["", *names])
     await server.start()
     log.info("serving %s on %s", ", ".join(service.served), settings.listen)
@@ -144,8 +149,7 @@ async def serve(service: Service) -> None:
     await server.stop(settings.drain_seconds)
     for task in supervisors:
         task.cancel()
-    with contextlib.suppress(asyncio.CancelledError):
-        await asyncio.gather(*supervisors)
+    await asyncio.gather(*supervisors, return_exceptions=True)
     for served in service.served.values():
         served.scheduler.close()
     log.info("stopped")

@@ -146,14 +146,15 @@ class Service:
         """The answer to one admitted input. Raises `Vlm2vecError`."""
         model, version = target.served.model.name, target.version.name
         self.metrics.modalities.labels(modality(message)).inc()
-        code = 0
+        code = 1  # CANCELLED, if neither an answer nor an error comes
         try:
             started = time.monotonic()
             prepared = await self._prepare(message, target, caller, field)
             preprocess = time.monotonic() - started
             done = await self._run(prepared, target, caller)
-        except Vlm2vecError as error:
-            code = error.grpc_code
+            code = 0
+        except Exception as error:
+            code = (error if isinstance(error, Vlm2vecError) else Vlm2vecError).grpc_code
             raise
         finally:
             self.metrics.inputs.labels(model, version, str(code)).inc()

@@ -1,6 +1,7 @@
 """What waits for a device: interactive before bulk, callers in turn, each one's oldest first."""
 
 import asyncio
+import contextvars
 import time
 from collections import OrderedDict, deque
 from dataclasses import dataclass, field
@@ -27,7 +28,7 @@ class Done:
 @dataclass(eq=False)
 class Work:
     """One prepared input that waits. ``adapter`` is empty for the base model; ``deadline`` is in
-    the time of ``time.monotonic``."""
+    the time of ``time.monotonic``. ``context`` is the request's, for the trace."""
 
     prepared: Prepared
     adapter: str
@@ -37,6 +38,7 @@ class Work:
     deadline: float
     future: asyncio.Future[Done]
     queued_at: float = field(default_factory=time.monotonic)
+    context: contextvars.Context = field(default_factory=contextvars.copy_context)
 
     @property
     def tokens(self) -> int:

@@ -1,6 +1,7 @@
 """Gives the workers of one model their batches, and every request its answer."""
 
 import asyncio
+import contextvars
 import logging
 import time
 from collections import deque
@@ -170,7 +171,7 @@ class Scheduler:
             lane.wake.clear()
             while (batch := self._next(lane)) is not None:
                 lane.sent(batch)
-                self._start(self._run(lane, batch))
+                self._start(self._run(lane, batch), batch.works[0].context.copy())
             await lane.wake.wait()
 
     def _next(self, lane: Lane) -> Batch | None:
@@ -252,8 +253,10 @@ class Scheduler:
         for lane in self._lanes:
             lane.wake.set()
 
-    def _start(self, coroutine: Coroutine[None, None, None]) -> None:
-        task = asyncio.create_task(coroutine)
+    def _start(
+        self, coroutine: Coroutine[None, None, None], context: contextvars.Context | None = None
+    ) -> None:
+        task = asyncio.create_task(coroutine, context=context)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 
 from vlm2vec.worker.v1 import worker_pb2, worker_pb2_grpc
+from vlm2vec_service import tracing
 from vlm2vec_service.engine import Engine
 from vlm2vec_service.engine.packing import Item
 from vlm2vec_service.errors import NotFoundError, Vlm2vecError
@@ -167,7 +168,9 @@ def serve(base: Path, address: str, settings: EngineSettings) -> None:
     until the parent that watches this process is gone."""
     engine = Engine.load(base, settings)
     server = grpc.server(
-        ThreadPoolExecutor(THREADS), interceptors=[Errors()], options=list(CHANNEL_OPTIONS)
+        ThreadPoolExecutor(THREADS),
+        interceptors=[*tracing.worker_interceptors(), Errors()],
+        options=list(CHANNEL_OPTIONS),
     )
     worker_pb2_grpc.add_WorkerServiceServicer_to_server(Worker(engine, base), server)
     if not server.add_insecure_port(address):

@@ -13,6 +13,7 @@ from pathlib import Path
 import grpc
 
 from vlm2vec.worker.v1 import worker_pb2, worker_pb2_grpc
+from vlm2vec_service import tracing
 from vlm2vec_service.metrics import Metrics
 from vlm2vec_service.settings import EngineSettings
 from vlm2vec_service.worker.codec import CHANNEL_OPTIONS
@@ -20,10 +21,14 @@ from vlm2vec_service.worker.codec import CHANNEL_OPTIONS
 log = logging.getLogger(__name__)
 
 FIRST_BACKOFF, LAST_BACKOFF = 0.1, 30.0
-"""Seconds before a restart; doubled each time, forgotten after a minute of health."""
+"""Seconds before a restart; doubled each time, forgotten after a batch or a minute of health."""
 HEALTHY_AFTER = 60.0
+STOP_SECONDS = 15.0
+"""What a worker is given to stop by itself."""
 POLL = 2.0
 """Seconds between looks at a worker on another host."""
+CLIENT_OPTIONS = (*CHANNEL_OPTIONS, ("grpc.max_reconnect_backoff_ms", 200))
+"""By default a worker that got ready would go unnoticed for seconds."""
 
 
 class Worker:
@@ -58,11 +63,11 @@ class Worker:
         self.on_change: Callable[[], None] = lambda: None
         self._stub: worker_pb2_grpc.WorkerServiceAsyncStub | None = None
         self._process: asyncio.subprocess.Process | None = None
+        self._backoff = FIRST_BACKOFF
 
     async def keep_running(self) -> None:
         """Runs until cancelled; then the process is stopped."""
         self.metrics.worker_up(self.model, self.name, False)
-        backoff = FIRST_BACKOFF
         while True:
             started = asyncio.get_running_loop().time()
             try:
@@ -72,23 +77,30 @@ class Worker:
             finally:
                 self._set_ready(False)
             if asyncio.get_running_loop().time() - started > HEALTHY_AFTER:
-                backoff = FIRST_BACKOFF
-            log.warning("worker %s is down, again in %.1f s", self.name, backoff)
-            await asyncio.sleep(backoff)
-            backoff = min(2 * backoff, LAST_BACKOFF)
+                self._backoff = FIRST_BACKOFF
+            log.warning("worker %s is down, again in %.1f s", self.name, self._backoff)
+            await asyncio.sleep(self._backoff)
+            self._backoff = min(2 * self._backoff, LAST_BACKOFF)
             self.metrics.restarts.labels(self.model, self.name).inc()
 
     async def run_batch(self, request: worker_pb2.RunBatchRequest) -> worker_pb2.RunBatchResponse:
         """Raises `grpc.aio.AioRpcError`. A worker that does not answer in time is killed."""
         assert self._stub is not None
         try:
-            return await self._stub.RunBatch(request, timeout=self.batch_timeout)
+            response = await self._stub.RunBatch(request, timeout=self.batch_timeout)
         except grpc.aio.AioRpcError as error:
-            if error.code() != grpc.StatusCode.DEADLINE_EXCEEDED:
+            hangs = error.code() == grpc.StatusCode.DEADLINE_EXCEEDED
+            if hangs or error.code() == grpc.StatusCode.UNAVAILABLE:
+                # Before its end is noticed: the batch would come back at once and fail again, as
+                # if it had taken down another worker.
+                self._set_ready(False)
+                self.kill()
+            if not hangs:
                 raise
             log.error("worker %s hangs: killed", self.name)
-            self.kill()
             raise _died() from error
+        self._backoff = FIRST_BACKOFF
+        return response
 
     async def load_adapter(self, name: str, folder: Path) -> None:
         """Loads now, and again after every restart. Raises `grpc.aio.AioRpcError`."""
@@ -97,10 +109,13 @@ class Worker:
             await self._stub.LoadAdapter(request)
         self.wanted[name] = folder
         self.failed_adapters.pop(name, None)
+        self._count_adapters()
 
     async def unload_adapter(self, name: str) -> None:
         """Forgets it. Raises `grpc.aio.AioRpcError`."""
         self.wanted.pop(name, None)
+        self.failed_adapters.pop(name, None)
+        self._count_adapters()
         if self._stub is not None and self.ready:
             await self._stub.UnloadAdapter(worker_pb2.UnloadAdapterRequest(name=name))
 
@@ -120,29 +135,38 @@ class Worker:
             )  # fmt: skip
             ended = asyncio.create_task(self._process.wait())
             try:
-                async with grpc.aio.insecure_channel(address, options=CHANNEL_OPTIONS) as channel:
+                async with _channel(address) as channel:
                     greeting = asyncio.create_task(self._greet(channel))
-                    await asyncio.wait({greeting, ended}, return_when=asyncio.FIRST_COMPLETED)
-                    if not greeting.done():
+                    try:
+                        await asyncio.wait({greeting, ended}, return_when=asyncio.FIRST_COMPLETED)
+                        if greeting.done():
+                            greeting.result()
+                        # Awaiting it would cancel it when we are cancelled.
+                        await asyncio.wait({ended})
+                    finally:
                         greeting.cancel()
-                    else:
-                        greeting.result()
-                    log.warning("worker %s ended with status %s", self.name, await ended)
+                        # While there still is a channel for who comes too late.
+                        self._set_ready(False)
+                    log.warning("worker %s ended with status %s", self.name, ended.result())
             finally:
                 with contextlib.suppress(ProcessLookupError):
                     self._process.terminate()
+                stopped, _ = await asyncio.wait({ended}, timeout=STOP_SECONDS)
+                if not stopped:
+                    self.kill()
                 await asyncio.shield(ended)
 
     async def _watch(self, address: str) -> None:
         """A worker on another host, while it answers."""
-        async with grpc.aio.insecure_channel(address, options=CHANNEL_OPTIONS) as channel:
+        async with _channel(address) as channel:
             await self._greet(channel)
             assert self._stub is not None
             while True:
                 await asyncio.sleep(POLL)
                 status = await self._stub.GetStatus(worker_pb2.GetStatusRequest(), timeout=30)
-                if not set(self.wanted) - set(self.failed_adapters) <= set(status.adapters):
-                    return  # it was restarted: greet again
+                held = set(self.wanted) - set(self.failed_adapters) <= set(status.adapters)
+                if not (self.ready and held):
+                    return  # it could not be reached, or was restarted: greet again
 
     async def _greet(self, channel: grpc.aio.Channel) -> None:
         """Waits for the worker, loads what it should hold, and calls it ready."""
@@ -165,9 +189,18 @@ class Worker:
     def _set_ready(self, ready: bool) -> None:
         self.ready = ready
         self.metrics.worker_up(self.model, self.name, ready)
-        held = len(self.wanted) - len(self.failed_adapters) if ready else 0
-        self.metrics.adapters.labels(self.model, self.name).set(held)
+        self._count_adapters()
         self.on_change()
+
+    def _count_adapters(self) -> None:
+        held = len(self.wanted) - len(self.failed_adapters) if self.ready else 0
+        self.metrics.adapters.labels(self.model, self.name).set(held)
+
+
+def _channel(address: str) -> grpc.aio.Channel:
+    return grpc.aio.insecure_channel(
+        address, options=CLIENT_OPTIONS, interceptors=tracing.channel_interceptors()
+    )
 
 
 def _flags(settings: EngineSettings) -> list[str]:

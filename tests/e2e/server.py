@@ -1,0 +1,165 @@
+"""The installed ``vlm2vec serve`` as a process of its own, and what a test asks of it."""
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import grpc
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from prometheus_client.parser import text_string_to_metric_families
+from vlm2vec.v1 import adapters_pb2_grpc, embedding_pb2_grpc
+
+COMMAND = Path(sys.executable).with_name("vlm2vec")
+START_SECONDS = 120.0
+"""For torch to be imported and a checkpoint read, on a machine that does other things as well."""
+SERVING = health_pb2.HealthCheckResponse.SERVING
+NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
+UNLIMITED = (("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1))
+
+
+@dataclass
+class Server:
+    """A running server. ``log`` is its standard error and its workers'."""
+
+    process: subprocess.Popen[bytes]
+    address: str
+    metrics_address: str
+    log: Path
+    channel: grpc.Channel = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.channel = self.connect()
+        self.embedding = embedding_pb2_grpc.EmbeddingServiceStub(self.channel)
+        self.adapters = adapters_pb2_grpc.AdapterServiceStub(self.channel)
+        self.health = health_pb2_grpc.HealthStub(self.channel)
+
+    def connect(self) -> grpc.Channel:
+        """A connection that is shared with nobody."""
+        options = (*UNLIMITED, ("grpc.use_local_subchannel_pool", 1))
+        return grpc.insecure_channel(self.address, options)
+
+    def status(self, service: str = "") -> int:
+        """What health says of ``service``."""
+        request = health_pb2.HealthCheckRequest(service=service)
+        return self.health.Check(request, timeout=30, wait_for_ready=True).status
+
+    def wait_for(self, status: int, seconds: float = START_SECONDS) -> None:
+        """Until health says ``status``."""
+        wait_until(lambda: self._is_alive() and self.status() == status, seconds, pause=0.01)
+
+    def _is_alive(self) -> bool:
+        assert self.process.poll() is None, self.log.read_text()
+        return True
+
+    @property
+    def workers(self) -> list[int]:
+        """Process ids of the workers."""
+        return [
+            int(path.parent.name)
+            for path in Path("/proc").glob("[0-9]*/stat")
+            if _parent(path) == self.process.pid
+        ]
+
+    def metrics_text(self) -> str:
+        """What Prometheus would read."""
+        with urllib.request.urlopen(f"http://{self.metrics_address}/metrics", timeout=30) as page:
+            return str(page.read().decode())
+
+    def metric(self, name: str, **labels: str) -> float:
+        """The sum of the samples called ``vlm2vec_<name>`` that have ``labels``."""
+        return sum(
+            sample.value
+            for family in text_string_to_metric_families(self.metrics_text())
+            for sample in family.samples
+            if sample.name == f"vlm2vec_{name}" and labels.items() <= sample.labels.items()
+        )
+
+    def stop(self) -> None:
+        """SIGTERM; it has to end well and leave no worker behind."""
+        workers = self.workers
+        self.process.send_signal(signal.SIGTERM)
+        assert self.process.wait(90) == 0, self.log.read_text()
+        self.channel.close()
+        assert not [pid for pid in workers if is_running(pid)]
+
+
+@contextlib.contextmanager
+def running_server(
+    folder: Path, *flags: str | Path, environment: Mapping[str, str] | None = None
+) -> Iterator[Server]:
+    """Starts a server on free ports, waits until it is ready and stops it in the end. Its log goes
+    to ``folder``; its environment variables are ``environment`` and nobody else's."""
+    variables = {key: value for key, value in os.environ.items() if not key.startswith("VLM2VEC")}
+    address, metrics_address = (f"127.0.0.1:{port}" for port in free_ports(2))
+    log = folder / "server.log"
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            [
+                COMMAND, "serve", "--listen", address, "--metrics-listen", metrics_address,
+                *map(str, flags),
+            ],
+            stdin=subprocess.DEVNULL,
+            stderr=output,
+            env=variables | dict(environment or {}),
+        )  # fmt: skip
+    server = Server(process, address, metrics_address, log)
+    try:
+        server.wait_for(SERVING)
+        yield server
+        if process.poll() is None:
+            server.stop()
+    finally:
+        server.channel.close()
+        # Only after a failure is anything left to kill: the workers then see that they are orphans.
+        if process.poll() is None:
+            process.kill()
+            process.wait()
+
+
+def free_ports(count: int) -> list[int]:
+    """Ports that nobody listens on."""
+    with contextlib.ExitStack() as stack:
+        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for item in sockets:
+            item.bind(("127.0.0.1", 0))
+        return [int(item.getsockname()[1]) for item in sockets]
+
+
+def wait_until(
+    condition: Callable[[], object], seconds: float = 60.0, pause: float = 0.05
+) -> None:
+    """Until ``condition`` holds."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(pause)
+
+
+def memory(pid: int) -> int:
+    """Bytes of a process that are in memory."""
+    pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE")
+
+
+def is_running(pid: int) -> bool:
+    """Whether there is such a process, and not only its remains."""
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except OSError:
+        return False
+    return state != "Z"
+
+
+def _parent(stat: Path) -> int:
+    try:
+        return int(stat.read_text().rpartition(")")[2].split()[1])
+    except OSError:
+        return 0

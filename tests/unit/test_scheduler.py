@@ -8,6 +8,7 @@ import grpc
 import numpy as np
 import pytest
 from prometheus_client import CollectorRegistry
+
 from vlm2vec.worker.v1 import worker_pb2
 from vlm2vec_service.errors import DeadlineError, ExhaustedError, InvalidInputError, Vlm2vecError
 from vlm2vec_service.metrics import Metrics

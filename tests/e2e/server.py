@@ -11,10 +11,12 @@ import urllib.request
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from prometheus_client.parser import text_string_to_metric_families
+
 from vlm2vec.v1 import adapters_pb2_grpc, embedding_pb2_grpc
 
 COMMAND = Path(sys.executable).with_name("vlm2vec")
@@ -39,21 +41,22 @@ class Server:
         self.channel = self.connect()
         self.embedding = embedding_pb2_grpc.EmbeddingServiceStub(self.channel)
         self.adapters = adapters_pb2_grpc.AdapterServiceStub(self.channel)
-        self.health = health_pb2_grpc.HealthStub(self.channel)
+        # Its methods are missing from the published types.
+        self.health: Any = health_pb2_grpc.HealthStub(self.channel)
 
-    def connect(self) -> grpc.Channel:
+    def connect(self, *options: tuple[str, int]) -> grpc.Channel:
         """A connection that is shared with nobody."""
-        options = (*UNLIMITED, ("grpc.use_local_subchannel_pool", 1))
-        return grpc.insecure_channel(self.address, options)
+        own = (("grpc.use_local_subchannel_pool", 1), *UNLIMITED, *options)
+        return grpc.insecure_channel(self.address, own)
 
     def status(self, service: str = "") -> int:
         """What health says of ``service``."""
         request = health_pb2.HealthCheckRequest(service=service)
-        return self.health.Check(request, timeout=30, wait_for_ready=True).status
+        return int(self.health.Check(request, timeout=30, wait_for_ready=True).status)
 
     def wait_for(self, status: int, seconds: float = START_SECONDS) -> None:
         """Until health says ``status``."""
-        wait_until(lambda: self._is_alive() and self.status() == status, seconds, pause=0.01)
+        wait_until(lambda: self._is_alive() and self.status() == status, seconds)
 
     def _is_alive(self) -> bool:
         assert self.process.poll() is None, self.log.read_text()
@@ -85,9 +88,9 @@ class Server:
     def stop(self) -> None:
         """SIGTERM; it has to end well and leave no worker behind."""
         workers = self.workers
+        self.channel.close()
         self.process.send_signal(signal.SIGTERM)
         assert self.process.wait(90) == 0, self.log.read_text()
-        self.channel.close()
         assert not [pid for pid in workers if is_running(pid)]
 
 
@@ -133,9 +136,7 @@ def free_ports(count: int) -> list[int]:
         return [int(item.getsockname()[1]) for item in sockets]
 
 
-def wait_until(
-    condition: Callable[[], object], seconds: float = 60.0, pause: float = 0.05
-) -> None:
+def wait_until(condition: Callable[[], object], seconds: float = 60.0, pause: float = 0.05) -> None:
     """Until ``condition`` holds."""
     deadline = time.monotonic() + seconds
     while not condition():

@@ -81,7 +81,7 @@ class AdapterServicer(adapters_pb2_grpc.AdapterServiceServicer):
         return [
             _adapter(self.service.served[name], version)
             for name in names
-            for version in self.service.catalog.models[name].versions.values()
+            for _, version in sorted(self.service.catalog.models[name].versions.items())
             if version.folder is not None
         ]
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import grpc
-from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_health.v1 import health, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 from prometheus_client import start_http_server
 
@@ -19,6 +19,7 @@ from vlm2vec_service.catalog import BASE_VERSION, CHAMPION, Catalog, Model, read
 from vlm2vec_service.errors import CheckpointError, NotFoundError
 from vlm2vec_service.frontend.adapters import AdapterServicer
 from vlm2vec_service.frontend.embedding import EmbeddingServicer
+from vlm2vec_service.frontend.health import HealthServicer
 from vlm2vec_service.frontend.interceptor import Interceptor
 from vlm2vec_service.frontend.service import Served, Service
 from vlm2vec_service.metrics import Metrics
@@ -29,8 +30,6 @@ from vlm2vec_service.settings import EngineSettings, Limits, ServerSettings, Vid
 from vlm2vec_service.worker.supervisor import Worker
 
 log = logging.getLogger(__name__)
-LIVENESS = "liveness"
-"""Health of the process, whatever its workers do; "" and the services' names are readiness."""
 
 
 @dataclass(frozen=True)
@@ -117,35 +116,27 @@ async def serve(service: Service) -> None:
     )
     embedding_pb2_grpc.add_EmbeddingServiceServicer_to_server(EmbeddingServicer(service), server)
     adapters_pb2_grpc.add_AdapterServiceServicer_to_server(AdapterServicer(service), server)
-    healthy = health.aio.HealthServicer()
-    health_pb2_grpc.add_HealthServicer_to_server(healthy, server)
     names = [
         embedding_pb2.DESCRIPTOR.services_by_name["EmbeddingService"].full_name,
         adapters_pb2.DESCRIPTOR.services_by_name["AdapterService"].full_name,
     ]
+    healthy = HealthServicer(names)
+    health_pb2_grpc.add_HealthServicer_to_server(healthy, server)
     reflection.enable_server_reflection(
         (*names, health.SERVICE_NAME, reflection.SERVICE_NAME), server
     )
-    if not server.add_insecure_port(settings.listen):
-        raise NotFoundError(f"cannot listen on {settings.listen}")
+    _listen(server, settings)
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    if settings.metrics_listen:
-        host, _, port = settings.metrics_listen.rpartition(":")
-        start_http_server(int(port), host or "0.0.0.0")
-    await healthy.set(LIVENESS, health_pb2.HealthCheckResponse.SERVING)
-    for name in ("", *names):
-        await healthy.set(name, health_pb2.HealthCheckResponse.NOT_SERVING)
-    supervisors = _start_workers(service, healthy, ["", *names])
+    supervisors = _start_workers(service, healthy)
     await server.start()
     log.info("serving %s on %s", ", ".join(service.served), settings.listen)
     await stop.wait()
 
     log.info("draining: at most %.0f s", settings.drain_seconds)
     service.draining.set()
-    for name in ("", *names):
-        await healthy.set(name, health_pb2.HealthCheckResponse.NOT_SERVING)
+    healthy.close()
     await server.stop(settings.drain_seconds)
     for task in supervisors:
         task.cancel()
@@ -155,20 +146,22 @@ async def serve(service: Service) -> None:
     log.info("stopped")
 
 
-def _start_workers(
-    service: Service, healthy: "health.aio.HealthServicer", names: Sequence[str]
-) -> list[asyncio.Task[None]]:
+def _listen(server: grpc.aio.Server, settings: ServerSettings) -> None:
+    """Takes both ports. Raises `NotFoundError` naming the one that is not to be had."""
+    try:
+        server.add_insecure_port(settings.listen)
+    except RuntimeError as error:
+        raise NotFoundError(f"cannot listen on {settings.listen}") from error
+    if settings.metrics_listen:
+        host, _, port = settings.metrics_listen.rpartition(":")
+        try:
+            start_http_server(int(port), host or "0.0.0.0")
+        except (OSError, ValueError, OverflowError) as error:
+            raise NotFoundError(f"cannot listen on {settings.metrics_listen}: {error}") from error
+
+
+def _start_workers(service: Service, healthy: HealthServicer) -> list[asyncio.Task[None]]:
     """Starts every worker; each change of one sets readiness and wakes its scheduler."""
-    background: set[asyncio.Task[None]] = set()
-
-    def update() -> None:
-        state = health_pb2.HealthCheckResponse
-        status = state.SERVING if service.ready else state.NOT_SERVING
-        for name in names:
-            task = asyncio.create_task(healthy.set(name, status))
-            background.add(task)
-            task.add_done_callback(background.discard)
-
     tasks = []
     for served in service.served.values():
         for worker in served.workers:
@@ -176,7 +169,7 @@ def _start_workers(
 
             def changed(wake: asyncio.Event = lane.wake) -> None:
                 wake.set()
-                update()
+                healthy.set(service.ready)
 
             worker.on_change = changed
             tasks.append(asyncio.create_task(worker.keep_running()))

@@ -12,7 +12,13 @@ from typing import Protocol
 import grpc
 
 from vlm2vec.worker.v1 import worker_pb2
-from vlm2vec_service.errors import ExhaustedError, InvalidInputError, Vlm2vecError
+from vlm2vec_service.errors import (
+    AdapterError,
+    DeadlineError,
+    ExhaustedError,
+    InvalidInputError,
+    Vlm2vecError,
+)
 from vlm2vec_service.metrics import Metrics
 from vlm2vec_service.scheduling.fair_queue import Done, FairQueue, Work
 from vlm2vec_service.worker.codec import decode_vectors, encode_item
@@ -117,8 +123,10 @@ class Scheduler:
         """Counts ``inputs`` more in, until `release`.
 
         Raises `ExhaustedError` with a hint when the queue is full, or so long that the deadline (in
-        the time of ``time.monotonic``) would pass in it.
+        the time of ``time.monotonic``) would pass in it; `DeadlineError` when it has passed.
         """
+        if time.monotonic() >= deadline:
+            raise DeadlineError("the deadline passed before there was a place in the queue")
         wait = self.expected_wait()
         if not self._has_room:
             raise ExhaustedError(
@@ -246,6 +254,8 @@ class Scheduler:
             _answer(batch.works, Vlm2vecError("this input takes the worker down; report it"))
         elif error.code() == grpc.StatusCode.INVALID_ARGUMENT:
             _answer(batch.works, InvalidInputError("input", error.details() or ""))
+        elif error.code() == grpc.StatusCode.NOT_FOUND:  # unloaded since it was admitted
+            _answer(batch.works, AdapterError(error.details() or ""))
         else:
             _answer(batch.works, Vlm2vecError(f"the worker failed: {error.details()}"))
 

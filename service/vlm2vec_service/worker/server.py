@@ -8,7 +8,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from pathlib import Path
 
 import grpc
@@ -154,6 +154,8 @@ class Errors(grpc.ServerInterceptor):
             except (Vlm2vecError, torch.OutOfMemoryError) as error:
                 code = error.grpc_code if isinstance(error, Vlm2vecError) else 3
                 context.abort(CODES[code], str(error))
+            except CancelledError:
+                context.abort(grpc.StatusCode.CANCELLED, "nobody waits for this batch any more")
             except Exception as error:
                 log.exception("%s failed", details.method)
                 context.abort(grpc.StatusCode.INTERNAL, f"{type(error).__name__}: {error}")
@@ -173,8 +175,10 @@ def serve(base: Path, address: str, settings: EngineSettings) -> None:
         options=list(CHANNEL_OPTIONS),
     )
     worker_pb2_grpc.add_WorkerServiceServicer_to_server(Worker(engine, base), server)
-    if not server.add_insecure_port(address):
-        raise NotFoundError(f"worker: cannot listen on {address}")
+    try:
+        server.add_insecure_port(address)
+    except RuntimeError as error:
+        raise NotFoundError(f"worker: cannot listen on {address}") from error
     stop = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: stop.set())
     signal.signal(signal.SIGINT, lambda *_: stop.set())

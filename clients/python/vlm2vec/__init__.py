@@ -1,0 +1,44 @@
+"""Client of vlm2vec-serve: text, images and video to vectors, over gRPC."""
+
+from vlm2vec.aio.client import AsyncClient
+from vlm2vec.errors import (
+    DeadlineExceeded,
+    FailedPrecondition,
+    Internal,
+    InvalidInput,
+    NotFound,
+    PermissionDenied,
+    ResourceExhausted,
+    SpaceChanged,
+    Unauthenticated,
+    Unavailable,
+    VLM2VecError,
+)
+from vlm2vec.inputs import Input
+from vlm2vec.options import Options
+from vlm2vec.results import Embedding, Model, ModelVersion, Ranked, Ranking, Timings
+from vlm2vec.sync.client import Client
+
+__all__ = [
+    "AsyncClient",
+    "Client",
+    "DeadlineExceeded",
+    "Embedding",
+    "FailedPrecondition",
+    "Input",
+    "Internal",
+    "InvalidInput",
+    "Model",
+    "ModelVersion",
+    "NotFound",
+    "Options",
+    "PermissionDenied",
+    "Ranked",
+    "Ranking",
+    "ResourceExhausted",
+    "SpaceChanged",
+    "Timings",
+    "Unauthenticated",
+    "Unavailable",
+    "VLM2VecError",
+]

@@ -1,0 +1,98 @@
+"""Streams of a client."""
+
+from collections.abc import AsyncGenerator, AsyncIterable, Iterable
+from typing import Any, Literal, Unpack, overload
+
+from vlm2vec.aio.stream import run
+from vlm2vec.aio.transport import Transport
+from vlm2vec.base import BaseClient
+from vlm2vec.errors import VLM2VecError
+from vlm2vec.items import Id, Item
+from vlm2vec.options import Options
+from vlm2vec.results import Embedding
+from vlm2vec.vectors import Array
+
+
+class StreamingClient(BaseClient):
+    """A client that has streams only."""
+
+    _opened: Transport | None = None
+
+    @property
+    def _transport(self) -> Transport:
+        # A channel belongs to the event loop that runs when it is opened.
+        self._opened = self._opened or Transport(self._endpoint, self._retries)
+        return self._opened
+
+    @overload
+    def stream(
+        self,
+        items: Iterable[Item] | AsyncIterable[Item],
+        *,
+        window: int = ...,
+        instruction: str | None = ...,
+        details: Literal[False] = ...,
+        on_error: Literal["raise"] = ...,
+        progress: bool = ...,
+        timeout: float | None = ...,
+        **options: Unpack[Options],
+    ) -> AsyncGenerator[tuple[Id, Array], None]: ...
+    @overload
+    def stream(
+        self,
+        items: Iterable[Item] | AsyncIterable[Item],
+        *,
+        window: int = ...,
+        instruction: str | None = ...,
+        details: Literal[True],
+        on_error: Literal["raise"] = ...,
+        progress: bool = ...,
+        timeout: float | None = ...,
+        **options: Unpack[Options],
+    ) -> AsyncGenerator[tuple[Id, Embedding], None]: ...
+    @overload
+    def stream(
+        self,
+        items: Iterable[Item] | AsyncIterable[Item],
+        *,
+        window: int = ...,
+        instruction: str | None = ...,
+        details: Literal[False] = ...,
+        on_error: Literal["yield"],
+        progress: bool = ...,
+        timeout: float | None = ...,
+        **options: Unpack[Options],
+    ) -> AsyncGenerator[tuple[Id, Array | VLM2VecError], None]: ...
+    @overload
+    def stream(
+        self,
+        items: Iterable[Item] | AsyncIterable[Item],
+        *,
+        window: int = ...,
+        instruction: str | None = ...,
+        details: Literal[True],
+        on_error: Literal["yield"],
+        progress: bool = ...,
+        timeout: float | None = ...,
+        **options: Unpack[Options],
+    ) -> AsyncGenerator[tuple[Id, Embedding | VLM2VecError], None]: ...
+    def stream(
+        self,
+        items: Iterable[Item] | AsyncIterable[Item],
+        *,
+        window: int = 256,
+        instruction: str | None = None,
+        details: bool = False,
+        on_error: Literal["raise", "yield"] = "raise",
+        progress: bool = False,
+        timeout: float | None = None,
+        **options: Unpack[Options],
+    ) -> AsyncGenerator[tuple[Id, Any], None]:
+        """As `Client.stream`, for asyncio; ``items`` may be an async iterable.
+
+        Files are read and pixels encoded in threads. A loop that ends early should close the
+        generator, as with ``contextlib.aclosing``; otherwise the event loop does, a little later.
+        """
+        state = self._window(window, instruction, details, on_error, timeout, options)
+        # The transport is opened when the generator starts, in its event loop.
+        return run(items, state, lambda *call: self._transport.connect(*call), progress)

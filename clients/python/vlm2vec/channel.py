@@ -1,0 +1,93 @@
+"""How to reach a server: target, credentials and channel options."""
+
+import json
+import os
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+
+import grpc
+
+from vlm2vec.media import FilePath
+
+# Every address that the name resolves to takes its turn.
+_SERVICE_CONFIG = json.dumps({"loadBalancingConfig": [{"round_robin": {}}]})
+# A server that restarts is back within seconds; gRPC itself would wait up to two minutes.
+_RECONNECT_MILLISECONDS = (200, 5_000)
+_KEEPALIVE_TIMEOUT_MILLISECONDS = 20_000
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    """All that opening a channel and calling on it takes."""
+
+    target: str
+    options: tuple[tuple[str, str | int], ...]
+    credentials: grpc.ChannelCredentials | None
+    """None is a connection without TLS."""
+    metadata: tuple[tuple[str, str], ...]
+    """Sent with every call."""
+
+
+def endpoint(
+    server: str,
+    *,
+    tls: bool | FilePath,
+    certificate: tuple[FilePath, FilePath] | None,
+    api_key: str | None,
+    max_message_bytes: int,
+    keepalive: float,
+    user_agent: str,
+) -> Endpoint:
+    """The `Endpoint` for the settings of a client; raises ValueError if they contradict."""
+    initial, longest = _RECONNECT_MILLISECONDS
+    return Endpoint(
+        target=_target(server),
+        options=(
+            ("grpc.service_config", _SERVICE_CONFIG),
+            ("grpc.max_send_message_length", max_message_bytes),
+            ("grpc.max_receive_message_length", max_message_bytes),
+            ("grpc.keepalive_time_ms", round(keepalive * 1000)),
+            ("grpc.keepalive_timeout_ms", _KEEPALIVE_TIMEOUT_MILLISECONDS),
+            ("grpc.initial_reconnect_backoff_ms", initial),
+            ("grpc.max_reconnect_backoff_ms", longest),
+            ("grpc.dns_min_time_between_resolutions_ms", longest),
+            ("grpc.primary_user_agent", f"{user_agent} vlm2vec-client/{client_version()}".strip()),
+        ),
+        credentials=_credentials(tls, certificate),
+        metadata=(("authorization", f"Bearer {api_key}"),) if api_key else (),
+    )
+
+
+def _target(server: str) -> str:
+    """``host:port`` by DNS; what names a resolver already, such as unix:, stays."""
+    scheme = server.partition(":")[0]
+    named = scheme in {"dns", "ipv4", "ipv6", "unix", "unix-abstract", "xds"}
+    return server if named else f"dns:///{server}"
+
+
+def _credentials(
+    tls: bool | FilePath, certificate: tuple[FilePath, FilePath] | None
+) -> grpc.ChannelCredentials | None:
+    if not tls:
+        if certificate is not None:
+            raise ValueError("a client certificate needs tls=True, or the path of a CA")
+        return None
+    chain, key = certificate or (None, None)
+    return grpc.ssl_channel_credentials(
+        root_certificates=None if isinstance(tls, bool) else _read(tls),
+        private_key=None if key is None else _read(key),
+        certificate_chain=None if chain is None else _read(chain),
+    )
+
+
+def _read(path: FilePath) -> bytes:
+    with open(os.fspath(path), "rb") as file:
+        return file.read()
+
+
+def client_version() -> str:
+    """The version of this package, or 0 where it runs without being installed."""
+    try:
+        return version("vlm2vec-client")
+    except PackageNotFoundError:
+        return "0"

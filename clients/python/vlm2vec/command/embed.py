@@ -1,0 +1,102 @@
+"""``python -m vlm2vec embed``: images and texts to a file of vectors."""
+
+import argparse
+import os
+import sys
+from pathlib import Path
+
+import numpy as np
+
+from vlm2vec.command.flags import add_flag, add_switch, one_of
+from vlm2vec.command.server import add_server_flags, open_client, options
+from vlm2vec.command.sources import add_source_flags, sources
+from vlm2vec.errors import VLM2VecError
+from vlm2vec.options import DTYPES
+from vlm2vec.results import Embedding, OneSpace
+
+DESCRIPTION = """\
+Embeds images and texts, and writes a .npz file: ids (n,), the paths and texts; vectors (n, dim),
+float32; and model and space. What cannot be embedded is reported, and the rest still written."""
+
+
+def add_flags(parser: argparse.ArgumentParser) -> None:
+    """The flags of the command."""
+    add_source_flags(parser)
+    add_flag(parser, "--output", "the .npz file to write", type=Path, required=True)
+    add_flag(parser, "--instruction", "the task, such as 'Represent the given image.'")
+    add_flag(parser, "--window", "inputs under way at a time", type=int, default=256)
+    add_switch(parser, "--progress", "show a bar; without it, on a terminal", default=None)
+    add_server_flags(parser)
+    output = parser.add_argument_group("vectors")
+    add_flag(output, "--dimensions", "keep the first so many; 0 keeps all", type=int, default=0)
+    add_switch(output, "--normalize", "L2-normalise; without it, as the model says", default=None)
+    add_flag(
+        output,
+        "--dtype",
+        f"how they travel: {', '.join(DTYPES)}",
+        type=one_of(DTYPES),
+        default="float32",
+    )
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Embeds and writes; 0 if all have vectors, 1 if some have not."""
+    named = sources(arguments)
+    output: Path = arguments.output
+    if not output.parent.is_dir():
+        raise ValueError(f"{output}: the folder {output.parent} does not exist")
+    asked = options(arguments, "bulk")
+    asked["dimensions"] = arguments.dimensions
+    asked["normalize"] = arguments.normalize
+    asked["dtype"] = arguments.dtype
+    found: dict[int, Embedding] = {}
+    space = OneSpace()
+    with open_client(arguments) as client:
+        for index, result in client.stream(
+            [source for _, source in named],
+            window=arguments.window,
+            instruction=arguments.instruction,
+            details=True,
+            on_error="yield",
+            progress=_progress(arguments.progress),
+            timeout=arguments.timeout,
+            **asked,
+        ):
+            assert isinstance(index, int)
+            if isinstance(result, VLM2VecError):
+                print(f"{named[index][0]}: {result}", file=sys.stderr)
+            else:
+                space.check(result)
+                found[index] = result
+    if found:
+        _write(output, [(named[index][0], found[index]) for index in sorted(found)])
+    return 0 if len(found) == len(named) else 1
+
+
+def _write(path: Path, embeddings: list[tuple[str, Embedding]]) -> None:
+    """Writes the file, which appears whole."""
+    partial = path.with_name(f".{path.name}.part")
+    first = embeddings[0][1]
+    try:
+        with partial.open("wb") as file:
+            np.savez(
+                file,
+                ids=np.array([name for name, _ in embeddings]),
+                vectors=np.stack([embedding.vector for _, embedding in embeddings]),
+                model=np.array(first.model),
+                space=np.array(first.space),
+            )
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _progress(asked: bool | None) -> bool:
+    """Whether to show a bar: where there is a terminal, unless told otherwise."""
+    if asked is not None:
+        return asked
+    try:
+        import tqdm  # noqa: F401
+    except ImportError:
+        return False
+    return sys.stderr.isatty()

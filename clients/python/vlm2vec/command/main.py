@@ -1,0 +1,53 @@
+"""Parsing, and exit statuses."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from vlm2vec.channel import client_version
+from vlm2vec.command import embed, rank
+from vlm2vec.errors import VLM2VecError
+
+_EPILOG = """\
+Every flag is also an environment variable, shown in brackets; the flag wins.
+
+Exit status: 0 when all is done, 1 when some inputs failed, 2 when nothing could be done.
+
+Examples:
+  python -m vlm2vec embed 'photos/**/*.jpg' --output photos.npz --instruction 'Represent the image.'
+  python -m vlm2vec rank --query 'a cat and a dog' --top-k 3 'photos/*.jpg'"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the command with ``argv``, or the arguments of the process; the exit status."""
+    try:
+        arguments = _parser().parse_args(argv)
+        status: int = arguments.run(arguments)
+        return status
+    except (VLM2VecError, ValueError, ImportError, OSError) as error:
+        print(f"vlm2vec: error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        return 130
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m vlm2vec",
+        description="Embeds and ranks images and texts on a vlm2vec-serve server.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=client_version())
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    for name, module in (("embed", embed), ("rank", rank)):
+        command = commands.add_parser(
+            name,
+            help=module.__doc__.partition(": ")[2] if module.__doc__ else None,
+            description=module.DESCRIPTION,
+            epilog=_EPILOG,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        module.add_flags(command)
+        command.set_defaults(run=module.run)
+    return parser

@@ -1,0 +1,40 @@
+"""``python -m vlm2vec rank``: images and texts, in the order in which they match a query."""
+
+import argparse
+
+from vlm2vec.command.flags import add_flag
+from vlm2vec.command.server import add_server_flags, open_client, options
+from vlm2vec.command.sources import add_source_flags, sources
+
+DESCRIPTION = """\
+Orders images and texts by how well they match a query, and prints a table: the rank, the cosine of
+the vectors, and the path or text."""
+
+
+def add_flags(parser: argparse.ArgumentParser) -> None:
+    """The flags of the command."""
+    add_source_flags(parser)
+    add_flag(parser, "--query", "what to look for", required=True)
+    add_flag(parser, "--top-k", "print only the best so many; 0 is all", type=int, default=0)
+    add_flag(parser, "--instruction", "the task of the query")
+    add_flag(parser, "--candidate-instruction", "the task of the images and texts")
+    add_server_flags(parser)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Ranks and prints; 0."""
+    named = sources(arguments)
+    with open_client(arguments) as client:
+        ranking = client.rank(
+            arguments.query,
+            [source for _, source in named],
+            top_k=arguments.top_k,
+            instruction=arguments.instruction,
+            candidate_instruction=arguments.candidate_instruction,
+            timeout=arguments.timeout,
+            **options(arguments, "interactive"),
+        )
+    print("rank    score  candidate")
+    for place, ranked in enumerate(ranking.candidates, start=1):
+        print(f"{place:4}  {ranked.score:7.4f}  {named[ranked.index][0]}")
+    return 0

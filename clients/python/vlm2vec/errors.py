@@ -1,0 +1,169 @@
+"""Errors: one class for each way in which a call can fail."""
+
+import re
+from collections.abc import Iterable
+from typing import ClassVar, cast
+
+import grpc
+
+from vlm2vec.v1 import embedding_pb2 as pb
+
+
+class VLM2VecError(Exception):
+    """Base of all errors of this client, and the class of those that have none of their own."""
+
+    default_code: ClassVar[grpc.StatusCode] = grpc.StatusCode.UNKNOWN
+
+    code: grpc.StatusCode
+    """The gRPC status code."""
+    message: str
+    """A sentence that names the field and the limit."""
+    field: str
+    """The field at fault, such as ``input.parts[0].image``; empty where none is, or none is known."""
+    retry_after: float | None
+    """Seconds after which trying again makes sense; None where the server does not say."""
+    id: int | str | None
+    """The item of a stream, or the index of an input, that failed; None where it is not known."""
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        code: grpc.StatusCode | None = None,
+        field: str = "",
+        retry_after: float | None = None,
+        id: int | str | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.code = code or self.default_code
+        self.message = message
+        self.field = field
+        self.retry_after = retry_after
+        self.id = id
+
+    @property
+    def retryable(self) -> bool:
+        """Whether trying the same again can help.
+
+        UNAVAILABLE can, as a broken connection comes without a hint. RESOURCE_EXHAUSTED can where
+        the server hints when; without a hint it is a limit that waiting does not lift.
+        """
+        if self.code is grpc.StatusCode.RESOURCE_EXHAUSTED:
+            return self.retry_after is not None
+        return self.code is grpc.StatusCode.UNAVAILABLE
+
+
+class InvalidInput(VLM2VecError):
+    """An input cannot be embedded: unreadable, undecodable or over a limit (INVALID_ARGUMENT)."""
+
+    default_code = grpc.StatusCode.INVALID_ARGUMENT
+
+
+class NotFound(VLM2VecError):
+    """There is no such model, alias, version or space (NOT_FOUND)."""
+
+    default_code = grpc.StatusCode.NOT_FOUND
+
+
+class FailedPrecondition(VLM2VecError):
+    """The model is not in a state to answer as asked (FAILED_PRECONDITION)."""
+
+    default_code = grpc.StatusCode.FAILED_PRECONDITION
+
+
+class SpaceChanged(FailedPrecondition):
+    """Vectors of one call are of different spaces and do not compare: pin a version or a space."""
+
+
+class Unauthenticated(VLM2VecError):
+    """The API key or certificate is missing or wrong (UNAUTHENTICATED)."""
+
+    default_code = grpc.StatusCode.UNAUTHENTICATED
+
+
+class PermissionDenied(VLM2VecError):
+    """The key does not allow this (PERMISSION_DENIED)."""
+
+    default_code = grpc.StatusCode.PERMISSION_DENIED
+
+
+class ResourceExhausted(VLM2VecError):
+    """A rate or a size is over a limit (RESOURCE_EXHAUSTED)."""
+
+    default_code = grpc.StatusCode.RESOURCE_EXHAUSTED
+
+
+class Unavailable(VLM2VecError):
+    """The server cannot be reached or cannot answer now (UNAVAILABLE)."""
+
+    default_code = grpc.StatusCode.UNAVAILABLE
+
+
+class DeadlineExceeded(VLM2VecError):
+    """The timeout ran out before the answer came (DEADLINE_EXCEEDED)."""
+
+    default_code = grpc.StatusCode.DEADLINE_EXCEEDED
+
+
+class Internal(VLM2VecError):
+    """The server failed, or answered what its contract does not allow (INTERNAL)."""
+
+    default_code = grpc.StatusCode.INTERNAL
+
+
+_CLASSES: dict[grpc.StatusCode, type[VLM2VecError]] = {
+    kind.default_code: kind
+    for kind in (
+        InvalidInput,
+        NotFound,
+        FailedPrecondition,
+        Unauthenticated,
+        PermissionDenied,
+        ResourceExhausted,
+        Unavailable,
+        DeadlineExceeded,
+        Internal,
+    )
+}
+_CODES: dict[int, grpc.StatusCode] = {code.value[0]: code for code in grpc.StatusCode}
+
+
+# A status has no field but in its message, "inputs[2].parts[0].image: not an image".
+_FIELD = re.compile(r"(?:inputs?|query|candidates|options)\b[\w.\[\]]*(?=: )")
+
+
+def from_rpc(error: grpc.RpcError) -> VLM2VecError:
+    """The error of a failed call."""
+    code = error.code()
+    message = error.details() or code.name
+    field = _FIELD.match(message) if code is grpc.StatusCode.INVALID_ARGUMENT else None
+    return _CLASSES.get(code, VLM2VecError)(
+        message,
+        code=code,
+        field=field.group() if field else "",
+        retry_after=_retry_after(error),
+    )
+
+
+def from_item(error: pb.Error, id: int | str) -> VLM2VecError:
+    """The error of one item of a stream."""
+    code = _CODES.get(error.code, grpc.StatusCode.UNKNOWN)
+    return _CLASSES.get(code, VLM2VecError)(
+        error.message or code.name,
+        code=code,
+        field=error.field,
+        retry_after=error.retry_after_seconds or None,
+        id=id,
+    )
+
+
+def _retry_after(error: grpc.RpcError) -> float | None:
+    """Seconds from the trailer ``retry-after-ms``."""
+    trailers = cast(Iterable[tuple[str, str | bytes]], error.trailing_metadata() or ())
+    for key, value in trailers:
+        if key == "retry-after-ms":
+            try:
+                return max(0.0, float(value) / 1000)
+            except ValueError:
+                return None
+    return None

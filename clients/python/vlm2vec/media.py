@@ -1,0 +1,83 @@
+"""Images and videos to the encoded bytes that travel."""
+
+import io
+import os
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, TypeAlias, Union
+
+import numpy as np
+import numpy.typing as npt
+
+from vlm2vec.errors import InvalidInput
+from vlm2vec.v1 import embedding_pb2 as pb
+
+if TYPE_CHECKING:
+    from PIL.Image import Image as PILImage
+
+FilePath: TypeAlias = Union[str, "os.PathLike[str]"]
+ImageLike: TypeAlias = Union[FilePath, bytes, "PILImage", npt.NDArray[np.uint8]]
+"""A path, an encoded file, a PIL image, or uint8 RGB pixels ``(height, width, 3)``."""
+VideoLike: TypeAlias = FilePath | bytes | Sequence[ImageLike]
+"""A path, an encoded file, or frames of one size, in order."""
+
+# What PNG stores as it is; the rest is converted to RGB, as the server would.
+_PNG_MODES = {"1", "L", "LA", "P", "RGB", "RGBA"}
+
+
+def image_bytes(image: ImageLike, field: str) -> bytes:
+    """The encoded image: files as they are, pixels as PNG.
+
+    Raises `InvalidInput`, naming ``field``, where the file cannot be read or the array is not
+    uint8 RGB, TypeError for anything else, and ImportError for an array without Pillow.
+    """
+    if isinstance(image, bytes | str | os.PathLike):
+        return file_bytes(image, field)
+    if isinstance(image, np.ndarray):
+        return _png(_from_array(image, field))
+    # An image of PIL exists only where PIL has been imported.
+    pil = sys.modules.get("PIL.Image")
+    if pil is not None and isinstance(image, pil.Image):
+        return _png(image)
+    raise TypeError(f"{field} is {type(image).__name__}: neither path, bytes, PIL image nor array")
+
+
+def video(source: VideoLike, field: str) -> pb.Video:
+    """The message for a video; raises as `image_bytes` does."""
+    if isinstance(source, bytes | str | os.PathLike):
+        return pb.Video(file=file_bytes(source, field))
+    frames = [image_bytes(frame, f"{field}[{index}]") for index, frame in enumerate(source)]
+    return pb.Video(frames=pb.Frames(images=frames))
+
+
+def file_bytes(source: FilePath | bytes, field: str) -> bytes:
+    """What the file holds; raises `InvalidInput` where it cannot be read."""
+    if isinstance(source, bytes):
+        return source
+    try:
+        with open(source, "rb") as file:
+            return file.read()
+    except OSError as error:
+        reason = error.strerror or str(error)
+        message = f"{field}: cannot read {os.fspath(source)!r}: {reason}"
+        raise InvalidInput(message, field=field) from error
+
+
+def _from_array(array: npt.NDArray[Any], field: str) -> "PILImage":
+    if array.dtype != np.uint8 or array.ndim != 3 or array.shape[2] != 3 or not array.size:
+        message = f"{field}: not uint8 (height, width, 3) but {array.dtype} {array.shape}"
+        raise InvalidInput(message, field=field)
+    try:
+        from PIL import Image
+    except ImportError as error:
+        raise ImportError("arrays need Pillow: pip install 'vlm2vec-client[extras]'") from error
+    return Image.fromarray(np.ascontiguousarray(array))
+
+
+def _png(image: "PILImage") -> bytes:
+    buffer = io.BytesIO()
+    if image.mode not in _PNG_MODES:
+        image = image.convert("RGB")
+    # Lossless at any level; the lowest is several times faster and little larger.
+    image.save(buffer, "PNG", compress_level=1)
+    return buffer.getvalue()

@@ -1,0 +1,67 @@
+"""One call of EmbedStream."""
+
+import queue
+import threading
+from collections.abc import Iterator
+from typing import TypeAlias
+
+import grpc
+
+from vlm2vec.errors import Unavailable, VLM2VecError, from_rpc
+from vlm2vec.v1 import embedding_pb2 as pb
+
+# grpc's classes are generic only to type checkers.
+Method: TypeAlias = "grpc.StreamStreamMultiCallable[pb.EmbedStreamRequest, pb.EmbedStreamResponse]"
+
+_FINISH_SECONDS = 5.0
+"""How long a server may take to end a stream in which everything is answered."""
+
+
+class Connection:
+    """One call of EmbedStream: requests go in, answers and at last an error come out."""
+
+    def __init__(
+        self, method: Method, timeout: float | None, metadata: tuple[tuple[str, str], ...]
+    ) -> None:
+        self._requests: queue.SimpleQueue[pb.EmbedStreamRequest | None] = queue.SimpleQueue()
+        self._events: queue.SimpleQueue[pb.EmbedStreamResponse | VLM2VecError] = queue.SimpleQueue()
+        self._call = method(iter(self._requests.get, None), timeout=timeout, metadata=metadata)
+        self._reader = threading.Thread(target=self._read, name="vlm2vec-stream", daemon=True)
+        self._reader.start()
+
+    def send(self, requests: Iterator[pb.EmbedStreamRequest]) -> None:
+        """Lets ``requests`` go out, without waiting for it."""
+        for request in requests:
+            self._requests.put(request)
+
+    def ready(self) -> bool:
+        """Whether `receive` returns at once."""
+        return not self._events.empty()
+
+    def receive(self, timeout: float | None) -> pb.EmbedStreamResponse | VLM2VecError | None:
+        """The next answer, or why there are no more; None after ``timeout`` seconds."""
+        try:
+            return self._events.get(timeout=timeout)
+        except queue.Empty:
+            return None
+
+    def finish(self) -> None:
+        """Says that no requests follow, and waits for the server to end the call."""
+        self._requests.put(None)
+        self._reader.join(_FINISH_SECONDS)
+
+    def close(self) -> None:
+        """Cancels the call if it goes on; its threads end."""
+        self._requests.put(None)
+        self._call.cancel()
+        # The garbage collector may close a forgotten stream in any thread.
+        if threading.current_thread() is not self._reader:
+            self._reader.join()
+
+    def _read(self) -> None:
+        try:
+            for response in self._call:
+                self._events.put(response)
+            self._events.put(Unavailable("the server ended the stream"))
+        except grpc.RpcError as error:
+            self._events.put(from_rpc(error))

@@ -1,0 +1,157 @@
+"""The state of a stream, without its I/O: what is asked, answered, and to be asked again."""
+
+import heapq
+import time
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
+
+from vlm2vec import errors
+from vlm2vec.items import Id, Requests
+from vlm2vec.results import Embedding, OneSpace, embedding
+from vlm2vec.retry import Deadline, RetryPolicy
+from vlm2vec.v1 import embedding_pb2 as pb
+from vlm2vec.vectors import Array
+
+OnError: TypeAlias = Literal["raise", "yield"]
+Result: TypeAlias = Array | Embedding | errors.VLM2VecError
+
+
+@dataclass
+class _Unanswered:
+    id: Id
+    request: pb.EmbedStreamRequest
+    retries: int = 0
+    waiting: bool = False
+    """For the moment to try it again."""
+
+
+class Window:
+    """At most ``size`` items between being pulled and being yielded.
+
+    A driver makes and adds items while there is `room`, sends what `outgoing` gives, passes on answers, says
+    when the connection `broke`, and yields `results` until it is `finished`.
+    """
+
+    def __init__(
+        self,
+        requests: Requests,
+        size: int,
+        *,
+        details: bool,
+        on_error: str,
+        retries: RetryPolicy,
+        deadline: Deadline,
+    ) -> None:
+        """Raises ValueError for a ``size`` below 1 and an unknown ``on_error``."""
+        if size < 1:
+            raise ValueError(f"window is {size}, not at least 1")
+        if on_error not in ("raise", "yield"):
+            raise ValueError(f"on_error is {on_error!r}, neither 'raise' nor 'yield'")
+        self.results: deque[tuple[Id, Result]] = deque()
+        """What to yield next."""
+        self.exhausted = False
+        """Whether all items have been added."""
+        self.deadline = deadline
+        """Of the whole stream."""
+        self.make = requests.make
+        """Makes the request of an item; changes nothing of the window."""
+        self._size = size
+        self._details = details
+        self._raise = on_error == "raise"
+        self._retries = retries
+        self._space = OneSpace()
+        self._breaks = 0
+        self._unanswered: dict[str, _Unanswered] = {}
+        self._unsent: deque[str] = deque()
+        # Moments on the monotonic clock, and the ids whose time then comes.
+        self._waiting: list[tuple[float, str]] = []
+
+    @property
+    def room(self) -> bool:
+        """Whether one more item may be added."""
+        return len(self._unanswered) + len(self.results) < self._size
+
+    @property
+    def finished(self) -> bool:
+        """Whether all items have been added and answered."""
+        return self.exhausted and not self._unanswered
+
+    def add(self, id: Id, request: pb.EmbedStreamRequest | errors.InvalidInput) -> None:
+        """Takes what `make` gave for one more item.
+
+        Raises ValueError for an id that is in the window already. An error instead of a request is
+        a result, unless errors are to be raised.
+        """
+        if isinstance(request, errors.InvalidInput):
+            self._fail(id, request)
+        elif request.id in self._unanswered:
+            raise ValueError(f"the id {id!r} is given twice")
+        else:
+            self._unanswered[request.id] = _Unanswered(id, request)
+            self._unsent.append(request.id)
+
+    def outgoing(self) -> Iterator[pb.EmbedStreamRequest]:
+        """Takes out what is to be sent now."""
+        now = time.monotonic()
+        while self._waiting and self._waiting[0][0] <= now:
+            id = heapq.heappop(self._waiting)[1]
+            self._unanswered[id].waiting = False
+            self._unsent.append(id)
+        while self._unsent:
+            yield self._unanswered[self._unsent.popleft()].request
+
+    def wait(self) -> float | None:
+        """Seconds until `outgoing` has something to be tried again; None if nothing waits."""
+        return max(0.0, self._waiting[0][0] - time.monotonic()) if self._waiting else None
+
+    def answer(self, response: pb.EmbedStreamResponse) -> None:
+        """Turns an answer into a result, or lets its item wait for another try.
+
+        Ignores answers to what is not asked. Raises the item's error, if errors are to be raised,
+        and `errors.SpaceChanged` where the caller could not see it.
+        """
+        asked = self._unanswered.get(response.id)
+        if asked is None or asked.waiting:
+            return
+        self._breaks = 0
+        if response.WhichOneof("result") == "error":
+            error = errors.from_item(response.error, asked.id)
+            if self._try_again(response.id, asked, error):
+                return
+            del self._unanswered[response.id]
+            self._fail(asked.id, error)
+            return
+        del self._unanswered[response.id]
+        result = embedding(response.embedding)
+        if not self._details:
+            self._space.check(result)
+        self.results.append((asked.id, result if self._details else result.vector))
+
+    def broke(self, error: errors.VLM2VecError) -> float:
+        """Makes all that is unanswered outgoing again, for a connection to be opened.
+
+        Returns the seconds to wait before. Raises ``error`` if it is not for another try, or if
+        too many connections broke without one answer.
+        """
+        delay = self._retries.delay(error, self._breaks, self.deadline)
+        if delay is None:
+            raise error
+        self._breaks += 1
+        self._unsent = deque(id for id, asked in self._unanswered.items() if not asked.waiting)
+        return delay
+
+    def _try_again(self, wire_id: str, asked: _Unanswered, error: errors.VLM2VecError) -> bool:
+        delay = self._retries.delay(error, asked.retries, self.deadline)
+        if delay is None:
+            return False
+        asked.retries += 1
+        asked.waiting = True
+        heapq.heappush(self._waiting, (time.monotonic() + delay, wire_id))
+        return True
+
+    def _fail(self, id: Id, error: errors.VLM2VecError) -> None:
+        if self._raise:
+            raise error
+        self.results.append((id, error))

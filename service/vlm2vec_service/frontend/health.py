@@ -1,0 +1,68 @@
+"""`grpc.health.v1.Health`: readiness of the services, liveness of the process."""
+
+import asyncio
+from collections.abc import AsyncIterator, Iterable
+from typing import Any, TypeAlias
+
+import grpc
+from grpc_health.v1 import health_pb2 as pb
+from grpc_health.v1 import health_pb2_grpc
+
+Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
+LIVENESS = "liveness"
+"""Health of the process, whatever its workers do; "" and the services' names are readiness."""
+
+
+class HealthServicer(health_pb2_grpc.HealthServicer):
+    """gRPC's own forgets those who still watch when one stops, and holds up a shutdown."""
+
+    def __init__(self, services: Iterable[str]) -> None:
+        self._ready = False
+        self._closed = False
+        self._services = {"", *services}
+        self._changed = asyncio.Event()
+
+    def set(self, ready: bool) -> None:
+        """Whether the services can answer now."""
+        if ready != self._ready and not self._closed:
+            self._ready = ready
+            self._tell()
+
+    def close(self) -> None:
+        """Not ready for good; who watches is told and sent away."""
+        self._ready, self._closed = False, True
+        self._tell()
+
+    async def Check(self, request: pb.HealthCheckRequest, context: Context) -> Any:
+        """The status of a service; NOT_FOUND for an unknown one."""
+        status = self._status(request.service)
+        if status == pb.HealthCheckResponse.SERVICE_UNKNOWN:
+            await context.abort(grpc.StatusCode.NOT_FOUND, f"no service {request.service!r}")
+        return pb.HealthCheckResponse(status=status)
+
+    async def Watch(self, request: pb.HealthCheckRequest, context: Context) -> AsyncIterator[Any]:
+        """The status of a service, and again whenever it changes."""
+        known = None
+        while True:
+            changed = self._changed
+            status = self._status(request.service)
+            if status != known:
+                known = status
+                yield pb.HealthCheckResponse(status=status)
+                continue  # it may have changed while that was sent
+            if self._closed:
+                return
+            await changed.wait()
+
+    def _status(self, service: str) -> Any:
+        if service == LIVENESS:
+            return pb.HealthCheckResponse.SERVING
+        if service not in self._services:
+            return pb.HealthCheckResponse.SERVICE_UNKNOWN
+        if self._ready:
+            return pb.HealthCheckResponse.SERVING
+        return pb.HealthCheckResponse.NOT_SERVING
+
+    def _tell(self) -> None:
+        self._changed.set()
+        self._changed = asyncio.Event()

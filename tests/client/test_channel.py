@@ -1,0 +1,79 @@
+"""How the server is reached: keys, certificates, addresses."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import vlm2vec
+from tests.client.conftest import DATA, Connect
+from tests.client.server import Service, start
+
+
+def test_api_key_and_user_agent(connect: Connect, service: Service) -> None:
+    client = connect(api_key="secret", user_agent="indexer/7")
+    client.embed("a")
+    client.rank("a", ["b"])
+    client.models()
+    list(client.stream(["a"]))
+    seen = [metadata for _, metadata in service.calls] + service.streams
+    assert len(seen) == 4
+    for metadata in seen:
+        assert metadata["authorization"] == "Bearer secret"
+        assert str(metadata["user-agent"]).startswith("indexer/7 vlm2vec-client/")
+
+
+def test_no_key(client: Any, service: Service) -> None:
+    client.models()
+    assert "authorization" not in service.calls[0][1]
+
+
+def test_mutual_tls(connect: Connect, secure: Service) -> None:
+    client = connect(
+        server=secure.address,
+        tls=DATA / "ca.pem",
+        certificate=(DATA / "client.pem", DATA / "client.key"),
+        api_key="secret",
+    )
+    assert len(list(client.stream(["a", "b"]))) == 2
+    client.models()
+    assert secure.calls[0][1]["authorization"] == "Bearer secret"
+
+
+@pytest.mark.parametrize("settings", [{"tls": DATA / "ca.pem"}, {"tls": True}, {}])
+def test_without_what_the_server_asks_for(connect: Connect, secure: Service, settings: Any) -> None:
+    with pytest.raises(vlm2vec.Unavailable):
+        connect(server=secure.address, max_retries=0, **settings).models()
+
+
+def test_settings_that_contradict(connect: Connect) -> None:
+    with pytest.raises(ValueError, match="needs tls=True"):
+        connect(certificate=(DATA / "client.pem", DATA / "client.key"))
+    with pytest.raises(FileNotFoundError):
+        connect(tls="no such file")
+
+
+def test_socket_file(connect: Connect, tmp_path: Path) -> None:
+    service = Service()
+    server = start(service, address=f"unix:{tmp_path}/socket")
+    assert connect(server=service.address).embed("a").shape == (12,)
+    server.stop(None).wait()
+
+
+def test_calls_take_turns(connect: Connect) -> None:
+    services = [Service(), Service()]
+    servers = [start(service) for service in services]
+    ports = [service.address.rpartition(":")[2] for service in services]
+    client = connect(server="ipv4:" + ",".join(f"127.0.0.1:{port}" for port in ports))
+    # The second may be connected a moment later.
+    for _ in range(1000):
+        client.models()
+        if all(service.calls for service in services):
+            break
+    for service in services:
+        service.calls.clear()
+    for _ in range(20):
+        client.models()
+    assert [len(service.calls) for service in services] == [10, 10]
+    for server in servers:
+        server.stop(None).wait()

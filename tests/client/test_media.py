@@ -1,0 +1,91 @@
+"""Images and videos of every kind."""
+
+import io
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import vlm2vec
+from tests.client.server import Service
+from vlm2vec.v1 import embedding_pb2 as pb
+
+
+def png(pixels: Any) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def pixels_of(data: bytes) -> Any:
+    return np.asarray(Image.open(io.BytesIO(data)))
+
+
+PIXELS = np.random.default_rng(3).integers(0, 256, (5, 4, 3), dtype=np.uint8)
+
+
+def test_media(client: Any, service: Service, tmp_path: Path) -> None:
+    path = tmp_path / "picture.png"
+    path.write_bytes(png(PIXELS))
+    client.embed(
+        [
+            path,
+            vlm2vec.Input(
+                text="words",
+                instruction="own",
+                images=[str(path), b"encoded", Image.fromarray(PIXELS), PIXELS],
+                video=[PIXELS, path],
+            ),
+            vlm2vec.Input(prompt="<|image_pad|> all of it", images=[path]),
+            vlm2vec.Input(video=b"file"),
+            vlm2vec.Input(video=path),
+        ],
+        instruction="given",
+    )
+    photo, mixed, prompt, file, read = service.calls[0][0].inputs
+    data = path.read_bytes()
+    assert photo == pb.Input(instruction="given", parts=[pb.Part(image=data)])
+    assert mixed.instruction == "own"
+    kinds = [part.WhichOneof("part") for part in mixed.parts]
+    assert kinds == ["image", "image", "image", "image", "video", "text"]
+    assert [part.image for part in mixed.parts[:2]] == [data, b"encoded"]
+    for part in mixed.parts[2:4]:
+        np.testing.assert_array_equal(pixels_of(part.image), PIXELS)
+    frames = mixed.parts[4].video.frames.images
+    np.testing.assert_array_equal(pixels_of(frames[0]), PIXELS)
+    assert frames[1] == data
+    assert mixed.parts[5].text == "words"
+    assert prompt == pb.Input(prompt="<|image_pad|> all of it", parts=[pb.Part(image=data)])
+    assert file.parts[0].video.file == b"file"
+    assert read.parts[0].video.file == data
+
+
+def test_picture_of_another_mode(client: Any, service: Service) -> None:
+    client.embed(vlm2vec.Input(images=[Image.fromarray(PIXELS).convert("CMYK")]))
+    sent = Image.open(io.BytesIO(service.calls[0][0].inputs[0].parts[0].image))
+    assert (sent.mode, sent.size) == ("RGB", (4, 5))
+
+
+@pytest.mark.parametrize("pixels", [PIXELS[:, :, 0], PIXELS.astype(float), PIXELS[:0]])
+def test_pixels_of_another_shape(client: Any, pixels: Any) -> None:
+    with pytest.raises(vlm2vec.InvalidInput, match=r"images\[1\]: not uint8") as caught:
+        client.embed(["fine", vlm2vec.Input(images=[PIXELS, pixels])])
+    assert (caught.value.field, caught.value.id) == ("images[1]", 1)
+
+
+def test_missing_file(client: Any, tmp_path: Path) -> None:
+    with pytest.raises(vlm2vec.InvalidInput, match=r"images\[0\]: cannot read '.*none\.jpg'"):
+        client.embed(tmp_path / "none.jpg")
+
+
+def test_what_is_no_input(client: Any) -> None:
+    with pytest.raises(TypeError, match="int is neither"):
+        client.embed([3])
+    with pytest.raises(TypeError, match=r"images\[0\] is int"):
+        client.embed(vlm2vec.Input(images=[3]))  # type: ignore[list-item]
+    with pytest.raises(TypeError, match=r"images=\[image\]"):
+        vlm2vec.Input(images="picture.jpg")
+    with pytest.raises(ValueError, match="prompt is the whole text"):
+        vlm2vec.Input(prompt="p", text="t")

@@ -39,6 +39,13 @@ def test_early_close_leaves_nothing(client: Any, service: Service) -> None:
         stream = client.stream(texts(10_000))
         next(stream)
         stream.close()
+    # Closing does not wait for answers.
+    stream = client.stream(texts(10_000))
+    next(stream)
+    service.behaviour.silent = True
+    stream.close()
+    until(lambda: service.open_streams == 0)
+    service.behaviour.silent = False
     abandoned = client.stream(texts(10_000))
     next(abandoned)
     del abandoned

@@ -37,18 +37,22 @@ def test_item_errors_are_yielded(client: Any, service: Service) -> None:
 
 
 @pytest.mark.parametrize("code", [UNAVAILABLE, EXHAUSTED])
-def test_items_are_tried_again(client: Any, service: Service, code: int) -> None:
+@pytest.mark.parametrize("twice", [False, True], ids=["once", "twice"])
+def test_items_are_tried_again(client: Any, service: Service, code: int, twice: bool) -> None:
+    service.behaviour.twice = twice
     tries: dict[str, list[float]] = {}
 
     def error(id: str) -> pb.Error | None:
         tries.setdefault(id, []).append(time.monotonic())
-        if int(id) % 10 or len(tries[id]) > 3:
+        if int(id) % 10 or len(tries[id]) > (6 if twice else 3):
             return None
         return pb.Error(code=code, message="busy", retry_after_seconds=0.05)
 
     service.behaviour.item_error = error
     results = list(client.stream(texts(100), window=8))
     assert sorted(id for id, _ in results) == list(range(100))
+    times = 2 if twice else 1
+    tries = {id: moments[::times] for id, moments in tries.items()}
     assert {len(tries[str(id)]) for id in range(0, 100, 10)} == {4}
     gaps = [np.diff(tries[str(id)]).min() for id in range(0, 100, 10)]
     assert min(gaps) >= 0.05

@@ -48,7 +48,7 @@ async def run(
                 elif event is not None:
                     window.answer(event)
     finally:
-        pass
+        feeder.cancel()
         await asyncio.gather(feeder, return_exceptions=True)
         if connection is not None:
             await connection.close()

@@ -22,7 +22,7 @@ class Limits:
     max_images: int = setting(16, "Images per input.")
     max_image_bytes: int = setting(20_971_520, "Bytes per encoded image.")
     max_image_pixels: int = setting(50_000_000, "Pixels per image, before any resizing.")
-    max_video_bytes: int = setting(209_715_200, "Bytes per encoded video.")
+    max_video_bytes: int = setting(52_428_800, "Bytes per encoded video.")
     max_video_frames: int = setting(64, "Frames that an input's video may keep.")
     max_video_decoded_frames: int = setting(
         20_000, "Frames a video file may hold; they are decoded to sample from them."

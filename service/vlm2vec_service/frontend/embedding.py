@@ -43,7 +43,8 @@ class EmbeddingServicer(embedding_pb2_grpc.EmbeddingServiceServicer):
         inputs |= {f"candidates[{i}]": message for i, message in enumerate(request.candidates)}
         embeddings = await self._all(inputs, target, self._caller(context))
         vectors = np.stack([np.frombuffer(e.vector.data, "<f4") for e in embeddings])
-        scores = vectors[1:] @ vectors[0]
+        # Rounding may leave the cosine of equal vectors a little above 1.
+        scores = np.clip(vectors[1:] @ vectors[0], -1.0, 1.0)
         best = np.argsort(-scores, kind="stable")[: request.top_k or None]
         return pb.RankResponse(
             candidates=[pb.RankedCandidate(index=i, score=scores[i]) for i in best.tolist()],

@@ -116,7 +116,8 @@ Global___ModelRef: _TypeAlias = ModelRef  # noqa: Y015
 @_typing.final
 class Input(_message.Message):
     """What to embed: either instruction and parts, joined by the adapter's prompt template (media
-    first), or a raw prompt with the model's own placeholders and the media for them, in order.
+    first), or a raw prompt with the model's own placeholders and the media for them: images in the
+    order of their placeholders, and one video at most.
     """
 
     DESCRIPTOR: _descriptor.Descriptor

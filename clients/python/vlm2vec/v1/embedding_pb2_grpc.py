@@ -28,8 +28,9 @@ if _version_not_supported:
 class EmbeddingServiceStub(object):
     """Embeds inputs with a named model.
 
-    Errors carry a gRPC status whose message names the field and the limit. RESOURCE_EXHAUSTED and
-    UNAVAILABLE come with a `retry-after-ms` trailer where waiting helps.
+    Errors carry a gRPC status. The message of INVALID_ARGUMENT is the field, a colon, and what is
+    wrong with it: "inputs[3].parts[0].image: ...". RESOURCE_EXHAUSTED comes with a
+    `retry-after-ms` trailer; without one, trying again does not help.
     """
 
     def __init__(self, channel):
@@ -63,8 +64,9 @@ class EmbeddingServiceStub(object):
 class EmbeddingServiceServicer(object):
     """Embeds inputs with a named model.
 
-    Errors carry a gRPC status whose message names the field and the limit. RESOURCE_EXHAUSTED and
-    UNAVAILABLE come with a `retry-after-ms` trailer where waiting helps.
+    Errors carry a gRPC status. The message of INVALID_ARGUMENT is the field, a colon, and what is
+    wrong with it: "inputs[3].parts[0].image: ...". RESOURCE_EXHAUSTED comes with a
+    `retry-after-ms` trailer; without one, trying again does not help.
     """
 
     def Embed(self, request, context):
@@ -130,8 +132,9 @@ def add_EmbeddingServiceServicer_to_server(servicer, server):
 class EmbeddingService(object):
     """Embeds inputs with a named model.
 
-    Errors carry a gRPC status whose message names the field and the limit. RESOURCE_EXHAUSTED and
-    UNAVAILABLE come with a `retry-after-ms` trailer where waiting helps.
+    Errors carry a gRPC status. The message of INVALID_ARGUMENT is the field, a colon, and what is
+    wrong with it: "inputs[3].parts[0].image: ...". RESOURCE_EXHAUSTED comes with a
+    `retry-after-ms` trailer; without one, trying again does not help.
     """
 
     @staticmethod

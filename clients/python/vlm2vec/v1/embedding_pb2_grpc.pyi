@@ -29,8 +29,9 @@ GRPC_VERSION: str
 class EmbeddingServiceStub:
     """Embeds inputs with a named model.
 
-    Errors carry a gRPC status whose message names the field and the limit. RESOURCE_EXHAUSTED and
-    UNAVAILABLE come with a `retry-after-ms` trailer where waiting helps.
+    Errors carry a gRPC status. The message of INVALID_ARGUMENT is the field, a colon, and what is
+    wrong with it: "inputs[3].parts[0].image: ...". RESOURCE_EXHAUSTED comes with a
+    `retry-after-ms` trailer; without one, trying again does not help.
     """
 
     @_typing.overload
@@ -52,8 +53,9 @@ class EmbeddingServiceStub:
 class EmbeddingServiceAsyncStub(EmbeddingServiceStub):
     """Embeds inputs with a named model.
 
-    Errors carry a gRPC status whose message names the field and the limit. RESOURCE_EXHAUSTED and
-    UNAVAILABLE come with a `retry-after-ms` trailer where waiting helps.
+    Errors carry a gRPC status. The message of INVALID_ARGUMENT is the field, a colon, and what is
+    wrong with it: "inputs[3].parts[0].image: ...". RESOURCE_EXHAUSTED comes with a
+    `retry-after-ms` trailer; without one, trying again does not help.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
@@ -71,8 +73,9 @@ class EmbeddingServiceAsyncStub(EmbeddingServiceStub):
 class EmbeddingServiceServicer(metaclass=_abc_1.ABCMeta):
     """Embeds inputs with a named model.
 
-    Errors carry a gRPC status whose message names the field and the limit. RESOURCE_EXHAUSTED and
-    UNAVAILABLE come with a `retry-after-ms` trailer where waiting helps.
+    Errors carry a gRPC status. The message of INVALID_ARGUMENT is the field, a colon, and what is
+    wrong with it: "inputs[3].parts[0].image: ...". RESOURCE_EXHAUSTED comes with a
+    `retry-after-ms` trailer; without one, trying again does not help.
     """
 
     @_abc_1.abstractmethod

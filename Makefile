@@ -47,8 +47,9 @@ format: setup  ## let ruff rewrite what it can
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: setup  ## our engine beside transformers + PEFT: make bench SIZE=small
+bench: setup  ## the engine beside transformers + PEFT, the service beside the engine
 	$(BIN)/python -m benchmarks.engine --size $(SIZE)
+	$(BIN)/python -m benchmarks.service --size $(SIZE)
 
 clean:  ## remove the environment and the example
 	rm -rf .venv example

@@ -101,6 +101,8 @@ def running_server(
     """Starts a server on free ports, waits until it is ready and stops it in the end. Its log goes
     to ``folder``; its environment variables are ``environment`` and nobody else's."""
     variables = {key: value for key, value in os.environ.items() if not key.startswith("VLM2VEC")}
+    # Threads that wait for each other by spinning are slow where callers need the cores as well.
+    variables["OMP_NUM_THREADS"] = "1"
     address, metrics_address = (f"127.0.0.1:{port}" for port in free_ports(2))
     log = folder / "server.log"
     with log.open("wb") as output:

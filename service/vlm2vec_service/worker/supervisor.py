@@ -6,7 +6,7 @@ import logging
 import os
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import fields
 from pathlib import Path
 
@@ -87,7 +87,8 @@ class Worker:
         """Raises `grpc.aio.AioRpcError`. A worker that does not answer in time is killed."""
         assert self._stub is not None
         try:
-            response = await self._stub.RunBatch(request, timeout=self.batch_timeout)
+            with _gone_is_unavailable():
+                response = await self._stub.RunBatch(request, timeout=self.batch_timeout)
         except grpc.aio.AioRpcError as error:
             hangs = error.code() == grpc.StatusCode.DEADLINE_EXCEEDED
             if hangs or error.code() == grpc.StatusCode.UNAVAILABLE:
@@ -98,7 +99,7 @@ class Worker:
             if not hangs:
                 raise
             log.error("worker %s hangs: killed", self.name)
-            raise _died() from error
+            raise _died("killed: it hung") from error
         self._backoff = FIRST_BACKOFF
         return response
 
@@ -106,7 +107,8 @@ class Worker:
         """Loads now, and again after every restart. Raises `grpc.aio.AioRpcError`."""
         if self._stub is not None and self.ready:
             request = worker_pb2.LoadAdapterRequest(name=name, folder=str(folder))
-            await self._stub.LoadAdapter(request)
+            with _gone_is_unavailable():
+                await self._stub.LoadAdapter(request)
         self.wanted[name] = folder
         self.failed_adapters.pop(name, None)
         self._count_adapters()
@@ -117,7 +119,8 @@ class Worker:
         self.failed_adapters.pop(name, None)
         self._count_adapters()
         if self._stub is not None and self.ready:
-            await self._stub.UnloadAdapter(worker_pb2.UnloadAdapterRequest(name=name))
+            with _gone_is_unavailable():
+                await self._stub.UnloadAdapter(worker_pb2.UnloadAdapterRequest(name=name))
 
     def kill(self) -> None:
         """Kills the process; `keep_running` starts another."""
@@ -210,7 +213,20 @@ def _flags(settings: EngineSettings) -> list[str]:
     return flags
 
 
-def _died() -> grpc.aio.AioRpcError:
+def _died(details: str) -> grpc.aio.AioRpcError:
     return grpc.aio.AioRpcError(
-        grpc.StatusCode.UNAVAILABLE, grpc.aio.Metadata(), grpc.aio.Metadata(), "killed: it hung"
+        grpc.StatusCode.UNAVAILABLE, grpc.aio.Metadata(), grpc.aio.Metadata(), details
     )
+
+
+@contextlib.contextmanager
+def _gone_is_unavailable() -> Iterator[None]:
+    """For calls to a worker: when their channel is closed, gRPC cancels whoever awaits them, who
+    would take that for the end of its own task."""
+    try:
+        yield
+    except asyncio.CancelledError as error:
+        task = asyncio.current_task()
+        if task is None or task.cancelling():
+            raise
+        raise _died("the worker is gone") from error

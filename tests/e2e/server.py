@@ -36,6 +36,8 @@ class Server:
     metrics_address: str
     log: Path
     channel: grpc.Channel = field(init=False)
+    first_status: int = -1
+    """What health said when it could first be asked."""
 
     def __post_init__(self) -> None:
         self.channel = self.connect()
@@ -117,6 +119,7 @@ def running_server(
         )  # fmt: skip
     server = Server(process, address, metrics_address, log)
     try:
+        server.first_status = server.status()
         server.wait_for(SERVING)
         yield server
         if process.poll() is None:

@@ -31,7 +31,7 @@ from tests.e2e.cases import (
     text,
     unpack,
 )
-from tests.e2e.server import SERVING, Server, running_server, wait_until
+from tests.e2e.server import COMMAND, NOT_SERVING, SERVING, Server, running_server, wait_until
 from vlm2vec.v1 import adapters_pb2
 from vlm2vec.v1 import embedding_pb2 as pb
 
@@ -504,6 +504,7 @@ def test_deadlines_pass_and_the_server_goes_on(server: Server, golden: Golden) -
 
 
 def test_health_and_reflection(server: Server) -> None:
+    assert server.first_status == NOT_SERVING
     for service in ("", *SERVICES, "liveness"):
         assert server.status(service) == SERVING
     unknown = health_pb2.HealthCheckRequest(service="unknown")
@@ -570,6 +571,24 @@ def test_metrics_count_what_was_sent(server: Server) -> None:
     assert server.metric("worker_up", model="qwen") == server.metric("worker_up", model="phi") == 1
     assert server.metric("worker_restarts_total") == 0
     assert server.metric("vision_cache_misses_total", model="qwen") > 0
+
+
+@pytest.mark.parametrize("option", ["listen", "metrics-listen"])
+def test_ports_that_are_taken_are_one_sentence_and_status_2(
+    server: Server, checkpoints: Path, option: str
+) -> None:
+    ports = {"listen": "127.0.0.1:0", "metrics-listen": "127.0.0.1:0", option: server.address}
+    flags = [f"--{name}={address}" for name, address in ports.items()]
+    command: list[str | Path] = [
+        COMMAND,
+        "serve",
+        f"--model=qwen={checkpoints / 'qwen2_vl'}",
+        *flags,
+    ]
+    result = subprocess.run(command, text=True, capture_output=True, check=False, timeout=60)
+    assert result.returncode == 2
+    assert "Traceback" not in result.stderr
+    assert result.stderr.splitlines()[-1].startswith(f"Error: cannot listen on {server.address}")
 
 
 def test_metrics_please_promtool(server: Server) -> None:

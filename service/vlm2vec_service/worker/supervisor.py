@@ -95,7 +95,7 @@ class Worker:
                 # Before its end is noticed: the batch would come back at once and fail again, as
                 # if it had taken down another worker.
                 self._set_ready(False)
-                self.kill()
+                self.kill(0.0 if hangs else STOP_SECONDS)
             if not hangs:
                 raise
             log.error("worker %s hangs: killed", self.name)
@@ -122,10 +122,15 @@ class Worker:
             with _gone_is_unavailable():
                 await self._stub.UnloadAdapter(worker_pb2.UnloadAdapterRequest(name=name))
 
-    def kill(self) -> None:
-        """Kills the process; `keep_running` starts another."""
-        if self._process is not None and self._process.returncode is None:
-            self._process.kill()
+    def kill(self, after: float = 0.0) -> None:
+        """Kills the process, if it still runs then; `keep_running` starts another."""
+        process = self._process
+
+        def now() -> None:
+            if process is not None and process.returncode is None:
+                process.kill()
+
+        asyncio.get_running_loop().call_later(after, now)
 
     async def _live(self) -> None:
         """One life of a process: start, serve, end."""
@@ -135,6 +140,8 @@ class Worker:
                 sys.executable, "-m", "vlm2vec_service", "worker",
                 "--base", str(self.base), "--address", address, *_flags(self.settings),
                 env={**os.environ, "PYTHONUNBUFFERED": "1"},
+                # Ctrl-C is for the front end, which needs its workers to finish.
+                start_new_session=False,
             )  # fmt: skip
             ended = asyncio.create_task(self._process.wait())
             try:

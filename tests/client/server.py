@@ -148,7 +148,7 @@ class Service(embedding_pb2_grpc.EmbeddingServiceServicer):
 
 def start(
     service: Service,
-    address: str = "localhost:0",
+    address: str = "127.0.0.1:0",
     credentials: grpc.ServerCredentials | None = None,
 ) -> grpc.Server:
     """Serves ``service``, and tells it its address."""
@@ -167,6 +167,6 @@ def start(
         port = server.add_insecure_port(address)
     else:
         port = server.add_secure_port(address, credentials)
-    service.address = address.replace("localhost:0", f"localhost:{port}")
+    service.address = address.replace("127.0.0.1:0", f"localhost:{port}")
     server.start()
     return server

@@ -48,6 +48,8 @@ def endpoint(
             ("grpc.max_receive_message_length", max_message_bytes),
             ("grpc.keepalive_time_ms", round(keepalive * 1000)),
             ("grpc.keepalive_timeout_ms", _KEEPALIVE_TIMEOUT_MILLISECONDS),
+            # Else a new client of a server that was away inherits the waits of an older one.
+            ("grpc.use_local_subchannel_pool", 1),
             ("grpc.initial_reconnect_backoff_ms", initial),
             ("grpc.max_reconnect_backoff_ms", longest),
             ("grpc.dns_min_time_between_resolutions_ms", longest),

@@ -141,7 +141,7 @@ class Worker:
                 "--base", str(self.base), "--address", address, *_flags(self.settings),
                 env={**os.environ, "PYTHONUNBUFFERED": "1"},
                 # Ctrl-C is for the front end, which needs its workers to finish.
-                start_new_session=False,
+                start_new_session=True,
             )  # fmt: skip
             ended = asyncio.create_task(self._process.wait())
             try:

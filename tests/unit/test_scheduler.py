@@ -13,7 +13,7 @@ from vlm2vec.worker.v1 import worker_pb2
 from vlm2vec_service.errors import DeadlineError, ExhaustedError, InvalidInputError, Vlm2vecError
 from vlm2vec_service.metrics import Metrics
 from vlm2vec_service.preprocess import Prepared
-from vlm2vec_service.scheduling.fair_queue import BULK_FIRST_EVERY, Done, FairQueue, Work
+from vlm2vec_service.scheduling.fair_queue import BULK_EVERY, Done, FairQueue, Work
 from vlm2vec_service.scheduling.scheduler import CRASHES, Lane, Scheduler
 
 FOREVER = time.monotonic() + 1e6
@@ -86,7 +86,8 @@ def test_queue_takes_interactive_first_and_callers_in_turn() -> None:
         queue.put(work(10, caller="modest"))
         queue.put(work(20, interactive=False))
         assert numbers(queue.take(3)) == [0, 10, 1]
-        assert numbers(queue.take(9)) == [2, 3, 20]
+        assert numbers(queue.take(9)) == [2, 3]
+        assert numbers(queue.take(9)) == [20]
         assert (queue.tokens, queue.requests, queue.has_interactive) == (0, 0, False)
 
     asyncio.run(check())
@@ -108,7 +109,7 @@ def test_bulk_is_never_starved() -> None:
         queue.put(work(99, interactive=False))
         for number in range(50):
             queue.put(work(number))
-        taken = [numbers(queue.take(1)) for _ in range(BULK_FIRST_EVERY)]
+        taken = [numbers(queue.take(1)) for _ in range(BULK_EVERY)]
         assert taken[-1] == [99]
 
     asyncio.run(check())
@@ -146,8 +147,8 @@ def test_one_batch_runs_and_one_waits_and_an_interactive_one_overtakes() -> None
         await asyncio.sleep(0.01)
         more = asyncio.create_task(scheduler.run(work(101)))
         await asyncio.sleep(0.01)
-        # The query's batch is filled up with bulk work, and no second one overtakes.
-        assert worker.batches[2:] == [[100, 4]]
+        # The query's batch holds no bulk work, and no second one overtakes.
+        assert worker.batches[2:] == [[100]]
         gate.set()
         answers = await asyncio.gather(query, more, *bulk)
         assert [float(done.vector[0]) for done in answers] == [100, 101, *range(8)]

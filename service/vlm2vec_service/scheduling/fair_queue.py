@@ -12,8 +12,8 @@ import numpy.typing as npt
 from vlm2vec_service.errors import DeadlineError
 from vlm2vec_service.preprocess.prepared import Prepared
 
-BULK_FIRST_EVERY = 8
-"""One batch in so many starts with bulk work, so that interactive load never starves it."""
+BULK_EVERY = 8
+"""One batch in so many is of bulk work, so that interactive load never starves it."""
 
 
 @dataclass(frozen=True)
@@ -75,15 +75,21 @@ class FairQueue:
         return bool(self._levels[0])
 
     def take(self, token_budget: int) -> list[Work]:
-        """The next batch: at most ``token_budget`` tokens, or one longer input by itself."""
+        """The next batch: at most ``token_budget`` tokens, or one longer input by itself.
+
+        It is not filled up with bulk work where somebody waits for it: that would make each of
+        them wait for a whole batch.
+        """
         self._batches += 1
-        bulk_first = self._batches % BULK_FIRST_EVERY == 0
+        bulk_first = self._batches % BULK_EVERY == 0
         batch: list[Work] = []
         left = token_budget
         for level in self._levels[::-1] if bulk_first else self._levels:
             while (work := self._pop(level, left if batch else None)) is not None:
                 batch.append(work)
                 left -= work.tokens
+            if batch:
+                return batch
         return batch
 
     def _pop(self, level: OrderedDict[str, deque[Work]], left: int | None) -> Work | None:

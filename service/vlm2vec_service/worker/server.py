@@ -1,5 +1,6 @@
 """The worker process: batches in, vectors out, one at a time on its device."""
 
+import contextlib
 import itertools
 import logging
 import os
@@ -32,7 +33,12 @@ Vectors = np.ndarray[tuple[int, int], np.dtype[np.float32]]
 
 
 class Device:
-    """The thread that runs batches, interactive ones first, otherwise in the order of arrival."""
+    """Runs batches, interactive ones first, otherwise in the order of arrival.
+
+    All in the thread that calls `run_until`, which should be the one that loaded the engine: where
+    two threads of a process have OpenMP teams, together more than the cores, libgomp lets neither
+    spin, and every small operation on a CPU waits for the kernel.
+    """
 
     def __init__(self, engine: Engine) -> None:
         self.engine = engine
@@ -40,7 +46,6 @@ class Device:
         self._waiting: queue.PriorityQueue[tuple[int, int, Callable[[], None]]] = (
             queue.PriorityQueue()
         )
-        threading.Thread(target=self._work, name="device", daemon=True).start()
 
     def submit(self, items: list[Item], interactive: bool) -> Future[tuple[Vectors, float]]:
         """The vectors ``(items, dim)`` and the seconds on the device, in time."""
@@ -72,10 +77,12 @@ class Device:
             middle = len(items) // 2
             return np.concatenate([self.run(items[:middle]), self.run(items[middle:])])
 
-    def _work(self) -> None:
-        while True:
-            _, _, work = self._waiting.get()
-            work()
+    def run_until(self, ended: Callable[[], bool]) -> None:
+        """Works until ``ended``, which is asked after every batch and several times a second."""
+        while not ended():
+            with contextlib.suppress(queue.Empty):
+                _, _, work = self._waiting.get(timeout=0.2)
+                work()
 
 
 class Worker(worker_pb2_grpc.WorkerServiceServicer):
@@ -168,13 +175,17 @@ class Errors(grpc.ServerInterceptor):
 def serve(base: Path, address: str, settings: EngineSettings) -> None:
     """Loads ``base`` and serves on ``address`` (``unix:PATH`` or ``HOST:PORT``) until SIGTERM, or
     until the parent that watches this process is gone."""
+    # A thread settles for the last number that any thread has set when it first asks: before the pool.
+    torch.set_num_threads(torch.get_num_threads())
     engine = Engine.load(base, settings)
     server = grpc.server(
-        ThreadPoolExecutor(THREADS),
+        # Loading an adapter is for one core: the batches' team has to stay the only one.
+        ThreadPoolExecutor(THREADS, initializer=torch.set_num_threads, initargs=(1,)),
         interceptors=[*tracing.worker_interceptors(), Errors()],
         options=list(CHANNEL_OPTIONS),
     )
-    worker_pb2_grpc.add_WorkerServiceServicer_to_server(Worker(engine, base), server)
+    worker = Worker(engine, base)
+    worker_pb2_grpc.add_WorkerServiceServicer_to_server(worker, server)
     try:
         server.add_insecure_port(address)
     except RuntimeError as error:
@@ -185,7 +196,14 @@ def serve(base: Path, address: str, settings: EngineSettings) -> None:
     server.start()
     log.info("%s on %s, dimension %d, serving on %s", base, engine.device, engine.dim, address)
     parent = os.getppid()
-    # A front end that was killed cannot stop us: without it we are nobody's.
-    while not stop.wait(1.0) and (not address.startswith("unix:") or os.getppid() == parent):
-        pass
-    server.stop(grace=5).wait()
+    finished: threading.Event | None = None
+
+    def ended() -> bool:
+        nonlocal finished
+        # A front end that was killed cannot stop us: without it we are nobody's.
+        orphan = address.startswith("unix:") and os.getppid() != parent
+        if finished is None and (orphan or stop.is_set()):
+            finished = server.stop(grace=5)
+        return finished is not None and finished.is_set()
+
+    worker.device.run_until(ended)

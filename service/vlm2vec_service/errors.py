@@ -42,6 +42,20 @@ class InvalidInputError(Vlm2vecError):
         self.problem = problem
 
 
+class UnauthenticatedError(Vlm2vecError):
+    """The caller's credential is missing or wrong."""
+
+    grpc_code = 16  # UNAUTHENTICATED
+    http_status = 401
+
+
+class ForbiddenError(Vlm2vecError):
+    """The caller is known, and may not do this."""
+
+    grpc_code = 7  # PERMISSION_DENIED
+    http_status = 403
+
+
 class NotFoundError(Vlm2vecError):
     """The named model, version, alias, space or file does not exist."""
 

@@ -1,0 +1,1 @@
+"""Contrastive training of adapters on the service's own backbones."""

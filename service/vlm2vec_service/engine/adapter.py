@@ -53,6 +53,32 @@ def load_adapter(
     Raises `AdapterError` that lists every tensor that lands on no layer, every layer that the
     settings name and the file lacks, and every shape that does not fit.
     """
+    device = next(iter(linears.values())).weight.device
+    config, embedding, parts, digest = _parse(folder, backbone, linears, device)
+    layers = {
+        module: _layer(config, module, part, linears[module])
+        for module, part in parts.items()
+        if module in linears
+    }
+    touches_vision = any(module.startswith(backbone.vision_prefix) for module in layers)
+    return Adapter(name, layers, digest, touches_vision, embedding)
+
+
+def check_adapter(
+    folder: Path, backbone: Backbone, linears: Mapping[str, AdaptedLinear]
+) -> EmbeddingConfig:
+    """Raises `AdapterError` where `load_adapter` would; the weights of ``backbone`` may be missing
+    (on the meta device), its shapes are enough."""
+    return _parse(folder, backbone, linears, torch.device("cpu"))[1]
+
+
+def _parse(
+    folder: Path,
+    backbone: Backbone,
+    linears: Mapping[str, AdaptedLinear],
+    device: torch.device,
+) -> tuple[AdapterConfig, EmbeddingConfig, dict[str, dict[str, Tensor]], bytes]:
+    """The settings, the tensors of each layer, and the digest; all checked."""
     config = AdapterConfig.read(folder)
     try:
         embedding = EmbeddingConfig.read(folder)
@@ -65,17 +91,10 @@ def load_adapter(
             f"{folder}: image.{listed(unknown)} is no setting of {backbone.name}; "
             f"there are {listed(backbone.image_settings)}"
         )
-    device = next(iter(linears.values())).weight.device
     tensors, digest = _read(folder, device)
     parts, strays = _by_module(tensors, backbone)
     _check(folder, config, parts, strays, linears, backbone)
-    layers = {
-        module: _layer(config, module, part, linears[module])
-        for module, part in parts.items()
-        if module in linears
-    }
-    touches_vision = any(module.startswith(backbone.vision_prefix) for module in layers)
-    return Adapter(name, layers, digest, touches_vision, embedding)
+    return config, embedding, parts, digest
 
 
 def _read(folder: Path, device: torch.device) -> tuple[dict[str, Tensor], bytes]:

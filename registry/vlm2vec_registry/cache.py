@@ -1,0 +1,141 @@
+"""Artifacts on disk, by their contents: several processes share a folder, and any may be killed.
+
+    FOLDER/objects/KEY/      the files of one artifact, whole or not there
+    FOLDER/objects/KEY.lock  held shared by every process that serves it
+    FOLDER/incoming/         downloads under way
+
+A kill leaves at most a folder in ``incoming``, which is removed when it is an hour old.
+"""
+
+import contextlib
+import fcntl
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import IO
+
+from vlm2vec_registry import artifact
+from vlm2vec_registry.errors import ArtifactError, OutageError
+
+STALE_SECONDS = 3600.0
+
+Fetch = Callable[[Path], None]
+"""Puts the files of an artifact into an empty folder."""
+
+
+class Cache:
+    """The cache in ``folder``, which may hold ``max_bytes`` of what no process serves."""
+
+    def __init__(self, folder: Path, max_bytes: int) -> None:
+        self.folder = folder
+        self.max_bytes = max_bytes
+        self._objects = folder / "objects"
+        self._incoming = folder / "incoming"
+        for path in (self._objects, self._incoming):
+            path.mkdir(parents=True, exist_ok=True)
+        self._held: dict[str, IO[bytes]] = {}
+
+    def get(self, digests: dict[str, str], fetch: Fetch) -> Path:
+        """The folder with the artifact of these ``digests``, verified now, fetched if need be.
+
+        It stays until `release`, whatever other processes do. Raises `ArtifactError` where the
+        bytes fetched are not those, `OutageError` where the disk does not take them, and what
+        ``fetch`` raises.
+        """
+        key = artifact.key_of(digests)
+        folder = self._objects / key
+        self._hold(key)
+        try:
+            if folder.exists():
+                try:
+                    artifact.verify(folder, digests)
+                except ArtifactError:
+                    # The disk's fault, or somebody's hand: another copy is at the registry.
+                    self._discard(folder)
+            if not folder.exists():
+                self._fetch(folder, digests, fetch)
+            os.utime(folder)
+        except OSError as error:
+            self.release(digests)
+            raise OutageError(f"{self.folder}: {error}") from error
+        except BaseException:
+            self.release(digests)
+            raise
+        self._evict()
+        return folder
+
+    def release(self, digests: dict[str, str]) -> None:
+        """Lets the artifact go when space is needed."""
+        lock = self._held.pop(artifact.key_of(digests), None)
+        if lock is not None:
+            lock.close()
+
+    def _hold(self, key: str) -> None:
+        if key not in self._held:
+            lock = (self._objects / f"{key}.lock").open("ab")
+            fcntl.flock(lock, fcntl.LOCK_SH)
+            self._held[key] = lock
+
+    def _fetch(self, folder: Path, digests: dict[str, str], fetch: Fetch) -> None:
+        incoming = Path(tempfile.mkdtemp(dir=self._incoming))
+        try:
+            fetch(incoming)
+            artifact.verify(incoming, digests)
+            for path in (*incoming.iterdir(), incoming):
+                _sync(path)
+            # If another process was faster, the name is taken by the same bytes.
+            with contextlib.suppress(FileExistsError, OSError):
+                incoming.rename(folder)
+            if not folder.exists():
+                raise OutageError(f"{folder} could not be made")
+            _sync(self._objects)
+        finally:
+            shutil.rmtree(incoming, ignore_errors=True)
+
+    def _discard(self, folder: Path) -> None:
+        """Takes ``folder`` away in one step, and then removes it."""
+        aside = Path(tempfile.mkdtemp(dir=self._incoming))
+        with contextlib.suppress(FileNotFoundError):
+            folder.rename(aside / folder.name)
+        shutil.rmtree(aside, ignore_errors=True)
+
+    def _evict(self) -> None:
+        """Removes what is stale, and what was used least lately until the rest fits."""
+        for path in self._incoming.iterdir():
+            with contextlib.suppress(FileNotFoundError):
+                if time.time() - path.stat().st_mtime > STALE_SECONDS:
+                    shutil.rmtree(path, ignore_errors=True)
+        sizes = {}
+        for folder in self._objects.iterdir():
+            with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+                size = sum(file.stat().st_size for file in folder.iterdir())
+                sizes[folder] = (folder.stat().st_mtime, size)
+        total = sum(size for _, size in sizes.values())
+        for folder in sorted(sizes, key=lambda item: sizes[item][0]):
+            if total <= self.max_bytes:
+                return
+            if self._remove(folder):
+                total -= sizes[folder][1]
+
+    def _remove(self, folder: Path) -> bool:
+        """Whether nobody held ``folder``, which is gone now."""
+        if folder.name in self._held:
+            return False
+        with (self._objects / f"{folder.name}.lock").open("ab") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return False
+            self._discard(folder)
+            return True
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,338 @@
+"""Adapter versions in an MLflow model registry: plain model versions, aliases and tags.
+
+Whatever is done here, the MLflow UI and any MLflow client can do as well: a version's facts are
+tags that begin with ``vlm2vec.``, traffic follows aliases, a canary's share is a tag of the model.
+"""
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from vlm2vec_registry import artifact
+from vlm2vec_registry.embedding_config import FILE_NAME, EmbeddingConfig
+from vlm2vec_registry.errors import ArtifactError, MissingError, OutageError
+from vlm2vec_registry.space import base_digest, space_of
+
+# Seven retries of two minutes each are MLflow's default: an outage would look like a hang.
+os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
+os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
+os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+
+CHAMPION, CANARY, SHADOW = "champion", "canary", "shadow"
+SPACE, BASE, DIGESTS, EMBEDDING = (
+    "vlm2vec.space", "vlm2vec.base", "vlm2vec.digests", "vlm2vec.embedding",
+)  # fmt: skip
+"""Tags of a version: its space, the digest of its base, its files' digests, its embedding.json."""
+SHARE, PREVIOUS = "vlm2vec.canary_share", "vlm2vec.previous_champion"
+"""Tags of a model: the canary's share, 0 to 1, and the version to roll back to."""
+ARTIFACT_PATH = "adapter"
+EXPERIMENT = "vlm2vec"
+
+
+@dataclass(frozen=True)
+class PublishedVersion:
+    """One adapter version as the registry describes it. ``uri`` is where its files are,
+    ``digests`` are theirs, ``base`` is the hexadecimal digest of the base it was made for."""
+
+    model: str
+    name: str
+    uri: str
+    run_id: str
+    created: int
+    space: str
+    base: str
+    digests: dict[str, str]
+    embedding: dict[str, Any]
+    tags: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """All that the registry says of a model at one moment. ``broken`` are versions that no server
+    could use, and why."""
+
+    model: str
+    versions: dict[str, PublishedVersion]
+    aliases: dict[str, str]
+    canary_share: float = 0.0
+    broken: dict[str, str] = field(default_factory=dict)
+
+    def to_json(self) -> str:
+        """For a file that a server starts from while the registry is away."""
+        return json.dumps(asdict(self), sort_keys=True)
+
+    @classmethod
+    def from_json(cls, text: str) -> "Snapshot":
+        """The counterpart of `to_json`. Raises ValueError, TypeError, KeyError."""
+        values = json.loads(text)
+        versions = {key: PublishedVersion(**value) for key, value in values["versions"].items()}
+        return cls(**{**values, "versions": versions})
+
+
+class Registry:
+    """The registry at ``uri``: an MLflow server, a database URI, or a folder, in which an SQLite
+    store is made. Every method raises `OutageError` where MLflow cannot be asked."""
+
+    def __init__(self, uri: str) -> None:
+        from mlflow import MlflowClient  # takes seconds
+
+        self.uri = _embedded(Path(uri)) if "://" not in uri else uri
+        self._artifacts = None if "://" in uri else (Path(uri).resolve() / "artifacts").as_uri()
+        with _outages():
+            self.client = MlflowClient(self.uri, self.uri)
+
+    def publish(
+        self,
+        model: str,
+        folder: Path,
+        *,
+        base: Path,
+        alias: str | None = None,
+        metrics: Mapping[str, float] | None = None,
+        tags: Mapping[str, str] | None = None,
+        run_id: str | None = None,
+    ) -> PublishedVersion:
+        """Makes the PEFT folder ``folder``, trained on the checkpoint ``base``, a version of
+        ``model``.
+
+        The files go to ``run_id`` or to a run of their own, with ``metrics``. The same bytes on
+        the same base have the same space. Raises `ArtifactError` for pickles, a file that is missing
+        or wrong, and an ``embedding.json`` that names another backbone.
+        """
+        artifact.check_folder(folder)
+        backbone = _backbone(base)
+        with tempfile.TemporaryDirectory(prefix="vlm2vec-") as scratch:
+            staged = Path(scratch) / ARTIFACT_PATH
+            embedding = _stage(folder, staged, backbone)
+            digests = artifact.digests(staged)
+            digest = base_digest(base)
+            try:
+                space = space_of(digest, staged)
+            except ValueError as error:
+                raise ArtifactError(f"{folder}: {error}") from error
+            facts = {
+                SPACE: space, BASE: digest.hex(), DIGESTS: json.dumps(digests, sort_keys=True),
+                EMBEDDING: json.dumps(embedding, sort_keys=True), **(tags or {}),
+            }  # fmt: skip
+            with _outages():
+                run = run_id or self._run(model)
+                _describe(staged, run, backbone, space)
+                self.client.log_artifacts(run, str(staged), ARTIFACT_PATH)
+                for key, value in (metrics or {}).items():
+                    self.client.log_metric(run, key, value)
+                if not run_id:
+                    self.client.set_terminated(run)
+                name = self._create(model, run, facts)
+        if alias:
+            self.set_alias(model, alias, name)
+        return self.version(model, name)
+
+    def models(self) -> list[str]:
+        """Names of the registered models that have adapter versions, in order."""
+        with _outages():
+            found = self.client.search_registered_models()
+        return sorted(model.name for model in found)
+
+    def snapshot(self, model: str) -> Snapshot:
+        """Everything about ``model``. Raises `MissingError`."""
+        with _outages():
+            described = self.client.get_registered_model(model)
+            listed = self._list(model)
+        versions, broken = {}, {}
+        for item in listed:
+            try:
+                versions[str(item.version)] = _published(item)
+            except (ValueError, KeyError) as error:
+                broken[str(item.version)] = f"its tags were not made by publishing: {error}"
+        aliases = {alias: str(version) for alias, version in described.aliases.items()}
+        return Snapshot(model, versions, aliases, _share(described.tags), broken)
+
+    def version(self, model: str, name: str) -> PublishedVersion:
+        """One version, by its name or an alias. Raises `MissingError`."""
+        snapshot = self.snapshot(model)
+        found = snapshot.versions.get(snapshot.aliases.get(name, name))
+        if found is None:
+            known = ", ".join([*sorted(snapshot.versions, key=_number), *sorted(snapshot.aliases)])
+            raise MissingError(f"model {model!r} has no version {name!r}; there are {known}")
+        return found
+
+    def versions(self, model: str) -> list[PublishedVersion]:
+        """All versions, the oldest first. Raises `MissingError`."""
+        found = self.snapshot(model).versions
+        return [found[name] for name in sorted(found, key=_number)]
+
+    def tag(self, model: str, version: str, key: str, value: str) -> None:
+        """Sets a tag of a version."""
+        with _outages():
+            self.client.set_model_version_tag(model, version, key, value)
+
+    def set_alias(self, model: str, alias: str, version: str) -> None:
+        """Points ``alias`` to ``version``."""
+        with _outages():
+            self.client.set_registered_model_alias(model, alias, version)
+
+    def delete_alias(self, model: str, alias: str) -> None:
+        """Removes ``alias``, if it is there."""
+        with _outages():
+            self.client.delete_registered_model_alias(model, alias)
+
+    def set_model_tag(self, model: str, key: str, value: str) -> None:
+        """Sets a tag of a model."""
+        with _outages():
+            self.client.set_registered_model_tag(model, key, value)
+
+    def model_tags(self, model: str) -> dict[str, str]:
+        """The tags of a model. Raises `MissingError`."""
+        with _outages():
+            return dict(self.client.get_registered_model(model).tags)
+
+    def download(self, version: PublishedVersion, folder: Path, max_bytes: int) -> None:
+        """Fetches the version's files into the empty ``folder``; verifies nothing but their size.
+
+        Raises `ArtifactError` for a file that is missing, and for more than ``max_bytes``.
+        """
+        import mlflow.artifacts
+
+        with _outages():
+            sizes = {
+                Path(item.path).name: item.file_size or 0
+                for item in mlflow.artifacts.list_artifacts(version.uri, tracking_uri=self.uri)
+            }
+        if missing := [name for name in artifact.FILES if name not in sizes]:
+            raise ArtifactError(f"{version.uri} has no {', '.join(missing)}")
+        if (total := sum(sizes[name] for name in artifact.FILES)) > max_bytes:
+            raise ArtifactError(f"{total} bytes, more than max_artifact_bytes, {max_bytes}")
+        for name in artifact.FILES:
+            with _outages():
+                mlflow.artifacts.download_artifacts(
+                    f"{version.uri}/{name}", dst_path=str(folder), tracking_uri=self.uri
+                )
+
+    def _run(self, model: str) -> str:
+        experiment = self.client.get_experiment_by_name(EXPERIMENT)
+        if experiment:
+            number = experiment.experiment_id
+        else:
+            number = self.client.create_experiment(EXPERIMENT, self._artifacts)
+        run = self.client.create_run(number, run_name=f"publish {model}")
+        return str(run.info.run_id)
+
+    def _create(self, model: str, run: str, tags: Mapping[str, str]) -> str:
+        from mlflow.exceptions import MlflowException
+
+        try:
+            self.client.create_registered_model(model)
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_ALREADY_EXISTS":
+                raise
+        source = f"{self.client.get_run(run).info.artifact_uri}/{ARTIFACT_PATH}"
+        made = self.client.create_model_version(model, source, run_id=run, tags=dict(tags))
+        return str(made.version)
+
+    def _list(self, model: str) -> list[Any]:
+        found: list[Any] = []
+        token = None
+        while True:
+            page = self.client.search_model_versions(
+                f"name = '{model}'", max_results=1000, page_token=token
+            )
+            found += page
+            token = page.token
+            if not token:
+                return found
+
+
+@contextmanager
+def _outages() -> Iterator[None]:
+    """MLflow's errors, and those of what is below it, as ours."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        yield
+    except MlflowException as error:
+        missing = error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")
+        kind = MissingError if missing else OutageError
+        raise kind(f"MLflow: {error.message}") from error
+    except (ArtifactError, MissingError, OutageError):
+        raise
+    except Exception as error:
+        # Whatever lies behind MLflow: requests, SQLAlchemy, an S3 client, JSON that is none.
+        raise OutageError(f"MLflow: {type(error).__name__}: {error}") from error
+
+
+def _embedded(folder: Path) -> str:
+    folder.mkdir(parents=True, exist_ok=True)
+    return f"sqlite:///{folder.resolve() / 'mlflow.db'}"
+
+
+def _backbone(base: Path) -> str:
+    try:
+        return str(json.loads((base / "config.json").read_text())["model_type"])
+    except (OSError, ValueError, KeyError) as error:
+        raise ArtifactError(f"{base}/config.json: {error!r}; is it a checkpoint folder?") from error
+
+
+def _stage(folder: Path, staged: Path, backbone: str) -> dict[str, Any]:
+    """Copies what a version holds, with a whole ``embedding.json``, and returns its values."""
+    try:
+        embedding = EmbeddingConfig.read(folder)
+    except ValueError as error:
+        raise ArtifactError(str(error)) from error
+    if embedding.backbone not in (None, backbone):
+        raise ArtifactError(f"{folder}: made for {embedding.backbone}, the base is {backbone}")
+    staged.mkdir()
+    for name in (artifact.CONFIG, artifact.WEIGHTS, "README.md"):
+        if (folder / name).is_file():
+            shutil.copyfile(folder / name, staged / name)
+    values: dict[str, Any] = {**json.loads(embedding.to_json()), "backbone": backbone}
+    complete = EmbeddingConfig.from_dict(values)
+    (staged / FILE_NAME).write_text(complete.to_json())
+    return values
+
+
+def _describe(staged: Path, run: str, backbone: str, space: str) -> None:
+    """Writes ``MLmodel``, by which MLflow's tools know a model."""
+    from mlflow.models import Model
+
+    flavor = {"backbone": backbone, "space": space, "format": "peft"}
+    Model(ARTIFACT_PATH, run_id=run, flavors={"vlm2vec": flavor}).save(str(staged / "MLmodel"))
+
+
+def _published(item: Any) -> PublishedVersion:
+    """Raises ValueError, KeyError where tags are missing or are not what publishing writes."""
+    tags = dict(item.tags)
+    digests, embedding = json.loads(tags[DIGESTS]), json.loads(tags[EMBEDDING])
+    if set(digests) != set(artifact.FILES):
+        raise ValueError(f"{DIGESTS} does not list {', '.join(artifact.FILES)}")
+    EmbeddingConfig.from_dict(embedding)
+    return PublishedVersion(
+        model=item.name,
+        name=str(item.version),
+        uri=item.source,
+        run_id=item.run_id or "",
+        created=item.creation_timestamp or 0,
+        space=tags[SPACE],
+        base=tags[BASE],
+        digests={key: str(value) for key, value in digests.items()},
+        embedding=embedding,
+        tags=tags,
+    )
+
+
+def _share(tags: Mapping[str, str]) -> float:
+    """The canary's share; what is not a number from 0 to 1 is 0, so that a typo sends nobody."""
+    try:
+        share = float(tags.get(SHARE, "0"))
+    except ValueError:
+        return 0.0
+    return share if 0.0 <= share <= 1.0 else 0.0
+
+
+def _number(name: str) -> tuple[int, str]:
+    return (int(name), "") if name.isdigit() else (0, name)

@@ -52,6 +52,13 @@ class Metrics:
         self.device_memory = gauge(
             "device_memory_bytes", "Device memory in use; 0 where unknown.", "model", "worker"
         )
+        self.device_memory_total = gauge(
+            "device_memory_total_bytes", "Device memory there is; 0 where unknown.",
+            "model", "worker",
+        )  # fmt: skip
+        self.device_seconds = counter(
+            "device_seconds_total", "Seconds that a device ran batches.", "model", "worker"
+        )
         self.up = gauge("worker_up", "Whether a worker is ready.", "model", "worker")
         self.restarts = counter("worker_restarts_total", "Restarts of a worker.", "model", "worker")
         self.adapters = gauge("adapters_loaded", "Adapters a worker holds.", "model", "worker")
@@ -80,3 +87,5 @@ class Metrics:
         self.cache_hits.labels(model, worker).inc(max(0, response.cache_hits - hits))
         self.cache_misses.labels(model, worker).inc(max(0, response.cache_misses - misses))
         self.device_memory.labels(model, worker).set(response.device_memory_bytes)
+        self.device_memory_total.labels(model, worker).set(response.device_memory_total_bytes)
+        self.device_seconds.labels(model, worker).inc(response.inference_seconds)

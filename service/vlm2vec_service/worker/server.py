@@ -15,6 +15,7 @@ from pathlib import Path
 import grpc
 import numpy as np
 import torch
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
 from vlm2vec.worker.v1 import worker_pb2, worker_pb2_grpc
 from vlm2vec_service import tracing
@@ -116,6 +117,9 @@ class Worker(worker_pb2_grpc.WorkerServiceServicer):
             cache_hits=self.engine.cache.hits,
             cache_misses=self.engine.cache.misses,
             device_memory_bytes=torch.cuda.memory_reserved(self.engine.device) if cuda else 0,
+            device_memory_total_bytes=(
+                torch.cuda.get_device_properties(self.engine.device).total_memory if cuda else 0
+            ),
         )
 
     def LoadAdapter(
@@ -186,6 +190,10 @@ def serve(base: Path, address: str, settings: EngineSettings) -> None:
     )
     worker = Worker(engine, base)
     worker_pb2_grpc.add_WorkerServiceServicer_to_server(worker, server)
+    # For the probes of an orchestrator: who can ask finds the model loaded.
+    healthy = health.HealthServicer()
+    healthy.set("", health_pb2.HealthCheckResponse.SERVING)
+    health_pb2_grpc.add_HealthServicer_to_server(healthy, server)
     try:
         server.add_insecure_port(address)
     except RuntimeError as error:

@@ -149,6 +149,7 @@ class RunBatchResponse(_message.Message):
     CACHE_HITS_FIELD_NUMBER: _builtins.int
     CACHE_MISSES_FIELD_NUMBER: _builtins.int
     DEVICE_MEMORY_BYTES_FIELD_NUMBER: _builtins.int
+    DEVICE_MEMORY_TOTAL_BYTES_FIELD_NUMBER: _builtins.int
     vectors: _builtins.bytes
     """float32 (items, dim), little-endian."""
     inference_seconds: _builtins.float
@@ -159,6 +160,8 @@ class RunBatchResponse(_message.Message):
     """Images and videos that were not."""
     device_memory_bytes: _builtins.int
     """Bytes of device memory in use; 0 where the device does not say."""
+    device_memory_total_bytes: _builtins.int
+    """Bytes of device memory that there are; 0 where the device does not say."""
     def __init__(
         self,
         *,
@@ -167,10 +170,11 @@ class RunBatchResponse(_message.Message):
         cache_hits: _builtins.int = ...,
         cache_misses: _builtins.int = ...,
         device_memory_bytes: _builtins.int = ...,
+        device_memory_total_bytes: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cache_hits", b"cache_hits", "cache_misses", b"cache_misses", "device_memory_bytes", b"device_memory_bytes", "inference_seconds", b"inference_seconds", "vectors", b"vectors"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cache_hits", b"cache_hits", "cache_misses", b"cache_misses", "device_memory_bytes", b"device_memory_bytes", "device_memory_total_bytes", b"device_memory_total_bytes", "inference_seconds", b"inference_seconds", "vectors", b"vectors"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

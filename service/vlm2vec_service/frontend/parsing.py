@@ -86,6 +86,7 @@ def parse_input(message: pb.Input, limits: Limits, frames: int, field: str) -> R
         text=" ".join(texts) or None,
         images=tuple(images),
         video=tuple(video),
+        token_ids=tuple(message.token_ids),
     )
 
 

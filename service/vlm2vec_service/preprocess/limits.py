@@ -1,5 +1,7 @@
 """Checks of one input against `Limits`, shared by the backbones."""
 
+from collections.abc import Collection, Sequence
+
 from vlm2vec_service.errors import InvalidInputError
 from vlm2vec_service.preprocess.images import check_size
 from vlm2vec_service.preprocess.prepared import Request
@@ -31,3 +33,18 @@ def check_tokens(count: int, limits: Limits) -> None:
             f"{count} tokens are more than max_tokens, {limits.max_tokens}; "
             "shorten the text or use fewer or smaller images",
         )
+
+
+def check_token_ids(token_ids: Sequence[int], vocabulary: int, reserved: Collection[int]) -> None:
+    """Refuses ids that the model has no embedding for, or that stand for media."""
+    for index, token in enumerate(token_ids):
+        if token >= vocabulary:
+            raise InvalidInputError(
+                f"token_ids[{index}]",
+                f"{token} is not in the model's vocabulary of {vocabulary}; "
+                "ids have to be those of its own tokenizer",
+            )
+        if token in reserved:
+            raise InvalidInputError(
+                f"token_ids[{index}]", f"{token} stands for media; write a raw prompt to place it"
+            )

@@ -1,15 +1,17 @@
 """Phi-3.5-vision: prompts and pictures to token ids and HD-transformed pixels."""
 
 import re
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 from PIL import Image
 from tokenizers import Tokenizer
 
 from vlm2vec_registry.embedding_config import EmbeddingConfig
 from vlm2vec_service.errors import InvalidInputError
-from vlm2vec_service.preprocess.limits import check_media, check_tokens
+from vlm2vec_service.preprocess.limits import check_media, check_token_ids, check_tokens
 from vlm2vec_service.preprocess.prepared import Media, Prepared, Request
 from vlm2vec_service.preprocess.prompts import check_text, render
 from vlm2vec_service.settings import Limits
@@ -35,6 +37,7 @@ class Phi3VPreprocessor:
     ) -> None:
         self.tokenizer = tokenizer
         self.limits = limits
+        self.vocabulary: int = config["vocab_size"]
         self.num_crops: int = image_config.get("num_crops", 4)
 
     def prepare(self, request: Request, embedding: EmbeddingConfig) -> Prepared:
@@ -44,6 +47,10 @@ class Phi3VPreprocessor:
         check_media(request, self.limits)
         if request.video:
             raise InvalidInputError("video", "Phi-3.5-vision reads images only; send the frames")
+        if request.token_ids:
+            check_token_ids(request.token_ids, self.vocabulary, ())
+            check_tokens(len(request.token_ids), self.limits)
+            return Prepared(*_plain(request.token_ids))
         prompt = request.prompt
         if prompt is None:
             tags = [f"<|image_{i + 1}|>" for i in range(len(request.images))]
@@ -67,10 +74,7 @@ class Phi3VPreprocessor:
             Media.of("image", hd_transform(image, grid)[None], start, token_count(grid))
             for image, grid, start in zip(request.images, grids, starts, strict=True)
         )
-        positions = np.arange(len(token_ids), dtype=np.int32)
-        return Prepared(
-            np.asarray(token_ids, np.int32), np.broadcast_to(positions, (3, len(positions))), media
-        )
+        return Prepared(*_plain(token_ids), media)
 
     def _check_placeholders(self, numbers: list[str], images: int) -> None:
         if numbers != [str(number) for number in range(1, images + 1)]:
@@ -80,6 +84,14 @@ class Phi3VPreprocessor:
                 "images",
                 f"{images} given, but the prompt has {found}; number them from 1, in order",
             )
+
+
+def _plain(
+    token_ids: Sequence[int],
+) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int32]]:
+    """The ids, and positions that count them."""
+    positions = np.arange(len(token_ids), dtype=np.int32)
+    return np.asarray(token_ids, np.int32), np.broadcast_to(positions, (3, len(positions)))
 
 
 def hd_grid(image: Image.Image, num_crops: int) -> tuple[int, int]:

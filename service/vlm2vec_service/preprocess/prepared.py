@@ -12,7 +12,8 @@ from PIL import Image
 @dataclass(frozen=True)
 class Request:
     """One thing to embed: a raw ``prompt`` with the model's own placeholders, or an
-    ``instruction`` and ``text`` that the adapter's prompt template joins.
+    ``instruction`` and ``text`` that the adapter's prompt template joins, or ``token_ids`` of the
+    model's own tokenizer and nothing else.
 
     ``images`` and ``video`` are decoded RGB pictures; a video is its frames, in order.
     """
@@ -22,6 +23,7 @@ class Request:
     text: str | None = None
     images: tuple[Image.Image, ...] = ()
     video: tuple[Image.Image, ...] = ()
+    token_ids: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)

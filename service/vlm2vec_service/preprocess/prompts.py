@@ -45,5 +45,8 @@ def check_text(request: Request, reserved: Sequence[str], max_bytes: int) -> Non
                     raise InvalidInputError(
                         name, f"holds the placeholder {placeholder}; write a raw prompt to place it"
                     )
-    if not any(fields.values()) and not request.images and not request.video:
+    others = any(fields.values()) or request.images or request.video
+    if request.token_ids and others:
+        raise InvalidInputError("token_ids", "give nothing beside them: they are the whole prompt")
+    if not request.token_ids and not others:
         raise InvalidInputError("text", "the input is empty: give a prompt, text, image or video")

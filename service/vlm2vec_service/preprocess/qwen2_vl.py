@@ -11,7 +11,7 @@ from tokenizers import Tokenizer
 
 from vlm2vec_registry.embedding_config import EmbeddingConfig
 from vlm2vec_service.errors import InvalidInputError
-from vlm2vec_service.preprocess.limits import check_media, check_tokens
+from vlm2vec_service.preprocess.limits import check_media, check_token_ids, check_tokens
 from vlm2vec_service.preprocess.prepared import Media, Prepared, Request
 from vlm2vec_service.preprocess.prompts import check_text, render
 from vlm2vec_service.settings import Limits
@@ -40,6 +40,7 @@ class Qwen2VLPreprocessor:
         self.limits = limits
         self.image_id: int = config["image_token_id"]
         self.video_id: int = config["video_token_id"]
+        self.vocabulary: int = config["vocab_size"]
         self.vision_start_id: int = config["vision_start_token_id"]
         size = image_config.get("size") or {}
         self.min_pixels: int = image_config.get("min_pixels") or size["shortest_edge"]
@@ -57,11 +58,7 @@ class Qwen2VLPreprocessor:
         """See `Preprocessor.prepare`."""
         check_text(request, (IMAGE, VIDEO), self.limits.max_text_bytes)
         check_media(request, self.limits)
-        prompt = request.prompt
-        if prompt is None:
-            placeholders = [IMAGE] * len(request.images) + [VIDEO] * bool(request.video)
-            prompt = render(embedding.prompt, request, placeholders)
-        ids: list[int] = self.tokenizer.encode(prompt).ids
+        ids = self._ids(request, embedding)
         self._check_placeholders(ids, request)
         if not ids:
             raise InvalidInputError("text", "the prompt has no tokens")
@@ -89,6 +86,17 @@ class Qwen2VLPreprocessor:
             len(token_ids), [(start, grid) for start, _, grid, spatial in spans if spatial]
         )
         return Prepared(np.asarray(token_ids, np.int32), positions, media)
+
+    def _ids(self, request: Request, embedding: EmbeddingConfig) -> list[int]:
+        """Token ids of the prompt, one for each image or video in it."""
+        if request.token_ids:
+            check_token_ids(request.token_ids, self.vocabulary, (self.image_id, self.video_id))
+            return list(request.token_ids)
+        prompt = request.prompt
+        if prompt is None:
+            placeholders = [IMAGE] * len(request.images) + [VIDEO] * bool(request.video)
+            prompt = render(embedding.prompt, request, placeholders)
+        return list(self.tokenizer.encode(prompt).ids)
 
     def _check_placeholders(self, ids: Sequence[int], request: Request) -> None:
         for token, name, field, count in (

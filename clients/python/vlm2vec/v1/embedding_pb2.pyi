@@ -117,7 +117,7 @@ Global___ModelRef: _TypeAlias = ModelRef  # noqa: Y015
 class Input(_message.Message):
     """What to embed: either instruction and parts, joined by the adapter's prompt template (media
     first), or a raw prompt with the model's own placeholders and the media for them: images in the
-    order of their placeholders, and one video at most.
+    order of their placeholders, and one video at most. Or token ids, where there is text alone.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -125,6 +125,7 @@ class Input(_message.Message):
     INSTRUCTION_FIELD_NUMBER: _builtins.int
     PARTS_FIELD_NUMBER: _builtins.int
     PROMPT_FIELD_NUMBER: _builtins.int
+    TOKEN_IDS_FIELD_NUMBER: _builtins.int
     instruction: _builtins.str
     """The task, such as "Represent the given image for classification"."""
     prompt: _builtins.str
@@ -133,16 +134,21 @@ class Input(_message.Message):
     def parts(self) -> _containers.RepeatedCompositeFieldContainer[Global___Part]:
         """Text, images and video. With a prompt: media only, one for each placeholder."""
 
+    @_builtins.property
+    def token_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """The whole prompt as ids of the model's own tokenizer, instead of all the others."""
+
     def __init__(
         self,
         *,
         instruction: _builtins.str = ...,
         parts: _abc.Iterable[Global___Part] | None = ...,
         prompt: _builtins.str | None = ...,
+        token_ids: _abc.Iterable[_builtins.int] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_prompt", b"_prompt", "prompt", b"prompt"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_prompt", b"_prompt", "instruction", b"instruction", "parts", b"parts", "prompt", b"prompt"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_prompt", b"_prompt", "instruction", b"instruction", "parts", b"parts", "prompt", b"prompt", "token_ids", b"token_ids"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__prompt: _TypeAlias = _typing.Literal["prompt"]  # noqa: Y015
     _WhichOneofArgType__prompt: _TypeAlias = _typing.Literal["_prompt", b"_prompt"]  # noqa: Y015
@@ -626,12 +632,15 @@ class RankResponse(_message.Message):
     MODEL_FIELD_NUMBER: _builtins.int
     VERSION_FIELD_NUMBER: _builtins.int
     SPACE_FIELD_NUMBER: _builtins.int
+    TOKENS_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     """The model's name."""
     version: _builtins.str
     """The version that ranked them."""
     space: _builtins.str
     """The vector space of that version."""
+    tokens: _builtins.int
+    """Tokens of the query and all candidates."""
     @_builtins.property
     def candidates(self) -> _containers.RepeatedCompositeFieldContainer[Global___RankedCandidate]:
         """The best first."""
@@ -643,10 +652,11 @@ class RankResponse(_message.Message):
         model: _builtins.str = ...,
         version: _builtins.str = ...,
         space: _builtins.str = ...,
+        tokens: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["candidates", b"candidates", "model", b"model", "space", b"space", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["candidates", b"candidates", "model", b"model", "space", b"space", "tokens", b"tokens", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

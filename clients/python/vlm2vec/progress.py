@@ -1,6 +1,7 @@
 """A bar that counts results."""
 
 import operator
+import sys
 from contextlib import AbstractContextManager, nullcontext
 from typing import Protocol
 
@@ -29,3 +30,14 @@ def bar(enabled: bool, items: object) -> AbstractContextManager[Bar]:
     except ImportError as error:
         raise ImportError("progress needs tqdm: pip install 'vlm2vec-client[extras]'") from error
     return tqdm(total=operator.length_hint(items) or None, unit="input")
+
+
+def wanted(asked: bool | None) -> bool:
+    """Whether to show a bar: where there is a terminal, unless told otherwise."""
+    if asked is not None:
+        return asked
+    try:
+        import tqdm  # noqa: F401
+    except ImportError:
+        return False
+    return sys.stderr.isatty()

@@ -12,6 +12,7 @@ from vlm2vec.command.server import add_server_flags, open_client, options
 from vlm2vec.command.sources import add_source_flags, sources
 from vlm2vec.errors import VLM2VecError
 from vlm2vec.options import DTYPES
+from vlm2vec.progress import wanted
 from vlm2vec.results import Embedding, OneSpace
 
 DESCRIPTION = """\
@@ -58,7 +59,7 @@ def run(arguments: argparse.Namespace) -> int:
             instruction=arguments.instruction,
             details=True,
             on_error="yield",
-            progress=_progress(arguments.progress),
+            progress=wanted(arguments.progress),
             timeout=arguments.timeout,
             **asked,
         ):
@@ -89,14 +90,3 @@ def _write(path: Path, embeddings: list[tuple[str, Embedding]]) -> None:
         os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)
-
-
-def _progress(asked: bool | None) -> bool:
-    """Whether to show a bar: where there is a terminal, unless told otherwise."""
-    if asked is not None:
-        return asked
-    try:
-        import tqdm  # noqa: F401
-    except ImportError:
-        return False
-    return sys.stderr.isatty()

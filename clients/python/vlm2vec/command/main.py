@@ -5,7 +5,7 @@ import sys
 from collections.abc import Sequence
 
 from vlm2vec.channel import client_version
-from vlm2vec.command import embed, rank
+from vlm2vec.command import embed, rank, reembed
 from vlm2vec.errors import VLM2VecError
 
 _EPILOG = """\
@@ -15,7 +15,8 @@ Exit status: 0 when all is done, 1 when some inputs failed, 2 when nothing could
 
 Examples:
   python -m vlm2vec embed 'photos/**/*.jpg' --output photos.npz --instruction 'Represent the image.'
-  python -m vlm2vec rank --query 'a cat and a dog' --top-k 3 'photos/*.jpg'"""
+  python -m vlm2vec rank --query 'a cat and a dog' --top-k 3 'photos/*.jpg'
+  python -m vlm2vec reembed --from-space 3f0c... --to alias:canary --input all.parquet --output new"""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -40,7 +41,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=client_version())
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    for name, module in (("embed", embed), ("rank", rank)):
+    for name, module in (("embed", embed), ("rank", rank), ("reembed", reembed)):
         command = commands.add_parser(
             name,
             help=module.__doc__.partition(": ")[2] if module.__doc__ else None,

@@ -1,23 +1,17 @@
 """Flags that say which server and which model, and what they mean."""
 
 import argparse
+from typing import Any
 
-from vlm2vec.command.flags import add_flag, add_switch, one_of
+from vlm2vec.command.flags import Parser, add_flag, add_switch, one_of
 from vlm2vec.options import PRIORITIES, Options, Priority
 from vlm2vec.sync.client import Client
 
 
 def add_server_flags(parser: argparse.ArgumentParser) -> None:
-    """The flags that `open_client` and `options` read."""
-    server = parser.add_argument_group("server")
-    add_flag(server, "--server", "host:port", default="localhost:50051")
-    add_flag(server, "--api-key", "sent as a bearer token; better set where only you can see it")
-    add_flag(server, "--tls-ca", "PEM file of authorities to trust; implies --tls")
-    add_flag(server, "--tls-cert", "PEM certificate chain of the client, for mutual TLS")
-    add_flag(server, "--tls-key", "PEM key of --tls-cert")
+    """The flags that `open_client` and `options` read, and ``--timeout``."""
+    server = add_connection_flags(parser)
     add_flag(server, "--timeout", "seconds for everything", type=float)
-    add_flag(server, "--max-retries", "tries after the first", type=int, default=5)
-    add_switch(server, "--tls", "encrypt, and trust the system's authorities")
     model = parser.add_argument_group("model")
     add_flag(model, "--model", "its name; needed where the server has several")
     add_flag(model, "--alias", "a movable name for a version")
@@ -27,18 +21,36 @@ def add_server_flags(parser: argparse.ArgumentParser) -> None:
     add_flag(model, "--priority", " or ".join(PRIORITIES), type=one_of(PRIORITIES))
 
 
+def add_connection_flags(parser: argparse.ArgumentParser) -> Parser:
+    """The flags that `connection` reads; their group."""
+    server = parser.add_argument_group("server")
+    add_flag(server, "--server", "host:port", default="localhost:50051")
+    add_flag(server, "--api-key", "sent as a bearer token; better set where only you can see it")
+    add_flag(server, "--tls-ca", "PEM file of authorities to trust; implies --tls")
+    add_flag(server, "--tls-cert", "PEM certificate chain of the client, for mutual TLS")
+    add_flag(server, "--tls-key", "PEM key of --tls-cert")
+    add_flag(server, "--max-retries", "tries after the first", type=int, default=5)
+    add_switch(server, "--tls", "encrypt, and trust the system's authorities")
+    return server
+
+
 def open_client(arguments: argparse.Namespace) -> Client:
     """The client that the flags describe; raises ValueError and OSError as `Client` does."""
+    return Client(**connection(arguments))
+
+
+def connection(arguments: argparse.Namespace) -> dict[str, Any]:
+    """The arguments of `Client` that the flags describe; raises ValueError for half a pair."""
     if bool(arguments.tls_cert) != bool(arguments.tls_key):
         raise ValueError("--tls-cert and --tls-key go together")
-    return Client(
-        arguments.server,
-        tls=arguments.tls_ca or arguments.tls,
-        certificate=(arguments.tls_cert, arguments.tls_key) if arguments.tls_cert else None,
-        api_key=arguments.api_key,
-        max_retries=arguments.max_retries,
-        user_agent="vlm2vec-command",
-    )
+    return {
+        "server": arguments.server,
+        "tls": arguments.tls_ca or arguments.tls,
+        "certificate": (arguments.tls_cert, arguments.tls_key) if arguments.tls_cert else None,
+        "api_key": arguments.api_key,
+        "max_retries": arguments.max_retries,
+        "user_agent": "vlm2vec-command",
+    }
 
 
 def options(arguments: argparse.Namespace, priority: Priority) -> Options:

@@ -1,0 +1,9 @@
+"""pyarrow, which only re-embedding needs."""
+
+try:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+except ImportError as error:
+    raise ImportError("reembed needs pyarrow: pip install 'vlm2vec-client[reembed]'") from error
+
+__all__ = ["pa", "pq"]

@@ -1,0 +1,100 @@
+"""How one part of a corpus becomes one file of vectors, wherever it runs."""
+
+from collections.abc import Callable, Iterator
+
+import grpc
+import numpy as np
+
+from vlm2vec.errors import InvalidInput, VLM2VecError
+from vlm2vec.inputs import Input
+from vlm2vec.items import Id
+from vlm2vec.options import Options
+from vlm2vec.reembed.corpus import Part, read
+from vlm2vec.reembed.job import Done, Job, Target
+from vlm2vec.reembed.parts import Failure, write_part
+from vlm2vec.reembed.rows import parse
+from vlm2vec.results import OneSpace
+from vlm2vec.sync.client import Client
+
+ROW_CODES = {
+    grpc.StatusCode.INVALID_ARGUMENT,
+    grpc.StatusCode.INTERNAL,
+    grpc.StatusCode.DEADLINE_EXCEEDED,
+}
+"""Errors of one row; any other says that the server or the version is gone, and ends the run."""
+PROBE = "Which space is this?"
+
+
+def resolve(client: Client, asked: Options, dimensions: int) -> Target:
+    """Which space ``asked`` means now, from an answer; raises `VLM2VecError`."""
+    options: Options = {**asked, "dimensions": dimensions, "priority": "bulk"}
+    found = client.embed(PROBE, details=True, **options)
+    return Target(found.model, found.version, found.space, len(found.vector))
+
+
+def embed_part(
+    client: Client, job: Job, part: Part, advance: Callable[[int], object] = lambda rows: None
+) -> Done:
+    """Embeds the rows of a part and writes its file, which appears whole.
+
+    ``advance`` is told how many more rows are through. Raises `VLM2VecError` if the server cannot
+    go on, `SpaceChanged` if it answers in another space, and OSError and ValueError for a corpus
+    that cannot be read and a folder that cannot be written.
+    """
+    ids: dict[int, Id] = {}
+    vectors = np.empty((part.rows, job.target.dimension), np.float32)
+    failures: dict[int, Failure] = {}
+
+    def fail(number: int, id: object, error: VLM2VecError) -> None:
+        failures[number] = Failure(
+            part.first + number, id, error.code.name, error.field, error.message
+        )
+        advance(1)
+
+    def items() -> Iterator[tuple[int, Input]]:
+        for number, row in enumerate(read(job.source, part)):
+            if isinstance(row, InvalidInput):
+                fail(number, None, row)
+                continue
+            try:
+                ids[number], source = parse(row, job.source.parent, job.id_type, job.ignore)
+            except InvalidInput as error:
+                fail(number, row.get("id"), error)
+            else:
+                yield number, source
+
+    space = OneSpace()
+    space.check(job.target)
+    asked: Options = {
+        "model": job.target.model,
+        "space": job.target.space,
+        "priority": "bulk",
+        "dimensions": job.dimensions,
+    }
+    stream = client.stream(
+        items(),
+        window=job.window,
+        instruction=job.instruction,
+        details=True,
+        on_error="yield",
+        **asked,
+    )
+    for key, result in stream:
+        number = int(key)
+        if isinstance(result, VLM2VecError):
+            if result.code not in ROW_CODES:
+                raise result
+            fail(number, ids[number], result)
+        else:
+            space.check(result)
+            vectors[number] = result.vector
+            advance(1)
+    embedded = [number for number in range(part.rows) if number not in failures]
+    write_part(
+        job,
+        part,
+        [ids[number] for number in embedded],
+        vectors[embedded] if failures else vectors,
+        [failures[number] for number in sorted(failures)],
+    )
+    return Done(part.index, part.rows, len(failures))

@@ -1,0 +1,80 @@
+"""Where parts are embedded: threads of this process, or tasks of Ray Data."""
+
+import os
+import threading
+from collections.abc import Callable, Generator, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import asdict
+from typing import Any, TypeAlias
+
+from vlm2vec.errors import VLM2VecError
+from vlm2vec.reembed.corpus import Part
+from vlm2vec.reembed.embed import embed_part
+from vlm2vec.reembed.job import Done, Job
+from vlm2vec.sync.client import Client
+
+Engine: TypeAlias = Callable[
+    [Job, Sequence[Part], int, Callable[[int], object]], Generator[Done, None, None]
+]
+"""Embeds parts, so many at a time, in any order; tells how many more rows are through."""
+
+
+def local(
+    job: Job, parts: Sequence[Part], streams: int, advance: Callable[[int], object]
+) -> Generator[Done, None, None]:
+    """In threads: while one stream ends and its part is written, the others keep the server busy."""
+    lock = threading.Lock()
+
+    def count(rows: int) -> None:
+        with lock:
+            advance(rows)
+
+    client = Client(**job.connection)
+    pool = ThreadPoolExecutor(streams)
+    try:
+        running = [pool.submit(embed_part, client, job, part, count) for part in parts]
+        for future in as_completed(running):
+            yield future.result()
+    finally:
+        # Ends streams under way as well: their parts are of no use when one has failed.
+        client.close()
+        pool.shutdown(cancel_futures=True)
+
+
+def ray(
+    job: Job, parts: Sequence[Part], streams: int, advance: Callable[[int], object]
+) -> Generator[Done, None, None]:
+    """On the cluster that RAY_ADDRESS names, or on a local one that ends with this process.
+
+    Corpus, pictures and output have to be at the same paths on every node.
+    """
+    # Else Ray reports to its makers.
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    try:
+        import ray
+        import ray.data
+    except ImportError as error:
+        raise ImportError("--engine ray needs Ray: pip install 'vlm2vec-client[ray]'") from error
+    if not parts:
+        return
+    ray.init(ignore_reinit_error=True, include_dashboard=False, log_to_driver=False)
+    ray.data.DataContext.get_current().enable_progress_bars = False
+
+    def embed(row: dict[str, Any]) -> dict[str, Any]:
+        try:
+            with Client(**job.connection) as client:
+                done = embed_part(client, job, Part(**row))
+        except (VLM2VecError, ValueError, OSError) as error:
+            return {"index": -1, "rows": 0, "failed": 0, "error": str(error)}
+        return {**asdict(done), "error": ""}
+
+    tasks = ray.data.from_items([asdict(part) for part in parts], override_num_blocks=len(parts))
+    for row in tasks.map(embed, compute=ray.data.TaskPoolStrategy(size=streams)).iter_rows():
+        if problem := row.pop("error"):
+            raise VLM2VecError(problem)
+        done = Done(**row)
+        advance(done.rows)
+        yield done
+
+
+ENGINES: dict[str, Engine] = {"local": local, "ray": ray}

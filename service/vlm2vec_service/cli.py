@@ -10,6 +10,7 @@ from typing import Any
 
 import click
 
+from vlm2vec_evaluation.command import evaluate
 from vlm2vec_service import tracing
 from vlm2vec_service.errors import Vlm2vecError
 from vlm2vec_service.logs import configure
@@ -261,6 +262,9 @@ def worker(**values: Any) -> None:
     configure(log.log_level, log.log_format)
     tracing.configure("vlm2vec-worker")
     serve_worker(values.pop("base"), values.pop("address"), take(EngineSettings, values))
+
+
+vlm2vec.add_command(evaluate)
 
 
 def main() -> None:

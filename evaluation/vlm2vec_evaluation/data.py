@@ -1,0 +1,183 @@
+"""Rows of MMEB-eval, parquet or JSON lines, to tasks.
+
+Keys of a row: ``qry_inst``, ``qry_text``, ``qry_img_path``; ``tgt_inst``; ``tgt_text`` and
+``tgt_img_path``, lists of the candidates, the right one first. Without ``qry_inst`` the texts are
+whole prompts.
+"""
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from vlm2vec import Input
+from vlm2vec_evaluation import prompts
+from vlm2vec_evaluation.errors import EvaluationError
+from vlm2vec_evaluation.suite import DataSet, Suite
+from vlm2vec_evaluation.task import Record, Task
+
+KEYS = ("qry_text", "tgt_text")
+"""What every row has to have."""
+
+
+def read_task(suite: Suite, data_set: DataSet, backbone: str, limit: int | None = None) -> Task:
+    """The first ``limit`` rows of a data set, with prompts for ``backbone``.
+
+    Raises `EvaluationError` that names the data set, the row and the key at fault.
+    """
+    path = suite.path(data_set)
+    reader = _Reader(suite, data_set, prompts.placeholder(backbone))
+    records = []
+    for number, row in enumerate(_rows(path), 1):
+        if limit is not None and number > limit:
+            break
+        try:
+            records.append(reader.record(row))
+        except EvaluationError as error:
+            raise EvaluationError(
+                f"data set {data_set.name}: {path}: row {number}: {error}"
+            ) from None
+    if not records:
+        raise EvaluationError(f"data set {data_set.name}: {path} has no rows")
+    return Task(data_set.name, data_set.meta_task, records, data_set.split)
+
+
+@dataclass
+class _Reader:
+    """Rows to records; equal texts and images become one input, so that each is hashed once."""
+
+    suite: Suite
+    data_set: DataSet
+    image: str
+    seen: dict[tuple[str, str, str, str], Input] = field(default_factory=dict)
+
+    def record(self, row: dict[str, Any]) -> Record:
+        if missing := [key for key in KEYS if row.get(key) is None]:
+            raise EvaluationError(f"{', '.join(missing)} is missing")
+        texts = _list(row, "tgt_text")
+        images = _list(row, "tgt_img_path") or [""] * len(texts)
+        if len(texts) == 1:  # one text for all images
+            texts = texts * len(images)
+        if len(texts) != len(images) or not texts:
+            raise EvaluationError(
+                f"tgt_text has {len(texts)} and tgt_img_path {len(images)} candidates"
+            )
+        query_image = _text(row, "qry_img_path")
+        with_instructions = row.get("qry_inst") is not None or self.overridden
+        instruction = self.data_set.query_instruction or _text(row, "qry_inst")
+        text = _text(row, "qry_text")
+        if self.suite.prompts == "template":
+            query = self._by_template(instruction, text, query_image)
+        elif with_instructions:
+            newline = self.data_set.meta_task in ("vqa", "grounding") or any(images)
+            prompt = prompts.query(
+                instruction, text, self._placeholder(query_image),
+                newline=newline, suffix=self.data_set.query_suffix,
+            )  # fmt: skip
+            query = self._input(prompt, query_image)
+        else:
+            query = self._input(prompts.whole(text, self._placeholder(query_image)), query_image)
+        form = self._form(with_instructions, not query_image)
+        own = self.data_set.target_instruction or _text(row, "tgt_inst")
+        candidates = [
+            self._candidate(form, own, text, image)
+            for text, image in zip(texts, images, strict=True)
+        ]
+        return Record(query, candidates)
+
+    @property
+    def overridden(self) -> bool:
+        """Whether the suite gives instructions, so that the texts are taken to have none."""
+        return bool(self.data_set.query_instruction or self.data_set.target_instruction)
+
+    def _form(self, with_instructions: bool, for_text: bool) -> str:
+        if self.suite.prompts == "template":
+            return "template"
+        return ("for text" if for_text else "for image") if with_instructions else "whole"
+
+    def _candidate(self, form: str, instruction: str, text: str, image: str) -> Input:
+        key = form, instruction, text, image
+        if key not in self.seen:
+            self.seen[key] = self._new_candidate(*key)
+        return self.seen[key]
+
+    def _new_candidate(self, form: str, instruction: str, text: str, image: str) -> Input:
+        if form == "template":
+            return self._by_template(instruction, text, image)
+        placeholder = self._placeholder(image)
+        if form == "whole":
+            return self._input(prompts.whole(text, placeholder), image)
+        if not image and self.data_set.target_instruction:
+            text = f"{instruction} {text}"
+        for_text = form == "for text"
+        return self._input(prompts.target(instruction, text, placeholder, for_text=for_text), image)
+
+    def _by_template(self, instruction: str, text: str, image: str) -> Input:
+        words = [part.replace(prompts.UPSTREAM_IMAGE, "").strip() for part in (instruction, text)]
+        return Input(
+            instruction=words[0] or None, text=words[1] or None, images=self._images(image)
+        )
+
+    def _input(self, prompt: str, image: str) -> Input:
+        return Input(prompt=prompt, images=self._images(image))
+
+    def _images(self, image: str) -> list[Path]:
+        return [self.suite.root / self.suite.images / image] if image else []
+
+    def _placeholder(self, image: str) -> str | None:
+        return self.image if image else None
+
+
+def _rows(path: Path) -> Iterator[dict[str, Any]]:
+    """The rows of a file, or of a folder's parquet files, else JSON lines, in order of name."""
+    if path.is_dir():
+        files = sorted(path.glob("*.parquet")) or sorted(path.glob("*.jsonl"))
+        # A data set's folder may hold a training split as well.
+        files = [file for file in files if file.name.startswith("test")] or files
+    else:
+        files = [path]
+    if not files:
+        raise EvaluationError(f"{path}: neither .parquet nor .jsonl files")
+    for file in files:
+        yield from _parquet(file) if file.suffix == ".parquet" else _jsonl(file)
+
+
+def _parquet(path: Path) -> Iterator[dict[str, Any]]:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        with pq.ParquetFile(path) as file:
+            for batch in file.iter_batches(batch_size=64):
+                yield from batch.to_pylist()
+    except (OSError, pa.ArrowException) as error:
+        raise EvaluationError(f"{path}: {error}") from error
+
+
+def _jsonl(path: Path) -> Iterator[dict[str, Any]]:
+    try:
+        with path.open() as file:
+            for number, line in enumerate(file, 1):
+                if line.strip():
+                    row = json.loads(line)
+                    if not isinstance(row, dict):
+                        raise EvaluationError(f"{path}: line {number}: expected a JSON object")
+                    yield row
+    except (OSError, ValueError) as error:
+        raise EvaluationError(f"{path}: {error}") from error
+
+
+def _text(row: dict[str, Any], key: str) -> str:
+    value = row.get(key)
+    if not isinstance(value, str | None):
+        raise EvaluationError(f"{key}: expected a string, got {type(value).__name__}")
+    return value or ""
+
+
+def _list(row: dict[str, Any], key: str) -> list[str]:
+    value = row.get(key)
+    items = [value] if isinstance(value, str) else value or []
+    if not isinstance(items, list) or not all(isinstance(item, str | None) for item in items):
+        raise EvaluationError(f"{key}: expected a list of strings")
+    return [item or "" for item in items]

@@ -1,0 +1,147 @@
+"""Tasks to scores: every distinct input is embedded once, candidates are ranked for each query."""
+
+import hashlib
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, TypeAlias
+
+import numpy as np
+from tqdm import tqdm
+
+from vlm2vec_evaluation.errors import EvaluationError
+from vlm2vec_evaluation.metrics import DataSetScores, Scores, averages, rank, scores_of
+from vlm2vec_evaluation.task import Task
+from vlm2vec_evaluation.vector_file import Vector, Vectors
+
+if TYPE_CHECKING:
+    from vlm2vec import Client
+    from vlm2vec.inputs import InputLike
+
+Key: TypeAlias = bytes
+"""SHA-256 of an input: its words, and its images as they travel."""
+Embed: TypeAlias = (
+    "Callable[[Iterable[tuple[Key, InputLike]]], Iterator[tuple[Key, Vector | Exception]]]"
+)
+"""Gives each input its vector, float32 ``(dim,)``, or why it has none, in any order."""
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """The scores of every data set, by name and in the order of evaluation."""
+
+    data_sets: dict[str, DataSetScores]
+
+    @property
+    def averages(self) -> dict[str, Scores]:
+        """Macro averages: by meta-task ("classification", …), by split ("ind", "ood"), "overall"."""
+        return averages(self.data_sets)
+
+
+def evaluate(
+    source: "Client | Embed",
+    tasks: Iterable[Task],
+    *,
+    vectors: Vectors | None = None,
+    progress: bool = False,
+) -> Evaluation:
+    """Ranks each query's candidates by cosine and scores the right one's rank.
+
+    ``source`` is a client, whose server's default model then answers, or a function such as
+    `vlm2vec_evaluation.remote.by_client` makes. Only inputs that are not in ``vectors`` are embedded,
+    and their vectors added there. ``tasks`` may be lazy: one is held at a time.
+
+    Raises `EvaluationError` where an input has no vector, after all others of its task have theirs.
+    """
+    if not callable(source):
+        from vlm2vec_evaluation.remote import by_client
+
+        source = by_client(source)
+    known: Vectors = {} if vectors is None else vectors
+    found = {}
+    for task in tasks:
+        found[task.name] = _evaluate(source, task, known, progress)
+    return Evaluation(found)
+
+
+def _evaluate(embed: Embed, task: Task, vectors: Vectors, progress: bool) -> DataSetScores:
+    inputs = _Inputs()
+    rows = []
+    for record in task.records:
+        candidates = [inputs.key(item) for item in record.candidates]
+        rows.append((inputs.key(record.query), candidates, candidates[record.correct]))
+    missing = [(key, item) for key, item in inputs.items.items() if key not in vectors]
+    _embed(embed, task.name, missing, vectors, progress)
+    places = {key: index for index, key in enumerate(inputs.items)}
+    matrix = np.stack([vectors[key] for key in inputs.items])
+    matrix /= np.linalg.norm(matrix, axis=1, keepdims=True)
+    ranks, counts = [], []
+    for query, candidates, correct in rows:
+        distinct = list(dict.fromkeys(candidates))
+        among = matrix[[places[key] for key in distinct]]
+        ranks.append(rank(matrix[places[query]], among, distinct.index(correct)))
+        counts.append(len(distinct))
+    data = hashlib.sha256()
+    for query, candidates, correct in rows:
+        data.update(b"".join([query, *candidates, correct]))
+    return DataSetScores(
+        task.name, task.meta_task, task.split, len(rows), data.hexdigest()[:32],
+        scores_of(ranks, counts),
+    )  # fmt: skip
+
+
+class _Inputs:
+    """Distinct inputs by their keys, in the order in which they came."""
+
+    def __init__(self) -> None:
+        self.items: dict[Key, InputLike] = {}
+        # Of objects that are kept alive by the task: the same candidates come with every query.
+        self._keys: dict[int, Key] = {}
+
+    def key(self, item: "InputLike") -> Key:
+        key = self._keys.get(id(item))
+        if key is None:
+            key = self._keys[id(item)] = key_of(item)
+            self.items.setdefault(key, item)
+        return key
+
+
+def key_of(item: "InputLike") -> Key:
+    """32 bytes that are equal where the inputs' messages are. Reads image files.
+
+    Raises `EvaluationError` for a file that cannot be read.
+    """
+    from vlm2vec import VLM2VecError
+    from vlm2vec.inputs import to_proto
+
+    try:
+        message = to_proto(item, None, sys.maxsize)
+    except VLM2VecError as error:
+        raise EvaluationError(str(error)) from error
+    return hashlib.sha256(message.SerializeToString(deterministic=True)).digest()
+
+
+def _embed(
+    embed: Embed,
+    name: str,
+    items: "list[tuple[Key, InputLike]]",
+    vectors: Vectors,
+    progress: bool,
+) -> None:
+    failures: list[tuple[InputLike, object]] = []
+    by_key = dict(items)
+    with tqdm(total=len(items), desc=name, unit=" inputs", disable=not progress) as bar:
+        for key, result in embed(items):
+            if isinstance(result, Exception):
+                failures.append((by_key[key], result))
+            elif not (np.isfinite(result).all() and result.any()):
+                failures.append((by_key[key], "its vector is zero or not finite"))
+            else:
+                vectors[key] = result
+            bar.update()
+    if failures:
+        item, reason = failures[0]
+        raise EvaluationError(
+            f"{name}: {len(failures)} of {len(items)} inputs have no vector, the first "
+            f"{str(item)[:300]}: {reason}"
+        )

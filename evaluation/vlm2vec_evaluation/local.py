@@ -1,0 +1,81 @@
+"""Vectors from the engine in this process, without a server."""
+
+import sys
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+
+from vlm2vec import VLM2VecError
+from vlm2vec.inputs import InputLike, to_proto
+from vlm2vec_evaluation.evaluation import Embed, Key
+from vlm2vec_evaluation.vector_file import Vector
+from vlm2vec_registry.embedding_config import EmbeddingConfig
+from vlm2vec_registry.space import base_digest, space_of
+from vlm2vec_service.engine import Engine
+from vlm2vec_service.errors import CheckpointError, Vlm2vecError
+from vlm2vec_service.frontend.parsing import parse_input
+from vlm2vec_service.preprocess import Prepared, load_preprocessor
+from vlm2vec_service.preprocess.load import read_json
+from vlm2vec_service.settings import EngineSettings, Limits, VideoSettings
+
+AHEAD = 64
+"""Inputs that are decoded together before the engine runs."""
+ADAPTER = "adapter"
+
+
+@dataclass(frozen=True)
+class LocalModel:
+    """A checkpoint with at most one adapter, loaded."""
+
+    embed: Embed
+    space: str
+    backbone: str
+
+
+def load(
+    base: Path,
+    adapter: Path | None,
+    engine_settings: EngineSettings,
+    limits: Limits,
+    video: VideoSettings,
+    threads: int = 4,
+) -> LocalModel:
+    """Loads ``base`` and ``adapter``. Raises `CheckpointError`, `AdapterError`."""
+    preprocessor = load_preprocessor(base, limits)
+    engine = Engine.load(base, engine_settings)
+    name = ADAPTER if adapter else None
+    if adapter:
+        engine.load_adapter(ADAPTER, adapter)
+    embedding = engine.adapters[ADAPTER].embedding if adapter else EmbeddingConfig()
+    try:
+        space = space_of(base_digest(base), adapter)
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{base}: {error}") from error
+
+    def prepare(pair: tuple[Key, InputLike]) -> tuple[Key, Prepared | Exception]:
+        key, item = pair
+        try:
+            message = to_proto(item, None, sys.maxsize)
+            request = parse_input(message, limits, video.video_frames, "input")
+            return key, preprocessor.prepare(request, embedding)
+        except (Vlm2vecError, VLM2VecError) as error:
+            return key, error
+
+    def embed(
+        items: Iterable[tuple[Key, InputLike]],
+    ) -> Iterator[tuple[Key, Vector | Exception]]:
+        source = iter(items)
+        with ThreadPoolExecutor(threads) as pool:
+            while chunk := list(islice(source, AHEAD)):
+                ready: list[tuple[Key, Prepared]] = []
+                for key, prepared in pool.map(prepare, chunk):
+                    if isinstance(prepared, Exception):
+                        yield key, prepared
+                    else:
+                        ready.append((key, prepared))
+                vectors = engine.embed([(prepared, name) for _, prepared in ready])
+                yield from zip((key for key, _ in ready), vectors, strict=True)
+
+    return LocalModel(embed, space, str(read_json(base / "config.json")["model_type"]))

@@ -1,0 +1,150 @@
+"""What ``vlm2vec evaluate`` does with its arguments."""
+
+import json
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from vlm2vec import Client, VLM2VecError
+from vlm2vec_evaluation.data import read_task
+from vlm2vec_evaluation.errors import EvaluationError
+from vlm2vec_evaluation.evaluation import Embed, Evaluation, evaluate
+from vlm2vec_evaluation.record import record
+from vlm2vec_evaluation.remote import Target, by_client, find_target
+from vlm2vec_evaluation.report import table, to_json
+from vlm2vec_evaluation.suite import Suite, read_suite
+from vlm2vec_evaluation.vector_file import open_vectors
+from vlm2vec_service.settings import EngineSettings, Limits, VideoSettings
+
+if TYPE_CHECKING:
+    from vlm2vec_registry.store import PublishedVersion, Registry
+
+
+@dataclass(frozen=True)
+class Job:
+    """The command's arguments. ``progress`` None means on a terminal only."""
+
+    suite: str
+    data: Path | None
+    target: str
+    model: str
+    api_key: str | None
+    tls: bool
+    tls_ca: str | None
+    window: int
+    local: bool
+    base: Path | None
+    adapter: Path | None
+    threads: int
+    only: tuple[str, ...]
+    limit: int | None
+    cache: Path
+    output: Path | None
+    record: bool
+    registry: str | None
+    progress: bool | None
+    engine: EngineSettings
+    limits: Limits
+    video: VideoSettings
+
+
+def run(job: Job) -> None:
+    """Evaluates, prints the table, and writes what was asked for. Raises `Vlm2vecError`."""
+    suite = read_suite(job.suite, job.data)
+    chosen = _chosen(suite, job.only)
+    for data_set in chosen.data_sets:
+        suite.path(data_set)  # what is missing is said before hours of embedding
+    if job.output and not job.output.parent.is_dir():
+        raise EvaluationError(f"{job.output}: the folder {job.output.parent} does not exist")
+    show = sys.stderr.isatty() if job.progress is None else job.progress
+    with _source(job) as (embed, target):
+        version = _version(job, target) if job.record else None
+        with open_vectors(job.cache, target.space) as vectors:
+            tasks = (
+                read_task(suite, data_set, target.backbone, job.limit)
+                for data_set in chosen.data_sets
+            )
+            evaluation = evaluate(embed, tasks, vectors=vectors, progress=show)
+    click.echo(f"{target.model} version {target.version}, space {target.space}: {suite.name}\n")
+    click.echo(table(evaluation))
+    if job.output:
+        _write(job.output, target, suite, evaluation)
+    if version:
+        registry, published = version
+        made = record(registry, published, suite, evaluation, target.space)
+        click.echo(f"\nrecorded on {published.model} version {published.name}, run {made.run_id}")
+
+
+def _chosen(suite: Suite, only: tuple[str, ...]) -> Suite:
+    names = [item.name for item in suite.data_sets]
+    if unknown := sorted(set(only) - set(names)):
+        raise EvaluationError(
+            f"--only: suite {suite.name} has no {', '.join(unknown)}; it has {', '.join(names)}"
+        )
+    kept = tuple(item for item in suite.data_sets if not only or item.name in only)
+    return replace(suite, data_sets=kept)
+
+
+@contextmanager
+def _source(job: Job) -> Iterator[tuple[Embed, Target]]:
+    """What embeds, and what it is."""
+    if job.local:
+        from vlm2vec_evaluation.local import load  # torch
+
+        assert job.base is not None
+        model = load(job.base, job.adapter, job.engine, job.limits, job.video, job.threads)
+        name, _, version = job.model.partition("@")
+        place = job.adapter or job.base
+        yield model.embed, Target(name or str(place), version or "-", model.space, model.backbone)
+        return
+    try:
+        with Client(
+            job.target,
+            tls=job.tls_ca or job.tls,
+            api_key=job.api_key,
+            user_agent="vlm2vec-evaluate",
+        ) as client:
+            target = find_target(client.models(), job.model)
+            # The space pins the version, also while a canary takes a share or the champion changes.
+            yield by_client(client, job.window, model=target.model, space=target.space), target
+    except (VLM2VecError, OSError) as error:
+        raise EvaluationError(f"{job.target}: {error}") from error
+
+
+def _version(job: Job, target: Target) -> "tuple[Registry, PublishedVersion]":
+    """Where to record, asked for before anything is embedded."""
+    from vlm2vec_registry.errors import RegistryError
+    from vlm2vec_registry.store import Registry
+
+    assert job.registry is not None
+    try:
+        registry = Registry(job.registry)
+        version = registry.version(target.model, target.version)
+    except RegistryError as error:
+        raise EvaluationError(f"--registry {job.registry}: {error}") from error
+    if version.space != target.space:
+        raise EvaluationError(
+            f"{target.model} version {target.version} has space {version.space} in the registry, "
+            f"but {target.space} is what answers"
+        )
+    return registry, version
+
+
+def _write(path: Path, target: Target, suite: Suite, evaluation: Evaluation) -> None:
+    """Writes the JSON file, which appears whole."""
+    about = {
+        "model": target.model, "version": target.version, "space": target.space,
+        "suite": suite.name, "suite_digest": suite.digest,
+    }  # fmt: skip
+    partial = path.with_name(f".{path.name}.part")
+    try:
+        partial.write_text(json.dumps({**about, **to_json(evaluation)}, indent=2) + "\n")
+        os.replace(partial, path)
+    except OSError as error:
+        raise EvaluationError(f"{path}: {error.strerror}") from error

@@ -19,6 +19,7 @@ from vlm2vec_service.settings import (
     EngineSettings,
     Limits,
     LogSettings,
+    RegistrySettings,
     ServerSettings,
     VideoSettings,
 )
@@ -204,6 +205,7 @@ def _read_config(context: click.Context, parameter: click.Parameter, path: Path 
     help="A worker on another host for a model, instead of a process here. Repeatable.",
 )
 @options(ServerSettings)
+@options(RegistrySettings)
 @options(LogSettings)
 @options(EngineSettings)
 @options(Limits)
@@ -233,10 +235,10 @@ def serve(**values: Any) -> None:
     adapters = {key: Path(folder) for key, folder in values["adapter"].items()}
     deployment = server.Deployment(values["model"], adapters, values["alias"], workers)
     engine, limits = take(EngineSettings, values), take(Limits, values)
-    video = take(VideoSettings, values)
+    video, registry = take(VideoSettings, values), take(RegistrySettings, values)
 
     async def run() -> None:
-        await server.serve(server.build(deployment, settings, engine, limits, video))
+        await server.serve(server.build(deployment, settings, engine, limits, video, registry))
 
     asyncio.run(run())
 

@@ -25,6 +25,10 @@ class Metrics:
         self.requests = counter("requests_total", "Calls by method and code.", "method", "code")
         self.seconds = histogram("request_seconds", "Seconds of a unary call.", SECONDS, "method")
         self.in_flight = gauge("requests_in_flight", "Calls and streams under way.", "method")
+        self.quota_refusals = counter("quota_refusals_total", "Calls refused for their quota.")
+        self.reloads = counter(
+            "reloads_total", "Files read again because they changed.", "file", "result"
+        )
         self.inputs = counter(
             "inputs_total", "Inputs by model, version and gRPC code.", "model", "version", "code"
         )
@@ -48,6 +52,7 @@ class Metrics:
         self.cache_misses = counter(
             "vision_cache_misses_total", "Images that had to be encoded.", "model", "worker"
         )
+        self._routes: dict[str, list[tuple[str, str, str]]] = {}
         self._cache_seen: dict[tuple[str, str], tuple[int, int]] = {}
         self.device_memory = gauge(
             "device_memory_bytes", "Device memory in use; 0 where unknown.", "model", "worker"
@@ -62,10 +67,50 @@ class Metrics:
         self.up = gauge("worker_up", "Whether a worker is ready.", "model", "worker")
         self.restarts = counter("worker_restarts_total", "Restarts of a worker.", "model", "worker")
         self.adapters = gauge("adapters_loaded", "Adapters a worker holds.", "model", "worker")
+        self.load_seconds = histogram(
+            "adapter_load_seconds", "Seconds to fetch, verify, load and warm up a version.",
+            SECONDS, "model",
+        )  # fmt: skip
+        self.load_failures = counter(
+            "adapter_load_failures_total", "Versions that could not be loaded.", "model"
+        )
+        self.registry_success = gauge(
+            "registry_last_success_timestamp_seconds", "When the registry last answered.", "model"
+        )
+        self.registry_errors = counter(
+            "registry_errors_total", "Looks at the registry that failed.", "model"
+        )
+        self.route_info = gauge(
+            "route_info", "1 for the version that an alias stands for.",
+            "model", "alias", "version", "space",
+        )  # fmt: skip
+        self.canary_share = gauge("canary_share", "Share of the canary, 0 to 1.", "model")
+        self.shadow_cosine = histogram(
+            "shadow_cosine", "Cosine of the shadow's vector to the champion's, of one input.",
+            tuple(i / 10 for i in range(-5, 11)), "model",
+        )  # fmt: skip
+        self.shadow_overlap = histogram(
+            "shadow_neighbour_overlap",
+            "Share of nearest neighbours that shadow and champion have in common.",
+            tuple(i / 10 for i in range(11)), "model",
+        )  # fmt: skip
+        self.shadow_errors = counter("shadow_errors_total", "Copies that failed.", "model")
+        self.shadow_dropped = counter(
+            "shadow_dropped_total", "Copies left out because too many waited.", "model"
+        )
 
     def worker_up(self, model: str, worker: str, up: bool) -> None:
         """A worker got ready, or stopped being it."""
         self.up.labels(model, worker).set(up)
+
+    def route(self, model: str, routes: dict[str, tuple[str, str]], canary_share: float) -> None:
+        """What the aliases of ``model`` stand for now: version and space, by alias."""
+        for alias, version, space in self._routes.pop(model, []):
+            self.route_info.remove(model, alias, version, space)
+        self._routes[model] = [(alias, *route) for alias, route in sorted(routes.items())]
+        for alias, version, space in self._routes[model]:
+            self.route_info.labels(model, alias, version, space).set(1)
+        self.canary_share.labels(model).set(canary_share)
 
     def batch(
         self,

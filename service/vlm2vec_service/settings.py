@@ -100,3 +100,104 @@ class ServerSettings:
     max_connection_age_seconds: float = setting(
         0.0, "Age at which a connection is asked to reconnect, to spread over pods; 0 is never."
     )
+
+
+@dataclass(frozen=True)
+class RegistrySettings:
+    """Where adapter versions come from, and how many are held."""
+
+    registry: str = setting(
+        "",
+        "MLflow registry with the versions of every model: an MLflow server's URL, a database URI, "
+        "or a folder with an SQLite store. Empty serves only what --adapter gives.",
+    )
+    poll_seconds: float = setting(5.0, "Seconds between looks at the registry.")
+    cache_dir: str = setting(
+        "~/.cache/vlm2vec", "Folder for fetched versions; processes of one host may share it."
+    )
+    cache_bytes: int = setting(
+        10_737_418_240, "Bytes of fetched versions to keep that no process serves."
+    )
+    max_artifact_bytes: int = setting(1_073_741_824, "Bytes of one version; a larger is refused.")
+    max_adapters: int = setting(
+        16,
+        "Versions that workers hold, for each model. Beyond it the least lately used leaves; "
+        "champion, canary, shadow and versions in use stay.",
+    )
+    max_adapter_bytes: int = setting(
+        4_294_967_296, "Bytes of weights files of the versions that workers hold, for each model."
+    )
+    adapters_read_only: bool = setting(
+        False, "Whether AdapterService refuses to load and unload; the registry alone decides then."
+    )
+
+
+@dataclass(frozen=True)
+class HttpSettings:
+    """How the front end serves HTTP."""
+
+    http_listen: str = setting(
+        "127.0.0.1:8080", "Address for HTTP: HOST:PORT, or unix:PATH; empty turns HTTP off."
+    )
+    http_max_body_bytes: int = setting(67_108_864, "Bytes of one request's body.")
+    http_body_seconds: float = setting(60.0, "How long a request's body may take to arrive.")
+    http_keepalive_seconds: float = setting(65.0, "A silent connection is closed after so long.")
+    fetch_origins: str = setting(
+        "",
+        "Where image_url and video_url may point besides data URIs, comma-separated: "
+        "https://cdn.example.com, https://*.example.com. Empty fetches nothing.",
+    )
+    fetch_seconds: float = setting(10.0, "Time limit of fetching one URL, redirects included.")
+    fetch_redirects: int = setting(2, "Redirects that are followed; each has to be allowed too.")
+    fetch_private_addresses: bool = setting(
+        False, "Whether an allowed host may have a private, loopback or link-local address."
+    )
+
+
+@dataclass(frozen=True)
+class TlsSettings:
+    """TLS for gRPC and HTTP; the files are read again when they change."""
+
+    tls_certificate: str = setting("", "PEM file with the server's certificate chain; turns TLS on.")
+    tls_key: str = setting("", "PEM file with the certificate's private key.")
+    tls_client_ca: str = setting(
+        "", "PEM file with the authorities of client certificates, which are then required."
+    )
+
+
+@dataclass(frozen=True)
+class AuthSettings:
+    """Who may call, and how much."""
+
+    callers: str = setting(
+        "", "File with the callers, one a line: API keys and client certificates; see keys new."
+    )
+    certificate_scopes: str = setting(
+        "",
+        "Scopes of a client certificate that --callers does not name, comma-separated; "
+        "empty refuses it.",
+    )
+    jwt_keys: str = setting("", "JWKS to check JWTs with: a file, or an https URL.")
+    jwt_issuer: str = setting("", "The iss that a JWT must have.")
+    jwt_audience: str = setting("", "The aud that a JWT must have.")
+    reload_seconds: float = setting(
+        5.0, "How often files with callers, JWT keys and certificates are looked at."
+    )
+    jwt_url_seconds: float = setting(60.0, "How often the URL of a JWKS is read again.")
+    without_credential: str = setting(
+        "health,reflection,metrics",
+        "What is open to everybody where credentials are asked for: any of health, reflection, "
+        "metrics, comma-separated. Reflection stands for HTTP's /docs and /openapi.json, too.",
+    )
+    allow_anonymous: bool = setting(
+        False, "Listen on other addresses than loopback without asking for credentials."
+    )
+    caller_requests_per_second: float = setting(
+        0.0, "Requests, and inputs of streams, for each caller without a rate of its own; 0: any."
+    )
+    caller_tokens_per_second: float = setting(
+        0.0, "Tokens for each caller without a rate of its own; 0 is no limit."
+    )
+    caller_burst_seconds: float = setting(
+        1.0, "How many seconds' worth of its rate a caller who was idle may take at once."
+    )

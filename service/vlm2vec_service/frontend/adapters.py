@@ -1,4 +1,4 @@
-"""`AdapterService` over gRPC: the versions given at start, and what the workers hold of them."""
+"""`AdapterService` over gRPC: the versions of each model, and what the workers hold of them."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -9,7 +9,7 @@ import grpc
 from vlm2vec.v1 import adapters_pb2 as pb
 from vlm2vec.v1 import adapters_pb2_grpc
 from vlm2vec_service.catalog import Version
-from vlm2vec_service.errors import AdapterError, InvalidInputError
+from vlm2vec_service.errors import AdapterError, ForbiddenError, InvalidInputError
 from vlm2vec_service.frontend.service import Served, Service
 
 Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
@@ -39,28 +39,20 @@ class AdapterServicer(adapters_pb2_grpc.AdapterServiceServicer):
         self, request: pb.PreloadAdapterRequest, context: Context
     ) -> pb.PreloadAdapterResponse:
         """Loads into every worker. Raises `AdapterError` with the reason if one cannot."""
+        self._check_writable()
         served, version = self._find(request)
-        assert version.folder is not None
-        for worker in served.workers:
-            try:
-                await worker.load_adapter(version.name, version.folder)
-            except grpc.aio.AioRpcError as error:
-                raise AdapterError(f"version {version.name!r}: {error.details()}") from error
+        await served.loader.ensure(version)
         return pb.PreloadAdapterResponse(adapter=_adapter(served, version))
 
     async def UnloadAdapter(
         self, request: pb.UnloadAdapterRequest, context: Context
     ) -> pb.UnloadAdapterResponse:
-        """Takes it out of every worker. An aliased version is refused: it is in use."""
+        """Takes it out of every worker, until a request names it. One with traffic is refused."""
+        self._check_writable()
         served, version = self._find(request)
         if aliases := served.model.aliases_of(version.name):
             raise AdapterError(f"version {version.name!r} is in use as {', '.join(aliases)}")
-        for worker in served.workers:
-            try:
-                await worker.unload_adapter(version.name)
-            except grpc.aio.AioRpcError as error:
-                if error.code() != grpc.StatusCode.NOT_FOUND:
-                    raise AdapterError(f"version {version.name!r}: {error.details()}") from error
+        await served.loader.unload(version)
         return pb.UnloadAdapterResponse(adapter=_adapter(served, version))
 
     async def WatchAdapters(
@@ -76,13 +68,17 @@ class AdapterServicer(adapters_pb2_grpc.AdapterServiceServicer):
                     yield pb.WatchAdaptersResponse(adapter=adapter)
             await asyncio.sleep(WATCH_SECONDS)
 
+    def _check_writable(self) -> None:
+        if self.service.read_only:
+            raise ForbiddenError("the adapters are read-only here: the registry decides")
+
     def _all(self, model: str) -> list[pb.Adapter]:
         names = [self.service.catalog.model(model).name] if model else sorted(self.service.served)
         return [
             _adapter(self.service.served[name], version)
             for name in names
             for _, version in sorted(self.service.catalog.models[name].versions.items())
-            if version.folder is not None
+            if not version.is_base
         ]
 
     def _find(
@@ -92,32 +88,34 @@ class AdapterServicer(adapters_pb2_grpc.AdapterServiceServicer):
         if not request.version:
             raise InvalidInputError("version", "needed")
         model = self.service.catalog.model(request.model)
-        version = model.version(version=request.version)
-        if version.folder is None:
+        version = model.choose(version=request.version)
+        if version.is_base:
             raise InvalidInputError("version", f"{version.name!r} is the base, not an adapter")
         return self.service.served[model.name], version
 
 
 def _adapter(served: Served, version: Version) -> pb.Adapter:
-    reasons = [
-        worker.failed_adapters[version.name]
-        for worker in served.workers
-        if version.name in worker.failed_adapters
-    ]
-    wanted = all(version.name in worker.wanted for worker in served.workers)
-    if reasons:
-        state = pb.ADAPTER_STATE_FAILED
-    elif not wanted:
-        state = pb.ADAPTER_STATE_AVAILABLE
-    elif all(worker.ready for worker in served.workers):
-        state = pb.ADAPTER_STATE_LOADED
-    else:
-        state = pb.ADAPTER_STATE_LOADING
+    state, reason = _state(served, version)
     return pb.Adapter(
         model=served.model.name,
         version=version.name,
         space=version.space,
         aliases=served.model.aliases_of(version.name),
         state=state,
-        reason=reasons[0] if reasons else "",
+        reason=reason,
     )
+
+
+def _state(served: Served, version: Version) -> "tuple[pb.AdapterState.ValueType, str]":
+    name, loader = version.name, served.loader
+    for worker in served.workers:
+        if name in worker.failed_adapters:
+            return pb.ADAPTER_STATE_FAILED, worker.failed_adapters[name]
+    if name in loader.held:
+        ready = all(worker.ready for worker in served.workers)
+        return (pb.ADAPTER_STATE_LOADED if ready else pb.ADAPTER_STATE_LOADING), ""
+    if loader.is_loading(name):
+        return pb.ADAPTER_STATE_LOADING, ""
+    if name in loader.failures:
+        return pb.ADAPTER_STATE_FAILED, loader.failures[name].reason
+    return pb.ADAPTER_STATE_AVAILABLE, ""

@@ -27,9 +27,10 @@ class EmbeddingServicer(embedding_pb2_grpc.EmbeddingServiceServicer):
     async def Embed(self, request: pb.EmbedRequest, context: Context) -> pb.EmbedResponse:
         """All inputs, or the first error."""
         self._check_count("inputs", len(request.inputs))
-        target = self.service.target(request.options)
+        caller = self._caller(context)
+        target = await self.service.target(request.options, caller)
         inputs = {f"inputs[{i}]": message for i, message in enumerate(request.inputs)}
-        return pb.EmbedResponse(embeddings=await self._all(inputs, target, self._caller(context)))
+        return pb.EmbedResponse(embeddings=await self._all(inputs, target, caller))
 
     async def Rank(self, request: pb.RankRequest, context: Context) -> pb.RankResponse:
         """Cosines of the candidates' vectors to the query's, the best first."""
@@ -38,10 +39,11 @@ class EmbeddingServicer(embedding_pb2_grpc.EmbeddingServiceServicer):
         options.CopyFrom(request.options)
         options.ClearField("output")
         options.output.normalize = True
-        target = self.service.target(options)
+        caller = self._caller(context)
+        target = await self.service.target(options, caller)
         inputs = {"query": request.query}
         inputs |= {f"candidates[{i}]": message for i, message in enumerate(request.candidates)}
-        embeddings = await self._all(inputs, target, self._caller(context))
+        embeddings = await self._all(inputs, target, caller)
         vectors = np.stack([np.frombuffer(e.vector.data, "<f4") for e in embeddings])
         # Rounding may leave the cosine of equal vectors a little above 1.
         scores = np.clip(vectors[1:] @ vectors[0], -1.0, 1.0)
@@ -141,8 +143,8 @@ class EmbeddingServicer(embedding_pb2_grpc.EmbeddingServiceServicer):
                 raise InvalidInputError("id", f"needed, 1 to {MAX_ID_BYTES} bytes")
             if not request.HasField("input"):
                 raise InvalidInputError("input", "missing")
-            target = self.service.target(request.options)
             caller = self._caller(context)
+            target = await self.service.target(request.options, caller)
             await self.service.room(target)
             with self.service.admitted(target, caller):
                 embedding = await self.service.embed(request.input, target, caller, "input")

@@ -1,9 +1,11 @@
 """The front-end process: builds what is served, starts workers and gRPC, drains on SIGTERM."""
 
 import asyncio
+import functools
+import hashlib
 import logging
 import signal
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -13,20 +15,31 @@ from grpc_reflection.v1alpha import reflection
 from prometheus_client import start_http_server
 
 from vlm2vec.v1 import adapters_pb2, adapters_pb2_grpc, embedding_pb2, embedding_pb2_grpc
+from vlm2vec_registry.cache import Cache
 from vlm2vec_registry.space import base_digest
+from vlm2vec_registry.store import CHAMPION, PublishedVersion, Registry
 from vlm2vec_service import tracing
-from vlm2vec_service.catalog import BASE_VERSION, CHAMPION, Catalog, Model, read_version
+from vlm2vec_service.catalog import BASE_VERSION, Catalog, Model, read_version
 from vlm2vec_service.errors import CheckpointError, NotFoundError
 from vlm2vec_service.frontend.adapters import AdapterServicer
 from vlm2vec_service.frontend.embedding import EmbeddingServicer
 from vlm2vec_service.frontend.health import HealthServicer
 from vlm2vec_service.frontend.interceptor import Interceptor
+from vlm2vec_service.frontend.loader import Loader
+from vlm2vec_service.frontend.rollout import Rollout
 from vlm2vec_service.frontend.service import Served, Service
+from vlm2vec_service.frontend.shadow import Shadow
 from vlm2vec_service.metrics import Metrics
 from vlm2vec_service.preprocess import load_preprocessor
 from vlm2vec_service.preprocess.load import read_json
 from vlm2vec_service.scheduling.scheduler import Scheduler
-from vlm2vec_service.settings import EngineSettings, Limits, ServerSettings, VideoSettings
+from vlm2vec_service.settings import (
+    EngineSettings,
+    Limits,
+    RegistrySettings,
+    ServerSettings,
+    VideoSettings,
+)
 from vlm2vec_service.worker.supervisor import Worker
 
 log = logging.getLogger(__name__)
@@ -43,10 +56,11 @@ class Deployment:
     workers: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
 
-def read_catalog(deployment: Deployment) -> Catalog:
+def read_catalog(deployment: Deployment, registry: bool = False) -> Catalog:
     """Reads every checkpoint and adapter folder once. Raises `Vlm2vecError` naming what is wrong.
 
-    The champion is the alias given, or the adapter given last, or the base model.
+    The champion is the alias given, or the adapter given last, or the base model; unless there is a
+    ``registry``, which knows better than to take the base model for a version.
     """
     catalog = Catalog({})
     for name, base in deployment.models.items():
@@ -61,12 +75,13 @@ def read_catalog(deployment: Deployment) -> Catalog:
             if model == name:
                 versions[version] = read_version(version, folder, digest)
         aliases = {alias: v for (model, alias), v in deployment.aliases.items() if model == name}
-        aliases.setdefault(CHAMPION, list(versions)[-1])
-        catalog.models[name] = Model(name, base, backbone, versions, aliases)
+        if len(versions) > 1 or not registry:
+            aliases.setdefault(CHAMPION, list(versions)[-1])
+        catalog.models[name] = Model(name, base, backbone, digest, versions, aliases)
     for model, version in deployment.adapters:
-        catalog.model(model).version(version=version)
+        catalog.model(model).choose(version=version)
     for model, alias in deployment.aliases:
-        catalog.model(model).version(alias=alias)
+        catalog.model(model).choose(alias=alias)
     for model in deployment.workers:
         catalog.model(model)
     return catalog
@@ -78,10 +93,12 @@ def build(
     engine: EngineSettings,
     limits: Limits,
     video: VideoSettings,
+    registry: RegistrySettings = RegistrySettings(),  # noqa: B008 (it is frozen)
 ) -> Service:
     """Everything but what runs; needs a running event loop."""
-    catalog = read_catalog(deployment)
+    catalog = read_catalog(deployment, bool(registry.registry))
     metrics = Metrics()
+    connect = functools.cache(lambda: Registry(registry.registry))
     served = {}
     for model in catalog.models.values():
         addresses = deployment.workers.get(model.name, ())
@@ -94,14 +111,52 @@ def build(
             )
             for place in (addresses or devices)
         ]  # fmt: skip
-        for worker in workers:
-            worker.wanted = {v.name: v.folder for v in model.versions.values() if v.folder}
         scheduler = Scheduler(
             model.name, settings.max_queue_requests, settings.max_queue_tokens, metrics
         )
         preprocessor = load_preprocessor(model.base, limits)
-        served[model.name] = Served(model, preprocessor, scheduler, workers)
-    return Service(catalog, served, settings, limits, video.video_frames, metrics)
+        loader = Loader(model, workers, preprocessor, registry, metrics)
+        shadow = Shadow(model.name, scheduler, metrics)
+        one = Served(model, preprocessor, scheduler, workers, loader, shadow)
+        if registry.registry:
+            one.rollout = _follow(one, connect, registry, metrics)
+        served[model.name] = one
+    return Service(
+        catalog, served, settings, limits, video.video_frames, metrics, registry.adapters_read_only
+    )
+
+
+def _follow(
+    served: Served, connect: Callable[[], Registry], settings: RegistrySettings, metrics: Metrics
+) -> Rollout:
+    """Gives the model's loader the registry's versions, and follows its aliases."""
+    loader, model = served.loader, served.model
+    folder = Path(settings.cache_dir).expanduser()
+    try:
+        loader.cache = Cache(folder, settings.cache_bytes)
+    except OSError as error:
+        raise NotFoundError(f"--cache-dir {folder}: {error}") from error
+
+    def fetch(version: PublishedVersion, place: Path) -> None:
+        connect().download(version, place, settings.max_artifact_bytes)
+
+    loader.fetch = fetch
+    # Another registry may have a model of the same name.
+    source = hashlib.sha256(f"{settings.registry}\0{model.name}".encode()).hexdigest()[:16]
+    state = folder / f"registry-{source}.json"
+    return Rollout(model, loader, connect, state, settings.poll_seconds, metrics)
+
+
+async def _load_first(service: Service) -> list[asyncio.Task[None]]:
+    """Has what is known now ready for the workers that start, and follows the registry from then."""
+    tasks = []
+    for served in service.served.values():
+        for version in list(served.model.versions.values()):
+            await served.loader.ensure(version)
+        if served.rollout is not None:
+            await served.rollout.step()
+            tasks.append(asyncio.create_task(served.rollout.run()))
+    return tasks
 
 
 async def serve(service: Service) -> None:
@@ -129,7 +184,8 @@ async def serve(service: Service) -> None:
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    supervisors = _start_workers(service, healthy)
+    supervisors = await _load_first(service)
+    supervisors += _start_workers(service, healthy)
     await server.start()
     log.info("serving %s on %s", ", ".join(service.served), settings.listen)
     await stop.wait()

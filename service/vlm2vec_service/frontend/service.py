@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 from vlm2vec.v1 import embedding_pb2 as pb
+from vlm2vec_registry.store import CHAMPION, SHADOW
 from vlm2vec_service.catalog import Catalog, Model, Version
 from vlm2vec_service.errors import (
     AdapterError,
@@ -19,7 +20,10 @@ from vlm2vec_service.errors import (
     UnavailableError,
     Vlm2vecError,
 )
+from vlm2vec_service.frontend.loader import Loader
 from vlm2vec_service.frontend.parsing import check_dimensions, check_options, modality, parse_input
+from vlm2vec_service.frontend.rollout import Rollout
+from vlm2vec_service.frontend.shadow import PATIENCE, Shadow
 from vlm2vec_service.frontend.vectors import encode_vector
 from vlm2vec_service.metrics import Metrics
 from vlm2vec_service.preprocess import Prepared, Preprocessor
@@ -31,17 +35,20 @@ from vlm2vec_service.worker.supervisor import Worker
 
 @dataclass
 class Served:
-    """A model with what serves it."""
+    """A model with what serves it. ``rollout`` is None where no registry is followed."""
 
     model: Model
     preprocessor: Preprocessor
     scheduler: Scheduler
     workers: list[Worker]
+    loader: Loader
+    shadow: Shadow
+    rollout: Rollout | None = None
 
     @property
     def ready(self) -> bool:
-        """Whether a worker has the base and its adapters."""
-        return any(worker.ready for worker in self.workers)
+        """Whether a worker has the base and its adapters, and it is known which one answers."""
+        return CHAMPION in self.model.aliases and any(worker.ready for worker in self.workers)
 
     @property
     def dimension(self) -> int:
@@ -55,6 +62,12 @@ class Caller:
 
     name: str
     deadline: float
+
+    @property
+    def remaining(self) -> float | None:
+        """Seconds until the deadline; None for one that lies too far ahead for a timer."""
+        seconds = self.deadline - time.monotonic()
+        return seconds if seconds < 1e9 else None
 
 
 @dataclass(frozen=True)
@@ -93,6 +106,8 @@ class Service:
     limits: Limits
     video_frames: int
     metrics: Metrics
+    read_only: bool = False
+    """Whether callers may not load and unload adapters."""
     draining: asyncio.Event = field(default_factory=asyncio.Event)
 
     def __post_init__(self) -> None:
@@ -107,22 +122,30 @@ class Service:
         """Whether every model can be embedded with."""
         return not self.draining.is_set() and all(s.ready for s in self.served.values())
 
-    def target(self, options: pb.CallOptions) -> Target:
-        """Finds the model and version. Raises `NotFoundError`, `InvalidInputError`,
-        `AdapterError` for a version that no worker could load, `UnavailableError` while starting."""
+    async def target(self, options: pb.CallOptions, caller: Caller) -> Target:
+        """Finds the model and version, and loads the version if it is not loaded.
+
+        A call without a routing key is routed by its caller, who so never gets two spaces mixed
+        while a canary has its share. Raises `NotFoundError`, `InvalidInputError`, `AdapterError`
+        for a version that cannot be loaded, `DeadlineError`, and `UnavailableError` while starting.
+        """
         check_options(options)
         ref = options.model
         model = self.catalog.model(ref.name)
-        version = model.version(ref.alias, ref.version, ref.space)
         served = self.served[model.name]
         if not served.dimension:
             raise UnavailableError(f"model {model.name!r} is starting", retry_after=2.0)
+        key = options.routing_key or caller.name
+        version = model.choose(ref.alias, ref.version, ref.space, key)
+        try:
+            async with asyncio.timeout(caller.remaining):
+                await served.loader.ensure(version)
+        except TimeoutError as error:
+            raise DeadlineError(f"the deadline passed, version {version.name!r} loads") from error
         reasons = [w.failed_adapters[version.name] for w in served.workers
                    if version.name in w.failed_adapters]  # fmt: skip
         if reasons and len(reasons) == sum(worker.ready for worker in served.workers):
             raise AdapterError(f"version {version.name!r} could not be loaded: {reasons[0]}")
-        if version.folder and not any(version.name in w.wanted for w in served.workers):
-            raise AdapterError(f"version {version.name!r} is not loaded; preload it")
         check_dimensions(options.output, served.dimension)
         return Target(served, version, options)
 
@@ -151,13 +174,15 @@ class Service:
             started = time.monotonic()
             prepared = await self._prepare(message, target, caller, field)
             preprocess = time.monotonic() - started
-            done = await self._run(prepared, target, caller)
+            async with target.served.loader.using(target.version):
+                done = await self._run(prepared, target, caller)
             code = 0
         except Exception as error:
             code = (error if isinstance(error, Vlm2vecError) else Vlm2vecError).grpc_code
             raise
         finally:
             self.metrics.inputs.labels(model, version, str(code)).inc()
+        self._shadow(message, prepared, target, done)
         self.metrics.tokens.labels(model, version).inc(len(prepared))
         for stage, seconds in (
             ("preprocess", preprocess), ("queue", done.queue_seconds),
@@ -176,6 +201,23 @@ class Service:
                 inference_seconds=done.inference_seconds,
             ),
         )
+
+    def _shadow(self, message: pb.Input, prepared: Prepared, target: Target, done: Done) -> None:
+        """Lets the model's shadow compute what its champion just has."""
+        served, model = target.served, target.served.model
+        shadow = model.versions.get(model.aliases.get(SHADOW, ""))
+        if shadow is None or target.version.name != model.aliases.get(CHAMPION):
+            return
+        other = shadow
+
+        async def prepare() -> Prepared:
+            if other.embedding == target.version.embedding:
+                return prepared
+            caller = Caller("", time.monotonic() + PATIENCE)
+            bulk = pb.CallOptions(priority=pb.PRIORITY_BULK)
+            return await self._prepare(message, Target(served, other, bulk), caller, "input")
+
+        served.shadow.offer(target.version, other, done.vector, prepare)
 
     async def _prepare(
         self, message: pb.Input, target: Target, caller: Caller, field: str
@@ -199,19 +241,17 @@ class Service:
             return await loop.run_in_executor(self._pool, work)
 
     async def _run(self, prepared: Prepared, target: Target, caller: Caller) -> Done:
-        folder = target.version.folder
         work = Work(
             prepared=prepared,
-            adapter=target.version.name if folder else "",
+            adapter="" if target.version.is_base else target.version.name,
             normalize=target.normalize,
             interactive=target.interactive,
             caller=caller.name,
             deadline=caller.deadline,
             future=asyncio.get_running_loop().create_future(),
         )
-        timeout = caller.deadline - time.monotonic()
         try:
-            async with asyncio.timeout(timeout if timeout < 1e9 else None):
+            async with asyncio.timeout(caller.remaining):
                 return await target.served.scheduler.run(work)
         except TimeoutError as error:
             raise DeadlineError("the deadline passed in the queue") from error

@@ -1,4 +1,5 @@
-"""What waits for a device: interactive before bulk, callers in turn, each one's oldest first."""
+"""What waits for a device: interactive before bulk before shadow, callers in turn, each one's
+oldest first."""
 
 import asyncio
 import contextvars
@@ -12,6 +13,8 @@ import numpy.typing as npt
 from vlm2vec_service.errors import DeadlineError
 from vlm2vec_service.preprocess.prepared import Prepared
 
+SHADOW_SHARE = 0.25
+"""Of the token budget, for a batch of shadow work: whatever comes waits no longer than for that."""
 BULK_EVERY = 8
 """One batch in so many is of bulk work, so that interactive load never starves it."""
 
@@ -37,6 +40,8 @@ class Work:
     caller: str
     deadline: float
     future: asyncio.Future[Done]
+    shadow: bool = False
+    """A copy that nobody waits for: it runs when there is nothing else."""
     queued_at: float = field(default_factory=time.monotonic)
     context: contextvars.Context = field(default_factory=contextvars.copy_context)
 
@@ -54,25 +59,30 @@ class Work:
 
 
 class FairQueue:
-    """Two levels, and in each a queue for every caller. Single-threaded: the event loop's."""
+    """Three levels, and in each a queue for every caller. Single-threaded: the event loop's."""
 
     def __init__(self) -> None:
-        self._levels: tuple[OrderedDict[str, deque[Work]], ...] = (OrderedDict(), OrderedDict())
+        self._interactive: OrderedDict[str, deque[Work]] = OrderedDict()
+        self._bulk: OrderedDict[str, deque[Work]] = OrderedDict()
+        self._shadow: OrderedDict[str, deque[Work]] = OrderedDict()
         self._batches = 0
         self.tokens = 0
+        """Of what somebody will want; shadow work takes nobody's place in the queue."""
         self.requests = 0
 
     def put(self, work: Work) -> None:
         """Adds at the end of its caller's queue."""
-        level = self._levels[0 if work.interactive else 1]
+        wait = self._shadow if work.shadow else self._bulk
+        level = self._interactive if work.interactive else wait
         level.setdefault(work.caller, deque()).append(work)
-        self.tokens += work.tokens
-        self.requests += 1
+        if not work.shadow:
+            self.tokens += work.tokens
+            self.requests += 1
 
     @property
     def has_interactive(self) -> bool:
         """Whether somebody waits for an answer."""
-        return bool(self._levels[0])
+        return bool(self._interactive)
 
     def take(self, token_budget: int) -> list[Work]:
         """The next batch: at most ``token_budget`` tokens, or one longer input by itself.
@@ -81,10 +91,12 @@ class FairQueue:
         them wait for a whole batch.
         """
         self._batches += 1
-        bulk_first = self._batches % BULK_EVERY == 0
+        levels = [self._interactive, self._bulk, self._shadow]
+        if self._batches % BULK_EVERY == 0:
+            levels[:2] = [self._bulk, self._interactive]
         batch: list[Work] = []
-        left = token_budget
-        for level in self._levels[::-1] if bulk_first else self._levels:
+        for level in levels:
+            left = int(token_budget * SHADOW_SHARE) if level is self._shadow else token_budget
             while (work := self._pop(level, left if batch else None)) is not None:
                 batch.append(work)
                 left -= work.tokens
@@ -105,8 +117,9 @@ class FairQueue:
             level.move_to_end(caller)
             if not waiting:
                 del level[caller]
-            self.tokens -= work.tokens
-            self.requests -= 1
+            if not work.shadow:
+                self.tokens -= work.tokens
+                self.requests -= 1
             if not dead:
                 return work
         return None

@@ -104,14 +104,22 @@ class Worker:
         return response
 
     async def load_adapter(self, name: str, folder: Path) -> None:
-        """Loads now, and again after every restart. Raises `grpc.aio.AioRpcError`."""
-        if self._stub is not None and self.ready:
-            request = worker_pb2.LoadAdapterRequest(name=name, folder=str(folder))
-            with _gone_is_unavailable():
-                await self._stub.LoadAdapter(request)
+        """Loads now if it is ready, and after every restart. Raises `grpc.aio.AioRpcError` if the
+        worker refuses it, and does not try again then."""
         self.wanted[name] = folder
-        self.failed_adapters.pop(name, None)
-        self._count_adapters()
+        try:
+            if self._stub is not None and self.ready:
+                request = worker_pb2.LoadAdapterRequest(name=name, folder=str(folder))
+                with _gone_is_unavailable():
+                    await self._stub.LoadAdapter(request)
+                self.failed_adapters.pop(name, None)
+        except grpc.aio.AioRpcError as error:
+            # A worker that is gone loads it when it is back.
+            if error.code() != grpc.StatusCode.UNAVAILABLE:
+                self.wanted.pop(name, None)
+                raise
+        finally:
+            self._count_adapters()
 
     async def unload_adapter(self, name: str) -> None:
         """Forgets it. Raises `grpc.aio.AioRpcError`."""

@@ -39,6 +39,9 @@ class Metrics:
         )
         self.queue_requests = gauge("queue_requests", "Inputs that wait for a device.", "model")
         self.queue_tokens = gauge("queue_tokens", "Tokens that wait for a device.", "model")
+        self.refused = counter(
+            "queue_refused_total", "Inputs refused because the queue was full or too long.", "model"
+        )
         self.pending = gauge("pending_requests", "Inputs admitted and not yet answered.", "model")
         self.batch_inputs = histogram("batch_inputs", "Inputs of a batch.", POWERS, "model")
         self.batch_tokens = histogram("batch_tokens", "Tokens of a batch.", POWERS, "model")

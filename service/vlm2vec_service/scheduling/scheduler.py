@@ -129,6 +129,7 @@ class Scheduler:
             raise DeadlineError("the deadline passed before there was a place in the queue")
         wait = self.expected_wait()
         if not self._has_room:
+            self.metrics.refused.labels(self.model).inc(inputs)
             raise ExhaustedError(
                 f"the queue is full: {self.pending} requests (max_queue_requests "
                 f"{self.max_requests}), {self.queue.tokens} tokens (max_queue_tokens "
@@ -136,6 +137,7 @@ class Scheduler:
                 retry_after=min(max(wait / 2, 0.1), 30.0),
             )
         if time.monotonic() + wait > deadline:
+            self.metrics.refused.labels(self.model).inc(inputs)
             raise ExhaustedError(
                 f"the queue takes about {wait:.1f} s, longer than the deadline allows",
                 retry_after=min(wait, 30.0),

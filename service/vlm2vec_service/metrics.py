@@ -105,6 +105,8 @@ class Metrics:
     def worker_up(self, model: str, worker: str, up: bool) -> None:
         """A worker got ready, or stopped being it."""
         self.up.labels(model, worker).set(up)
+        # Counters start at 0: the first restart is an increase.
+        self.restarts.labels(model, worker)
 
     def route(self, model: str, routes: dict[str, tuple[str, str]], canary_share: float) -> None:
         """What the aliases of ``model`` stand for now: version and space, by alias."""

@@ -108,6 +108,7 @@ class Scheduler:
         self._tasks: set[asyncio.Task[None]] = set()
         self._tokens_per_second = 0.0
         self._room = asyncio.Event()
+        metrics.refused.labels(model)
         metrics.pending.labels(model).set_function(lambda: self.pending)
         metrics.queue_requests.labels(model).set_function(lambda: self.queue.requests)
         metrics.queue_tokens.labels(model).set_function(lambda: self.queue.tokens)

@@ -81,6 +81,7 @@ class Loader:
         self.failures: dict[str, Failure] = {}
         self._loading: dict[str, asyncio.Task[None]] = {}
         self._changing = asyncio.Lock()
+        metrics.load_failures.labels(model.name)  # from 0, for alerts
 
     def is_loading(self, name: str) -> bool:
         """Whether a version is on its way."""

@@ -49,6 +49,9 @@ class Rollout:
         self._own_aliases = dict(model.aliases)
         self._poked = asyncio.Event()
         self._saved = ""
+        # For alerts, which see an increase from 0, and a registry that never answered.
+        metrics.registry_errors.labels(model.name)
+        metrics.registry_success.labels(model.name)
 
     def poke(self) -> None:
         """Looks at the registry now."""

@@ -84,7 +84,9 @@ def _attend(
 ) -> Tensor:
     """Equal lengths: ``(batch, heads, length, dim)``."""
     on_cpu = query.device.type == "cpu"
-    if on_cpu and query.dtype == torch.bfloat16 and query.shape[2] >= SHORT:
+    # The fused attention's backward pass is slower than matrix products at any length.
+    blocked = query.shape[2] >= SHORT or query.requires_grad
+    if on_cpu and query.dtype == torch.bfloat16 and blocked:
         return _blocked(query, key, value, scaling, causal)
     return F.scaled_dot_product_attention(
         query,

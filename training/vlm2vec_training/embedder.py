@@ -1,0 +1,92 @@
+"""The service's backbone with gradients: prepared inputs to vectors, as the engine computes them.
+
+Batches are packed by the engine's own `pack` and run through the same backbone methods; only what
+serves inference (adapter bank, inference mode) stays out.
+"""
+
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from vlm2vec_service.engine.backbone import Backbone
+from vlm2vec_service.engine.linear import Rows
+from vlm2vec_service.engine.packing import Item, PackedBatch, pack
+from vlm2vec_service.preprocess.prepared import Media, Prepared
+
+Features = Mapping[bytes, Tensor]
+"""Image and video features ``(tokens, hidden)`` by `Media.digest`."""
+
+
+class Embedder(nn.Module):
+    """``backbone`` as a module from prepared inputs to L2-normalised vectors.
+
+    ``autocast`` is the dtype of its matrix products, or None for the parameters' own. Where the
+    vision tower has nothing to train, no gradient is kept for it.
+    """
+
+    def __init__(self, backbone: Backbone, autocast: torch.dtype | None = None) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.autocast = autocast
+
+    @property
+    def device(self) -> torch.device:
+        """Where the parameters are."""
+        return next(self.backbone.parameters()).device
+
+    def forward(self, inputs: Sequence[Prepared], features: Features | None = None) -> Tensor:
+        """Float32 ``(len(inputs), dim)``, in order. ``features`` may hold those of media that were
+        encoded before; the rest are encoded here, each once."""
+        batch = pack([Item(item, None) for item in inputs], self.device)
+        known = dict(features or {})
+        missing = {
+            media.digest: media
+            for item in inputs
+            for media in item.media
+            if media.digest not in known
+        }
+        known.update(self.encode(list(missing.values())))
+        with self._precision():
+            hidden = self._hidden(batch, known)
+            rotary = self.backbone.rotary(batch.positions, batch.lengths)
+            states = self.backbone.decode(hidden, rotary, batch.segments, batch.last, Rows())
+        vectors = F.normalize(states.float(), dim=1)
+        places = torch.tensor(batch.order, device=self.device).argsort()
+        return vectors[places]
+
+    def encode(self, media: Sequence[Media]) -> dict[bytes, Tensor]:
+        """Features of ``media``, which are all different."""
+        if not media:
+            return {}
+        trains = any(
+            parameter.requires_grad
+            for name, parameter in self.backbone.named_parameters()
+            if name.startswith(self.backbone.vision_prefix)
+        )
+        with self._precision(), nullcontext() if trains else torch.no_grad():
+            encoded = self.backbone.encode(media)
+        return dict(zip((item.digest for item in media), encoded, strict=True))
+
+    def _precision(self) -> torch.autocast:
+        return torch.autocast(
+            self.device.type, self.autocast or torch.bfloat16, enabled=self.autocast is not None
+        )
+
+    def _hidden(self, batch: PackedBatch, features: Features) -> Tensor:
+        """The first hidden states ``(total, hidden)``: token embeddings, features in their places."""
+        hidden = self.backbone.embed_tokens(batch.token_ids)
+        hidden = hidden.to(self.autocast or hidden.dtype)
+        places, parts, offset = [], [], 0
+        for item in batch.items:
+            for media in item.prepared.media:
+                start = offset + media.start
+                places.append(torch.arange(start, start + media.tokens))
+                parts.append(features[media.digest])
+            offset += len(item.prepared)
+        if not parts:
+            return hidden
+        rows = torch.cat(places).to(hidden.device)
+        return hidden.index_copy(0, rows, torch.cat(parts).to(hidden.dtype))

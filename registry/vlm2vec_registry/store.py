@@ -5,6 +5,7 @@ tags that begin with ``vlm2vec.``, traffic follows aliases, a canary's share is 
 """
 
 import json
+import logging
 import os
 import shutil
 import tempfile
@@ -214,6 +215,13 @@ class Registry:
                     f"{version.uri}/{name}", dst_path=str(folder), tracking_uri=self.uri
                 )
 
+    def metrics(self, version: PublishedVersion) -> dict[str, float]:
+        """The metrics of the version's run; none if it has no run."""
+        if not version.run_id:
+            return {}
+        with _outages():
+            return dict(self.client.get_run(version.run_id).data.metrics)
+
     def _run(self, model: str) -> str:
         experiment = self.client.get_experiment_by_name(EXPERIMENT)
         if experiment:
@@ -268,6 +276,8 @@ def _outages() -> Iterator[None]:
 
 def _embedded(folder: Path) -> str:
     folder.mkdir(parents=True, exist_ok=True)
+    for talker in ("mlflow.store.db.utils", "alembic"):
+        logging.getLogger(talker).setLevel(logging.WARNING)
     return f"sqlite:///{folder.resolve() / 'mlflow.db'}"
 
 

@@ -11,7 +11,9 @@ from typing import Any
 import click
 
 from vlm2vec_evaluation.command import evaluate
+from vlm2vec_registry.errors import RegistryError
 from vlm2vec_service import tracing
+from vlm2vec_service.adapters_command import adapters
 from vlm2vec_service.errors import Vlm2vecError
 from vlm2vec_service.logs import configure
 from vlm2vec_service.options import options, take
@@ -266,6 +268,7 @@ def worker(**values: Any) -> None:
     serve_worker(values.pop("base"), values.pop("address"), take(EngineSettings, values))
 
 
+vlm2vec.add_command(adapters)
 vlm2vec.add_command(evaluate)
 
 
@@ -273,6 +276,6 @@ def main() -> None:
     """Runs the command; errors that a user can mend are a sentence, not a traceback."""
     try:
         vlm2vec()
-    except Vlm2vecError as error:
+    except (Vlm2vecError, RegistryError) as error:
         click.echo(f"Error: {error}", err=True)
         sys.exit(2)

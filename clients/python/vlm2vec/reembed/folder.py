@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from vlm2vec.reembed.parts import UNFINISHED, replace
+from vlm2vec.reembed.parts import replace, unfinished
 
 IDENTITY = (
     "input_sha256",
@@ -86,8 +86,9 @@ def begin(places: Layout, job: Mapping[str, Any]) -> bool:
 
     Drops half-written files. Raises ValueError if what is there is of another job.
     """
-    for unfinished in places.folder.glob(UNFINISHED):
-        unfinished.unlink()
+    for place in {places.folder, places.output, places.ready, places.errors}:
+        for partial in unfinished(place):
+            partial.unlink()
     if places.manifest.exists():
         _check_same(places.folder, read_json(places.manifest), job)
         return True

@@ -4,10 +4,11 @@ A file is written beside its place, synced and renamed, so that it is there whol
 says itself which job and which part it is of: the files are the record of what is done.
 """
 
+import glob
 import json
 import os
 import uuid
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -18,8 +19,6 @@ from vlm2vec.reembed.corpus import Part
 from vlm2vec.reembed.job import Job
 from vlm2vec.vectors import Array
 
-UNFINISHED = ".*.tmp"
-"""Pattern of files that have not been renamed yet."""
 BATCH_ROWS = 1024
 """Rows of vectors in memory while files are checked and merged."""
 
@@ -95,6 +94,13 @@ def merge(job: Job, parts: Iterable[Part], output: Path) -> None:
                     writer.write_table(file.read().replace_schema_metadata(writer.schema.metadata))
 
     replace(output, write)
+
+
+def unfinished(path: Path) -> Iterator[Path]:
+    """Files that `replace` was about to put at ``path``, or in a folder, when it was killed."""
+    if path.is_dir():
+        return path.glob(".*.tmp")
+    return path.parent.glob(f".{glob.escape(path.name)}.{'[0-9a-f]' * 32}.tmp")
 
 
 def replace(path: Path, write: Callable[[Path], object]) -> None:

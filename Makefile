@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 SIZE ?= small
 
-.PHONY: help setup protos serve example test lint format bench clean
+.PHONY: help setup chart protos serve example test lint format bench clean
 
 help:  ## what there is
 	@grep -E '^[a-z]+:.*##' Makefile | sed 's/:.*##/\t/' | expand -t 10
@@ -26,6 +26,9 @@ example: setup  ## a tiny checkpoint, two adapters, a few lines embedded
 
 test: setup  ## run all tests
 	$(BIN)/pytest
+
+chart: setup  ## generate the chart's table of values and its schema of settings
+	$(BIN)/python helm/generate.py
 
 protos: setup  ## generate the Python stubs from protos/
 	protos/generate.sh

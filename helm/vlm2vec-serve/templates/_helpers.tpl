@@ -1,0 +1,209 @@
+{{- define "vlm2vec.name" -}}
+{{- default .Chart.Name .Values.nameOverride | trunc 63 | trimSuffix "-" -}}
+{{- end -}}
+
+{{/* Short enough for the longest suffix within 63 characters. */}}
+{{- define "vlm2vec.fullname" -}}
+{{- $name := default .Chart.Name .Values.nameOverride -}}
+{{- if .Values.fullnameOverride -}}
+{{- .Values.fullnameOverride | trunc 40 | trimSuffix "-" -}}
+{{- else if contains $name .Release.Name -}}
+{{- .Release.Name | trunc 40 | trimSuffix "-" -}}
+{{- else -}}
+{{- printf "%s-%s" .Release.Name $name | trunc 40 | trimSuffix "-" -}}
+{{- end -}}
+{{- end -}}
+
+{{- define "vlm2vec.selector" -}}
+app.kubernetes.io/name: {{ include "vlm2vec.name" . }}
+app.kubernetes.io/instance: {{ .Release.Name }}
+{{- end -}}
+
+{{- define "vlm2vec.labels" -}}
+{{ include "vlm2vec.selector" . }}
+app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
+app.kubernetes.io/managed-by: {{ .Release.Service }}
+helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
+{{- end -}}
+
+{{- define "vlm2vec.image" -}}
+{{- with .Values.image -}}
+{{- if .digest -}}
+{{ .repository }}@{{ .digest }}
+{{- else -}}
+{{ .repository }}:{{ .tag | default $.Chart.AppVersion }}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+
+{{- define "vlm2vec.serviceAccountName" -}}
+{{- if .Values.serviceAccount.create -}}
+{{ .Values.serviceAccount.name | default (include "vlm2vec.fullname" .) }}
+{{- else -}}
+{{ .Values.serviceAccount.name | default "default" }}
+{{- end -}}
+{{- end -}}
+
+{{/* The part of a pod that is the same for all: no token, no rights. */}}
+{{- define "vlm2vec.pod" -}}
+serviceAccountName: {{ include "vlm2vec.serviceAccountName" . }}
+automountServiceAccountToken: false
+enableServiceLinks: false
+{{- with .Values.imagePullSecrets }}
+imagePullSecrets: {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with .Values.priorityClassName }}
+priorityClassName: {{ . }}
+{{- end }}
+securityContext:
+  runAsNonRoot: true
+  runAsUser: 10001
+  runAsGroup: 10001
+  fsGroup: 10001
+  fsGroupChangePolicy: OnRootMismatch
+  seccompProfile: {type: RuntimeDefault}
+{{- end -}}
+
+{{/* The part of a container that is the same for all. */}}
+{{- define "vlm2vec.container" -}}
+image: {{ include "vlm2vec.image" . }}
+imagePullPolicy: {{ .Values.image.pullPolicy }}
+securityContext:
+  allowPrivilegeEscalation: false
+  readOnlyRootFilesystem: true
+  capabilities: {drop: [ALL]}
+{{- end -}}
+
+{{- define "vlm2vec.topologySpread" -}}
+{{- with .root.Values.topologySpread }}
+{{- if .enabled }}
+topologySpreadConstraints:
+  - maxSkew: 1
+    topologyKey: {{ .topologyKey }}
+    whenUnsatisfiable: {{ .whenUnsatisfiable }}
+    labelSelector:
+      matchLabels:
+        {{- include "vlm2vec.selector" $.root | nindent 8 }}
+        app.kubernetes.io/component: {{ $.component }}
+{{- end }}
+{{- end }}
+{{- end -}}
+
+{{/* Where pods with a device may run. */}}
+{{- define "vlm2vec.devicePlacement" -}}
+{{- with .Values.runtimeClassName }}
+runtimeClassName: {{ . }}
+{{- end }}
+{{- with .Values.nodeSelector }}
+nodeSelector: {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with .Values.tolerations }}
+tolerations: {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with .Values.affinity }}
+affinity: {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- end -}}
+
+{{- define "vlm2vec.deviceResources" -}}
+{{- $devices := ternary (dict .Values.gpu.resource .Values.gpu.count) dict (eq .Values.device "cuda") -}}
+requests: {{- merge (dict) (.Values.resources.requests | default dict) $devices | toYaml | nindent 2 }}
+limits: {{- merge (dict) (.Values.resources.limits | default dict) $devices | toYaml | nindent 2 }}
+{{- end -}}
+
+{{/* cuda, or cuda:0,cuda:1,… */}}
+{{- define "vlm2vec.device" -}}
+{{- $count := int .Values.gpu.count -}}
+{{- if or (eq .Values.device "cpu") (eq $count 1) -}}
+{{ .Values.device }}
+{{- else -}}
+{{- range $index := until $count }}{{ if $index }},{{ end }}cuda:{{ $index }}{{ end -}}
+{{- end -}}
+{{- end -}}
+
+{{- define "vlm2vec.env" -}}
+- {name: HOME, value: /tmp}
+{{- with .Values.extraEnv }}
+{{ toYaml . }}
+{{- end }}
+{{- end -}}
+
+{{/* Volumes that front ends and workers share. */}}
+{{- define "vlm2vec.volumes" -}}
+- name: tmp
+  emptyDir: {sizeLimit: 2Gi}
+- name: models
+  {{- with .Values.modelCache }}
+  {{- if eq .type "hostPath" }}
+  hostPath: {path: {{ .hostPath | quote }}, type: DirectoryOrCreate}
+  {{- else if eq .type "emptyDir" }}
+  emptyDir: {sizeLimit: {{ .sizeLimit }}}
+  {{- else }}
+  persistentVolumeClaim:
+    claimName: {{ .persistentVolumeClaim.existingClaim | default (printf "%s-models" (include "vlm2vec.fullname" $)) }}
+  {{- end }}
+  {{- end }}
+{{- with .Values.extraVolumes }}
+{{ toYaml . }}
+{{- end }}
+{{- end -}}
+
+{{/* Takes root and whether the models may be written. */}}
+{{- define "vlm2vec.mounts" -}}
+- {name: tmp, mountPath: /tmp}
+- {name: models, mountPath: {{ .root.Values.modelCache.mountPath }}, readOnly: {{ not .writable }}}
+{{- with .root.Values.extraVolumeMounts }}
+{{ toYaml . }}
+{{- end }}
+{{- end -}}
+
+{{- define "vlm2vec.registryUri" -}}
+{{- if .Values.registry.uri -}}
+{{ .Values.registry.uri }}
+{{- else if .Values.mlflow.enabled -}}
+http://{{ include "vlm2vec.fullname" . }}-mlflow:5000
+{{- end -}}
+{{- end -}}
+
+{{- define "vlm2vec.registryCache" -}}
+{{- if eq .Values.registry.cache.type "modelCache" -}}
+{{ .Values.modelCache.mountPath }}/.registry
+{{- else -}}
+/var/cache/vlm2vec
+{{- end -}}
+{{- end -}}
+
+{{/* The StatefulSet of a model's workers: takes root and model. */}}
+{{- define "vlm2vec.workerName" -}}
+{{- printf "%s-worker-%s" (include "vlm2vec.fullname" .root) (.model.name | lower | replace "." "-" | replace "_" "-") | trunc 57 | trimSuffix "-" -}}
+{{- end -}}
+
+{{/* What cannot be said in values.schema.json. */}}
+{{- define "vlm2vec.check" -}}
+{{- with .Values -}}
+{{- if and .split.enabled (eq .autoscaling.kind "keda") -}}
+{{- fail "autoscaling.kind: keda scales whole servers; with split.enabled use hpa, which scales front ends by CPU" -}}
+{{- end -}}
+{{- if and .split.enabled (eq .modelCache.type "emptyDir") -}}
+{{- fail "modelCache.type: with split.enabled front ends and workers need the same files; use persistentVolumeClaim or hostPath" -}}
+{{- end -}}
+{{- if and .split.enabled (include "vlm2vec.registryUri" $) (or (ne .registry.cache.type "modelCache") (ne .modelCache.type "persistentVolumeClaim")) -}}
+{{- fail "registry.cache.type: with split.enabled it has to be modelCache, on a persistentVolumeClaim, so that workers find what front ends download" -}}
+{{- end -}}
+{{- if and .tls.clientCa (not .tls.secretName) -}}
+{{- fail "tls.clientCa needs tls.secretName" -}}
+{{- end -}}
+{{- if not (or .auth.apiKeys.secretName .auth.allowAnonymous .tls.clientCa) -}}
+{{- fail "auth: give auth.apiKeys.secretName or tls.clientCa, or set auth.allowAnonymous: true" -}}
+{{- end -}}
+{{- if and .ingress.enabled (not .ingress.host) -}}
+{{- fail "ingress.host: needed with ingress.enabled" -}}
+{{- end -}}
+{{- if and .grpcRoute.enabled (not .grpcRoute.parentRefs) -}}
+{{- fail "grpcRoute.parentRefs: needed with grpcRoute.enabled" -}}
+{{- end -}}
+{{- if gt (int .autoscaling.minReplicas) (int .autoscaling.maxReplicas) -}}
+{{- fail "autoscaling.minReplicas is above autoscaling.maxReplicas" -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}

@@ -24,6 +24,7 @@ from vlm2vec_registry.space import base_digest, space_of
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
 os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
 
 CHAMPION, CANARY, SHADOW = "champion", "canary", "shadow"
 SPACE, BASE, DIGESTS, EMBEDDING = (

@@ -157,8 +157,8 @@ def diff(context: click.Context, model: str, a: str, b: str) -> None:
     registry = _open(context)
     first, second = (registry.version(model, name) for name in (a, b))
     left, right = (_comparable(registry, item) for item in (first, second))
-    names = (f"{model} version {item.name}" for item in (first, second))
-    for line in difflib.unified_diff(left, right, *names, lineterm="", n=1):
+    old, new = (f"{model} version {item.name}" for item in (first, second))
+    for line in difflib.unified_diff(left, right, old, new, lineterm="", n=1):
         click.echo(line)
     sys.exit(0 if first.space == second.space else 1)
 

@@ -16,9 +16,9 @@ from vlm2vec_service.cli import serve
 
 CHART = Path(__file__).parent / "vlm2vec-serve"
 BY_CHART = {
-    "adapter", "alias", "allow-anonymous", "api-keys", "cache-dir", "config", "device",
+    "adapter", "alias", "allow-anonymous", "callers", "cache-dir", "config", "device",
     "drain-seconds", "http-listen", "listen", "metrics-listen", "model", "poll-seconds", "registry",
-    "tls-cert", "tls-client-ca", "tls-key", "worker",
+    "tls-certificate", "tls-client-ca", "tls-key", "worker",
 }  # fmt: skip
 """Options that the chart sets from values of its own."""
 TYPES = {"integer": "integer", "float": "number", "boolean": "boolean", "text": "string"}

@@ -23,7 +23,7 @@ from tests.chart.rendering import (
     pods,
     render,
 )
-from vlm2vec.command import flags as client_flags
+from vlm2vec.command.flags import variable
 from vlm2vec_service.cli import serve, worker
 from vlm2vec_service.worker.supervisor import STOP_SECONDS
 
@@ -131,11 +131,11 @@ def test_secrets_arrive_where_the_server_looks() -> None:
     ((_, pod),) = [item for item in pods(documents) if item[0].startswith("Deployment/")]
     mounted = {m["name"]: m["mountPath"] for m in pod["containers"][0]["volumeMounts"]}
     secrets = {v["name"]: v["secret"]["secretName"] for v in pod["volumes"] if "secret" in v}
-    assert secrets == {"tls": "vlm2vec-tls", "auth": "vlm2vec-keys"}
+    assert secrets == {"tls": "vlm2vec-tls", "auth": "vlm2vec-callers"}
     settings = config(documents)
-    for option in ("tls-cert", "tls-key", "tls-client-ca"):
+    for option in ("tls-certificate", "tls-key", "tls-client-ca"):
         assert settings[option].startswith(mounted["tls"] + "/")
-    assert settings["api-keys"].startswith(mounted["auth"] + "/")
+    assert settings["callers"].startswith(mounted["auth"] + "/")
     assert "allow-anonymous" not in settings
     (init,) = pod["initContainers"]
     (token,) = [item for item in init["env"] if item["name"] == "HF_TOKEN"]
@@ -175,12 +175,23 @@ def test_probes_ask_what_the_server_answers(values: str) -> None:
             continue
         ports = {port["containerPort"] for port in container["ports"]}
         probes = {key: container[f"{key}Probe"] for key in ("startup", "readiness", "liveness")}
-        for probe in probes.values():
-            assert probe["grpc"]["port"] in ports, name
+        asked = {key: _asked(probe) for key, probe in probes.items()}
+        if "tls-certificate" in config(documents):
+            assert asked == {"startup": "/readyz", "readiness": "/readyz", "liveness": "/healthz"}
+            assert "http" in {port["name"] for port in container["ports"]}
+            continue
+        assert {probe["grpc"]["port"] for probe in probes.values()} <= ports, name
         if container["name"] == "server":
-            services = {key: probe["grpc"].get("service", "") for key, probe in probes.items()}
-            assert services == {"startup": "", "readiness": "", "liveness": "liveness"}
+            assert asked == {"startup": "", "readiness": "", "liveness": "liveness"}
         assert probes["startup"]["periodSeconds"] * probes["startup"]["failureThreshold"] >= 900
+
+
+def _asked(probe: Document) -> str:
+    """The gRPC service, or the path over TLS."""
+    if "grpc" in probe:
+        return str(probe["grpc"].get("service", ""))
+    assert probe["httpGet"]["scheme"] == "HTTPS"
+    return str(probe["httpGet"]["path"])
 
 
 def options_of(command: click.Command) -> set[str]:
@@ -209,8 +220,7 @@ def environment_of(command: click.Command) -> set[str]:
 @every_set
 def test_every_environment_variable_of_ours_is_known(values: str) -> None:
     known = environment_of(serve) | environment_of(worker)
-    known |= {f"VLM2VEC_{name.upper()}" for name in ("server", "model")}
-    assert client_flags  # the client's flags make the last two
+    known |= {variable(name) for name in ("server", "model")}  # the client's
     for name, container in containers(render(values)):
         used = {e["name"] for e in container.get("env", []) if e["name"].startswith("VLM2VEC_")}
         assert used <= known, name

@@ -61,7 +61,9 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"topologySpread": {"whenUnsatisfiable": "Never"}}, "whenUnsatisfiable"),
     # What the templates check.
     ({"tls": {"clientCa": True}}, "tls.clientCa"),
-    ({"auth": {"allowAnonymous": False}}, "auth.apiKeys.secretName"),
+    ({"auth": {"allowAnonymous": False}}, "auth.callers.secretName"),
+    ({"tls": {"secretName": "a"}, "http": {"enabled": False}}, "http.enabled"),
+    ({"settings": {"without-credential": "metrics"}}, "without-credential"),
     ({"ingress": {"enabled": True}}, "ingress.host"),
     ({"grpcRoute": {"enabled": True}}, "grpcRoute.parentRefs"),
     ({"autoscaling": {"minReplicas": 9}}, "autoscaling.minReplicas"),

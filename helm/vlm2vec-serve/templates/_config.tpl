@@ -5,20 +5,18 @@
 listen = "0.0.0.0:50051"
 metrics-listen = "0.0.0.0:9090"
 drain-seconds = {{ .Values.drainSeconds }}
-{{- if .Values.http.enabled }}
-http-listen = "0.0.0.0:8080"
-{{- end }}
+http-listen = {{ ternary "0.0.0.0:8080" "" .Values.http.enabled | quote }}
 {{- if .Values.tls.secretName }}
-tls-cert = "/etc/vlm2vec/tls/tls.crt"
+tls-certificate = "/etc/vlm2vec/tls/tls.crt"
 tls-key = "/etc/vlm2vec/tls/tls.key"
 {{- if .Values.tls.clientCa }}
 tls-client-ca = "/etc/vlm2vec/tls/ca.crt"
 {{- end }}
 {{- end }}
-{{- if .Values.auth.apiKeys.secretName }}
-api-keys = {{ printf "/etc/vlm2vec/auth/%s" .Values.auth.apiKeys.key | toJson }}
+{{- if .Values.auth.callers.secretName }}
+callers = {{ printf "/etc/vlm2vec/auth/%s" .Values.auth.callers.key | toJson }}
 {{- end }}
-{{- if not (or .Values.auth.apiKeys.secretName .Values.tls.clientCa) }}
+{{- if not (include "vlm2vec.asksForCredentials" .) }}
 allow-anonymous = true
 {{- end }}
 {{- with include "vlm2vec.registryUri" . }}

@@ -178,6 +178,10 @@ http://{{ include "vlm2vec.fullname" . }}-mlflow:5000
 {{- printf "%s-worker-%s" (include "vlm2vec.fullname" .root) (.model.name | lower | replace "." "-" | replace "_" "-") | trunc 57 | trimSuffix "-" -}}
 {{- end -}}
 
+{{- define "vlm2vec.asksForCredentials" -}}
+{{- if or .Values.auth.callers.secretName .Values.tls.clientCa (get .Values.settings "jwt-keys") }}yes{{ end -}}
+{{- end -}}
+
 {{/* What cannot be said in values.schema.json. */}}
 {{- define "vlm2vec.check" -}}
 {{- with .Values -}}
@@ -193,8 +197,14 @@ http://{{ include "vlm2vec.fullname" . }}-mlflow:5000
 {{- if and .tls.clientCa (not .tls.secretName) -}}
 {{- fail "tls.clientCa needs tls.secretName" -}}
 {{- end -}}
-{{- if not (or .auth.apiKeys.secretName .auth.allowAnonymous .tls.clientCa) -}}
-{{- fail "auth: give auth.apiKeys.secretName or tls.clientCa, or set auth.allowAnonymous: true" -}}
+{{- if and .tls.secretName (not .http.enabled) -}}
+{{- fail "http.enabled: needed with tls.secretName, since the kubelet's gRPC probes know no TLS" -}}
+{{- end -}}
+{{- if not (or .auth.allowAnonymous (include "vlm2vec.asksForCredentials" $)) -}}
+{{- fail "auth: give auth.callers.secretName, tls.clientCa or settings.jwt-keys, or set auth.allowAnonymous: true" -}}
+{{- end -}}
+{{- if not (contains "health" (get .settings "without-credential" | default "health")) -}}
+{{- fail "settings.without-credential: health has to be among it, since probes have no credentials" -}}
 {{- end -}}
 {{- if and .ingress.enabled (not .ingress.host) -}}
 {{- fail "ingress.host: needed with ingress.enabled" -}}

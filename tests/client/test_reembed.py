@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from tests.client.reembedding import (
 from tests.client.server import Service
 from tests.client.test_command import run as command
 from tests.client.vectors import DIMENSION
+from vlm2vec.reembed.corpus import read, survey
 from vlm2vec.reembed.parts import part_path
 from vlm2vec.reembed.run import run
 from vlm2vec.v1 import embedding_pb2 as pb
@@ -428,3 +430,80 @@ sys.exit(main({[*flags(service, source, tmp_path / "out"), "--engine=ray"]!r}))
     assert done.returncode == 2
     assert f"pip install 'vlm2vec-client[{extra}]'" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_a_large_row_group_is_not_read_whole(tmp_path: Path) -> None:
+    texts = [os.urandom(2000).hex() for _ in range(12_000)]
+    table = pa.table({"id": [str(number) for number in range(len(texts))], "text": texts})
+    pq.write_table(table, tmp_path / "in.parquet", row_group_size=len(texts), compression="none")
+    del table
+    before = pa.total_allocated_bytes()
+    corpus = survey(tmp_path / "in.parquet", 5000, ())
+    most = 0
+    for part in corpus.parts:
+        for number, row in enumerate(read(corpus.path, part), part.first):
+            assert isinstance(row, dict)
+            assert row["text"] == texts[number]
+            most = max(most, pa.total_allocated_bytes() - before)
+    assert most < 16 << 20 < os.path.getsize(corpus.path)
+
+
+def test_memory_is_flat(tmp_path: Path, service: Service) -> None:
+    most = []
+    for count in (1000, 10_000):
+        source = write_lines(
+            tmp_path / f"{count}.jsonl",
+            ({"id": f"row {number}", "text": f"{number} " * 2000} for number in range(count)),
+        )
+        arguments = [*flags(service, source, tmp_path / str(count)), "--part-rows=500"]
+        process = subprocess.Popen(
+            [sys.executable, "-m", "vlm2vec", *arguments], stdout=subprocess.DEVNULL
+        )
+        _, status, usage = os.wait4(process.pid, 0)
+        process.returncode = status
+        assert status == 0
+        most.append(usage.ru_maxrss << 10)
+    # The texts are eighty million bytes more.
+    assert os.path.getsize(source) > 90_000_000
+    assert most[1] < most[0] + (30 << 20)
+
+
+def test_ray(tmp_path: Path, service: Service) -> None:
+    source, output = write_corpus(tmp_path / "in.jsonl", 300), tmp_path / "out"
+    answered = 0
+
+    def error(id: str) -> pb.Error | None:
+        nonlocal answered
+        answered += 1
+        return pb.Error(code=9, message="retired") if answered in (100, 160) else None
+
+    service.behaviour.item_error = error
+    # Some by the local engine, which stops; the rest by Ray's, which stops first, too.
+    with pytest.raises(vlm2vec.FailedPrecondition):
+        run(settings(service, source, output, part_rows=30))
+    there = {path: path.stat().st_mtime_ns for path in output.glob("part-*")}
+    assert 0 < len(there) < 5
+    again = [*flags(service, source, output), "--engine=ray", "--part-rows=30"]
+    code = f"""
+from vlm2vec.command.main import main
+print(main({again!r}))
+print(main({again!r}))
+"""
+    with tempfile.TemporaryDirectory(prefix="ray") as folder:
+        # Where Ray keeps sockets and keys; a longer path would not do.
+        variables = {"HOME": folder, "RAY_TMPDIR": folder}
+        done = subprocess.run(
+            [sys.executable, "-c", code],
+            env={**os.environ, **variables},
+            capture_output=True,
+            text=True,
+            timeout=200,
+            check=False,
+        )
+    assert done.stdout.splitlines() == ["2", "300 of 300 rows are in space space-1", "0"], (
+        done.stderr
+    )
+    assert "vlm2vec: error: retired\n" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert_complete(output, 300)
+    assert {path: path.stat().st_mtime_ns for path in there} == there

@@ -1,5 +1,6 @@
 """Where parts are embedded: threads of this process, or tasks of Ray Data."""
 
+import logging
 import os
 import threading
 from collections.abc import Callable, Generator, Sequence
@@ -57,24 +58,34 @@ def ray(
         raise ImportError("--engine ray needs Ray: pip install 'vlm2vec-client[ray]'") from error
     if not parts:
         return
-    ray.init(ignore_reinit_error=True, include_dashboard=False, log_to_driver=False)
-    ray.data.DataContext.get_current().enable_progress_bars = False
 
     def embed(row: dict[str, Any]) -> dict[str, Any]:
+        # An exception would come wrapped in others, and be tried again.
         try:
             with Client(**job.connection) as client:
-                done = embed_part(client, job, Part(**row))
+                return {**asdict(embed_part(client, job, Part(**row))), "error": ""}
         except (VLM2VecError, ValueError, OSError) as error:
-            return {"index": -1, "rows": 0, "failed": 0, "error": str(error)}
-        return {**asdict(done), "error": ""}
+            return {"index": row["index"], "rows": 0, "failed": 0, "error": str(error)}
 
-    tasks = ray.data.from_items([asdict(part) for part in parts], override_num_blocks=len(parts))
-    for row in tasks.map(embed, compute=ray.data.TaskPoolStrategy(size=streams)).iter_rows():
-        if problem := row.pop("error"):
-            raise VLM2VecError(problem)
-        done = Done(**row)
-        advance(done.rows)
-        yield done
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
+    try:
+        ray.init(
+            ignore_reinit_error=True,
+            include_dashboard=False,
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+        )
+        ray.data.DataContext.get_current().enable_progress_bars = False
+        items = ray.data.from_items(list(map(asdict, parts)), override_num_blocks=len(parts))
+        results = items.map(embed, compute=ray.data.TaskPoolStrategy(size=streams))
+        for row in results.iter_rows():
+            if problem := row.pop("error"):
+                raise VLM2VecError(problem)
+            done = Done(**row)
+            advance(done.rows)
+            yield done
+    except (ray.exceptions.RayError, ConnectionError) as error:
+        raise VLM2VecError(f"Ray: {error}") from error
 
 
 ENGINES: dict[str, Engine] = {"local": local, "ray": ray}

@@ -42,6 +42,8 @@ class Shadow:
         self._tasks: set[asyncio.Task[None]] = set()
         self._pairs: deque[tuple[Vector, Vector]] = deque()
         self._versions: tuple[str, str] = ("", "")
+        for counter in (metrics.shadow_errors, metrics.shadow_dropped):
+            counter.labels(model)  # from 0, for dashboards
 
     def offer(
         self,

@@ -38,7 +38,7 @@ class Embedder(nn.Module):
         return next(self.backbone.parameters()).device
 
     def forward(self, inputs: Sequence[Prepared], features: Features | None = None) -> Tensor:
-        """Float32 ``(len(inputs), dim)``, in order. ``features`` may hold those of media that were
+        """``(len(inputs), dim)``, in order, float32 or wider. ``features`` may hold those of media that were
         encoded before; the rest are encoded here, each once."""
         batch = pack([Item(item, None) for item in inputs], self.device)
         known = dict(features or {})
@@ -53,7 +53,8 @@ class Embedder(nn.Module):
             hidden = self._hidden(batch, known)
             rotary = self.backbone.rotary(batch.positions, batch.lengths)
             states = self.backbone.decode(hidden, rotary, batch.segments, batch.last, Rows())
-        vectors = F.normalize(states.float(), dim=1)
+        wide = torch.promote_types(states.dtype, torch.float32)
+        vectors = F.normalize(states.to(wide), dim=1)
         places = torch.tensor(batch.order, device=self.device).argsort()
         return vectors[places]
 

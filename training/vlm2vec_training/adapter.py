@@ -1,0 +1,98 @@
+"""The service's backbone with a PEFT adapter to train, and the folder that the engine loads."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import LoraConfig, get_peft_model
+from torch import nn
+
+from vlm2vec_registry.embedding_config import EmbeddingConfig
+from vlm2vec_service.engine.backbone import Backbone
+from vlm2vec_service.engine.checkpoint import load_weights
+from vlm2vec_service.engine.engine import DTYPES, build_backbone, find_device
+from vlm2vec_training.embedder import Embedder
+from vlm2vec_training.errors import TrainingError
+from vlm2vec_training.settings import AdapterSettings
+
+
+@dataclass(frozen=True)
+class Model:
+    """``embedder`` computes vectors with gradients for the adapter of ``peft``."""
+
+    backbone: Backbone
+    peft: Any
+    embedder: Embedder
+    embedding: EmbeddingConfig
+
+
+def load_model(
+    base: Path, settings: AdapterSettings, device: str, dtype: str, checkpointing: bool
+) -> Model:
+    """The checkpoint ``base`` with a new adapter. Raises `TrainingError`, `CheckpointError`."""
+    if dtype not in DTYPES:
+        raise TrainingError(f"--dtype {dtype!r} is not one of {', '.join(DTYPES)}")
+    if settings.adapter not in ("lora", "dora"):
+        raise TrainingError(f"--adapter {settings.adapter!r} is neither lora nor dora")
+    backbone = build_backbone(base)
+    embedding = embedding_of(base, backbone, settings)
+    load_weights(backbone, base, backbone.rename, find_device(device), DTYPES[dtype])
+    peft = add_adapter(backbone, settings)
+    if checkpointing:
+        checkpoint_layers(backbone)
+    autocast = torch.bfloat16 if dtype == "bfloat16" else None
+    return Model(backbone, peft, Embedder(backbone, autocast), embedding)
+
+
+def add_adapter(backbone: Backbone, settings: AdapterSettings) -> Any:
+    """Puts float32 adapter layers into ``backbone`` and returns PEFT's model around it.
+
+    Raises `TrainingError` if no layer has one of the names.
+    """
+    names = [name.strip() for name in settings.targets.split(",") if name.strip()]
+    layers = [name for name, module in backbone.named_modules() if isinstance(module, nn.Linear)]
+    ends = {name.rpartition(".")[2] for name in layers}
+    found = [name for name in names if name in ends]
+    if not found:
+        raise TrainingError(
+            f"--targets {settings.targets}: no linear layer has such a name; "
+            f"there are {', '.join(sorted(ends))}"
+        )
+    config = LoraConfig(
+        r=settings.rank,
+        lora_alpha=settings.alpha,
+        lora_dropout=settings.dropout,
+        use_dora=settings.adapter == "dora",
+        target_modules=found,
+    )
+    return get_peft_model(backbone, config)
+
+
+def embedding_of(base: Path, backbone: Backbone, settings: AdapterSettings) -> EmbeddingConfig:
+    """The adapter's ``embedding.json``. Raises `TrainingError` for another backbone's settings."""
+    given = {"max_pixels": settings.max_pixels, "num_crops": settings.num_crops}
+    image = {name: value for name, value in given.items() if value}
+    for name in image:
+        if name not in backbone.image_settings:
+            raise TrainingError(
+                f"--{name.replace('_', '-')} is no setting of {backbone.name}; "
+                f"there are {', '.join(sorted(backbone.image_settings))}"
+            )
+    return EmbeddingConfig(backbone=backbone.name, base_model=base.resolve().name, image=image)
+
+
+def checkpoint_layers(backbone: Backbone) -> None:
+    """Makes the layers of both towers forget their activations and compute them again."""
+    for module in backbone.modules():
+        enable = getattr(module, "gradient_checkpointing_enable", None)
+        if enable is not None:
+            enable({"use_reentrant": False})
+
+
+def save_adapter(model: Model, folder: Path) -> None:
+    """Writes the PEFT folder and ``embedding.json``."""
+    model.peft.save_pretrained(folder)
+    # PEFT's model card is a form that nobody filled in.
+    (folder / "README.md").unlink(missing_ok=True)
+    (folder / "embedding.json").write_text(model.embedding.to_json())

@@ -1,0 +1,244 @@
+"""Training data in MMEB-train's format: subsets of rows in parquet or JSON lines, listed in YAML.
+
+Keys of a row: ``qry`` (or ``qry_text``), ``qry_image_path``, ``pos_text``, ``pos_image_path``, and for
+hard negatives ``neg_text``, ``neg_image_path``, each a value or a list. MMEB-train's texts are whole
+prompts, with ``<|image_1|>`` for the image. With ``qry_inst`` (and ``pos_inst``, ``neg_inst``) a text is
+no prompt, and the adapter's prompt template joins both, as the service does.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from vlm2vec_training.errors import DataError
+
+COLUMNS = (
+    "qry", "qry_text", "qry_inst", "qry_image_path", "pos_text", "pos_inst", "pos_image_path",
+    "neg_text", "neg_inst", "neg_image_path",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Side:
+    """A query or a target as the data have it; ``image`` is a path or empty."""
+
+    text: str
+    image: str
+    instruction: str | None = None
+
+    @property
+    def content(self) -> int:
+        """63 bits that are equal where the contents are."""
+        digest = hashlib.blake2b(repr(self).encode(), digest_size=8).digest()
+        return int.from_bytes(digest) >> 1
+
+
+@dataclass(frozen=True)
+class Example:
+    """A query, its target, and targets that are hard to tell from it."""
+
+    query: Side
+    positive: Side
+    negatives: tuple[Side, ...]
+
+
+@dataclass(frozen=True)
+class SubsetSettings:
+    """One subset in the YAML file, under its name. Paths are relative to the file's folder."""
+
+    path: str
+    """A .parquet or .jsonl file, or a folder of such."""
+    image_dir: str = ""
+    """Where the rows' image paths start; the file's folder if not given."""
+    weight: float = 1.0
+    """How often a sub-batch is taken from here, compared with the others."""
+    num_sample_per_subset: int = 0
+    """Only so many rows, from the start; 0 is all."""
+
+
+class Subset:
+    """The rows of one subset. Parquet stays packed; JSON lines are kept as bytes."""
+
+    def __init__(self, name: str, settings: SubsetSettings, folder: Path) -> None:
+        self.name = name
+        self.weight = settings.weight
+        self.images = folder / (settings.image_dir or ".")
+        path = folder / settings.path
+        self._parts = [_Part(file) for file in _files(name, path)]
+        total = sum(len(part) for part in self._parts)
+        self._length = min(total, settings.num_sample_per_subset or total)
+        if not self._length:
+            raise DataError(f"subset {name}: {path} has no rows")
+
+    def __len__(self) -> int:
+        return self._length
+
+    def __getitem__(self, index: int) -> Example:
+        """Raises `DataError` that names the file, the line and the field."""
+        part, at = self._find(index)
+        return _example(part[at], self.where(index))
+
+    def where(self, index: int) -> str:
+        """The row's place for a message: subset, file and line."""
+        part, at = self._find(index)
+        return f"subset {self.name}: {part.path}: {part.unit} {at + 1}"
+
+    def _find(self, index: int) -> "tuple[_Part, int]":
+        for part in self._parts:
+            if index < len(part):
+                return part, index
+            index -= len(part)
+        raise IndexError(index)
+
+    @property
+    def digest(self) -> str:
+        """16 hexadecimal digits of the files' bytes."""
+        digest = hashlib.blake2b(digest_size=8)
+        for part in self._parts:
+            with part.path.open("rb") as file:
+                digest.update(hashlib.file_digest(file, "sha256").digest())
+        return digest.hexdigest()
+
+
+def read_data(path: Path) -> list[Subset]:
+    """The subsets that the YAML file ``path`` lists, by name: a mapping of `SubsetSettings`.
+
+    Upstream's keys ``dataset_parser`` (which must be mmeb), ``dataset_name``, ``subset_name`` and
+    ``dataset_split`` may stand for ``path``: the folder ``dataset_name/subset_name`` and in it the files of
+    that split. Raises `DataError`.
+    """
+    try:
+        values = yaml.safe_load(path.read_text())
+    except (OSError, yaml.YAMLError) as error:
+        raise DataError(f"{path}: {error}") from error
+    if not isinstance(values, dict) or not values:
+        raise DataError(f"{path}: expected a mapping of subsets, each with a path")
+    return [
+        Subset(str(name), _settings(f"{path}: {name}", row), path.parent)
+        for name, row in values.items()
+    ]
+
+
+def _settings(where: str, row: Any) -> SubsetSettings:
+    if not isinstance(row, dict):
+        raise DataError(f"{where}: expected a mapping with a path")
+    row = dict(row)
+    if (parser := row.pop("dataset_parser", "mmeb")) != "mmeb":
+        raise DataError(f"{where}: dataset_parser: {parser!r} is not known; only mmeb is")
+    name, subset = row.pop("dataset_name", None), row.pop("subset_name", "")
+    split = row.pop("dataset_split", None)
+    if name is not None:
+        pattern = f"/{split}-*.parquet" if split else ""
+        row.setdefault("path", f"{name}/{subset}{pattern}")
+    known = {item.name: item.type for item in fields(SubsetSettings)}
+    if unknown := sorted(set(row) - set(known)):
+        raise DataError(f"{where}: unknown key {', '.join(unknown)}; known are {', '.join(known)}")
+    if not isinstance(row.get("path"), str):
+        raise DataError(f"{where}: path is missing")
+    for key in ("weight", "num_sample_per_subset"):
+        value = row.get(key, 1)
+        if not isinstance(value, int | float) or value < 0 or (key == "weight" and not value):
+            raise DataError(f"{where}: {key}: expected a positive number, got {value!r}")
+    return SubsetSettings(**row)
+
+
+def _files(name: str, path: Path) -> list[Path]:
+    if path.is_dir():
+        files = sorted(path.glob("*.parquet")) or sorted(path.glob("*.jsonl"))
+    elif "*" in path.name:
+        files = sorted(path.parent.glob(path.name))
+    else:
+        files = [path] if path.is_file() else []
+    if not files:
+        raise DataError(f"subset {name}: {path}: no .parquet or .jsonl file is there")
+    return files
+
+
+class _Part(Sequence[dict[str, Any]]):
+    """The rows of one file."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.unit = "row" if path.suffix == ".parquet" else "line"
+        self._table: Any = None
+        self._lines: list[bytes] = []
+        if path.suffix == ".parquet":
+            self._table = _table(path)
+        else:
+            try:
+                self._lines = path.read_bytes().rstrip().splitlines()
+            except OSError as error:
+                raise DataError(f"{path}: {error}") from error
+
+    def __len__(self) -> int:
+        return len(self._lines) if self._table is None else self._table.num_rows
+
+    def __getitem__(self, index: Any) -> Any:
+        if self._table is not None:
+            return self._table.slice(index, 1).to_pylist()[0]
+        try:
+            return json.loads(self._lines[index])
+        except ValueError as error:
+            raise DataError(f"{self.path}: line {index + 1}: {error}") from error
+
+
+def _table(path: Path) -> Any:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        names = pq.read_schema(path).names
+        return pq.read_table(path, columns=[name for name in names if name in COLUMNS])
+    except (OSError, pa.ArrowException) as error:
+        raise DataError(f"{path}: {error}") from error
+
+
+def _example(row: Any, where: str) -> Example:
+    if not isinstance(row, Mapping):
+        raise DataError(f"{where}: expected an object")
+    text = "qry" if row.get("qry") is not None else "qry_text"
+    query = _side(row, where, text, "qry_image_path", "qry_inst")
+    positive = _side(row, where, "pos_text", "pos_image_path", "pos_inst")
+    texts, images = _list(row, where, "neg_text"), _list(row, where, "neg_image_path")
+    if texts and images and len(texts) != len(images):
+        raise DataError(
+            f"{where}: neg_text has {len(texts)} and neg_image_path {len(images)} negatives"
+        )
+    instruction = _text(row, where, "neg_inst")
+    count = max(len(texts), len(images))
+    pairs = zip(texts or [""] * count, images or [""] * count, strict=True)
+    negatives = tuple(Side(*pair, instruction) for pair in pairs if any(pair))
+    return Example(query, positive, negatives)
+
+
+def _side(row: Mapping[str, Any], where: str, text: str, image: str, instruction: str) -> Side:
+    side = Side(
+        _text(row, where, text) or "",
+        _text(row, where, image) or "",
+        _text(row, where, instruction),
+    )
+    if not (side.text or side.image):
+        raise DataError(f"{where}: {text} and {image} are both empty")
+    return side
+
+
+def _text(row: Mapping[str, Any], where: str, key: str) -> str | None:
+    value = row.get(key)
+    if isinstance(value, list) and len(value) == 1:
+        (value,) = value
+    if not isinstance(value, str | None):
+        raise DataError(f"{where}: {key}: expected a string, got {type(value).__name__}")
+    return value
+
+
+def _list(row: Mapping[str, Any], where: str, key: str) -> list[str]:
+    value = row.get(key)
+    items = value if isinstance(value, list) else [value]
+    if not all(isinstance(item, str | None) for item in items):
+        raise DataError(f"{where}: {key}: expected a string or a list of strings")
+    return [] if items == [None] else [item or "" for item in items]

@@ -1,0 +1,111 @@
+"""Rows to prepared inputs, by the service's own preprocessing, read ahead in threads."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+
+from PIL import Image
+
+from vlm2vec_evaluation import prompts
+from vlm2vec_registry.embedding_config import EmbeddingConfig
+from vlm2vec_service.errors import InvalidInputError
+from vlm2vec_service.preprocess import Prepared, Preprocessor, Request
+from vlm2vec_service.preprocess.images import decode_image
+from vlm2vec_service.settings import Limits
+from vlm2vec_training.data import Example, Side, Subset
+from vlm2vec_training.errors import DataError
+from vlm2vec_training.gradcache import Batch
+from vlm2vec_training.sampling import Row
+
+
+class Loader:
+    """Prepares examples of ``subsets`` for a model on ``backbone``, in ``threads`` threads."""
+
+    def __init__(
+        self,
+        subsets: Sequence[Subset],
+        preprocessor: Preprocessor,
+        embedding: EmbeddingConfig,
+        threads: int,
+    ) -> None:
+        self.subsets = subsets
+        self.preprocessor = preprocessor
+        self.embedding = embedding
+        self.placeholder = prompts.placeholder(str(embedding.backbone))
+        self.limits = Limits()
+        self.pool = ThreadPoolExecutor(threads, thread_name_prefix="prepare")
+
+    def batch(self, rows: Iterable[Row]) -> Batch:
+        """The rows' queries, then their positives, then all hard negatives. Raises `DataError`."""
+        return self._collect(self._submit(rows))
+
+    def ahead(self, plan: Iterable[Sequence[Row]]) -> Iterator[Batch]:
+        """The batches of ``plan``; while one is trained on, the next is prepared."""
+        waiting: list[Future[_Ready]] | None = None
+        for rows in plan:
+            coming = self._submit(rows)
+            if waiting is not None:
+                yield self._collect(waiting)
+            waiting = coming
+        if waiting is not None:
+            yield self._collect(waiting)
+
+    def close(self) -> None:
+        """Ends the threads."""
+        self.pool.shutdown(cancel_futures=True)
+
+    def _submit(self, rows: Iterable[Row]) -> "list[Future[_Ready]]":
+        return [self.pool.submit(self._ready, row) for row in rows]
+
+    def _collect(self, waiting: "Sequence[Future[_Ready]]") -> Batch:
+        ready = [future.result() for future in waiting]
+        targets = [item.targets[0] for item in ready]
+        contents = [item.contents[0] for item in ready]
+        for item in ready:
+            targets += item.targets[1:]
+            contents += item.contents[1:]
+        return Batch([item.query for item in ready], targets, contents)
+
+    def _ready(self, row: Row) -> "_Ready":
+        subset = self.subsets[row.subset]
+        example = subset[row.row]
+        sides = [example.positive, *example.negatives]
+        try:
+            query = self._prepare(example.query, subset, "query")
+            targets = [
+                self._prepare(side, subset, "negative" if index else "positive")
+                for index, side in enumerate(sides)
+            ]
+        except InvalidInputError as error:
+            raise DataError(f"{subset.where(row.row)}: {error}") from error
+        return _Ready(example, query, targets)
+
+    def _prepare(self, side: Side, subset: Subset, role: str) -> Prepared:
+        images: tuple[Image.Image, ...] = ()
+        if side.image:
+            path = subset.images / side.image
+            try:
+                data = Path(path).read_bytes()
+            except OSError as error:
+                raise InvalidInputError(f"{role} image", f"{path}: {error.strerror}") from error
+            images = (decode_image(data, self.limits, f"{role} image {path}"),)
+        if side.instruction is not None:
+            request = Request(
+                instruction=side.instruction or None, text=side.text or None, images=images
+            )
+        else:
+            prompt = prompts.whole(side.text, self.placeholder if images else None)
+            request = Request(prompt=prompt, images=images)
+        try:
+            return self.preprocessor.prepare(request, self.embedding)
+        except InvalidInputError as error:
+            raise InvalidInputError(f"{role} {error.field}", error.problem) from error
+
+
+class _Ready:
+    """One example, prepared."""
+
+    def __init__(self, example: Example, query: Prepared, targets: list[Prepared]) -> None:
+        self.query = query
+        self.targets = targets
+        self.contents = [side.content for side in (example.positive, *example.negatives)]

@@ -54,10 +54,11 @@ def check(registry: "Registry", model: str, version: str, requirement: Requireme
     Reads the registry alone, embeds nothing. Raises what `Registry.version` raises.
     """
     from vlm2vec_registry.errors import MissingError
+    from vlm2vec_registry.store import CHAMPION
 
     candidate = registry.version(model, version)
     try:
-        champion = registry.version(model, "champion")
+        champion = registry.version(model, CHAMPION)
     except MissingError:
         champion = None
     return reasons(requirement, candidate, champion)

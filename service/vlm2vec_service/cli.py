@@ -15,16 +15,21 @@ from vlm2vec_registry.errors import RegistryError
 from vlm2vec_service import tracing
 from vlm2vec_service.adapters_command import adapters
 from vlm2vec_service.errors import Vlm2vecError
+from vlm2vec_service.keys import keys
 from vlm2vec_service.logs import configure
 from vlm2vec_service.options import options, take
 from vlm2vec_service.settings import (
+    AuthSettings,
     EngineSettings,
+    HttpSettings,
     Limits,
     LogSettings,
     RegistrySettings,
     ServerSettings,
+    TlsSettings,
     VideoSettings,
 )
+from vlm2vec_training.command import train
 
 Callback = Callable[[click.Context, click.Parameter, Sequence[str]], dict[tuple[str, str], str]]
 CONTEXT = {
@@ -207,22 +212,27 @@ def _read_config(context: click.Context, parameter: click.Parameter, path: Path 
     help="A worker on another host for a model, instead of a process here. Repeatable.",
 )
 @options(ServerSettings)
+@options(HttpSettings)
+@options(TlsSettings)
+@options(AuthSettings)
 @options(RegistrySettings)
 @options(LogSettings)
 @options(EngineSettings)
 @options(Limits)
 @options(VideoSettings)  # fmt: skip
 def serve(**values: Any) -> None:
-    """Serve models over gRPC until SIGTERM, then finish what was accepted.
+    """Serve models over gRPC and HTTP until SIGTERM, then finish what was accepted.
 
     Starts a worker process for each model and device (--device cuda:0,cuda:1), restarts it if it
-    dies, and answers on --listen. Health, reflection and Prometheus metrics are on.
+    dies, and answers on --listen and --http-listen, which are this host's alone unless --callers,
+    --jwt-keys or --tls-client-ca say who may call. Health, reflection and metrics are on.
 
     \b
     Example:
       vlm2vec serve --model v2=Qwen2-VL-2B-Instruct --adapter v2/1=VLM2Vec-V2.0 --device cuda
     """
     from vlm2vec_service.frontend import server
+    from vlm2vec_service.frontend.exposure import Exposure
 
     settings, logs = take(ServerSettings, values), take(LogSettings, values)
     configure(logs.log_level, logs.log_format)
@@ -238,9 +248,13 @@ def serve(**values: Any) -> None:
     deployment = server.Deployment(values["model"], adapters, values["alias"], workers)
     engine, limits = take(EngineSettings, values), take(Limits, values)
     video, registry = take(VideoSettings, values), take(RegistrySettings, values)
+    exposure = Exposure(
+        take(HttpSettings, values), take(TlsSettings, values), take(AuthSettings, values)
+    )
 
     async def run() -> None:
-        await server.serve(server.build(deployment, settings, engine, limits, video, registry))
+        service = server.build(deployment, settings, engine, limits, video, registry)
+        await server.serve(service, exposure)
 
     asyncio.run(run())
 
@@ -270,6 +284,8 @@ def worker(**values: Any) -> None:
 
 vlm2vec.add_command(adapters)
 vlm2vec.add_command(evaluate)
+vlm2vec.add_command(train)
+vlm2vec.add_command(keys)
 
 
 def main() -> None:

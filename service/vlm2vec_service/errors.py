@@ -78,7 +78,7 @@ class AdapterError(Vlm2vecError):
 
 
 class ExhaustedError(Vlm2vecError):
-    """The queue is full; nothing was done for this request."""
+    """The queue is full, or the caller's quota spent; nothing was done for this request."""
 
     grpc_code = 8  # RESOURCE_EXHAUSTED
     http_status = 429

@@ -4,7 +4,7 @@ import json
 import logging
 import time
 
-EXTRAS = ("method", "code", "seconds", "request_id", "peer", "error")
+EXTRAS = ("method", "code", "seconds", "request_id", "peer", "caller", "error")
 
 
 class JsonFormatter(logging.Formatter):

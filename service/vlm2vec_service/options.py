@@ -19,8 +19,9 @@ def options(settings: type[Any]) -> Callable[[Callable[..., T]], Callable[..., T
     def decorate(command: Callable[..., T]) -> Callable[..., T]:
         for item in reversed(fields(settings)):
             default = None if item.default is MISSING else item.default
+            name = item.name.replace("_", "-")
             command = click.option(
-                "--" + item.name.replace("_", "-"),
+                f"--{name}/--no-{name}" if isinstance(default, bool) else f"--{name}",
                 default=default,
                 show_default=True,
                 type=type(default),

@@ -158,7 +158,9 @@ class HttpSettings:
 class TlsSettings:
     """TLS for gRPC and HTTP; the files are read again when they change."""
 
-    tls_certificate: str = setting("", "PEM file with the server's certificate chain; turns TLS on.")
+    tls_certificate: str = setting(
+        "", "PEM file with the server's certificate chain; turns TLS on."
+    )
     tls_key: str = setting("", "PEM file with the certificate's private key.")
     tls_client_ca: str = setting(
         "", "PEM file with the authorities of client certificates, which are then required."

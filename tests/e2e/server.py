@@ -34,7 +34,9 @@ class Server:
     process: subprocess.Popen[bytes]
     address: str
     metrics_address: str
+    http_address: str
     log: Path
+    credentials: grpc.ChannelCredentials | None = None
     channel: grpc.Channel = field(init=False)
     first_status: int = -1
     """What health said when it could first be asked."""
@@ -49,6 +51,8 @@ class Server:
     def connect(self, *options: tuple[str, int]) -> grpc.Channel:
         """A connection that is shared with nobody."""
         own = (("grpc.use_local_subchannel_pool", 1), *UNLIMITED, *options)
+        if self.credentials:
+            return grpc.secure_channel(self.address, self.credentials, own)
         return grpc.insecure_channel(self.address, own)
 
     def status(self, service: str = "") -> int:
@@ -98,26 +102,31 @@ class Server:
 
 @contextlib.contextmanager
 def running_server(
-    folder: Path, *flags: str | Path, environment: Mapping[str, str] | None = None
+    folder: Path,
+    *flags: str | Path,
+    environment: Mapping[str, str] | None = None,
+    credentials: grpc.ChannelCredentials | None = None,
 ) -> Iterator[Server]:
     """Starts a server on free ports, waits until it is ready and stops it in the end. Its log goes
-    to ``folder``; its environment variables are ``environment`` and nobody else's."""
+    to ``folder``; its environment variables are ``environment`` and nobody else's. ``credentials``
+    are for a server with TLS."""
     variables = {key: value for key, value in os.environ.items() if not key.startswith("VLM2VEC")}
     # Threads that wait for each other by spinning are slow where callers need the cores as well.
     variables["OMP_NUM_THREADS"] = "1"
-    address, metrics_address = (f"127.0.0.1:{port}" for port in free_ports(2))
+    address, metrics_address, http_address = (f"127.0.0.1:{port}" for port in free_ports(3))
     log = folder / "server.log"
     with log.open("wb") as output:
         process = subprocess.Popen(
             [
                 COMMAND, "serve", "--listen", address, "--metrics-listen", metrics_address,
+                "--http-listen", http_address,
                 *map(str, flags),
             ],
             stdin=subprocess.DEVNULL,
             stderr=output,
             env=variables | dict(environment or {}),
         )  # fmt: skip
-    server = Server(process, address, metrics_address, log)
+    server = Server(process, address, metrics_address, http_address, log, credentials)
     try:
         server.first_status = server.status()
         server.wait_for(SERVING)

@@ -10,6 +10,7 @@ from vlm2vec.v1 import adapters_pb2 as pb
 from vlm2vec.v1 import adapters_pb2_grpc
 from vlm2vec_service.catalog import Version
 from vlm2vec_service.errors import AdapterError, ForbiddenError, InvalidInputError
+from vlm2vec_service.frontend.gate import current
 from vlm2vec_service.frontend.service import Served, Service
 
 Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
@@ -77,6 +78,7 @@ class AdapterServicer(adapters_pb2_grpc.AdapterServiceServicer):
         return [
             _adapter(self.service.served[name], version)
             for name in names
+            if current.get().identity.may_use(name)
             for _, version in sorted(self.service.catalog.models[name].versions.items())
             if not version.is_base
         ]
@@ -88,6 +90,7 @@ class AdapterServicer(adapters_pb2_grpc.AdapterServiceServicer):
         if not request.version:
             raise InvalidInputError("version", "needed")
         model = self.service.catalog.model(request.model)
+        current.get().identity.check_model(model.name)
         version = model.choose(version=request.version)
         if version.is_base:
             raise InvalidInputError("version", f"{version.name!r} is the base, not an adapter")

@@ -6,14 +6,14 @@ from collections.abc import AsyncIterator
 from typing import Any, TypeAlias
 
 import grpc
-import numpy as np
 
 from vlm2vec.v1 import embedding_pb2 as pb
 from vlm2vec.v1 import embedding_pb2_grpc
 from vlm2vec_service.errors import InvalidInputError, UnavailableError, Vlm2vecError
-from vlm2vec_service.frontend.interceptor import public, request_id
+from vlm2vec_service.frontend import calls
+from vlm2vec_service.frontend.gate import current, public
 from vlm2vec_service.frontend.parsing import MAX_ID_BYTES
-from vlm2vec_service.frontend.service import Caller, Service, Target
+from vlm2vec_service.frontend.service import Caller, Service
 
 Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
 
@@ -26,57 +26,17 @@ class EmbeddingServicer(embedding_pb2_grpc.EmbeddingServiceServicer):
 
     async def Embed(self, request: pb.EmbedRequest, context: Context) -> pb.EmbedResponse:
         """All inputs, or the first error."""
-        self._check_count("inputs", len(request.inputs))
-        caller = self._caller(context)
-        target = await self.service.target(request.options, caller)
-        inputs = {f"inputs[{i}]": message for i, message in enumerate(request.inputs)}
-        return pb.EmbedResponse(embeddings=await self._all(inputs, target, caller))
+        return await calls.embed(self.service, request, self._caller(context))
 
     async def Rank(self, request: pb.RankRequest, context: Context) -> pb.RankResponse:
         """Cosines of the candidates' vectors to the query's, the best first."""
-        self._check_count("candidates", len(request.candidates))
-        options = pb.CallOptions()
-        options.CopyFrom(request.options)
-        options.ClearField("output")
-        options.output.normalize = True
-        caller = self._caller(context)
-        target = await self.service.target(options, caller)
-        inputs = {"query": request.query}
-        inputs |= {f"candidates[{i}]": message for i, message in enumerate(request.candidates)}
-        embeddings = await self._all(inputs, target, caller)
-        vectors = np.stack([np.frombuffer(e.vector.data, "<f4") for e in embeddings])
-        # Rounding may leave the cosine of equal vectors a little above 1.
-        scores = np.clip(vectors[1:] @ vectors[0], -1.0, 1.0)
-        best = np.argsort(-scores, kind="stable")[: request.top_k or None]
-        return pb.RankResponse(
-            candidates=[pb.RankedCandidate(index=i, score=scores[i]) for i in best.tolist()],
-            model=target.served.model.name,
-            version=target.version.name,
-            space=target.version.space,
-        )
+        return await calls.rank(self.service, request, self._caller(context))
 
     async def ListModels(
         self, request: pb.ListModelsRequest, context: Context
     ) -> pb.ListModelsResponse:
         """The catalog."""
-        models = [
-            pb.Model(
-                name=served.model.name,
-                backbone=served.model.backbone,
-                dimension=served.dimension,
-                ready=served.ready,
-                versions=[
-                    pb.ModelVersion(
-                        version=version.name,
-                        space=version.space,
-                        aliases=served.model.aliases_of(version.name),
-                    )
-                    for version in served.model.versions.values()
-                ],
-            )
-            for _, served in sorted(self.service.served.items())
-        ]
-        return pb.ListModelsResponse(models=models)
+        return calls.list_models(self.service, self._caller(context))
 
     async def EmbedStream(
         self, requests: AsyncIterator[pb.EmbedStreamRequest], context: Context
@@ -112,7 +72,7 @@ class EmbeddingServicer(embedding_pb2_grpc.EmbeddingServiceServicer):
         try:
             while True:
                 await window.acquire()
-                received = asyncio.ensure_future(anext(incoming, None))
+                received = asyncio.ensure_future(self._next(incoming))
                 await asyncio.wait({received, drained}, return_when=asyncio.FIRST_COMPLETED)
                 if not received.done():
                     received.cancel()
@@ -129,6 +89,15 @@ class EmbeddingServicer(embedding_pb2_grpc.EmbeddingServiceServicer):
             drained.cancel()
         if self.service.draining.is_set():
             raise UnavailableError("the server is shutting down; send the rest to another", 0.1)
+
+    async def _next(
+        self, incoming: AsyncIterator[pb.EmbedStreamRequest]
+    ) -> pb.EmbedStreamRequest | None:
+        """The next request, as soon as the caller's quota has room for it; None at the end."""
+        request = await anext(incoming, None)
+        if request is not None:
+            await current.get().quota.turn()
+        return request
 
     async def _answer(
         self,
@@ -150,39 +119,17 @@ class EmbeddingServicer(embedding_pb2_grpc.EmbeddingServiceServicer):
                 embedding = await self.service.embed(request.input, target, caller, "input")
             answer.embedding.CopyFrom(embedding)
         except Exception as error:  # noqa: BLE001 (every request gets an answer)
-            shown: Vlm2vecError = public(error, request_id.get())
+            shown: Vlm2vecError = public(error, current.get().id)
             answer.error.code = shown.grpc_code
             answer.error.message = str(shown)
             answer.error.field = shown.field
             answer.error.retry_after_seconds = shown.retry_after or 0.0
         answers.put_nowait(answer)
 
-    async def _all(
-        self, inputs: dict[str, pb.Input], target: Target, caller: Caller
-    ) -> list[pb.Embedding]:
-        """Embeds ``inputs``, by their field, together; the first error cancels the others."""
-        with self.service.admitted(target, caller, len(inputs)):
-            try:
-                async with asyncio.TaskGroup() as group:
-                    tasks = [
-                        group.create_task(self.service.embed(message, target, caller, field))
-                        for field, message in inputs.items()
-                    ]
-            except ExceptionGroup as errors:
-                # The others only say that they were cancelled.
-                raise errors.exceptions[0] from None
-        return [task.result() for task in tasks]
-
-    def _check_count(self, field: str, count: int) -> None:
-        most = self.service.settings.max_inputs
-        if not 1 <= count <= most:
-            raise InvalidInputError(field, f"{count} given; 1 to max_inputs, {most}, are accepted")
-
-    def _caller(self, context: Context) -> Caller:
-        """By the address without the port, so that one host's connections share a turn."""
+    def _caller(self, context: Context, streams: bool = False) -> Caller:
         seconds = context.time_remaining()
         if seconds is None:
             seconds = self.service.settings.default_deadline_seconds
-        peer = context.peer() or ""
-        name = peer.rpartition(":")[0] if peer.startswith(("ipv4:", "ipv6:")) else peer
-        return Caller(name, time.monotonic() + seconds)
+        call = current.get()
+        deadline = time.monotonic() + seconds
+        return Caller(call.caller, deadline, call.identity, call.quota, streams)

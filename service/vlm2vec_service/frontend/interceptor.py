@@ -1,29 +1,29 @@
-"""Around every call: a request id, errors to statuses, metrics, one line of access log."""
+"""Around every gRPC call: a request id, the `Gate`, errors to statuses."""
 
 from __future__ import annotations
 
 import asyncio
-import contextvars
-import logging
-import time
-import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
 import grpc
 
-from vlm2vec_service.errors import UnavailableError, Vlm2vecError
-from vlm2vec_service.metrics import Metrics
-
-access = logging.getLogger("vlm2vec.access")
-log = logging.getLogger(__name__)
+from vlm2vec_service.errors import Vlm2vecError
+from vlm2vec_service.frontend.auth.authenticator import Credentials
+from vlm2vec_service.frontend.gate import REQUEST_ID, Gate
 
 CODES = {code.value[0]: code for code in grpc.StatusCode}
-REQUEST_ID = "x-request-id"
-OPEN_METHODS = ("/grpc.health.", "/grpc.reflection.")
-"""Served while draining, and not logged: probes would fill the log."""
-
-request_id: contextvars.ContextVar[str] = contextvars.ContextVar("request_id", default="")
+SCOPES = {
+    "/vlm2vec.v1.EmbeddingService/": "embed",
+    "/vlm2vec.v1.AdapterService/List": "adapters:read",
+    "/vlm2vec.v1.AdapterService/Describe": "adapters:read",
+    "/vlm2vec.v1.AdapterService/Watch": "adapters:read",
+    "/vlm2vec.v1.AdapterService/": "adapters:write",
+}
+"""What a caller needs for a method, by the first prefix that fits."""
+INFRASTRUCTURE = {"/grpc.health.": "health", "/grpc.reflection.": "reflection"}
+"""For any caller, or for all the world; served while draining, and not logged: probes would fill
+the log."""
 
 
 def retry_trailer(error: Vlm2vecError) -> tuple[tuple[str, str], ...]:
@@ -33,20 +33,24 @@ def retry_trailer(error: Vlm2vecError) -> tuple[tuple[str, str], ...]:
     return (("retry-after-ms", str(max(1, round(error.retry_after * 1000)))),)
 
 
-def public(error: Exception, id: str) -> Vlm2vecError:
-    """The error as a caller may see it: one of ours as it is, any other without its details."""
-    if isinstance(error, Vlm2vecError):
-        return error
-    log.exception("request %s failed", id, exc_info=error)
-    return Vlm2vecError(f"internal error; quote request id {id}")
+def credentials(context: Any) -> Credentials:
+    """What came with the call."""
+    values = [v for key, v in context.invocation_metadata() or () if key == "authorization"]
+    # Two are no credential: a proxy may have looked at the other one.
+    authorization = values[0] if len(values) == 1 and isinstance(values[0], str) else ""
+    auth = context.auth_context()
+    names = (
+        *auth.get("x509_subject_alternative_name", ()),
+        *auth.get("x509_common_name", ()),
+    )
+    return Credentials(authorization, tuple(name.decode(errors="replace") for name in names))
 
 
 class Interceptor(grpc.aio.ServerInterceptor):
-    """Wraps every handler; see the module. ``draining`` refuses new calls once it is set."""
+    """Wraps every handler; see the module."""
 
-    def __init__(self, metrics: Metrics, draining: asyncio.Event) -> None:
-        self.metrics = metrics
-        self.draining = draining
+    def __init__(self, gate: Gate) -> None:
+        self.gate = gate
 
     async def intercept_service(
         self,
@@ -58,13 +62,16 @@ class Interceptor(grpc.aio.ServerInterceptor):
         """Returns the handler, wrapped."""
         handler: Any = await continuation(handler_call_details)
         method = handler_call_details.method
-        if handler is None or method.startswith(OPEN_METHODS):
+        if handler is None:
+            return None
+        around = self._around(method)
+        if around is None:
             return handler  # type: ignore[no-any-return]
         if handler.response_streaming:
             inner = handler.stream_stream or handler.unary_stream
 
             async def stream(request: Any, context: Any) -> AsyncIterator[Any]:
-                async with self._around(method, context):
+                async with around(context, True):
                     async for response in inner(request, context):
                         yield response
 
@@ -79,7 +86,7 @@ class Interceptor(grpc.aio.ServerInterceptor):
             return streaming
 
         async def unary(request: Any, context: Any) -> Any:
-            async with self._around(method, context):
+            async with around(context, False):
                 return await handler.unary_unary(request, context)
 
         wrapped: grpc.RpcMethodHandler[Any, Any] = grpc.unary_unary_rpc_method_handler(
@@ -87,58 +94,62 @@ class Interceptor(grpc.aio.ServerInterceptor):
         )
         return wrapped
 
-    def _around(self, method: str, context: Any) -> _Around:
-        return _Around(self, method.rpartition("/")[2], context)
+    def _around(self, method: str) -> Callable[[Any, bool], Any] | None:
+        """What to enter around a call of ``method``; None for nothing."""
+        gate = self.gate
+        for prefix, part in INFRASTRUCTURE.items():
+            if method.startswith(prefix):
+                if not gate.authenticator.required or part in gate.authenticator.open:
+                    return None
+                return lambda context, stream: _Known(gate, context)
+        scopes = (scope for prefix, scope in SCOPES.items() if method.startswith(prefix))
+        scope = next(scopes, "adapters:write")
+        name = method.rpartition("/")[2]
+        return lambda context, stream: _Around(gate, name, context, scope, stream)
+
+
+class _Known:
+    """Lets any caller with a credential through, and no other."""
+
+    def __init__(self, gate: Gate, context: Any) -> None:
+        self.gate = gate
+        self.context = context
+
+    async def __aenter__(self) -> None:
+        try:
+            self.gate.authenticator.identify(credentials(self.context))
+        except Vlm2vecError as error:
+            await self.context.abort(CODES[error.grpc_code], str(error))
+
+    async def __aexit__(self, *error: object) -> None:
+        pass
 
 
 class _Around:
     """The span of one call."""
 
-    def __init__(self, interceptor: Interceptor, method: str, context: Any) -> None:
-        self.interceptor = interceptor
-        self.metrics = interceptor.metrics
-        self.method = method
+    def __init__(self, gate: Gate, method: str, context: Any, scope: str, stream: bool) -> None:
+        self.gate = gate
         self.context = context
+        self.scope = scope
+        self.stream = stream
+        metadata = dict(context.invocation_metadata() or ())
+        self.call = gate.start(method, context.peer() or "", str(metadata.get(REQUEST_ID, "")))
 
     async def __aenter__(self) -> None:
-        self.started = time.monotonic()
-        metadata = dict(self.context.invocation_metadata() or ())
-        given = metadata.get(REQUEST_ID, "")
-        self.id = given if 0 < len(given) <= 128 and given.isprintable() else uuid.uuid4().hex
-        request_id.set(self.id)
-        self.context.set_trailing_metadata(((REQUEST_ID, self.id),))
-        self.metrics.in_flight.labels(self.method).inc()
-        if self.interceptor.draining.is_set():
-            error = UnavailableError("the server is shutting down; try another", retry_after=0.1)
+        self.context.set_trailing_metadata(((REQUEST_ID, self.call.id),))
+        try:
+            self.gate.check(self.call, credentials(self.context), self.scope, self.stream)
+        except Vlm2vecError as error:
             await self._finish(error)
 
     async def __aexit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         await self._finish(error)
 
     async def _finish(self, error: BaseException | None) -> None:
-        code = grpc.StatusCode.OK
-        shown: Vlm2vecError | None = None
-        if isinstance(error, Exception) and not isinstance(error, grpc.aio.AbortError):
-            shown = public(error, self.id)
-            code = CODES[shown.grpc_code]
-        elif error is not None:
-            code = grpc.StatusCode.CANCELLED
-        seconds = time.monotonic() - self.started
-        self.metrics.in_flight.labels(self.method).dec()
-        self.metrics.requests.labels(self.method, code.name).inc()
-        if code != grpc.StatusCode.CANCELLED and self.method != "EmbedStream":
-            self.metrics.seconds.labels(self.method).observe(seconds)
-        access.info(
-            "%s %s %.1f ms",
-            self.method,
-            code.name,
-            seconds * 1000,
-            extra={
-                "method": self.method, "code": code.name, "seconds": round(seconds, 6),
-                "request_id": self.id, "peer": self.context.peer(),
-                **({"error": str(shown)} if shown else {}),
-            },
-        )  # fmt: skip
+        # Whoever aborts by itself has told the caller.
+        known = asyncio.CancelledError() if isinstance(error, grpc.aio.AbortError) else error
+        shown = self.gate.finish(self.call, known, self.stream)
         if shown is not None:
-            trailers = ((REQUEST_ID, self.id), *retry_trailer(shown))
-            await self.context.abort(code, str(shown), trailers)
+            trailers = ((REQUEST_ID, self.call.id), *retry_trailer(shown))
+            await self.context.abort(CODES[shown.grpc_code], str(shown), trailers)

@@ -1,4 +1,4 @@
-"""The front-end process: builds what is served, starts workers and gRPC, drains on SIGTERM."""
+"""The front-end process: builds what is served, starts workers, gRPC and HTTP, drains on SIGTERM."""
 
 import asyncio
 import functools
@@ -12,7 +12,6 @@ from pathlib import Path
 import grpc
 from grpc_health.v1 import health, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
-from prometheus_client import start_http_server
 
 from vlm2vec.v1 import adapters_pb2, adapters_pb2_grpc, embedding_pb2, embedding_pb2_grpc
 from vlm2vec_registry.cache import Cache
@@ -23,12 +22,17 @@ from vlm2vec_service.catalog import BASE_VERSION, Catalog, Model, read_version
 from vlm2vec_service.errors import CheckpointError, NotFoundError
 from vlm2vec_service.frontend.adapters import AdapterServicer
 from vlm2vec_service.frontend.embedding import EmbeddingServicer
+from vlm2vec_service.frontend.exposure import Exposure, follow_files, open_gate
 from vlm2vec_service.frontend.health import HealthServicer
+from vlm2vec_service.frontend.http.server import start_http
 from vlm2vec_service.frontend.interceptor import Interceptor
 from vlm2vec_service.frontend.loader import Loader
+from vlm2vec_service.frontend.metrics_server import start_metrics
+from vlm2vec_service.frontend.reload import Reloaded
 from vlm2vec_service.frontend.rollout import Rollout
 from vlm2vec_service.frontend.service import Served, Service
 from vlm2vec_service.frontend.shadow import Shadow
+from vlm2vec_service.frontend.tls import Certificate, grpc_credentials
 from vlm2vec_service.metrics import Metrics
 from vlm2vec_service.preprocess import load_preprocessor
 from vlm2vec_service.preprocess.load import read_json
@@ -159,14 +163,12 @@ async def _load_first(service: Service) -> list[asyncio.Task[None]]:
     return tasks
 
 
-async def serve(service: Service) -> None:
+async def serve(service: Service, exposure: Exposure = Exposure()) -> None:  # noqa: B008
     """Serves until SIGTERM or SIGINT, then finishes what was accepted."""
     settings = service.settings
+    gate, certificate = open_gate(service, exposure)
     server = grpc.aio.server(
-        interceptors=[
-            *tracing.frontend_interceptors(),
-            Interceptor(service.metrics, service.draining),
-        ],
+        interceptors=[*tracing.frontend_interceptors(), Interceptor(gate)],
         options=_channel_options(settings),
     )
     embedding_pb2_grpc.add_EmbeddingServiceServicer_to_server(EmbeddingServicer(service), server)
@@ -180,20 +182,25 @@ async def serve(service: Service) -> None:
     reflection.enable_server_reflection(
         (*names, health.SERVICE_NAME, reflection.SERVICE_NAME), server
     )
-    _listen(server, settings)
+    _listen(server, settings.listen, certificate)
+    if settings.metrics_listen:
+        start_metrics(settings.metrics_listen, gate.authenticator, certificate)
+    http = await start_http(service, gate, exposure.http, certificate)
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     supervisors = await _load_first(service)
     supervisors += _start_workers(service, healthy)
+    supervisors += follow_files(gate, exposure.auth, certificate)
     await server.start()
-    log.info("serving %s on %s", ", ".join(service.served), settings.listen)
+    addresses = " and ".join(filter(None, (settings.listen, exposure.http.http_listen)))
+    log.info("serving %s on %s", ", ".join(service.served), addresses)
     await stop.wait()
 
     log.info("draining: at most %.0f s", settings.drain_seconds)
     service.draining.set()
     healthy.close()
-    await server.stop(settings.drain_seconds)
+    await asyncio.gather(server.stop(settings.drain_seconds), *([http.stop()] if http else []))
     for task in supervisors:
         task.cancel()
     await asyncio.gather(*supervisors, return_exceptions=True)
@@ -202,18 +209,17 @@ async def serve(service: Service) -> None:
     log.info("stopped")
 
 
-def _listen(server: grpc.aio.Server, settings: ServerSettings) -> None:
-    """Takes both ports. Raises `NotFoundError` naming the one that is not to be had."""
+def _listen(
+    server: grpc.aio.Server, address: str, certificate: Reloaded[Certificate] | None
+) -> None:
+    """Takes gRPC's port. Raises `NotFoundError` naming it if it is not to be had."""
     try:
-        server.add_insecure_port(settings.listen)
+        if certificate is None:
+            server.add_insecure_port(address)
+        else:
+            server.add_secure_port(address, grpc_credentials(certificate))
     except RuntimeError as error:
-        raise NotFoundError(f"cannot listen on {settings.listen}") from error
-    if settings.metrics_listen:
-        host, _, port = settings.metrics_listen.rpartition(":")
-        try:
-            start_http_server(int(port), host or "0.0.0.0")
-        except (OSError, ValueError, OverflowError) as error:
-            raise NotFoundError(f"cannot listen on {settings.metrics_listen}: {error}") from error
+        raise NotFoundError(f"cannot listen on {address}") from error
 
 
 def _start_workers(service: Service, healthy: HealthServicer) -> list[asyncio.Task[None]]:

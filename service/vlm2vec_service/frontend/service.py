@@ -20,6 +20,8 @@ from vlm2vec_service.errors import (
     UnavailableError,
     Vlm2vecError,
 )
+from vlm2vec_service.frontend.auth.identity import ANYONE, Identity
+from vlm2vec_service.frontend.auth.quota import UNLIMITED, Quota
 from vlm2vec_service.frontend.loader import Loader
 from vlm2vec_service.frontend.parsing import check_dimensions, check_options, modality, parse_input
 from vlm2vec_service.frontend.rollout import Rollout
@@ -58,16 +60,30 @@ class Served:
 
 @dataclass(frozen=True)
 class Caller:
-    """Who asks, and until when an answer is of use (in the time of ``time.monotonic``)."""
+    """Who asks, and until when an answer is of use (in the time of ``time.monotonic``). One that
+    streams waits where its quota is spent."""
 
     name: str
     deadline: float
+    identity: Identity = ANYONE
+    quota: Quota = UNLIMITED
+    streams: bool = False
 
     @property
     def remaining(self) -> float | None:
         """Seconds until the deadline; None for one that lies too far ahead for a timer."""
         seconds = self.deadline - time.monotonic()
         return seconds if seconds < 1e9 else None
+
+    async def pay(self, tokens: int) -> None:
+        """Takes what an input costs from the quota. Raises `DeadlineError`."""
+        if self.quota is UNLIMITED:
+            return
+        try:
+            async with asyncio.timeout(self.remaining):
+                await self.quota.pay(tokens, self.streams)
+        except TimeoutError as error:
+            raise DeadlineError("the deadline passed while the token quota was spent") from error
 
 
 @dataclass(frozen=True)
@@ -174,6 +190,7 @@ class Service:
             started = time.monotonic()
             prepared = await self._prepare(message, target, caller, field)
             preprocess = time.monotonic() - started
+            await caller.pay(len(prepared))
             async with target.served.loader.using(target.version):
                 done = await self._run(prepared, target, caller)
             code = 0

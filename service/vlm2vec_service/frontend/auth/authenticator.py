@@ -1,0 +1,128 @@
+"""A call's credentials to the caller they show."""
+
+import asyncio
+import logging
+import urllib.request
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from vlm2vec_service.errors import InvalidInputError, UnauthenticatedError, Vlm2vecError, listed
+from vlm2vec_service.frontend.auth import tokens
+from vlm2vec_service.frontend.auth.callers import NOBODY, Callers, read_callers
+from vlm2vec_service.frontend.auth.identity import ANYONE, SCOPES, Identity
+from vlm2vec_service.frontend.reload import Reloaded
+from vlm2vec_service.metrics import Metrics
+from vlm2vec_service.settings import AuthSettings, TlsSettings
+
+log = logging.getLogger(__name__)
+
+MAX_JWKS_BYTES = 1_048_576
+OPEN = ("health", "reflection", "metrics")
+"""What may be open to callers without a credential."""
+
+
+@dataclass(frozen=True)
+class Credentials:
+    """What came with a call: its ``authorization`` header, and the names in the client's verified
+    certificate."""
+
+    authorization: str = ""
+    certificate: tuple[str, ...] = ()
+
+
+class Authenticator:
+    """Knows the callers. ``required`` is whether they have to show a credential at all."""
+
+    def __init__(self, settings: AuthSettings, tls: TlsSettings) -> None:
+        """Reads the files. Raises `InvalidInputError`, `NotFoundError`."""
+        self.settings = settings
+        self.required = bool(settings.callers or settings.jwt_keys or tls.tls_client_ca)
+        self.client_certificates = bool(tls.tls_client_ca)
+        self.open = _chosen(settings.without_credential, "without_credential", OPEN)
+        self._certificate_scopes = _chosen(
+            settings.certificate_scopes, "certificate_scopes", SCOPES
+        )
+        if settings.jwt_keys and not (settings.jwt_issuer and settings.jwt_audience):
+            raise InvalidInputError("jwt_keys", "needs --jwt-issuer and --jwt-audience as well")
+        self._callers: Reloaded[Callers] | None = None
+        self._jwks: Reloaded[tokens.Keys] | None = None
+        self._fetched: tokens.Keys = {}
+        if settings.callers:
+            path = Path(settings.callers)
+            self._callers = Reloaded("callers", [path], lambda: read_callers(path))
+        if settings.jwt_keys and not self._jwks_url:
+            jwks = Path(settings.jwt_keys)
+            self._jwks = Reloaded("jwt_keys", [jwks], lambda: tokens.read_keys(jwks.read_bytes()))
+
+    @property
+    def files(self) -> list[Reloaded[Any]]:
+        """What has to be followed."""
+        return [item for item in (self._callers, self._jwks) if item is not None]
+
+    def identify(self, credentials: Credentials) -> Identity:
+        """The caller. Raises `UnauthenticatedError` that says what to send."""
+        if not self.required:
+            return ANYONE
+        if self.client_certificates and not credentials.certificate:
+            raise UnauthenticatedError("no client certificate; connect with one")
+        if credentials.authorization:
+            scheme, _, credential = credentials.authorization.partition(" ")
+            if scheme.lower() != "bearer" or not credential.strip():
+                raise UnauthenticatedError("send authorization: Bearer KEY")
+            return self._bearer(credential.strip())
+        if credentials.certificate:
+            known = self._callers.value if self._callers else NOBODY
+            if identity := known.by_certificate(credentials.certificate):
+                return identity
+            if self._certificate_scopes:
+                name = f"certificate:{credentials.certificate[0]}"
+                return Identity(name, self._certificate_scopes)
+            raise UnauthenticatedError(
+                f"no caller has a certificate for {listed(credentials.certificate)}"
+            )
+        raise UnauthenticatedError("no credential; send authorization: Bearer KEY")
+
+    def _bearer(self, credential: str) -> Identity:
+        # A key has no dots in it, a token has two.
+        if self.settings.jwt_keys and credential.count(".") == 2:
+            keys = self._jwks.value if self._jwks else self._fetched
+            settings = self.settings
+            return tokens.identify(credential, keys, settings.jwt_issuer, settings.jwt_audience)
+        return (self._callers.value if self._callers else NOBODY).by_key(credential)
+
+    @property
+    def _jwks_url(self) -> str:
+        """The URL of the JWKS; empty where it is a file. Raises `InvalidInputError`."""
+        source = self.settings.jwt_keys
+        if "://" in source and not source.startswith("https://"):
+            raise InvalidInputError("jwt_keys", "a URL has to be https")
+        return source if "://" in source else ""
+
+    async def follow_url(self, metrics: Metrics) -> None:
+        """Keeps the keys of a JWKS URL fresh, for ever; until they are there, no JWT is good."""
+        while url := self._jwks_url:
+            try:
+                self._fetched = tokens.read_keys(await asyncio.to_thread(_download, url))
+                metrics.reloads.labels("jwt_keys", "ok").inc()
+            except (OSError, ValueError, Vlm2vecError) as error:
+                metrics.reloads.labels("jwt_keys", "failed").inc()
+                log.error("jwt_keys: kept as they were: %s: %s", url, error)
+            await asyncio.sleep(self.settings.jwt_url_seconds)
+
+
+def _download(url: str) -> bytes:
+    with urllib.request.urlopen(url, timeout=10) as answer:
+        text: bytes = answer.read(MAX_JWKS_BYTES + 1)
+    if len(text) > MAX_JWKS_BYTES:
+        raise ValueError(f"more than {MAX_JWKS_BYTES} bytes")
+    return text
+
+
+def _chosen(text: str, field: str, known: Sequence[str]) -> frozenset[str]:
+    """The words of a comma-separated list. Raises `InvalidInputError` for one not ``known``."""
+    words = frozenset(word.strip() for word in text.split(",") if word.strip())
+    if unknown := words - set(known):
+        raise InvalidInputError(field, f"unknown {listed(unknown)}; known are {', '.join(known)}")
+    return words

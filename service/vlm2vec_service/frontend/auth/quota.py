@@ -1,0 +1,132 @@
+"""How much a caller may ask for: requests and tokens a second, as token buckets.
+
+A bucket holds ``rate`` times a few seconds at most and fills at ``rate``; over any time, no more
+than its content and the rate get out of it (RFC 2697 has the same bucket).
+"""
+
+import asyncio
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from vlm2vec_service.errors import ExhaustedError
+from vlm2vec_service.frontend.auth.identity import Identity
+
+MAX_QUOTAS = 10_000
+"""Callers remembered; more push out those with full buckets, who lose nothing by it."""
+
+
+class Bucket:
+    """``rate`` a second, at most ``capacity`` at once. The balance may fall below zero: what a
+    request costs is known only after it was let in, and the debt is waited off."""
+
+    def __init__(
+        self, rate: float, capacity: float, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self.rate = rate
+        self.capacity = capacity
+        self._clock = clock
+        self._balance = capacity
+        self._at = clock()
+
+    @property
+    def balance(self) -> float:
+        """What may be taken now."""
+        now = self._clock()
+        self._balance = min(self.capacity, self._balance + (now - self._at) * self.rate)
+        self._at = now
+        return self._balance
+
+    def take(self, amount: float) -> None:
+        """Takes ``amount``, whatever the balance."""
+        self._balance = self.balance - amount
+
+    def wait(self, amount: float) -> float:
+        """Seconds until the balance is ``amount``; 0 if it is."""
+        return max(0.0, (amount - self.balance) / self.rate)
+
+
+class Quota:
+    """One caller's buckets; None is no limit."""
+
+    def __init__(self, requests: Bucket | None = None, tokens: Bucket | None = None) -> None:
+        self.requests = requests
+        self.tokens = tokens
+        self._turn = asyncio.Lock()
+
+    def admit(self) -> None:
+        """Takes one request. Raises `ExhaustedError` that says when to come back."""
+        wait, what = max(self._waits())
+        if wait:
+            raise ExhaustedError(f"the caller's quota of {what} is spent", retry_after=wait)
+        if self.requests:
+            self.requests.take(1.0)
+
+    async def turn(self) -> None:
+        """Waits for one request and takes it: a stream is read more slowly, not refused."""
+        if self is UNLIMITED:
+            return
+        async with self._turn:
+            while wait := max(self._waits())[0]:
+                await asyncio.sleep(wait)
+            if self.requests:
+                self.requests.take(1.0)
+
+    async def pay(self, tokens: int, patient: bool) -> None:
+        """Takes ``tokens``. Who is ``patient`` first waits until nothing is owed."""
+        if self.tokens is None:
+            return
+        if patient:
+            async with self._turn:
+                while wait := self.tokens.wait(0.0):
+                    await asyncio.sleep(wait)
+                self.tokens.take(tokens)
+        else:
+            self.tokens.take(tokens)
+
+    def _waits(self) -> list[tuple[float, str]]:
+        """For each bucket, the seconds until it lets one more request in, and what it limits."""
+        waits = [(0.0, "")]
+        if self.requests:
+            waits.append((self.requests.wait(1.0), f"{self.requests.rate:g} requests a second"))
+        if self.tokens:  # paid for when they have been counted; who owes some waits
+            waits.append((self.tokens.wait(0.0), f"{self.tokens.rate:g} tokens a second"))
+        return waits
+
+    @property
+    def is_full(self) -> bool:
+        """Whether it is as good as new."""
+        buckets = [bucket for bucket in (self.requests, self.tokens) if bucket]
+        return all(bucket.balance >= bucket.capacity for bucket in buckets)
+
+
+UNLIMITED = Quota()
+
+
+@dataclass
+class Quotas:
+    """The quota of each caller: its own rates, or the server's; 0 is no limit."""
+
+    requests_per_second: float
+    tokens_per_second: float
+    burst_seconds: float
+
+    def __post_init__(self) -> None:
+        self._quotas: dict[tuple[str, float, float], Quota] = {}
+
+    def of(self, name: str, identity: Identity) -> Quota:
+        """The quota of the caller who goes by ``name``."""
+        requests, tokens = identity.requests_per_second, identity.tokens_per_second
+        requests = self.requests_per_second if requests is None else requests
+        tokens = self.tokens_per_second if tokens is None else tokens
+        if not requests and not tokens:
+            return UNLIMITED
+        key = (name, requests, tokens)
+        if key not in self._quotas:
+            if len(self._quotas) >= MAX_QUOTAS:
+                self._quotas = {k: quota for k, quota in self._quotas.items() if not quota.is_full}
+            self._quotas[key] = Quota(self._bucket(requests), self._bucket(tokens))
+        return self._quotas[key]
+
+    def _bucket(self, rate: float) -> Bucket | None:
+        return Bucket(rate, max(1.0, rate * self.burst_seconds)) if rate else None

@@ -1,0 +1,120 @@
+"""Around every call, over any protocol: who it is, whether it may, metrics, one line of log."""
+
+import asyncio
+import contextvars
+import logging
+import time
+import uuid
+from dataclasses import dataclass, field
+
+from vlm2vec_service.errors import ExhaustedError, UnavailableError, Vlm2vecError
+from vlm2vec_service.frontend.auth.authenticator import Authenticator, Credentials
+from vlm2vec_service.frontend.auth.identity import ANYONE, Identity
+from vlm2vec_service.frontend.auth.quota import UNLIMITED, Quota, Quotas
+from vlm2vec_service.metrics import Metrics
+
+access = logging.getLogger("vlm2vec.access")
+log = logging.getLogger(__name__)
+
+REQUEST_ID = "x-request-id"
+CODES = (
+    "OK", "CANCELLED", "UNKNOWN", "INVALID_ARGUMENT", "DEADLINE_EXCEEDED", "NOT_FOUND",
+    "ALREADY_EXISTS", "PERMISSION_DENIED", "RESOURCE_EXHAUSTED", "FAILED_PRECONDITION", "ABORTED",
+    "OUT_OF_RANGE", "UNIMPLEMENTED", "INTERNAL", "UNAVAILABLE", "DATA_LOSS", "UNAUTHENTICATED",
+)  # fmt: skip
+"""Names of gRPC's status codes by number; calls of every protocol are counted under them."""
+
+
+@dataclass
+class Call:
+    """One call. ``method`` is from a fixed set; ``peer`` is an address as gRPC writes it."""
+
+    method: str
+    peer: str
+    id: str
+    started: float = field(default_factory=time.monotonic)
+    identity: Identity = ANYONE
+    quota: Quota = UNLIMITED
+
+    @property
+    def caller(self) -> str:
+        """The name that is fair to, limits and logs the caller: its own, or where nobody asks for
+        it the address without the port, so that one host's connections share a turn."""
+        if self.identity.name:
+            return self.identity.name
+        return (
+            self.peer.rpartition(":")[0] if self.peer.startswith(("ipv4:", "ipv6:")) else self.peer
+        )
+
+
+current: contextvars.ContextVar[Call] = contextvars.ContextVar("call")
+
+
+def public(error: Exception, id: str) -> Vlm2vecError:
+    """The error as a caller may see it: one of ours as it is, any other without its details."""
+    if isinstance(error, Vlm2vecError):
+        return error
+    log.exception("request %s failed", id, exc_info=error)
+    return Vlm2vecError(f"internal error; quote request id {id}")
+
+
+class Gate:
+    """What every call passes, whichever protocol it came by."""
+
+    def __init__(
+        self,
+        metrics: Metrics,
+        draining: asyncio.Event,
+        authenticator: Authenticator,
+        quotas: Quotas,
+    ) -> None:
+        self.metrics = metrics
+        self.draining = draining
+        self.authenticator = authenticator
+        self.quotas = quotas
+
+    def start(self, method: str, peer: str, id: str) -> Call:
+        """A call comes in, with the ``id`` that the caller gave it, if any. `finish` has to follow."""
+        good = 0 < len(id) <= 128 and id.isascii() and id.isprintable()
+        call = Call(method, peer, id if good else uuid.uuid4().hex)
+        current.set(call)
+        self.metrics.in_flight.labels(method).inc()
+        return call
+
+    def check(self, call: Call, credentials: Credentials, scope: str, stream: bool = False) -> None:
+        """Who it is, and whether it may. A ``stream`` pays by the input. Raises `Vlm2vecError`."""
+        call.identity = self.authenticator.identify(credentials)
+        call.quota = self.quotas.of(call.caller, call.identity)
+        if self.draining.is_set():
+            raise UnavailableError("the server is shutting down; try another", retry_after=0.1)
+        call.identity.check_scope(scope)
+        if not stream:
+            try:
+                call.quota.admit()
+            except ExhaustedError:
+                self.metrics.quota_refusals.inc()
+                raise
+
+    def finish(
+        self, call: Call, error: BaseException | None, stream: bool = False
+    ) -> Vlm2vecError | None:
+        """Counts and logs what the call ended with; the error that the caller is to see, if any."""
+        shown = public(error, call.id) if isinstance(error, Exception) else None
+        code = shown.grpc_code if shown else 0 if error is None else 1
+        seconds = time.monotonic() - call.started
+        self.metrics.in_flight.labels(call.method).dec()
+        self.metrics.requests.labels(call.method, CODES[code]).inc()
+        if code != 1 and not stream:
+            self.metrics.seconds.labels(call.method).observe(seconds)
+        access.info(
+            "%s %s %.1f ms",
+            call.method,
+            CODES[code],
+            seconds * 1000,
+            extra={
+                "method": call.method, "code": CODES[code], "seconds": round(seconds, 6),
+                "request_id": call.id, "peer": call.peer, "caller": call.caller,
+                **({"error": str(shown)} if shown else {}),
+            },
+        )  # fmt: skip
+        return shown

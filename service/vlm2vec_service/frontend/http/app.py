@@ -1,0 +1,60 @@
+"""The application: routes, and errors on their way to `Around`."""
+
+from fastapi import APIRouter, FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+
+from vlm2vec_service.errors import InvalidInputError
+from vlm2vec_service.frontend.gate import Gate
+from vlm2vec_service.frontend.http import embeddings, models, rerank
+from vlm2vec_service.frontend.http.around import Around
+from vlm2vec_service.frontend.http.errors import RequestError
+from vlm2vec_service.frontend.http.fetch import Fetcher
+from vlm2vec_service.frontend.service import Service
+from vlm2vec_service.settings import HttpSettings
+
+
+def build_app(
+    service: Service, gate: Gate, settings: HttpSettings, fetcher: Fetcher, *more: APIRouter
+) -> FastAPI:
+    """The ASGI application. ``more`` routes are mounted as they are; `around` says who may call
+    them."""
+    app = FastAPI(
+        title="vlm2vec-serve",
+        summary="VLM2Vec embeddings of text, images and video",
+        version="1",
+        redoc_url=None,
+        swagger_ui_oauth2_redirect_url=None,
+    )
+    app.add_middleware(Around, gate=gate, settings=settings)
+    app.add_exception_handler(RequestValidationError, _malformed)
+    app.add_exception_handler(HTTPException, _unroutable)
+    for router in (
+        embeddings.routes(service, fetcher), rerank.routes(service, fetcher),
+        models.routes(service), *more,
+    ):  # fmt: skip
+        app.include_router(router)
+    return app
+
+
+async def _malformed(request: Request, error: Exception) -> Response:
+    """Says which field is wrong, by its path; `Around` makes the answer."""
+    assert isinstance(error, RequestValidationError)
+    first = error.errors()[0]
+    place = [item for item in first["loc"] if item != "body"]
+    if first["type"] == "json_invalid":
+        raise InvalidInputError("body", f"no JSON: {first['ctx']['error']}")
+    field = "".join(f"[{item}]" if isinstance(item, int) else f".{item}" for item in place)
+    if not field:
+        raise InvalidInputError("body", "expected a JSON object, content-type: application/json")
+    unknown = first["type"] == "extra_forbidden"
+    raise InvalidInputError(field[1:100], "unknown field" if unknown else first["msg"])
+
+
+async def _unroutable(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    if error.status_code == 400:
+        raise InvalidInputError("body", "no JSON in UTF-8")
+    raise RequestError(
+        error.status_code, request.method, f"{request.url.path[:200]}: {error.detail}"
+    )

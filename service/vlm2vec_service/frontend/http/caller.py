@@ -1,0 +1,11 @@
+"""The caller of the request that is being answered."""
+
+from vlm2vec_service.frontend.gate import current
+from vlm2vec_service.frontend.service import Caller, Service
+
+
+def caller_of(service: Service) -> Caller:
+    """As the `Gate` knows it; HTTP has no deadline of the caller's."""
+    call = current.get()
+    deadline = call.started + service.settings.default_deadline_seconds
+    return Caller(call.caller, deadline, call.identity, call.quota)

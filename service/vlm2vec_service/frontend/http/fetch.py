@@ -1,0 +1,223 @@
+"""Media from URLs, where the operator allows their origin; otherwise data URIs only.
+
+A caller must not make the server talk to what only the server can reach. So an origin has to be
+allowed, each redirect's as well; a name is resolved once, every address it has is looked at, and the
+connection is made to the address that was; body, time and redirects are limited; nothing of the
+caller's request, no cookie and no proxy is used.
+"""
+
+import asyncio
+import ipaddress
+import re
+import socket
+import ssl
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from urllib.parse import urljoin, urlsplit
+
+import httpcore
+
+from vlm2vec.v1 import embedding_pb2 as pb
+from vlm2vec_service.errors import InvalidInputError
+from vlm2vec_service.settings import HttpSettings, Limits
+
+AT_ONCE = 32
+"""Fetches under way, for all requests together."""
+ORIGIN = re.compile(r"(https?)://((?:\*\.)?[a-z0-9.-]+|\[[0-9a-f:]+\])(?::(\d{1,5}))?/?")
+PORTS = {"http": 80, "https": 443}
+NAT64 = ipaddress.ip_network("64:ff9b::/96")
+"""IPv6 addresses that stand for IPv4 ones (RFC 6052)."""
+
+Address = ipaddress.IPv4Address | ipaddress.IPv6Address
+
+
+@dataclass(frozen=True)
+class Media:
+    """A part of an input that is to be filled with what ``url`` points to."""
+
+    part: pb.Part
+    kind: str
+    url: str
+    field: str
+
+
+@dataclass(frozen=True)
+class Origin:
+    """A scheme, a host or ``*.`` and a domain, and a port."""
+
+    scheme: str
+    host: str
+    port: int
+
+    def allows(self, scheme: str, host: str, port: int) -> bool:
+        """Whether a URL with these is of this origin."""
+        fits = host.endswith(self.host[1:]) if self.host.startswith("*.") else host == self.host
+        return fits and (scheme, port) == (self.scheme, self.port)
+
+
+def parse_origins(text: str) -> tuple[Origin, ...]:
+    """Origins, comma-separated. Raises `InvalidInputError`."""
+    origins = []
+    for item in text.lower().split(","):
+        if not item.strip():
+            continue
+        match = ORIGIN.fullmatch(item.strip())
+        if match is None:
+            raise InvalidInputError(
+                "fetch_origins", f"{item.strip()!r} is not https://HOST or https://*.DOMAIN"
+            )
+        scheme, host, port = match.groups()
+        origins.append(Origin(scheme, host.strip("[]"), int(port or PORTS[scheme])))
+    return tuple(origins)
+
+
+def is_public(address: Address) -> bool:
+    """Whether anybody may be sent there, embedded IPv4 addresses included."""
+    if isinstance(address, ipaddress.IPv6Address):
+        inner = address.ipv4_mapped or address.sixtofour
+        if inner is None and address in NAT64:
+            inner = ipaddress.IPv4Address(int(address) & 0xFFFFFFFF)
+        if inner is not None:
+            return is_public(inner)
+        if address.teredo:
+            return False
+    return address.is_global and not address.is_multicast and not address.is_reserved
+
+
+class Refused(Exception):
+    """A URL or an address that is not allowed, or an answer that is no use."""
+
+
+class Fetcher:
+    """Gets what is allowed."""
+
+    def __init__(self, settings: HttpSettings, limits: Limits) -> None:
+        self.settings = settings
+        self.limits = limits
+        self.origins = parse_origins(settings.fetch_origins)
+        self._slots = asyncio.Semaphore(AT_ONCE)
+        self._pool = httpcore.AsyncConnectionPool(
+            ssl_context=ssl.create_default_context(),
+            network_backend=_CheckedBackend(settings.fetch_private_addresses),
+            max_connections=AT_ONCE,
+            keepalive_expiry=5.0,
+        )
+
+    async def fill(self, items: Sequence[Media]) -> None:
+        """Fetches all; what they hold together is limited like a body. Raises
+        `InvalidInputError`."""
+        if not self.origins:
+            raise InvalidInputError(
+                items[0].field, "URLs are not fetched here; send a data URI: data:TYPE;base64,..."
+            )
+        left = [self.settings.http_max_body_bytes]
+        try:
+            async with asyncio.TaskGroup() as group:
+                for item in items:
+                    group.create_task(self._fill(item, left))
+        except ExceptionGroup as errors:
+            raise errors.exceptions[0] from None
+
+    async def close(self) -> None:
+        """Closes connections."""
+        await self._pool.aclose()
+
+    async def _fill(self, item: Media, left: list[int]) -> None:
+        video = item.kind == "video_url"
+        most = self.limits.max_video_bytes if video else self.limits.max_image_bytes
+        seconds = self.settings.fetch_seconds
+        try:
+            async with self._slots, asyncio.timeout(seconds):
+                data = await self._follow(item.url, most, left)
+        except TimeoutError as error:
+            raise InvalidInputError(item.field, f"not there after {seconds:g} s") from error
+        except Refused as error:
+            raise InvalidInputError(item.field, str(error)) from error
+        except (httpcore.NetworkError, httpcore.ProtocolError, OSError) as error:
+            raise InvalidInputError(
+                item.field, f"fetching failed: {type(error).__name__}"
+            ) from error
+        if video:
+            item.part.video.file = data
+        else:
+            item.part.image = data
+
+    async def _follow(self, url: str, most: int, left: list[int]) -> bytes:
+        """The body behind ``url``, through redirects."""
+        for _ in range(self.settings.fetch_redirects + 1):
+            url = self._checked(url)
+            async with self._pool.stream(
+                "GET", url, headers={"accept": "image/*, video/*", "user-agent": "vlm2vec-serve"}
+            ) as answer:
+                headers = {k.lower(): v.decode("latin-1") for k, v in answer.headers}
+                if answer.status in (301, 302, 303, 307, 308) and b"location" in headers:
+                    url = urljoin(url, headers[b"location"])
+                    continue
+                if answer.status != 200:
+                    raise Refused(f"fetching failed with status {answer.status}")
+                data = bytearray()
+                async for chunk in answer.aiter_stream():
+                    left[0] -= len(chunk)
+                    if len(data) + len(chunk) > most or left[0] < 0:
+                        raise Refused(f"more than {most} bytes, or too much in one request")
+                    data += chunk
+                return bytes(data)
+        raise Refused(f"more than fetch_redirects, {self.settings.fetch_redirects}, redirects")
+
+    def _checked(self, url: str) -> str:
+        """The URL without fragment. Raises `Refused` unless its origin is allowed."""
+        try:
+            parts = urlsplit(url)
+            scheme, host = parts.scheme.lower(), (parts.hostname or "").lower()
+            port = parts.port or PORTS.get(scheme, 0)
+            plain = url.isascii() and url.isprintable() and " " not in url
+        except ValueError as error:
+            raise Refused("no URL") from error
+        if not plain or not host or parts.username is not None or "\\" in url:
+            raise Refused(
+                "no URL: give https://HOST/PATH, percent-encoded, without user and password"
+            )
+        if not any(origin.allows(scheme, host, port) for origin in self.origins):
+            raise Refused(
+                f"{scheme}://{host}:{port} is not an origin that this server fetches from"
+            )
+        return parts._replace(fragment="").geturl()
+
+
+class _CheckedBackend(httpcore.AsyncNetworkBackend):
+    """Connects to addresses that were looked at, not to names that may change meanwhile."""
+
+    def __init__(self, private: bool) -> None:
+        self.private = private
+        self._inner = httpcore.AnyIOBackend()
+
+    async def connect_tcp(
+        self,
+        host: str,
+        port: int,
+        timeout: float | None = None,
+        local_address: str | None = None,
+        socket_options: Iterable[httpcore.SOCKET_OPTION] | None = None,
+    ) -> httpcore.AsyncNetworkStream:
+        """Resolves ``host`` once; every address of it has to be public."""
+        loop = asyncio.get_running_loop()
+        found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        addresses = [str(info[4][0]).partition("%")[0] for info in found]
+        if not self.private and not all(is_public(ipaddress.ip_address(a)) for a in addresses):
+            raise Refused("the host has an address that is not public")
+        return await self._inner.connect_tcp(
+            addresses[0], port, timeout, local_address, socket_options
+        )
+
+    async def connect_unix_socket(
+        self,
+        path: str,
+        timeout: float | None = None,
+        socket_options: Iterable[httpcore.SOCKET_OPTION] | None = None,
+    ) -> httpcore.AsyncNetworkStream:
+        """Never."""
+        raise Refused("no URL")
+
+    async def sleep(self, seconds: float) -> None:
+        """Waits."""
+        await asyncio.sleep(seconds)

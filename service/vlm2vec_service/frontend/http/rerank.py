@@ -1,0 +1,62 @@
+"""``POST /v1/rerank`` as Jina has it, ``/v2/rerank`` as Cohere does: the same."""
+
+from typing import Any
+
+import orjson
+from fastapi import APIRouter, Response
+
+from vlm2vec.v1 import embedding_pb2 as pb
+from vlm2vec_service.errors import InvalidInputError
+from vlm2vec_service.frontend import calls
+from vlm2vec_service.frontend.gate import current
+from vlm2vec_service.frontend.http.bodies import RerankAnswer, RerankBody
+from vlm2vec_service.frontend.http.caller import caller_of
+from vlm2vec_service.frontend.http.errors import RESPONSES
+from vlm2vec_service.frontend.http.fetch import Fetcher
+from vlm2vec_service.frontend.http.inputs import Reader, call_options
+from vlm2vec_service.frontend.service import Service
+
+
+def routes(service: Service, fetcher: Fetcher) -> APIRouter:
+    """The routes."""
+    router = APIRouter(tags=["rerank"])
+
+    @router.post("/v1/rerank", response_model=RerankAnswer, responses=RESPONSES)
+    @router.post("/v2/rerank", response_model=RerankAnswer, include_in_schema=False)
+    async def rerank(body: RerankBody) -> Response:
+        """Order documents by the cosine of their vectors to the query's."""
+        if not isinstance(body.documents, list) or not body.documents:
+            raise InvalidInputError("documents", "expected a list, and not an empty one")
+        reader = Reader(service.limits, service.settings.max_inputs)
+        instruction = body.document_instruction or ""
+        request = pb.RankRequest(
+            options=call_options(service.catalog, body.model, body.priority, body.user),
+            query=reader.one(body.query, "query", body.instruction or ""),
+            candidates=reader.inputs(body.documents, "documents", instruction),
+            top_k=body.top_n or 0,
+        )
+        await reader.fetch(fetcher)
+        answer = await calls.rank(service, request, caller_of(service))
+        return Response(_json(answer, body), media_type="application/json")
+
+    return router
+
+
+def _json(answer: pb.RankResponse, body: RerankBody) -> bytes:
+    results = []
+    for candidate in answer.candidates:
+        result: dict[str, Any] = {"index": candidate.index, "relevance_score": candidate.score}
+        if body.return_documents:
+            document = body.documents[candidate.index]
+            result["document"] = {"text": document} if isinstance(document, str) else document
+        results.append(result)
+    return orjson.dumps(
+        {
+            "id": current.get().id,
+            "model": answer.model,
+            "version": answer.version,
+            "space": answer.space,
+            "results": results,
+            "usage": {"prompt_tokens": answer.tokens, "total_tokens": answer.tokens},
+        }
+    )

@@ -1,0 +1,94 @@
+"""HTTP in the event loop of the front end."""
+
+import asyncio
+import contextlib
+import logging
+import socket
+import ssl
+from collections.abc import Iterator
+from typing import Any
+
+import uvicorn
+from fastapi import FastAPI
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from vlm2vec_service.frontend.exposure import bind
+from vlm2vec_service.frontend.gate import Gate
+from vlm2vec_service.frontend.http.app import build_app
+from vlm2vec_service.frontend.http.fetch import Fetcher
+from vlm2vec_service.frontend.reload import Reloaded
+from vlm2vec_service.frontend.service import Service
+from vlm2vec_service.frontend.tls import Certificate, certificate_names, http_context
+from vlm2vec_service.settings import HttpSettings
+
+
+class HttpServer(uvicorn.Server):
+    """Started and stopped by its owner, who has the signals."""
+
+    def __init__(
+        self,
+        app: FastAPI,
+        listener: socket.socket,
+        context: ssl.SSLContext | None,
+        settings: HttpSettings,
+        drain_seconds: float,
+    ) -> None:
+        config = uvicorn.Config(
+            app,
+            http=_Protocol,
+            ws="none",
+            lifespan="off",
+            log_config=None,
+            access_log=False,
+            proxy_headers=False,
+            server_header=False,
+            timeout_keep_alive=int(settings.http_keepalive_seconds),
+            timeout_graceful_shutdown=int(drain_seconds),
+        )
+        config.load()
+        config.ssl = context
+        super().__init__(config)
+        self._listener = listener
+        # Of no use to anybody: starting, stopping, requests that are no HTTP.
+        logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)
+
+    async def start(self) -> None:
+        """Returns when it answers."""
+        self._running = asyncio.create_task(self.serve([self._listener]))
+        while not self.started and not self._running.done():
+            await asyncio.sleep(0.01)
+        if self._running.done():
+            self._running.result()
+
+    async def stop(self) -> None:
+        """Takes no more connections, finishes what was accepted, in the time there is to drain."""
+        self.should_exit = True
+        await self._running
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Leaves them alone."""
+        yield
+
+
+class _Protocol(HttpToolsProtocol):
+    """Says who is at the other end, where it has shown a certificate."""
+
+    def connection_made(self, transport: Any) -> None:
+        super().connection_made(transport)
+        names = certificate_names(transport.get_extra_info("peercert"))
+        self.app_state = {**self.app_state, "certificate": names}
+
+
+async def start_http(
+    service: Service, gate: Gate, settings: HttpSettings, certificate: Reloaded[Certificate] | None
+) -> HttpServer | None:
+    """HTTP, answering, unless it is turned off. Raises `NotFoundError` for a port taken."""
+    if not settings.http_listen:
+        return None
+    app = build_app(service, gate, settings, Fetcher(settings, service.limits))
+    context = http_context(certificate) if certificate else None
+    listener = bind(settings.http_listen)
+    http = HttpServer(app, listener, context, settings, service.settings.drain_seconds)
+    await http.start()
+    return http

@@ -1,0 +1,64 @@
+"""Prometheus metrics on a port and a thread of their own, so that a busy loop still has them."""
+
+import socket
+import threading
+from collections.abc import Callable, Iterable
+from socketserver import ThreadingMixIn
+from typing import Any
+from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
+
+from prometheus_client import make_wsgi_app
+
+from vlm2vec_service.errors import NotFoundError, UnauthenticatedError
+from vlm2vec_service.frontend.auth.authenticator import Authenticator, Credentials
+from vlm2vec_service.frontend.reload import Reloaded
+from vlm2vec_service.frontend.tls import Certificate, http_context
+
+
+class _Server(ThreadingMixIn, WSGIServer):
+    daemon_threads = True
+
+
+class _ServerV6(_Server):
+    address_family = socket.AF_INET6
+
+
+class _Handler(WSGIRequestHandler):
+    timeout = 10
+
+    def log_message(self, format: str, *args: Any) -> None:
+        """Says nothing: a scrape every few seconds is no news."""
+
+
+def start_metrics(
+    address: str, authenticator: Authenticator, certificate: Reloaded[Certificate] | None
+) -> None:
+    """Serves ``/metrics`` on HOST:PORT. Where metrics are closed a bearer credential is needed,
+    and comes over TLS if there is a certificate. Raises `NotFoundError`."""
+    closed = authenticator.required and "metrics" not in authenticator.open
+    app: Any = _closed(make_wsgi_app(), authenticator) if closed else make_wsgi_app()
+    host, _, port = address.rpartition(":")
+    host = host.strip("[]") or "0.0.0.0"
+    kind = _ServerV6 if ":" in host else _Server
+    try:
+        server = make_server(host, int(port), app, kind, _Handler)
+    except (OSError, ValueError, OverflowError) as error:
+        raise NotFoundError(f"cannot listen on {address}: {error}") from error
+    if closed and certificate is not None:
+        # The handshake is the handler thread's, so that nobody holds up the others.
+        server.socket = http_context(certificate).wrap_socket(
+            server.socket, server_side=True, do_handshake_on_connect=False
+        )
+    threading.Thread(target=server.serve_forever, name="metrics", daemon=True).start()
+
+
+def _closed(app: Any, authenticator: Authenticator) -> Any:
+    def checked(environ: dict[str, Any], start: Callable[..., Any]) -> Iterable[bytes]:
+        try:
+            authenticator.identify(Credentials(environ.get("HTTP_AUTHORIZATION", "")))
+        except UnauthenticatedError as error:
+            start("401 Unauthorized", [("www-authenticate", "Bearer")])
+            return [str(error).encode()]
+        return app(environ, start)  # type: ignore[no-any-return]
+
+    return checked

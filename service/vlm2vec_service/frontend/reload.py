@@ -1,0 +1,61 @@
+"""Values that are read from files and follow them when they change."""
+
+import asyncio
+import logging
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+from vlm2vec_service.errors import NotFoundError, Vlm2vecError
+from vlm2vec_service.metrics import Metrics
+
+log = logging.getLogger(__name__)
+T = TypeVar("T")
+
+
+class Reloaded(Generic[T]):
+    """What ``read`` makes of ``paths``, made again when their bytes change.
+
+    ``value`` is the last good one: a change that cannot be read is logged, counted, and tried
+    again at the next look. Mounted secrets are swapped by links, so bytes are compared, not times.
+    """
+
+    def __init__(self, name: str, paths: Sequence[Path], read: Callable[[], T]) -> None:
+        """Reads for the first time. Raises what ``read`` raises, or `NotFoundError`."""
+        self.name = name
+        self.paths = paths
+        self._read = read
+        self._bytes = self._snapshot()
+        self.value = read()
+
+    def look(self, metrics: Metrics) -> None:
+        """Reads again if the files have changed."""
+        try:
+            now = self._snapshot()
+            if now == self._bytes:
+                return
+            value = self._read()
+            # Several files are not replaced at once: they must not change while they are read.
+            if self._snapshot() != now:
+                return
+        except (OSError, ValueError, Vlm2vecError) as error:
+            metrics.reloads.labels(self.name, "failed").inc()
+            log.error("%s: kept as it was: %s", self.name, error)
+            return
+        self.value, self._bytes = value, now
+        metrics.reloads.labels(self.name, "ok").inc()
+        log.info("%s: read again", self.name)
+
+    def _snapshot(self) -> tuple[bytes, ...]:
+        try:
+            return tuple(path.read_bytes() for path in self.paths)
+        except OSError as error:
+            raise NotFoundError(f"{self.name}: {error.filename}: {error.strerror}") from error
+
+
+async def follow(items: Sequence[Reloaded[Any]], seconds: float, metrics: Metrics) -> None:
+    """Looks at all ``items`` every so many ``seconds``, for ever."""
+    while True:
+        await asyncio.sleep(seconds)
+        for item in items:
+            item.look(metrics)

@@ -1,0 +1,97 @@
+"""TLS for gRPC and HTTP from PEM files that may be replaced while connections are made."""
+
+import ssl
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import grpc
+
+from vlm2vec_service.errors import InvalidInputError
+from vlm2vec_service.frontend.reload import Reloaded
+from vlm2vec_service.settings import TlsSettings
+
+
+@dataclass(frozen=True)
+class Certificate:
+    """What the files held, for gRPC, and a context of it, for HTTP."""
+
+    chain: bytes
+    key: bytes
+    client_ca: bytes | None
+    context: ssl.SSLContext
+
+
+def follow_certificate(settings: TlsSettings) -> Reloaded[Certificate] | None:
+    """The certificate of ``settings``; None where TLS is off. Raises `InvalidInputError`."""
+    if not settings.tls_certificate:
+        if settings.tls_key or settings.tls_client_ca:
+            raise InvalidInputError("tls_certificate", "needed with --tls-key or --tls-client-ca")
+        return None
+    if not settings.tls_key:
+        raise InvalidInputError("tls_key", "needed with --tls-certificate")
+    names = (settings.tls_certificate, settings.tls_key, settings.tls_client_ca)
+    paths = [Path(name) for name in names if name]
+    return Reloaded("tls_certificate", paths, lambda: _read(paths))
+
+
+def grpc_credentials(certificate: Reloaded[Certificate]) -> grpc.ServerCredentials:
+    """Credentials that take the newest certificate for each connection."""
+    known = certificate.value
+
+    def changed() -> Any:
+        nonlocal known
+        if certificate.value is known:
+            return None
+        known = certificate.value
+        return _configuration(known)
+
+    return grpc.dynamic_ssl_server_credentials(
+        _configuration(known), changed, require_client_authentication=known.client_ca is not None
+    )
+
+
+def http_context(certificate: Reloaded[Certificate]) -> ssl.SSLContext:
+    """A context that hands each connection over to that of the newest certificate."""
+
+    def newest(connection: ssl.SSLObject, name: str | None, context: ssl.SSLContext) -> None:
+        connection.context = certificate.value.context
+
+    value = certificate.value
+    context = _context(value.client_ca is not None)
+    context.sni_callback = newest
+    return context
+
+
+def certificate_names(peer: dict[str, Any] | None) -> tuple[str, ...]:
+    """The names in a verified certificate (``SSLSocket.getpeercert``), subject names last."""
+    peer = peer or {}
+    common = [v for part in peer.get("subject", ()) for k, v in part if k == "commonName"]
+    return (*(value for _, value in peer.get("subjectAltName", ())), *common)
+
+
+def _configuration(certificate: Certificate) -> Any:
+    pairs = [(certificate.key, certificate.chain)]
+    return grpc.ssl_server_certificate_configuration(pairs, certificate.client_ca)
+
+
+def _read(paths: list[Path]) -> Certificate:
+    """Checks that key and chain belong together. Raises `InvalidInputError`."""
+    chain, key, *client_ca = (path.read_bytes() for path in paths)
+    context = _context(bool(client_ca))
+    try:
+        context.load_cert_chain(paths[0], paths[1])
+        if client_ca:
+            context.load_verify_locations(cadata=client_ca[0].decode("ascii"))
+    except (OSError, ValueError) as error:  # ssl.SSLError is an OSError
+        raise InvalidInputError(f"{', '.join(map(str, paths))}", f"no use: {error}") from error
+    return Certificate(chain, key, client_ca[0] if client_ca else None, context)
+
+
+def _context(client_certificates: bool) -> ssl.SSLContext:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.set_alpn_protocols(["http/1.1"])
+    # Not CERT_REQUIRED: probes have none, and health may be open. The gate asks for it.
+    context.verify_mode = ssl.CERT_OPTIONAL if client_certificates else ssl.CERT_NONE
+    return context

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from vlm2vec_service.catalog import Version
-from vlm2vec_service.errors import Vlm2vecError
+from vlm2vec_service.errors import DeadlineError, Vlm2vecError
 from vlm2vec_service.metrics import Metrics
 from vlm2vec_service.preprocess import Prepared
 from vlm2vec_service.scheduling.fair_queue import Work
@@ -82,6 +82,9 @@ class Shadow:
                 shadow=True,
             )
             done = await self.scheduler.run(work)
+        except DeadlineError:
+            self.metrics.shadow_dropped.labels(self.model).inc()
+            return
         except Vlm2vecError as error:
             self.metrics.shadow_errors.labels(self.model).inc()
             log.warning("model %s: shadow %s: %s", self.model, shadow.name, error)
@@ -89,7 +92,9 @@ class Shadow:
         if versions != self._versions:
             return
         pair = unit(vector), unit(done.vector)
-        self.metrics.shadow_cosine.labels(self.model).observe(float(pair[0] @ pair[1]))
+        # A histogram with values below 0 has no sum.
+        cosine = max(0.0, float(pair[0] @ pair[1]))
+        self.metrics.shadow_cosine.labels(self.model).observe(cosine)
         self._pairs.append(pair)
         if len(self._pairs) == GROUP:
             ours, theirs = (np.stack(side) for side in zip(*self._pairs, strict=True))

@@ -12,6 +12,7 @@ from helm_python import Chart
 
 ROOT = Path(__file__).parents[2]
 CHART = ROOT / "helm" / "vlm2vec-serve"
+RULES = CHART / "rules" / "vlm2vec.yaml"
 NAMESPACE = "embeddings"
 NAME = "demo-vlm2vec-serve"
 """What resources of the release ``demo`` are called."""

@@ -8,9 +8,8 @@ import pytest
 import yaml
 
 from tests.chart.prometheus import promtool
-from tests.chart.rendering import CHART, ROOT, one, render
+from tests.chart.rendering import ROOT, RULES, one, render
 
-RULES = CHART / "rules" / "vlm2vec.yaml"
 UNIT_TESTS = Path(__file__).parent / "alerts.yaml"
 GROUPS: list[dict[str, Any]] = yaml.safe_load(RULES.read_text())["groups"]
 ALERTS = [rule for group in GROUPS for rule in group["rules"] if "alert" in rule]

@@ -7,6 +7,7 @@ from vlm2vec.worker.v1 import worker_pb2
 SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 POWERS = tuple(float(2**i) for i in range(15))
 COSINES = (0.0, 0.25, 0.5, 0.6, 0.7, 0.8, 0.85, 0.9, 0.94, 0.97, 0.985, 0.99, 0.995, 0.999)
+"""None below 0: the client library would leave out the sum, which may fall as well as rise."""
 MODALITIES = ("text", "image", "video", "image_text", "video_text")
 
 
@@ -90,8 +91,7 @@ class Metrics:
         )  # fmt: skip
         self.canary_share = gauge("canary_share", "Share of the canary, 0 to 1.", "model")
         self.shadow_cosine = histogram(
-            "shadow_cosine",
-            "Cosine of the shadow's vector to the champion's, of one input; 0 where it is below.",
+            "shadow_cosine", "Cosine of the shadow's vector to the champion's, of one input.",
             COSINES, "model",
         )  # fmt: skip
         self.shadow_overlap = histogram(

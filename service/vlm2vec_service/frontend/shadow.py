@@ -92,9 +92,7 @@ class Shadow:
         if versions != self._versions:
             return
         pair = unit(vector), unit(done.vector)
-        # A histogram with values below 0 has no sum.
-        cosine = max(0.0, float(pair[0] @ pair[1]))
-        self.metrics.shadow_cosine.labels(self.model).observe(cosine)
+        self.metrics.shadow_cosine.labels(self.model).observe(float(pair[0] @ pair[1]))
         self._pairs.append(pair)
         if len(self._pairs) == GROUP:
             ours, theirs = (np.stack(side) for side in zip(*self._pairs, strict=True))

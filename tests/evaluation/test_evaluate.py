@@ -3,10 +3,8 @@
 import json
 import os
 import re
-import shutil
 import signal
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +13,7 @@ import pytest
 from click.testing import CliRunner
 
 from tests.conftest import adapter_folder
-from tests.e2e.server import COMMAND, Server, running_server, wait_until
+from tests.e2e.server import COMMAND, Server, wait_until
 from tests.evaluation import small
 from vlm2vec import Client, Input
 from vlm2vec_evaluation import EvaluationError, Record, Task, evaluate, gate
@@ -27,30 +25,6 @@ INPUTS = {"classes": 6 + 3, "questions": 2 + 5, "captions": 3 + 6, "crops": 2 + 
 """Distinct queries and candidates of each data set."""
 RECORD = 32 + 4 + 4 * 128
 ENVIRONMENT = {key: value for key, value in os.environ.items() if "VLM2VEC" not in key}
-
-
-@pytest.fixture(scope="module")
-def adapters(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
-    """Folders as the registry makes them of the parity adapters: with an ``embedding.json``."""
-    folder = tmp_path_factory.mktemp("adapters")
-    for name in ("lora", "dora"):
-        shutil.copytree(adapter_folder("qwen2_vl", name), folder / name)
-        (folder / name / "embedding.json").write_text('{"backbone": "qwen2_vl"}')
-    return [folder / "lora", folder / "dora"]
-
-
-@pytest.fixture(scope="module")
-def server(
-    checkpoints: Path, adapters: list[Path], tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Server]:
-    """Model ``qwen`` with versions 1 (champion) and 2 (canary)."""
-    flags = [
-        *("--model", f"qwen={checkpoints / 'qwen2_vl'}"),
-        *("--adapter", f"qwen/1={adapters[0]}", "--adapter", f"qwen/2={adapters[1]}"),
-        *("--alias", "qwen@champion=1", "--alias", "qwen@canary=2", "--dtype", "float32"),
-    ]
-    with running_server(tmp_path_factory.mktemp("server"), *flags) as started:
-        yield started
 
 
 @pytest.fixture

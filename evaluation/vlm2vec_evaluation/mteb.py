@@ -1,0 +1,121 @@
+"""An MTEB encoder on the client, so that any MTEB task of texts and images runs on the service.
+
+    with vlm2vec.Client("localhost:50051") as client:
+        encoder = ServedEncoder(client, "vlm2vec-v2@champion")
+        mteb.evaluate(encoder, mteb.get_tasks(["VidoreDocVQARetrieval"]))
+
+Needs the extra ``mteb``. The interface is that of mteb 2.
+"""
+
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any, Unpack
+
+import numpy as np
+import numpy.typing as npt
+from mteb.models.abs_encoder import AbsEncoder
+from mteb.models.model_meta import ModelMeta, ScoringFunction
+from mteb.types import PromptType
+
+from vlm2vec import Client, Input
+from vlm2vec_evaluation.errors import EvaluationError
+from vlm2vec_evaluation.remote import find_target
+
+if TYPE_CHECKING:
+    from mteb.abstasks.task_metadata import TaskMetadata
+    from mteb.types import BatchedInput, EncodeKwargs
+    from torch.utils.data import DataLoader
+
+REPRESENT = "Represent the given image."
+"""What VLM2Vec is told of a picture that is looked for."""
+
+
+class ServedEncoder(AbsEncoder):
+    """One version of a served model, as MTEB sees it.
+
+    Its results are filed under ``vlm2vec-serve/NAME``, with the space as the revision.
+    """
+
+    mteb_model_meta: ModelMeta
+
+    def __init__(
+        self,
+        client: Client,
+        model: str = "",
+        *,
+        instructions: Mapping[str, Any] | None = None,
+        window: int = 256,
+    ) -> None:
+        """The version that ``model``, NAME, NAME@ALIAS or NAME@VERSION, is now; it stays that one.
+
+        ``instructions`` are by name of a task, type of a task, "query" or "document", and each a
+        string or such by "query" and "document". What is not there has the task's own prompt for
+        queries, and for documents none, or `REPRESENT` where there is a picture.
+
+        Raises `EvaluationError` if no such model is served.
+        """
+        models = client.models()
+        target = find_target(models, model)
+        (served,) = [item for item in models if item.name == target.model]
+        self.prompts_dict = dict(instructions or {})
+        self.mteb_model_meta = ModelMeta.create_empty(
+            {
+                "name": f"vlm2vec-serve/{target.model}",
+                "revision": target.space,
+                "modalities": ["text", "image"],
+                "embed_dim": served.dimension,
+                "similarity_fn_name": ScoringFunction.COSINE,
+                "use_instructions": True,
+            }
+        )
+        self._client = client
+        self._model, self._space = target.model, target.space
+        self._window = window
+
+    def encode(
+        self,
+        inputs: "DataLoader[BatchedInput]",
+        *,
+        task_metadata: "TaskMetadata",
+        hf_split: str,
+        hf_subset: str,
+        prompt_type: PromptType | None = None,
+        **kwargs: "Unpack[EncodeKwargs]",
+    ) -> npt.NDArray[np.float32]:
+        """float32 ``(n, dim)``, in order. Raises `VLM2VecError` where an input has no vector."""
+        items = (
+            Input(
+                text=text,
+                images=[] if image is None else [image],
+                instruction=self._instruction(task_metadata, prompt_type, image is not None),
+            )
+            for text, image in _rows(inputs)
+        )
+        found = dict(
+            self._client.stream(
+                enumerate(items),
+                window=self._window,
+                model=self._model,
+                space=self._space,
+                progress=kwargs.get("show_progress_bar", False),
+            )
+        )
+        return np.stack([np.asarray(found[index], np.float32) for index in range(len(found))])
+
+    def _instruction(
+        self, task: "TaskMetadata", prompt_type: PromptType | None, has_image: bool
+    ) -> str | None:
+        own = {task.name, task.type, "document"} & set(self.prompts_dict or {})
+        if prompt_type is PromptType.document and not own:
+            return REPRESENT if has_image else None
+        return self.get_instruction(task, prompt_type) or None
+
+
+def _rows(inputs: "DataLoader[BatchedInput]") -> Iterator[tuple[str | None, Any]]:
+    """Text and picture of each row; either may be missing."""
+    for batch in inputs:
+        columns = dict(batch)
+        if unknown := {"audio", "video"} & set(columns):
+            raise EvaluationError(f"the task has {', '.join(sorted(unknown))}, not text or images")
+        texts, images = columns.get("text"), columns.get("image")
+        size = len(texts or images or [])
+        yield from zip(texts or [None] * size, images or [None] * size, strict=True)

@@ -1,0 +1,107 @@
+"""An MTEB task that is made here, against a real server."""
+
+from pathlib import Path
+from typing import Any
+
+import mteb
+import numpy as np
+import pytest
+from datasets import Dataset
+from mteb.abstasks.retrieval import AbsTaskRetrieval
+from mteb.abstasks.retrieval_dataset_loaders import RetrievalSplitData
+from mteb.abstasks.task_metadata import TaskMetadata
+from PIL import Image
+
+from tests.e2e.server import Server
+from tests.evaluation import small
+from vlm2vec import Client, Input
+from vlm2vec_evaluation import EvaluationError
+from vlm2vec_evaluation.mteb import REPRESENT, ServedEncoder
+
+TEXTS = {"q0": "a temple", "q1": "a pink flower"}
+QUERY = "Find me an everyday image that matches the given caption:"
+
+
+class SmallRetrieval(AbsTaskRetrieval):
+    """Captions and pictures; ``pictures`` is where they are."""
+
+    metadata = TaskMetadata(
+        name="SmallRetrieval",
+        description="Pictures by caption.",
+        type="Any2AnyRetrieval",
+        category="t2i",
+        modalities=["text", "image"],
+        eval_splits=["test"],
+        eval_langs=["eng-Latn"],
+        main_score="ndcg_at_5",
+        dataset={"path": "none", "revision": "1"},
+        prompt={"query": QUERY},  # type: ignore[arg-type]
+    )
+    pictures: Path
+
+    def load_data(self, num_proc: int | None = None, **kwargs: Any) -> None:
+        names = [f"{index}.png" for index in range(small.CROPS)]
+        images = [Image.open(self.pictures / name).convert("RGB") for name in names]
+        relevant = {"q0": {"0.png": 1}, "q1": {"3.png": 1}}
+        split = RetrievalSplitData(
+            queries=Dataset.from_dict({"id": list(TEXTS), "text": list(TEXTS.values())}),
+            corpus=Dataset.from_dict({"id": names, "image": images}),
+            relevant_docs=relevant,
+            top_ranked=None,
+        )
+        self.dataset = {"default": {"test": split}}
+        self.data_loaded = True
+
+
+def test_a_task_has_the_scores_of_the_clients_vectors(server: Server, tmp_path: Path) -> None:
+    small.write_suite(tmp_path / "suite")
+    task = SmallRetrieval()
+    task.pictures = tmp_path / "suite" / "pictures"
+    with Client(server.address) as client:
+        encoder = ServedEncoder(client, "qwen@canary")
+        result = mteb.evaluate(encoder, task, cache=None, show_progress_bar=False)
+        queries = client.embed(list(TEXTS.values()), instruction=QUERY, model="qwen", version="2")
+        paths = [task.pictures / f"{index}.png" for index in range(small.CROPS)]
+        documents = client.embed(paths, instruction=REPRESENT, model="qwen", version="2")
+        space = client.embed("a", details=True, model="qwen", version="2").space
+    ranks = [
+        1 + int(np.count_nonzero(scores > scores[right]))
+        for scores, right in zip(queries @ documents.T, (0, 3), strict=True)
+    ]
+    (found,) = result.task_results
+    (scores,) = found.scores["test"]
+    assert scores["mrr_at_10"] == pytest.approx(np.mean([1 / rank for rank in ranks]), abs=1e-4)
+    assert scores["hit_rate_at_1"] == pytest.approx(np.mean([rank == 1 for rank in ranks]))
+    assert result.model_name == "vlm2vec-serve/qwen"
+    assert result.model_revision == space
+
+
+def test_instructions_and_refusals(server: Server) -> None:
+    metadata = SmallRetrieval.metadata
+    picture = Image.new("RGB", (56, 56), (200, 30, 30))
+    batch = {"text": ["a"], "image": [picture]}
+
+    with Client(server.address) as client:
+
+        def encode(encoder: ServedEncoder, batch: dict[str, Any], prompt_type: str) -> Any:
+            return encoder.encode(
+                [batch],  # type: ignore[arg-type]
+                task_metadata=metadata, hf_split="test", hf_subset="default",
+                prompt_type=mteb.types.PromptType(prompt_type),
+            )  # fmt: skip
+
+        def expected(instruction: str | None) -> Any:
+            item = Input(text="a", images=[picture], instruction=instruction)
+            return client.embed([item], model="qwen")
+
+        plain = ServedEncoder(client, "qwen")
+        named = ServedEncoder(client, "qwen", instructions={"document": "Describe it."})
+        np.testing.assert_allclose(encode(plain, batch, "query"), expected(QUERY), atol=1e-5)
+        np.testing.assert_allclose(encode(plain, batch, "document"), expected(REPRESENT), atol=1e-5)
+        np.testing.assert_allclose(
+            encode(named, batch, "document"), expected("Describe it."), atol=1e-5
+        )
+        with pytest.raises(EvaluationError, match="the task has video, not text or images"):
+            encode(plain, {"video": []}, "query")
+        with pytest.raises(EvaluationError, match="a model 'none' is not served; there are"):
+            ServedEncoder(client, "none")

@@ -289,14 +289,20 @@ def test_damaged_parts_are_embedded_again(
     parts[5].write_bytes(part_path(tmp_path / "other", 5).read_bytes())
     parts[6].write_bytes(parts[7].read_bytes())
     (output / ".part-000002.parquet.0.tmp").write_bytes(b"half")
+    service.behaviour.item_error = lambda id: pb.Error(code=9, message="retired")
+    with pytest.raises(vlm2vec.FailedPrecondition):
+        run(settings(service, source, output))
+    # It is not complete any more, and must not be said to be.
+    assert not ready_path(output).exists()
+    assert "50 of 100 rows are done; the same command goes on" in (told := capsys.readouterr().err)
+    assert [path.name for path in parts if path.name in told] == [
+        f"part-00000{index}.parquet" for index in (1, 3, 5, 6)
+    ]
+    service.behaviour.item_error = lambda id: None
     del service.stream_requests[:]
     run(settings(service, source, output))
     assert_complete(output, 100)
     assert len(service.stream_requests) == 50
-    told = capsys.readouterr().err
-    assert [path.name for path in parts if path.name in told] == [
-        f"part-00000{index}.parquet" for index in (1, 3, 5, 6)
-    ]
 
 
 @pytest.mark.parametrize(
@@ -450,10 +456,10 @@ def test_a_large_row_group_is_not_read_whole(tmp_path: Path) -> None:
 
 def test_memory_is_flat(tmp_path: Path, service: Service) -> None:
     most = []
-    for count in (1000, 10_000):
+    for count in (1000, 5_000):
         source = write_lines(
             tmp_path / f"{count}.jsonl",
-            ({"id": f"row {number}", "text": f"{number} " * 2000} for number in range(count)),
+            ({"id": f"row {number}", "text": f"{number} " * 4000} for number in range(count)),
         )
         arguments = [*flags(service, source, tmp_path / str(count)), "--part-rows=500"]
         process = subprocess.Popen(

@@ -34,6 +34,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     add_flag(parser, "--output", "a .parquet file, or a folder", type=Path, required=True)
     add_flag(parser, "--from-space", "the space of the present vectors", required=True)
     add_flag(parser, "--to", "the target: alias:NAME, version:NAME or space:NAME", required=True)
+    add_flag(parser, "--model", "its name; needed where the server has several")
     add_flag(parser, "--instruction", "the task of the rows that have none")
     add_flag(parser, "--dimensions", "keep the first so many; 0 keeps all", type=int, default=0)
     add_texts(parser, "--ignore", "a column to leave out; may be repeated")
@@ -51,8 +52,8 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     add_flag(work, "--streams", "parts under way at a time", type=int, default=2)
     add_flag(work, "--window", "rows of a part under way at a time", type=int, default=256)
     add_flag(work, "--part-rows", "rows of a part file", type=int, default=4096)
-    add_connection_flags(parser)
-    add_flag(parser, "--model", "its name; needed where the server has several")
+    # The server may restart meanwhile, or several times.
+    add_connection_flags(parser, max_retries=20)
 
 
 def run(arguments: argparse.Namespace) -> int:

@@ -21,7 +21,7 @@ def add_server_flags(parser: argparse.ArgumentParser) -> None:
     add_flag(model, "--priority", " or ".join(PRIORITIES), type=one_of(PRIORITIES))
 
 
-def add_connection_flags(parser: argparse.ArgumentParser) -> Parser:
+def add_connection_flags(parser: argparse.ArgumentParser, max_retries: int = 5) -> Parser:
     """The flags that `connection` reads; their group."""
     server = parser.add_argument_group("server")
     add_flag(server, "--server", "host:port", default="localhost:50051")
@@ -29,7 +29,7 @@ def add_connection_flags(parser: argparse.ArgumentParser) -> Parser:
     add_flag(server, "--tls-ca", "PEM file of authorities to trust; implies --tls")
     add_flag(server, "--tls-cert", "PEM certificate chain of the client, for mutual TLS")
     add_flag(server, "--tls-key", "PEM key of --tls-cert")
-    add_flag(server, "--max-retries", "tries after the first", type=int, default=5)
+    add_flag(server, "--max-retries", "tries after the first", type=int, default=max_retries)
     add_switch(server, "--tls", "encrypt, and trust the system's authorities")
     return server
 

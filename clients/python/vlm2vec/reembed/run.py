@@ -48,7 +48,8 @@ def run(settings: Settings) -> Result:
             folder.write_json(places.ready, {**manifest, "failed": failed, "complete": True})
             if places.single and not failed:
                 shutil.rmtree(places.folder)
-        _warn_if_moved(settings, client, target)
+        if settings.to.startswith("alias:"):
+            _warn_if_moved(settings, client, target)
     return Result(corpus.rows, failed, target.space, places)
 
 
@@ -69,6 +70,11 @@ def _embed(settings: Settings, corpus: Corpus, job: Job, places: Layout, resumin
                 for done in parts:
                     failed[done.index] = done.failed
                     _check_failed(sum(failed.values()), settings, places)
+        except BaseException:
+            rows = sum(part.rows for part in corpus.parts if part.index in failed)
+            told = f"{rows} of {corpus.rows} rows are done; the same command goes on from there"
+            print(told, file=sys.stderr)
+            raise
         finally:
             _write_errors(job, failed, places)
         return _check_failed(sum(failed.values()), settings, places)

@@ -51,10 +51,23 @@ def sum_gradients(parameters: Iterable[Tensor]) -> None:
     """Adds up each parameter's gradient over all processes; None counts as zero."""
     if world_size() == 1:
         return
-    for parameter in parameters:
+    for parameter in (parameters := list(parameters)):
         if parameter.grad is None:
             parameter.grad = torch.zeros_like(parameter)
-        dist.all_reduce(parameter.grad)
+    gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+    # One message: many small ones take longer than their bytes.
+    whole = torch.cat([gradient.flatten() for gradient in gradients])
+    dist.all_reduce(whole)
+    for gradient, part in zip(
+        gradients, whole.split([gradient.numel() for gradient in gradients]), strict=True
+    ):
+        gradient.copy_(part.view_as(gradient))
+
+
+def wait() -> None:
+    """Until every process is here."""
+    if world_size() > 1:
+        dist.barrier()
 
 
 def total(value: float, device: torch.device) -> float:

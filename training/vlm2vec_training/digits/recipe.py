@@ -25,6 +25,7 @@ from vlm2vec_service.engine.backbone import Backbone
 from vlm2vec_service.engine.checkpoint import load_weights
 from vlm2vec_service.engine.engine import build_backbone
 from vlm2vec_service.preprocess import Media
+from vlm2vec_training import processes
 from vlm2vec_training.digits import checkpoint, losses
 from vlm2vec_training.digits.reader import Reader
 from vlm2vec_training.digits.world import Box, Images, Scene, World, crop, draw_scene, variants
@@ -41,9 +42,9 @@ class Recipe:
     """How long each stage runs, in steps, and what of it is random."""
 
     vision: int = 1200
-    base: int = 1000
+    base: int = 800
     v1: int = 250
-    v2: int = 2000
+    v2: int = 1500
     pool: int = 80
     """Groups of scenes that the adapters are trained on."""
     seed: int = 1
@@ -54,11 +55,10 @@ def train_vision(folder: Path, recipe: Recipe) -> None:
 
     Muon (arXiv:2502.16982) for matrices, AdamW for the rest.
     """
-    start(recipe.seed)
-    checkpoint.write_settings(folder)
+    start(folder, recipe.seed)
     backbone = checkpoint.random_backbone(folder, recipe.seed)
     embedder, heads, world = Embedder(backbone, torch.bfloat16), make_heads(), World()
-    rng, shapes = random.Random(recipe.seed), np.random.default_rng(recipe.seed)
+    rng, shapes = random.Random(recipe.seed), shapes_of(recipe.seed)
     visual: Any = backbone.visual
     tower = dict(visual.named_parameters())
     optimizers = [
@@ -67,24 +67,25 @@ def train_vision(folder: Path, recipe: Recipe) -> None:
     ]
     for step in steps("vision", recipe.vision):
         set_rates(optimizers, min(1, (step + 1) / 20) * (1 - 0.85 * step / recipe.vision))
-        drawn = world.draw([draw_scene(rng, rng.choice((1, 2, 2, 3))) for _ in range(64)], shapes)
-        features = embedder.encode(media_of(drawn.images))
-        loss = losses.cells(heads, torch.stack([*features.values()]), drawn.digits, drawn.colours)
+        scenes = [draw_scene(rng, rng.choice((1, 2, 2, 3))) for _ in range(64)]
+        drawn = world.draw(own(scenes), shapes)
+        loss = losses.cells(heads, embedder.encode(media_of(drawn.images)), drawn)
         update(optimizers, loss)
         report(step, {"cells": loss})
+    if processes.rank():
+        return
     save_file(backbone.state_dict(), folder / "model.safetensors")
     save_file(heads.state_dict(), folder / "heads.safetensors")
 
 
 def train_base(folder: Path, vision: Path, recipe: Recipe) -> None:
     """All parameters, on classification and retrieval; what is kept is their moving average."""
-    start(recipe.seed + 1)
-    checkpoint.write_settings(folder)
+    start(folder, recipe.seed + 1)
     backbone = load_backbone(vision)
     heads = make_heads()
     heads.load_state_dict(load_file(vision / "heads.safetensors"))
     embedder, reader, world = Embedder(backbone, torch.bfloat16), Reader(folder), World()
-    rng, shapes = random.Random(recipe.seed + 1), np.random.default_rng(recipe.seed + 1)
+    rng, shapes = random.Random(recipe.seed + 1), shapes_of(recipe.seed + 1)
     named = [(name, p.requires_grad_()) for name, p in backbone.named_parameters()]
     matrices = [p for name, p in named if p.ndim == 2 and "embed_tokens" not in name]
     rest = [p for name, p in named if p.ndim != 2 or "embed_tokens" in name]
@@ -95,21 +96,22 @@ def train_base(folder: Path, vision: Path, recipe: Recipe) -> None:
         set_rates(optimizers, cosine(step, recipe.base, warm_up=30, floor=0.03))
         scenes = [draw_scene(rng, 1) for _ in range(48)]
         scenes += scene_group(rng, 64, hard=0.0 if done < 0.2 else 0.7)
-        drawn = world.draw(scenes, shapes)
+        drawn = world.draw(own(scenes), shapes)
         features = embedder.encode(media_of(drawn.images))
-        parts = losses.describe(embedder, reader, scenes, drawn.images, rng, features)
-        parts["cells"] = losses.cells(
-            heads, torch.stack([*features.values()]), drawn.digits, drawn.colours
-        )
+        shown = losses.Pictures(scenes, drawn.images, features)
+        parts = losses.describe(embedder, reader, shown, rng)
+        parts["cells"] = losses.cells(heads, features, drawn)
         weights = {"digit": 0.5, "coloured": 0.5, "captioned": 0.3, "cells": 0.3 * (1 - 0.6 * done)}
-        update(optimizers, weighted(parts, weights), [p for _, p in named], clip=5.0)
+        update(optimizers, weighted(parts, weights), clip=5.0)
         keep = min(0.99, (2 + step) / (11 + step))
         with torch.no_grad():
             for name, parameter in named:
                 average[name].lerp_(parameter, 1 - keep)
         report(step, parts)
-        if step % 100 == 99:
+        if step % 50 == 49 and not processes.rank():
             save_file(average, folder / "partial.safetensors")
+    if processes.rank():
+        return
     backbone.load_state_dict(average)
     checkpoint.save_weights(backbone, folder)
     (folder / "partial.safetensors").unlink(missing_ok=True)
@@ -123,7 +125,7 @@ def train_adapter(
     ``tasks`` 2 is classification and retrieval; 4 spends three of four steps on questions and
     grounding instead.
     """
-    start(recipe.seed + 2)
+    start(None, recipe.seed + 2)
     backbone, reader = load_backbone(base), Reader(base)
     pool = make_pool(Embedder(backbone, torch.bfloat16), recipe, crops=tasks == 4)
     config = LoraConfig(r=rank, lora_alpha=2 * rank, use_dora=dora, target_modules=TARGETS)
@@ -138,55 +140,38 @@ def train_adapter(
         set_rates(rates, cosine(step, count, warm_up=20, floor=0.02))
         group = pool[rng.randrange(len(pool))]
         if tasks == 2 or step % 4 == 0:
-            parts = losses.describe(
-                embedder, reader, group.scenes, group.images, rng, group.features
-            )
+            parts = losses.describe(embedder, reader, group, rng)
             del parts["captioned"]
             loss = weighted(parts, {"digit": 0.5, "coloured": 0.5})
         else:
-            many = slice(SINGLES, None)
             parts = {
-                "question": losses.question(
-                    embedder, reader, group.scenes, group.images, rng, group.features
-                ),
-                "ground": losses.ground(
-                    embedder, reader, group.scenes[many], group.images[many], group.crops, rng,
-                    group.features,
-                ),
-            }  # fmt: skip
+                "question": losses.question(embedder, reader, group, rng),
+                "ground": losses.ground(embedder, reader, group, rng),
+            }
             loss = weighted(parts, {"question": 1.5})
-        update(rates, loss, parameters, clip=1.0)
+        update(rates, loss, clip=1.0)
         report(step, parts)
-        if step % 200 == 199 or step == count - 1:
+        if (step % 100 == 99 or step == count - 1) and not processes.rank():
             save_adapter(model, folder, reader)
 
 
-@dataclass(frozen=True)
-class Group:
-    """Scenes whose features are known: those of one digit come first; ``crops`` are the things of
-    the others."""
-
-    scenes: list[Scene]
-    images: Images
-    crops: Images
-    features: dict[bytes, Tensor]
-
-
-def make_pool(embedder: Embedder, recipe: Recipe, crops: bool) -> list[Group]:
+def make_pool(embedder: Embedder, recipe: Recipe, crops: bool) -> list[losses.Pictures]:
     """Groups of scenes and crops, encoded once: the adapters leave vision alone."""
-    rng, shapes = random.Random(recipe.seed + 3), np.random.default_rng(recipe.seed + 3)
+    rng, shapes = random.Random(recipe.seed + 3), shapes_of(recipe.seed + 3)
     world, pool = World(), []
-    for _ in tqdm(range(recipe.pool), desc="encode scenes", mininterval=10):
+    for _ in tqdm(
+        range(recipe.pool), desc="encode scenes", mininterval=10, disable=processes.rank() > 0
+    ):
         scenes = [draw_scene(rng, 1) for _ in range(SINGLES)] + scene_group(rng, GROUPS, hard=0.7)
-        drawn = world.draw(scenes, shapes)
-        owners = [(i, box) for i in range(SINGLES, len(scenes)) for box in drawn.boxes[i]]
+        drawn = world.draw(own(scenes), shapes)
+        owners = [(i, box) for i, row in enumerate(drawn.boxes) if len(row) > 1 for box in row]
         cut = cut_out(drawn.images, owners, shapes)
         features: dict[bytes, Tensor] = {}
         with torch.no_grad():
             for part in (drawn.images, cut) if crops else (drawn.images,):
                 features.update(embedder.encode(media_of(part)))
         features = {digest: part.to(torch.bfloat16).clone() for digest, part in features.items()}
-        pool.append(Group(scenes, drawn.images, cut, features))
+        pool.append(losses.Pictures(scenes, drawn.images, features, cut))
     return pool
 
 
@@ -255,14 +240,14 @@ def set_rates(optimizers: list[Any], factor: float) -> None:
             group["lr"] = factor * group.setdefault("first_lr", group["lr"])
 
 
-def update(
-    optimizers: list[Any], loss: Tensor, parameters: list[Any] | None = None, clip: float = 0.0
-) -> None:
-    """One step down the gradient of ``loss``, its norm at most ``clip``."""
+def update(optimizers: list[Any], loss: Tensor, clip: float = 0.0) -> None:
+    """One step down the gradient of ``loss`` over all processes, its norm at most ``clip``."""
+    parameters = [p for item in optimizers for group in item.param_groups for p in group["params"]]
     for optimizer in optimizers:
         optimizer.zero_grad(set_to_none=True)
     loss.backward()
-    if parameters:
+    processes.sum_gradients(parameters)
+    if clip:
         torch.nn.utils.clip_grad_norm_(parameters, clip)
     for optimizer in optimizers:
         optimizer.step()
@@ -273,19 +258,32 @@ def weighted(parts: dict[str, Tensor], weights: dict[str, float]) -> Tensor:
     return torch.stack([weights.get(name, 1.0) * part for name, part in parts.items()]).sum()
 
 
-def start(seed: int) -> None:
-    """What a stage has in common with its repetition."""
+def start(folder: Path | None, seed: int) -> None:
+    """What a stage has in common with its repetition; writes the settings of ``folder``."""
     torch.manual_seed(seed)
+    if folder and not processes.rank():
+        checkpoint.write_settings(folder)
+    processes.wait()
+
+
+def own(scenes: list[Scene]) -> list[Scene]:
+    """The scenes that this process draws; all processes know all of them."""
+    return [scenes[index] for index in losses.mine(range(len(scenes)))]
+
+
+def shapes_of(seed: int) -> np.random.Generator:
+    """What decides how a scene looks, different in each process."""
+    return np.random.default_rng([seed, processes.rank()])
 
 
 def steps(name: str, count: int) -> Iterator[int]:
     """Counts with a progress bar."""
-    return iter(tqdm(range(count), desc=name, mininterval=10))
+    return iter(tqdm(range(count), desc=name, mininterval=10, disable=processes.rank() > 0))
 
 
 def report(step: int, parts: dict[str, Tensor]) -> None:
     """A line every fifty steps."""
-    if step % 50 == 49:
+    if step % 50 == 49 and not processes.rank():
         values = {name: round(part.item(), 3) for name, part in parts.items()}
         tqdm.write(f"{time.strftime('%H:%M:%S')} step {step + 1} {json.dumps(values)}")
 
@@ -309,4 +307,6 @@ def run(folder: Path, recipe: Recipe) -> None:
         began = time.monotonic()
         stage(folder / name)
         seconds = round(time.monotonic() - began)
-        done.write_text(json.dumps({"seconds": seconds}) + "\n")
+        if not processes.rank():
+            done.write_text(json.dumps({"seconds": seconds}) + "\n")
+        processes.wait()

@@ -5,6 +5,7 @@ from typing import Any
 
 import click
 
+from vlm2vec_service.adapters_command import DEFAULT_REGISTRY
 from vlm2vec_service.options import options, take
 from vlm2vec_service.settings import EngineSettings, Limits, VideoSettings
 
@@ -60,7 +61,13 @@ CACHE = Path("~/.cache/vlm2vec/evaluation")
 @click.option(
     "--record", is_flag=True, help="Write the scores to the version in --registry, for the gate."
 )
-@click.option("--registry", help="MLflow: the URI of a server or database, or a folder.")
+@click.option(
+    "--registry",
+    envvar=["VLM2VEC_REGISTRY", "MLFLOW_TRACKING_URI"],
+    show_envvar=True,
+    default=DEFAULT_REGISTRY,
+    help="An MLflow server's URL, a database URI, or the folder of an SQLite store.",
+)
 @click.option(
     "--progress/--no-progress", default=None, show_default="on a terminal", help="Show bars."
 )
@@ -102,8 +109,6 @@ def evaluate(**values: Any) -> None:
         raise click.UsageError(
             "--base and --adapter are for --local; a service is given by --target"
         )
-    if job.record and not job.registry:
-        raise click.UsageError("--record needs --registry")
     if job.record and (job.only or job.limit):
         raise click.UsageError("--record is for whole evaluations: leave out --only and --limit")
     if job.record and job.local and "@" not in job.model:

@@ -47,7 +47,7 @@ class Job:
     cache: Path
     output: Path | None
     record: bool
-    registry: str | None
+    registry: str
     progress: bool | None
     engine: EngineSettings
     limits: Limits
@@ -122,9 +122,9 @@ def _version(job: Job, target: Target) -> "tuple[Registry, PublishedVersion]":
     from vlm2vec_registry.errors import RegistryError
     from vlm2vec_registry.store import Registry
 
-    assert job.registry is not None
+    uri = job.registry
     try:
-        registry = Registry(job.registry)
+        registry = Registry(uri if "://" in uri else str(Path(uri).expanduser()))
         version = registry.version(target.model, target.version)
     except RegistryError as error:
         raise EvaluationError(f"--registry {job.registry}: {error}") from error

@@ -1,4 +1,4 @@
-"""One server for all tests of evaluation."""
+"""One server and one registry for all tests of evaluation."""
 
 import shutil
 from collections.abc import Iterator
@@ -32,3 +32,9 @@ def server(
     ]
     with running_server(tmp_path_factory.mktemp("server"), *flags) as started:
         yield started
+
+
+@pytest.fixture(scope="session")
+def registry_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder for an SQLite store, which takes seconds to make."""
+    return tmp_path_factory.mktemp("registry")

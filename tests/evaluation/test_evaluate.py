@@ -20,6 +20,7 @@ from vlm2vec_evaluation import EvaluationError, Record, Task, evaluate, gate
 from vlm2vec_evaluation.command import evaluate as evaluate_command
 from vlm2vec_evaluation.vector_file import HEADER
 from vlm2vec_registry.store import Registry
+from vlm2vec_service.adapters_command import adapters as adapters_command
 
 INPUTS = {"classes": 6 + 3, "questions": 2 + 5, "captions": 3 + 6, "crops": 2 + 5}
 """Distinct queries and candidates of each data set."""
@@ -145,9 +146,9 @@ def test_a_killed_evaluation_goes_on_where_it_was(
 
 
 def test_recorded_evaluations_decide_a_promotion(
-    server: Server, suite: Path, tmp_path: Path, checkpoints: Path
+    server: Server, suite: Path, tmp_path: Path, checkpoints: Path, registry_folder: Path
 ) -> None:
-    registry = Registry(str(tmp_path / "registry"))
+    registry = Registry(str(registry_folder))
     for name, alias in (("lora", "champion"), ("dora", "canary")):
         registry.publish(
             "qwen", adapter_folder("qwen2_vl", name), base=checkpoints / "qwen2_vl", alias=alias
@@ -156,7 +157,7 @@ def test_recorded_evaluations_decide_a_promotion(
     assert "has no recorded evaluation" in gate.check(registry, "qwen", "2", requirement)[0]
     flags = (
         *("--target", server.address, "--suite", suite, "--cache", tmp_path / "cache"),
-        *("--record", "--registry", tmp_path / "registry"),
+        *("--record", "--registry", registry_folder),
     )
     for version in ("champion", "2"):
         printed = run(*flags, "--model", f"qwen@{version}")
@@ -164,7 +165,16 @@ def test_recorded_evaluations_decide_a_promotion(
     assert gate.check(registry, "qwen", "canary", requirement) == []
     impossible = gate.parse(f"{suite}:max_drop=1,min_hit1=1")
     assert gate.check(registry, "qwen", "canary", impossible)[0].startswith("overall hit@1 is 0.")
-    assert "version 'base'; there are 1, 2, canary" in refusal(*flags, "--model", "qwen@base")
+    promote = ("--registry", registry_folder, "promote", "qwen", "--version", "canary", "--require")
+    asked_for = [*map(str, promote), f"{suite}:max_drop=1,min_hit1=1"]
+    refused = CliRunner().invoke(adapters_command, asked_for)
+    assert refused.exit_code == 3
+    assert "min_hit1 is 1.0000" in refused.stderr
+    assert registry.version("qwen", "champion").name == "1"
+    accepted = CliRunner().invoke(adapters_command, [*map(str, promote), f"{suite}:max_drop=1"])
+    assert accepted.exit_code == 0, accepted.output
+    assert registry.version("qwen", "champion").name == "2"
+    assert "version 'base'; there are 1, 2, champion" in refusal(*flags, "--model", "qwen@base")
     # What is embedded here has no adapter, unlike version 1.
     found = refusal(
         *("--local", "--base", checkpoints / "qwen2_vl", "--model", "qwen@1"), *flags[2:]
@@ -198,13 +208,11 @@ def test_what_cannot_be_done_is_said(
         (("--model", "qwen@9"), "no version or alias '9'; there are base, 1, 2, canary, champion"),
         (("--model", "phi"), "a model 'phi' is not served; there are qwen"),
         (("--only", "none"), "suite small has no none; it has classes, questions, captions, crops"),
-        (("--record",), "--record needs --registry"),
-        (("--record", "--registry", "x", "--limit", "1"), "--record is for whole evaluations"),
+        (("--record", "--limit", "1"), "--record is for whole evaluations"),
         (("--local",), "--local needs --base"),
         (("--base", checkpoints / "qwen2_vl"), "--base and --adapter are for --local"),
         (("--data", checkpoints), "data set classes: .*classes.jsonl does not exist"),
         (("--output", tmp_path / "no" / "a.json"), "the folder .*no does not exist"),
-        (("--target", "127.0.0.1:1"), "127.0.0.1:1: "),
     ):
         assert re.search(problem, refusal(*base, *flags))
     picture = suite.parent / "pictures" / "5.png"

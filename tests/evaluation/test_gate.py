@@ -22,8 +22,8 @@ Publish = Callable[[], str]
 
 
 @pytest.fixture(scope="module")
-def registry(tmp_path_factory: pytest.TempPathFactory) -> Registry:
-    return Registry(str(tmp_path_factory.mktemp("registry")))
+def registry(registry_folder: Path) -> Registry:
+    return Registry(str(registry_folder))
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,7 @@ from vlm2vec_service.frontend.service import Caller, Service, Target
 async def embed(service: Service, request: pb.EmbedRequest, caller: Caller) -> pb.EmbedResponse:
     """All inputs, or the first error. Raises `Vlm2vecError`."""
     _check_count(service, "inputs", len(request.inputs))
-    target = await find_target(service, request.options, caller)
+    target = await service.target(request.options, caller)
     inputs = {f"inputs[{i}]": message for i, message in enumerate(request.inputs)}
     return pb.EmbedResponse(embeddings=await _all(service, inputs, target, caller))
 
@@ -25,7 +25,7 @@ async def rank(service: Service, request: pb.RankRequest, caller: Caller) -> pb.
     options.CopyFrom(request.options)
     options.ClearField("output")
     options.output.normalize = True
-    target = await find_target(service, options, caller)
+    target = await service.target(options, caller)
     inputs = {"query": request.query}
     inputs |= {f"candidates[{i}]": message for i, message in enumerate(request.candidates)}
     embeddings = await _all(service, inputs, target, caller)
@@ -63,15 +63,6 @@ def list_models(service: Service, caller: Caller) -> pb.ListModelsResponse:
         if caller.identity.may_use(name)
     ]
     return pb.ListModelsResponse(models=models)
-
-
-async def find_target(service: Service, options: pb.CallOptions, caller: Caller) -> Target:
-    """`Service.target`, if ``caller`` may use that model. Raises `ForbiddenError` as well."""
-    if options.model.name:  # before anything is said about it
-        caller.identity.check_model(options.model.name)
-    target = await service.target(options, caller)
-    caller.identity.check_model(target.served.model.name)
-    return target
 
 
 async def _all(

@@ -112,7 +112,7 @@ class EmbeddingServicer(embedding_pb2_grpc.EmbeddingServiceServicer):
                 raise InvalidInputError("id", f"needed, 1 to {MAX_ID_BYTES} bytes")
             if not request.HasField("input"):
                 raise InvalidInputError("input", "missing")
-            caller = self._caller(context)
+            caller = self._caller(context, streams=True)
             target = await self.service.target(request.options, caller)
             await self.service.room(target)
             with self.service.admitted(target, caller):

@@ -124,6 +124,8 @@ class Service:
     metrics: Metrics
     read_only: bool = False
     """Whether callers may not load and unload adapters."""
+    webhook_secret_file: str = ""
+    """Where the secret of the registry's webhooks is; empty takes none."""
     draining: asyncio.Event = field(default_factory=asyncio.Event)
 
     def __post_init__(self) -> None:
@@ -142,12 +144,16 @@ class Service:
         """Finds the model and version, and loads the version if it is not loaded.
 
         A call without a routing key is routed by its caller, who so never gets two spaces mixed
-        while a canary has its share. Raises `NotFoundError`, `InvalidInputError`, `AdapterError`
-        for a version that cannot be loaded, `DeadlineError`, and `UnavailableError` while starting.
+        while a canary has its share. Raises `ForbiddenError` for a model that is not the caller's,
+        `NotFoundError`, `InvalidInputError`, `AdapterError` for a version that cannot be loaded,
+        `DeadlineError`, and `UnavailableError` while starting.
         """
         check_options(options)
         ref = options.model
+        if ref.name:  # before anything is said about it
+            caller.identity.check_model(ref.name)
         model = self.catalog.model(ref.name)
+        caller.identity.check_model(model.name)
         served = self.served[model.name]
         if not served.dimension:
             raise UnavailableError(f"model {model.name!r} is starting", retry_after=2.0)

@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
-from vlm2vec_service.errors import UnauthenticatedError, Vlm2vecError
+from vlm2vec_service.errors import Vlm2vecError
 from vlm2vec_service.frontend.auth.authenticator import Credentials
 from vlm2vec_service.frontend.gate import REQUEST_ID, Call, Gate
 from vlm2vec_service.frontend.http.errors import (
@@ -28,7 +28,7 @@ INFRASTRUCTURE = {
     "/healthz": "health", "/readyz": "health", "/openapi.json": "reflection", "/docs": "reflection",
 }  # fmt: skip
 """For any caller, or for all the world; not logged: probes would fill the log."""
-SIGNED: set[str] = set()
+SIGNED = {"/webhooks/mlflow"}
 """Paths whose handlers see for themselves who calls, by a signature in the request."""
 
 
@@ -76,10 +76,9 @@ class Around:
         try:
             if part not in authenticator.open:
                 authenticator.identify(_credentials(scope))
-        except UnauthenticatedError as error:
+            await self.app(scope, receive, send)
+        except Vlm2vecError as error:
             await _Answer(None, send).error(error)
-            return
-        await self.app(scope, receive, send)
 
     async def _body(self, scope: Message, receive: Receive) -> bytes:
         """The whole body. Raises `RequestError` if it is too large or too slow."""

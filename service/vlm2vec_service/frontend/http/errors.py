@@ -15,7 +15,7 @@ TYPES = {
     503: "unavailable_error", 504: "timeout_error",
 }  # fmt: skip
 NAMES = {
-    "options.model": "model", "options.output.dimensions": "dimensions",
+    "options.model": "model", "model.name": "model", "options.output.dimensions": "dimensions",
     "options.routing_key": "user", "inputs": "input", "candidates": "documents",
 }  # fmt: skip
 """What a request's field is called here, where gRPC calls it something else."""
@@ -50,7 +50,7 @@ def renamed(error: Vlm2vecError) -> Vlm2vecError:
         return error
     for name, here in NAMES.items():
         if error.field.startswith(name):
-            rest = "" if name == "options.model" else error.field.removeprefix(name)
+            rest = "" if here == "model" else error.field.removeprefix(name)
             return InvalidInputError(here + rest, error.problem)
     return error
 

@@ -14,6 +14,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from vlm2vec_service.frontend.exposure import bind
 from vlm2vec_service.frontend.gate import Gate
+from vlm2vec_service.frontend.http import webhook
 from vlm2vec_service.frontend.http.app import build_app
 from vlm2vec_service.frontend.http.fetch import Fetcher
 from vlm2vec_service.frontend.reload import Reloaded
@@ -86,7 +87,9 @@ async def start_http(
     """HTTP, answering, unless it is turned off. Raises `NotFoundError` for a port taken."""
     if not settings.http_listen:
         return None
-    app = build_app(service, gate, settings, Fetcher(settings, service.limits))
+    secret = service.webhook_secret_file
+    hooks = [webhook.routes(service, secret)] if secret else []
+    app = build_app(service, gate, settings, Fetcher(settings, service.limits), *hooks)
     context = http_context(certificate) if certificate else None
     listener = bind(settings.http_listen)
     http = HttpServer(app, listener, context, settings, service.settings.drain_seconds)

@@ -92,7 +92,7 @@ def train(**values: Any) -> None:
         if processes.rank():
             return
     score = "" if result.hit1 is None else f", hit@1 {result.hit1:.3f} on held-out rows"
-    click.echo(f"{result.folder}: loss {result.loss:.3f}{score}")
+    click.echo(f"{result.folder}: loss {result.losses[-1]:.3f}{score}")
     if publish:
         from vlm2vec_registry.store import Registry
 

@@ -41,11 +41,12 @@ class Job:
 
 @dataclass(frozen=True)
 class Result:
-    """What came out: the adapter's folder, its scores, and where they were recorded."""
+    """What came out: the adapter's folder, its score, the loss of each step that ran, and where they
+    were recorded."""
 
     folder: Path
     hit1: float | None
-    loss: float
+    losses: list[float]
     run_id: str
     tags: dict[str, str]
 
@@ -90,11 +91,12 @@ class _Run:
         self.optimizer = torch.optim.AdamW(
             self.parameters, lr=self.settings.learning_rate, weight_decay=self.settings.weight_decay
         )
+        self.losses: list[float] = []
         self.writes = processes.rank() == 0
         self.states = job.output / "states"
         self.tags = {f"data.{subset.name}": subset.digest for subset in subsets} | code_identity()
         self.facts: dict[str, Any] = {
-            "best": None, "loss": 0.0, "run_id": "", "settings": self._identity()
+            "best": None, "run_id": "", "settings": self._identity()
         }  # fmt: skip
 
     def go(self) -> Result:
@@ -114,13 +116,13 @@ class _Run:
             for step, batch in enumerate(self._batches(start), start):
                 self._step(step, batch)
                 bar.update()
-                bar.set_postfix(loss=f"{self.facts['loss']:.3f}", hit1=self.facts["best"])
+                bar.set_postfix(loss=f"{self.losses[-1]:.3f}", hit1=self.facts["best"])
                 self._after(step + 1)
         self.tracker.finish()
         if self.writes:
             shutil.rmtree(self.states, ignore_errors=True)
         return Result(
-            self.job.output, self.facts["best"], self.facts["loss"], self.tracker.run_id, self.tags
+            self.job.output, self.facts["best"], self.losses, self.tracker.run_id, self.tags
         )
 
     def _batches(self, start: int) -> Iterator[gradcache.Batch]:
@@ -154,7 +156,7 @@ class _Run:
                 "--dtype float32"
             )
         self.optimizer.step()
-        self.facts["loss"] = loss
+        self.losses.append(loss)
         self.tracker.log(step + 1, {"loss": loss, "learning_rate": rate, "norm": float(norm)})
 
     def _after(self, done: int) -> None:

@@ -112,6 +112,11 @@ class RegistrySettings:
         "or a folder with an SQLite store. Empty serves only what --adapter gives.",
     )
     poll_seconds: float = setting(5.0, "Seconds between looks at the registry.")
+    webhook_secret_file: str = setting(
+        "",
+        "File with the secret of MLflow's webhooks, which POST /webhooks/mlflow on the HTTP port "
+        "takes then: a change is followed at once. Empty turns them off.",
+    )
     cache_dir: str = setting(
         "~/.cache/vlm2vec", "Folder for fetched versions; processes of one host may share it."
     )

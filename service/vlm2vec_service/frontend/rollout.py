@@ -24,6 +24,9 @@ from vlm2vec_service.metrics import Metrics
 
 log = logging.getLogger(__name__)
 
+PATIENCE = 15.0
+"""Seconds after which a registry that does not answer is as good as away."""
+
 
 class Rollout:
     """Keeps one model in step with ``registry``. ``state`` is the file of the last snapshot."""
@@ -44,11 +47,14 @@ class Rollout:
         self.metrics = metrics
         self.broken: dict[str, str] = {}
         """Versions of the registry that nothing can be done with, and why."""
+        self.on_change: Callable[[], None] = lambda: None
+        """Called when an alias points elsewhere."""
         self._registry = registry
         self._own = dict(model.versions)
         self._own_aliases = dict(model.aliases)
         self._poked = asyncio.Event()
         self._saved = ""
+        self._complaints: dict[str, str] = {}
         # For alerts, which see an increase from 0, and a registry that never answered.
         metrics.registry_errors.labels(model.name)
         metrics.registry_success.labels(model.name)
@@ -70,10 +76,11 @@ class Rollout:
         """Takes a snapshot and follows it; an error is logged and counted, and changes nothing."""
         name = self.model.name
         try:
-            snapshot = await asyncio.to_thread(lambda: self._registry().snapshot(name))
+            async with asyncio.timeout(PATIENCE):
+                snapshot = await asyncio.to_thread(lambda: self._registry().snapshot(name))
         except MissingError:
             snapshot = Snapshot(name, {}, {})
-        except OutageError as error:
+        except (OutageError, TimeoutError) as error:
             self.metrics.registry_errors.labels(name).inc()
             log.warning("model %s: the registry cannot be asked: %s", name, _first_line(error))
             if not self._saved:
@@ -124,21 +131,27 @@ class Rollout:
     async def _switch(self, alias: str, target: str | None) -> None:
         """Points an alias with traffic to ``target`` once that is loaded."""
         if target is None and alias == CHAMPION and CHAMPION in self.model.aliases:
-            log.warning("model %s: no %s in the registry, the old one stays",
-                        self.model.name, CHAMPION)  # fmt: skip
+            self._complain(alias, "there is none in the registry")
             return
         version = self.model.versions.get(target) if target else None
         if target and version is None:
             reason = self.broken.get(target, "there is no such version")
-            log.error("model %s: %s stays: version %s: %s", self.model.name, alias, target, reason)
+            self._complain(alias, f"version {target}: {reason}")
             return
         if version is not None:
             try:
                 await self.loader.ensure(version)
             except Vlm2vecError as error:
-                log.error("model %s: %s stays: %s", self.model.name, alias, error)
+                self._complain(alias, str(error))
                 return
+        self._complaints.pop(alias, None)
         self._point(alias, target)
+
+    def _complain(self, alias: str, reason: str) -> None:
+        """Says why an alias does not move, once."""
+        if self._complaints.get(alias) != reason:
+            log.error("model %s: %s stays as it is: %s", self.model.name, alias, reason)
+        self._complaints[alias] = reason
 
     def _point(self, alias: str, target: str | None) -> None:
         before = self.model.aliases.get(alias)
@@ -149,6 +162,7 @@ class Rollout:
         else:
             self.model.aliases[alias] = target
         log.info("model %s: %s is %s now, it was %s", self.model.name, alias, target, before)
+        self.on_change()
 
     def _show(self) -> None:
         routes = {

@@ -126,8 +126,9 @@ def build(
             one.rollout = _follow(one, connect, registry, metrics)
         served[model.name] = one
     return Service(
-        catalog, served, settings, limits, video.video_frames, metrics, registry.adapters_read_only
-    )
+        catalog, served, settings, limits, video.video_frames, metrics,
+        registry.adapters_read_only, registry.webhook_secret_file,
+    )  # fmt: skip
 
 
 def _follow(
@@ -234,6 +235,8 @@ def _start_workers(service: Service, healthy: HealthServicer) -> list[asyncio.Ta
                 healthy.set(service.ready)
 
             worker.on_change = changed
+            if served.rollout is not None:
+                served.rollout.on_change = changed
             tasks.append(asyncio.create_task(worker.keep_running()))
     return tasks
 

@@ -1,0 +1,46 @@
+"""``POST /webhooks/mlflow``: the registry says that it has changed, so that nobody waits for the next
+look at it."""
+
+from pathlib import Path
+
+from fastapi import APIRouter, Request, Response
+
+from vlm2vec_registry.webhook import SignatureError, Verifier
+from vlm2vec_service.errors import NotFoundError, UnauthenticatedError
+from vlm2vec_service.frontend.service import Service
+
+PATH = "/webhooks/mlflow"
+
+
+def routes(service: Service, secret_file: str) -> APIRouter:
+    """The route, for notices signed with the secret in ``secret_file``, which is read each time it
+    changes. Raises `NotFoundError` if there is none."""
+    router = APIRouter()
+    verifiers: dict[str, Verifier] = {}
+
+    def verifier() -> Verifier:
+        try:
+            secret = Path(secret_file).read_text().strip()
+        except (OSError, ValueError) as error:
+            raise NotFoundError(f"webhook_secret_file: {error}") from error
+        if not secret:
+            raise NotFoundError(f"webhook_secret_file: {secret_file} is empty")
+        if secret not in verifiers:
+            verifiers.clear()
+            verifiers[secret] = Verifier(secret)
+        return verifiers[secret]
+
+    verifier()
+
+    @router.post(PATH, status_code=204, include_in_schema=False)
+    async def notice(request: Request) -> Response:
+        try:
+            name = verifier().model(request.headers, await request.body())
+        except SignatureError as error:
+            raise UnauthenticatedError(str(error)) from error
+        for served in service.served.values():
+            if served.rollout is not None and name in ("", served.model.name):
+                served.rollout.poke()
+        return Response(status_code=204)
+
+    return router

@@ -1,0 +1,320 @@
+"""Versions go from MLflow to traffic and back while requests run: a real MLflow, a real server."""
+
+import functools
+import json
+import shutil
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Self
+
+import grpc
+import numpy as np
+import pytest
+
+from tests.conftest import adapter_folder
+from tests.e2e.cases import Golden, case_inputs, cosine, unpack
+from tests.e2e.mlflow_server import Mlflow, running_mlflow
+from tests.e2e.server import Server, running_server, wait_until
+from vlm2vec.v1 import adapters_pb2
+from vlm2vec.v1 import embedding_pb2 as pb
+from vlm2vec_registry import traffic
+from vlm2vec_registry.store import PublishedVersion, Registry
+
+MODEL = "qwen"
+ADAPTERS = {"1": "lora", "2": "dora"}
+"""The parity adapter behind each version."""
+CASES = ("text", "text-long", "image")
+LOADED = adapters_pb2.ADAPTER_STATE_LOADED
+FAILED = adapters_pb2.ADAPTER_STATE_FAILED
+
+
+@dataclass
+class World:
+    """An MLflow server, its registry, and a server that follows it."""
+
+    mlflow: Mlflow
+    registry: Registry
+    server: Server
+    flags: list[str]
+    versions: dict[str, PublishedVersion]
+
+    def champion(self) -> str:
+        """The version that the server says is champion."""
+        return next((v for v, aliases in self.aliases().items() if "champion" in aliases), "")
+
+    def aliases(self) -> dict[str, list[str]]:
+        """Aliases of every version, as the server says."""
+        (model,) = self.server.embedding.ListModels(pb.ListModelsRequest()).models
+        return {version.version: list(version.aliases) for version in model.versions}
+
+    def promote(self, version: str) -> None:
+        """Makes a version the champion, and waits until the server has followed."""
+        traffic.promote(self.registry, MODEL, version)
+        wait_until(lambda: self.champion() == version, pause=0.01)
+
+    def describe(self, version: str) -> adapters_pb2.Adapter:
+        """What AdapterService says of a version."""
+        request = adapters_pb2.DescribeAdapterRequest(model=MODEL, version=version)
+        return self.server.adapters.DescribeAdapter(request).adapter
+
+    def has_failed(self, version: str) -> bool:
+        """Whether a version could not be loaded."""
+        return self.describe(version).state == FAILED
+
+
+@pytest.fixture(scope="module")
+def world(checkpoints: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+    """Versions 1 (lora, champion) and 2 (dora), followed by a server."""
+    folder = tmp_path_factory.mktemp("rollout")
+    base = checkpoints / "qwen2_vl"
+    with running_mlflow(folder / "mlflow") as mlflow:
+        registry = Registry(mlflow.url)
+        for name in ADAPTERS.values():
+            registry.publish(MODEL, adapter_folder("qwen2_vl", name), base=base)
+        traffic.promote(registry, MODEL, "1")
+        flags = [
+            "--model", f"{MODEL}={base}", "--dtype", "float32", "--registry", mlflow.url,
+            "--poll-seconds", "0.2", "--cache-dir", str(folder / "cache"),
+            "--max-artifact-bytes", "4000000",
+        ]  # fmt: skip
+        versions = {version.name: version for version in registry.versions(MODEL)}
+        with running_server(folder, *flags) as server:
+            yield World(mlflow, registry, server, flags, versions)
+
+
+class Traffic:
+    """A stream of requests until it is told to end; checks every answer against the golden one."""
+
+    def __init__(self, world: World, golden: Golden, options: pb.CallOptions) -> None:
+        self.world, self.golden, self.options = world, golden, options
+        self.answers: Counter[str] = Counter()
+        self.errors: list[Any] = []
+        self._enough = threading.Event()
+        self._thread = threading.Thread(target=self._run)
+        self._room = threading.Semaphore(128)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        wait_until(lambda: self.total or self.errors)
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._enough.set()
+        self._thread.join()
+
+    @property
+    def total(self) -> int:
+        return sum(self.answers.values())
+
+    def reach(self, count: int) -> None:
+        """Waits for so many answers."""
+        wait_until(lambda: self.total >= count or self.errors, 250)
+
+    def _requests(self) -> Iterator[pb.EmbedStreamRequest]:
+        inputs, number = case_inputs("qwen"), 0
+        while not self._enough.is_set():
+            self._room.acquire()
+            case = CASES[number % len(CASES)] if number % 16 == 0 else "text"
+            options = pb.CallOptions()
+            options.CopyFrom(self.options)
+            options.routing_key = str(number)
+            yield pb.EmbedStreamRequest(id=f"{number}/{case}", options=options, input=inputs[case])
+            number += 1
+
+    def _run(self) -> None:
+        try:
+            for answer in self.world.server.embedding.EmbedStream(self._requests()):
+                self._room.release()
+                self._check(answer)
+        except grpc.RpcError as error:
+            self.errors.append(error)
+
+    def _check(self, answer: pb.EmbedStreamResponse) -> None:
+        if answer.HasField("error"):
+            self.errors.append(answer.error)
+            return
+        embedding, case = answer.embedding, answer.id.partition("/")[2]
+        version = self.world.versions[embedding.version]
+        key = f"qwen2_vl/{ADAPTERS[version.name]}/{case}"
+        if embedding.space != version.space:
+            self.errors.append(f"{answer.id}: version {version.name}, space {embedding.space}")
+        if cosine(unpack(embedding.vector), self.golden[key]) < 0.9999:
+            self.errors.append(f"{answer.id}: not the vector of version {version.name}")
+        self.answers[version.name] += 1
+
+
+def test_ten_thousand_requests_while_the_champion_flips(world: World, golden: Golden) -> None:
+    with Traffic(world, golden, pb.CallOptions(priority=pb.PRIORITY_BULK)) as requests:
+        for flip in range(50):
+            world.promote("2" if flip % 2 == 0 else "1")
+        requests.reach(10_000)
+    assert requests.errors == []
+    assert requests.total >= 10_000
+    assert min(requests.answers["1"], requests.answers["2"]) > 200
+    assert world.champion() == "1"
+
+
+def test_a_canary_takes_its_share_by_key(world: World, golden: Golden) -> None:
+    traffic.start_canary(world.registry, MODEL, "2", 0.3)
+    wait_until(lambda: world.server.metric("canary_share", model=MODEL) == 0.3)
+    try:
+        with Traffic(world, golden, pb.CallOptions()) as requests:
+            requests.reach(2_000)
+        assert requests.errors == []
+        share = requests.answers["2"] / requests.total
+        assert share == pytest.approx(0.3, abs=0.04)
+
+        message = case_inputs("qwen")["text"]
+
+        def version_for(key: str) -> str:
+            request = pb.EmbedRequest(inputs=[message], options=pb.CallOptions(routing_key=key))
+            return str(world.server.embedding.Embed(request).embeddings[0].version)
+
+        before = {key: version_for(key) for key in map(str, range(40))}
+        assert {key: version_for(key) for key in before} == before
+        assert set(before.values()) == {"1", "2"}
+        # Who gives no key is one caller, and sees one space.
+        assert len({version_for("") for _ in range(20)}) == 1
+        traffic.start_canary(world.registry, MODEL, "2", 0.6)
+        wait_until(lambda: world.server.metric("canary_share", model=MODEL) == 0.6)
+        more = {key: version_for(key) for key in before}
+        assert all(more[key] == "2" for key, version in before.items() if version == "2")
+    finally:
+        traffic.stop_canary(world.registry, MODEL)
+        wait_until(lambda: world.server.metric("canary_share", model=MODEL) == 0)
+
+
+def test_pins_hold_while_the_champion_flips(world: World, golden: Golden) -> None:
+    pins = {
+        "1": pb.ModelRef(space=world.versions["1"].space),
+        "2": pb.ModelRef(version="2"),
+    }
+    for version, pin in pins.items():
+        with Traffic(world, golden, pb.CallOptions(model=pin)) as requests:
+            for target in ("2", "1"):
+                world.promote(target)
+            requests.reach(300)
+        assert requests.errors == []
+        assert set(requests.answers) == {version}
+
+
+def test_the_shadow_is_compared_and_never_answers(world: World, golden: Golden) -> None:
+    world.registry.set_alias(MODEL, "shadow", "2")
+    wait_until(lambda: world.aliases()["2"] == ["shadow"])
+    try:
+        request = pb.EmbedRequest(inputs=[case_inputs("qwen")["text"]])
+        for _ in range(40):  # with pauses: a shadow runs when there is nothing else to do
+            (embedding,) = world.server.embedding.Embed(request).embeddings
+            assert embedding.version == "1"
+            assert cosine(unpack(embedding.vector), golden["qwen2_vl/lora/text"]) > 0.9999
+        wait_until(lambda: world.server.metric("shadow_neighbour_overlap_count") >= 1)
+        assert world.server.metric("shadow_errors_total") == 0
+        compared = world.server.metric("shadow_cosine_count", model=MODEL)
+        mean = world.server.metric("shadow_cosine_sum", model=MODEL) / compared
+        ours, theirs = (golden[f"qwen2_vl/{name}/text"] for name in ("lora", "dora"))
+        assert mean == pytest.approx(cosine(ours, theirs), abs=1e-3)
+    finally:
+        world.registry.delete_alias(MODEL, "shadow")
+        wait_until(lambda: world.aliases()["2"] == [])
+
+
+def test_what_cannot_be_loaded_leaves_the_old_one(
+    world: World, golden: Golden, checkpoints: Path, tmp_path: Path
+) -> None:
+    registry, base = world.registry, checkpoints / "qwen2_vl"
+
+    def version(name: str, change: Callable[[bytes], bytes] = bytes, **tags: str) -> str:
+        """A version that was good when it was published, ``change`` made to its weights since."""
+        folder = tmp_path / name
+        shutil.copytree(adapter_folder("qwen2_vl", "dora"), folder)
+        # Contents of its own: what is in the cache would not be fetched.
+        (folder / "embedding.json").write_text(json.dumps({"prompt": {"suffix": name}}))
+        changed = {f"vlm2vec.{key}": value for key, value in tags.items()}
+        published = registry.publish(MODEL, folder, base=base)
+        weights = folder / "adapter_model.safetensors"
+        weights.write_bytes(change(weights.read_bytes()))
+        registry.client.log_artifact(published.run_id, str(weights), "adapter")
+        for key, value in changed.items():
+            registry.tag(MODEL, published.name, key, value)
+        return published.name
+
+    lora = (adapter_folder("qwen2_vl", "lora") / "adapter_model.safetensors").read_bytes()
+    bytes_differ = "not the bytes that were published"
+    cases = {
+        "corrupted": (version("corrupted", lambda data: data[:-1] + b"!"), bytes_differ),
+        "truncated": (version("truncated", lambda data: data[:1000]), bytes_differ),
+        "swapped": (version("swapped", lambda _: lora), bytes_differ),
+        "oversized": (version("oversized", lambda data: data + bytes(4_000_000)), "max_artifact"),
+        "other-base": (version("other-base", base="00" * 32), "another base"),
+        "other-space": (version("other-space", space="00" * 16), "not 0000"),
+    }
+    with Traffic(world, golden, pb.CallOptions()) as requests:
+        for name, (number, problem) in cases.items():
+            registry.set_alias(MODEL, "champion", number)
+            wait_until(functools.partial(world.has_failed, number))
+            assert problem in world.describe(number).reason, name
+            assert world.champion() == "1"
+            pinned = pb.EmbedRequest(
+                options=pb.CallOptions(model=pb.ModelRef(version=number)),
+                inputs=[case_inputs("qwen")["text"]],
+            )
+            with pytest.raises(grpc.RpcError) as caught:
+                world.server.embedding.Embed(pinned)
+            assert isinstance(caught.value, grpc.Call)
+            assert caught.value.code() == grpc.StatusCode.FAILED_PRECONDITION
+    assert requests.errors == []
+    assert set(requests.answers) == {"1"}
+    assert world.server.metric("adapter_load_failures_total", model=MODEL) >= len(cases)
+    traffic.promote(registry, MODEL, "1")
+    for number, _ in cases.values():
+        registry.client.delete_model_version(MODEL, number)
+    wait_until(lambda: set(world.aliases()) == {"base", "1", "2"})
+
+
+def test_a_retired_space_says_so(world: World, checkpoints: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "adapter"
+    folder.mkdir()
+    for path in adapter_folder("qwen2_vl", "lora").iterdir():
+        (folder / path.name).write_bytes(path.read_bytes())
+    (folder / "embedding.json").write_text('{"prompt": {"suffix": "!"}}')
+    version = world.registry.publish(MODEL, folder, base=checkpoints / "qwen2_vl")
+    assert version.space not in {item.space for item in world.versions.values()}
+    options = pb.CallOptions(model=pb.ModelRef(space=version.space))
+    request = pb.EmbedRequest(options=options, inputs=[case_inputs("qwen")["text"]])
+    wait_until(lambda: version.name in world.aliases())
+    assert world.server.embedding.Embed(request).embeddings[0].version == version.name
+    assert world.describe(version.name).state == LOADED
+    world.registry.client.delete_model_version(MODEL, version.name)
+    wait_until(lambda: version.name not in world.aliases())
+    with pytest.raises(grpc.RpcError) as caught:
+        world.server.embedding.Embed(request)
+    assert isinstance(caught.value, grpc.Call)
+    assert caught.value.code() == grpc.StatusCode.FAILED_PRECONDITION
+    assert "retired" in (caught.value.details() or "")
+
+
+def test_mlflow_killed_in_the_middle(world: World, golden: Golden, tmp_path: Path) -> None:
+    """The last test: nothing follows MLflow afterwards."""
+    with Traffic(world, golden, pb.CallOptions()) as requests:
+        world.promote("2")
+        world.mlflow.kill()
+        wait_until(lambda: world.server.metric("registry_errors_total", model=MODEL) >= 1)
+        requests.reach(requests.total + 500)
+    assert requests.errors == []
+    assert world.champion() == "2"
+    stale = time.time() - world.server.metric("registry_last_success_timestamp_seconds")
+    assert 0 < stale < 300
+
+    # A server that starts now has the cache and what was last known.
+    with running_server(tmp_path, *world.flags) as second:
+        other = replace(world, server=second)
+        assert other.champion() == "2"
+        (embedding,) = second.embedding.Embed(
+            pb.EmbedRequest(inputs=[case_inputs("qwen")["text"]])
+        ).embeddings
+        vector = np.frombuffer(embedding.vector.data, "<f4")
+        assert cosine(vector, golden["qwen2_vl/dora/text"]) > 0.9999

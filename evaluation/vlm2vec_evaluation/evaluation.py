@@ -95,15 +95,15 @@ class _Inputs:
 
     def __init__(self) -> None:
         self.items: dict[Key, InputLike] = {}
-        # Of objects that are kept alive by the task: the same candidates come with every query.
-        self._keys: dict[int, Key] = {}
+        # The same candidates come with every query. Each object is held, so that its id stays its own.
+        self._seen: dict[int, tuple[InputLike, Key]] = {}
 
     def key(self, item: "InputLike") -> Key:
-        key = self._keys.get(id(item))
-        if key is None:
-            key = self._keys[id(item)] = key_of(item)
+        if id(item) not in self._seen:
+            key = key_of(item)
+            self._seen[id(item)] = item, key
             self.items.setdefault(key, item)
-        return key
+        return self._seen[id(item)][1]
 
 
 def key_of(item: "InputLike") -> Key:

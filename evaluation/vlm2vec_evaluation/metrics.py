@@ -10,9 +10,7 @@ from dataclasses import asdict, dataclass
 import numpy as np
 import numpy.typing as npt
 
-from vlm2vec_evaluation.suite import META_TASKS, SPLITS
-
-OVERALL = "overall"
+from vlm2vec_evaluation.suite import META_TASKS, OVERALL, SPLITS
 
 
 @dataclass(frozen=True)

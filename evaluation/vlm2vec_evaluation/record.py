@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 from vlm2vec_evaluation.errors import EvaluationError
 from vlm2vec_evaluation.evaluation import Evaluation
-from vlm2vec_evaluation.metrics import OVERALL
 from vlm2vec_evaluation.report import to_json
-from vlm2vec_evaluation.suite import Suite
+from vlm2vec_evaluation.suite import OVERALL, Suite
 
 if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
     from vlm2vec_registry.store import PublishedVersion, Registry
 
 PREFIX = "vlm2vec.evaluation."
@@ -49,28 +50,7 @@ def record(
     names = [item.name for item in suite.data_sets]
     if missing := [name for name in names if name not in evaluation.data_sets]:
         raise EvaluationError(f"not recorded: {', '.join(missing)} were not evaluated")
-    from mlflow.entities import Metric, RunTag
-
-    client, now = registry.client, int(1000 * time.time())
-    report = to_json(evaluation)
-    tags = {
-        "vlm2vec.model": version.model, "vlm2vec.version": version.name, "vlm2vec.space": space,
-        "vlm2vec.suite": suite.name, "vlm2vec.suite_digest": suite.digest,
-    }  # fmt: skip
-    run = client.create_run(
-        client.get_run(version.run_id).info.experiment_id,
-        run_name=f"evaluate {version.model} {version.name} on {suite.name}",
-    ).info.run_id
-    metrics = [
-        Metric(f"{group}/{key}", value, now, 0)
-        for part in ("averages", "data_sets")
-        for group, values in report[part].items()
-        for key, value in values.items()
-        if isinstance(value, float)
-    ]
-    client.log_batch(run, metrics, tags=[RunTag(key, value) for key, value in tags.items()])
-    client.log_dict(run, {**tags, **report}, "evaluation.json")
-    client.set_terminated(run)
+    run = _log(registry.client, version, suite, evaluation)
     made = Recorded(
         suite=suite.name, suite_digest=suite.digest, space=space, run_id=run,
         overall=asdict(evaluation.averages[OVERALL]),
@@ -79,6 +59,44 @@ def record(
     )  # fmt: skip
     registry.tag(version.model, version.name, PREFIX + suite.name, json.dumps(asdict(made)))
     return made
+
+
+def _log(
+    client: "MlflowClient", version: "PublishedVersion", suite: Suite, evaluation: Evaluation
+) -> str:
+    """A finished run in the experiment of the version's own; its id. Raises `EvaluationError`."""
+    from mlflow.entities import Metric, RunTag
+    from mlflow.exceptions import MlflowException
+
+    now = int(1000 * time.time())
+    report = to_json(evaluation)
+    tags = {
+        "vlm2vec.model": version.model,
+        "vlm2vec.version": version.name,
+        "vlm2vec.space": version.space,
+        "vlm2vec.suite": suite.name,
+        "vlm2vec.suite_digest": suite.digest,
+    }
+    metrics = [
+        Metric(f"{group}/{key}", value, now, 0)
+        for part in ("averages", "data_sets")
+        for group, values in report[part].items()
+        for key, value in values.items()
+        if isinstance(value, float)
+    ]
+    try:
+        run: str = client.create_run(
+            client.get_run(version.run_id).info.experiment_id,
+            run_name=f"evaluate {version.model} {version.name} on {suite.name}",
+        ).info.run_id
+        client.log_batch(run, metrics, tags=[RunTag(key, value) for key, value in tags.items()])
+        client.log_dict(run, {**tags, **report}, "evaluation.json")
+        client.set_terminated(run)
+    except MlflowException as error:
+        raise EvaluationError(
+            f"not recorded: MLflow: {error}; run it again, the vectors are kept"
+        ) from error
+    return run
 
 
 def read(version: "PublishedVersion", suite: Suite) -> Recorded | None:

@@ -16,6 +16,7 @@ META_TASKS = ("classification", "vqa", "retrieval", "grounding")
 SPLITS = ("ind", "ood")
 """In distribution: a data set of the same name was trained on; out of distribution: none was."""
 PROMPTS = ("mmeb", "template")
+OVERALL = "overall"
 NAME = re.compile(r"[A-Za-z0-9][\w.-]*")
 """What a name may be: it becomes part of an MLflow tag and of metrics' names."""
 
@@ -115,7 +116,8 @@ def _data_set(where: str, values: Any) -> DataSet:
     _check_keys(where, values, known, {"name", "path", "meta_task"})
     values = {key: _text(f"{where}.{key}", value) for key, value in values.items()}
     data_set = DataSet(**values)
-    _name(f"{where}.name", data_set.name)
+    if _name(f"{where}.name", data_set.name) in (*META_TASKS, *SPLITS, OVERALL):
+        raise EvaluationError(f"{where}.name: {data_set.name!r} is the name of an average")
     _check_choice(f"{where}.meta_task", data_set.meta_task, META_TASKS)
     _check_choice(f"{where}.split", data_set.split, SPLITS)
     return data_set

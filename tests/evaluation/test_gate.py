@@ -164,6 +164,9 @@ def test_only_whole_evaluations_of_the_versions_space_are_recorded(
     version = registry.version(model, versions[0])
     with pytest.raises(EvaluationError, match=f"has space {version.space} in the registry, the "):
         record(registry, version, suite, evaluation(suite), "0" * 32)
+    lost = replace(version, run_id="0" * 32)
+    with pytest.raises(EvaluationError, match=r"not recorded: MLflow: .*; run it again"):
+        record(registry, lost, suite, evaluation(suite), version.space)
     part = Evaluation(dict(list(evaluation(suite).data_sets.items())[:3]))
     with pytest.raises(EvaluationError, match="not recorded: crops were not evaluated"):
         record(registry, version, suite, part, version.space)

@@ -92,6 +92,16 @@ def test_order_and_repetition_of_candidates_change_nothing() -> None:
     assert shifted.scores == plain.scores == evaluate(table, [doubled]).data_sets["a"].scores
 
 
+def test_candidates_may_be_made_as_they_are_asked_for() -> None:
+    table = random_table(0)
+    made = [
+        Record(item.query, np.array(item.candidates), item.correct)  # type: ignore[arg-type]
+        for item in task("a").records
+    ]
+    plain = evaluate(table, [task("a")]).data_sets["a"]
+    assert evaluate(table, [Task("a", "retrieval", made)]).data_sets["a"] == plain
+
+
 def test_averages_count_each_data_set_once() -> None:
     table = random_table(3)
     parts = {

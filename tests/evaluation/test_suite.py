@@ -58,6 +58,7 @@ def test_digest_is_of_what_the_file_says(tmp_path: Path) -> None:
         ("split: ood", "split: test", r"data_sets\[1\]\.split: 'test' is not one of ind, ood"),
         ("name: questions", "name: classes", "data_sets: classes is there twice"),
         ("name: questions", "name: a/b", r"data_sets\[1\]\.name: 'a/b' is not letters"),
+        ("name: questions", "name: vqa", r"data_sets\[1\]\.name: 'vqa' is the name of an average"),
         ("images: pictures", "picture: here", "unknown key picture; known are data_sets, images"),
         ("path: classes.jsonl", "paths: x", r"data_sets\[0\]: unknown key paths"),
         ("path: classes.jsonl", "split: ind", r"data_sets\[0\]: path is missing"),

@@ -92,6 +92,10 @@ def _context(client_certificates: bool) -> ssl.SSLContext:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.set_alpn_protocols(["http/1.1"])
+    if client_certificates:
+        # A resumed session would not be verified by authorities that are new since.
+        context.options |= ssl.OP_NO_TICKET
+        context.num_tickets = 0
     # Not CERT_REQUIRED: probes have none, and health may be open. The gate asks for it.
     context.verify_mode = ssl.CERT_OPTIONAL if client_certificates else ssl.CERT_NONE
     return context

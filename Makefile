@@ -2,11 +2,12 @@
 PYTHON ?= python3
 BIN := .venv/bin
 SIZE ?= small
+RUN ?= build/digits
 
-.PHONY: help setup chart protos serve example test lint format bench clean
+.PHONY: help setup chart protos serve example test lint format bench train-default clean
 
 help:  ## what there is
-	@grep -E '^[a-z]+:.*##' Makefile | sed 's/:.*##/\t/' | expand -t 10
+	@grep -E '^[a-z-]+:.*##' Makefile | sed 's/:.*##/\t/' | expand -t 16
 
 setup: .venv/installed  ## make .venv with the pinned development environment
 
@@ -53,6 +54,14 @@ format: setup  ## let ruff rewrite what it can
 bench: setup  ## the engine beside transformers + PEFT, the service beside the engine
 	$(BIN)/python -m benchmarks.engine --size $(SIZE)
 	$(BIN)/python -m benchmarks.service --size $(SIZE)
+
+train-default: setup  ## train the digits model that ships, score it, put it into the package
+	OMP_NUM_THREADS=1 $(BIN)/torchrun --nproc-per-node 2 -m vlm2vec_training.digits train --output $(RUN)
+	$(BIN)/python -m vlm2vec_training.digits data --output $(RUN)/data
+	for version in v1 v2; do $(BIN)/vlm2vec evaluate --suite $(RUN)/data/suite.yaml --local \
+	    --base $(RUN)/base --adapter $(RUN)/$$version --output $(RUN)/$$version.scores.json \
+	    || exit 1; done
+	$(BIN)/python -m vlm2vec_training.digits ship --run $(RUN)
 
 clean:  ## remove the environment and the example
 	rm -rf .venv example

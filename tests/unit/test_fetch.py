@@ -1,0 +1,186 @@
+"""Fetching URLs for callers, from a real server: what is allowed, and where it ends."""
+
+import asyncio
+import ipaddress
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+import pytest
+
+from vlm2vec.v1 import embedding_pb2 as pb
+from vlm2vec_service.errors import InvalidInputError
+from vlm2vec_service.frontend.http.fetch import Fetcher, Media, is_public, parse_origins
+from vlm2vec_service.settings import HttpSettings, Limits
+
+LIMITS = Limits(max_image_bytes=1000, max_video_bytes=5000)
+
+
+class Handler(BaseHTTPRequestHandler):
+    """Pictures, redirects and mischief, by path."""
+
+    seen: list[tuple[str, dict[str, str]]]
+
+    def do_GET(self) -> None:
+        type(self).seen.append((self.path, {k.lower(): v for k, v in self.headers.items()}))
+        kind, _, rest = self.path[1:].partition("/")
+        if kind == "bytes":
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(b"x" * int(rest))
+        elif kind == "to":
+            self.send_response(302)
+            self.send_header("location", rest)
+            self.end_headers()
+        elif kind == "slow":
+            self.send_response(200)
+            self.end_headers()
+            for _ in range(600):
+                self.wfile.write(b"x")
+                self.wfile.flush()
+                time.sleep(0.05)
+        else:
+            self.send_error(int(kind))
+
+    def log_message(self, format: str, *args: Any) -> None:
+        pass
+
+
+@pytest.fixture
+def origin() -> Iterator[str]:
+    Handler.seen = []
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+    server.server_close()
+
+
+def fetch(*urls: str, kind: str = "image_url", **settings: Any) -> list[pb.Part]:
+    """The parts that ``urls`` fill."""
+
+    async def run() -> list[pb.Part]:
+        fetcher = Fetcher(HttpSettings(**settings), LIMITS)
+        parts = [pb.Part() for _ in urls]
+        try:
+            await fetcher.fill(
+                [Media(part, kind, url, "input") for part, url in zip(parts, urls, strict=True)]
+            )
+        finally:
+            await fetcher.close()
+        return parts
+
+    return asyncio.run(run())
+
+
+def refusal(*urls: str, **settings: Any) -> str:
+    with pytest.raises(InvalidInputError) as refused:
+        fetch(*urls, **settings)
+    assert refused.value.field == "input"
+    return refused.value.problem
+
+
+def allowed(origin: str, **settings: Any) -> dict[str, Any]:
+    return {"fetch_origins": origin, "fetch_private_addresses": True, **settings}
+
+
+def test_what_is_allowed_is_fetched(origin: str) -> None:
+    first, second = fetch(f"{origin}/bytes/10", f"{origin}/bytes/1000#part", **allowed(origin))
+    assert (first.image, second.image) == (b"x" * 10, b"x" * 1000)
+    (video,) = fetch(f"{origin}/bytes/4000", kind="video_url", **allowed(origin))
+    assert len(video.video.file) == 4000
+    (_, headers), *_ = Handler.seen
+    assert set(headers) == {"host", "accept", "user-agent"}
+
+
+def test_nothing_is_fetched_by_default(origin: str) -> None:
+    assert "data URI" in refusal(f"{origin}/bytes/1")
+    assert "not public" in refusal(f"{origin}/bytes/1", fetch_origins=origin)
+    port = origin.rpartition(":")[2]
+    by_name = f"http://localhost:{port}"
+    assert "not public" in refusal(f"{by_name}/bytes/1", fetch_origins=by_name)
+    assert not Handler.seen
+
+
+def test_other_origins_are_refused(origin: str) -> None:
+    for url in (
+        "http://127.0.0.1/bytes/1", origin.replace("http", "https") + "/bytes/1",
+        f"{origin.replace('127.0.0.1', '127.0.0.2')}/bytes/1", "ftp://127.0.0.1/a", "/bytes/1",
+        "file:///etc/passwd", f"http://127.0.0.1@example.com:{origin[-5:]}/", "http://[::1",
+        f"{origin}@example.com/", f"{origin}\\@example.com/", "javascript:alert(1)", "",
+        f"{origin}/bytes/1 HTTP/1.1\r\nx: y", "http://127.0.0.1:99999/",
+    ):  # fmt: skip
+        refusal(url, **allowed(origin))
+    assert not Handler.seen
+
+
+def test_redirects_are_followed_within_limits(origin: str) -> None:
+    one = f"{origin}/to/{origin}/bytes/7"
+    (part,) = fetch(one, **allowed(origin, fetch_redirects=1))
+    assert len(part.image) == 7
+    assert "redirects" in refusal(f"{origin}/to/{one}", **allowed(origin, fetch_redirects=1))
+    (part,) = fetch(f"{origin}/to//bytes/3", **allowed(origin))  # a relative one
+    assert len(part.image) == 3
+    for elsewhere in ("http://169.254.169.254/latest", "file:///etc/passwd", "https://example.com"):
+        assert "URL" in (text := refusal(f"{origin}/to/{elsewhere}", **allowed(origin))) or (
+            "not an origin" in text
+        )
+
+
+def test_sizes_are_limited(origin: str) -> None:
+    assert "1000 bytes" in refusal(f"{origin}/bytes/1001", **allowed(origin))
+    urls = [f"{origin}/bytes/900"] * 3
+    refusal(*urls, **allowed(origin, http_max_body_bytes=2000))
+    fetch(*urls, **allowed(origin, http_max_body_bytes=2700))
+
+
+def test_time_is_limited(origin: str) -> None:
+    assert "0.3 s" in refusal(f"{origin}/slow", **allowed(origin, fetch_seconds=0.3))
+
+
+def test_answers_that_are_no_use(origin: str) -> None:
+    for status in (404, 500):
+        assert str(status) in refusal(f"{origin}/{status}", **allowed(origin))
+    with socket.socket() as nobody:
+        nobody.bind(("127.0.0.1", 0))
+        closed = f"http://127.0.0.1:{nobody.getsockname()[1]}"
+        assert "failed" in refusal(f"{closed}/", **allowed(closed))
+    unknown = "http://nowhere.invalid"
+    assert "failed" in refusal(f"{unknown}/", **allowed(unknown))
+
+
+@pytest.mark.parametrize(
+    ("address", "public"),
+    [
+        ("93.184.215.14", True), ("2606:2800:220:1::1", True), ("127.0.0.1", False),
+        ("10.0.0.1", False), ("172.16.0.1", False), ("192.168.0.1", False),
+        ("169.254.169.254", False), ("100.64.0.1", False), ("0.0.0.0", False),
+        ("224.0.0.1", False), ("240.0.0.1", False), ("255.255.255.255", False), ("::1", False),
+        ("::", False), ("fe80::1", False), ("fc00::1", False), ("ff02::1", False),
+        ("::ffff:127.0.0.1", False), ("::ffff:10.0.0.1", False), ("64:ff9b::7f00:1", False),
+        ("64:ff9b::5db8:d70e", True), ("2002:7f00:1::", False), ("2001:0:1::1", False),
+        ("::ffff:93.184.215.14", True),
+    ],
+)  # fmt: skip
+def test_public_addresses(address: str, public: bool) -> None:
+    assert is_public(ipaddress.ip_address(address)) == public
+
+
+def test_origins() -> None:
+    cdn, wild, port, six = parse_origins(
+        "https://CDN.example.com, https://*.example.org/,http://a:81, https://[::1]"
+    )
+    assert cdn.allows("https", "cdn.example.com", 443)
+    assert not cdn.allows("https", "cdn.example.com.evil.com", 443)
+    assert not cdn.allows("http", "cdn.example.com", 443)
+    assert wild.allows("https", "a.b.example.org", 443)
+    assert not wild.allows("https", "example.org", 443)
+    assert not wild.allows("https", "notexample.org", 443)
+    assert port.allows("http", "a", 81)
+    assert six.allows("https", "::1", 443)
+    for wrong in ("cdn.example.com", "https://", "https://a/b", "*", "https://*", "ftp://a"):
+        with pytest.raises(InvalidInputError):
+            parse_origins(wrong)

@@ -18,7 +18,7 @@ CHART = Path(__file__).parent / "vlm2vec-serve"
 BY_CHART = {
     "adapter", "alias", "allow-anonymous", "callers", "cache-dir", "config", "device",
     "drain-seconds", "http-listen", "listen", "metrics-listen", "model", "poll-seconds", "registry",
-    "tls-certificate", "tls-client-ca", "tls-key", "worker",
+    "tls-certificate", "tls-client-ca", "tls-key", "webhook-secret-file", "worker",
 }  # fmt: skip
 """Options that the chart sets from values of its own."""
 TYPES = {"integer": "integer", "float": "number", "boolean": "boolean", "text": "string"}

@@ -137,6 +137,7 @@ def test_secrets_arrive_where_the_server_looks() -> None:
         assert settings[option].startswith(mounted["tls"] + "/")
     assert settings["callers"].startswith(mounted["auth"] + "/")
     assert "allow-anonymous" not in settings
+    assert config(render("keda"))["webhook-secret-file"] == "/etc/vlm2vec/webhook/secret"
     (init,) = pod["initContainers"]
     (token,) = [item for item in init["env"] if item["name"] == "HF_TOKEN"]
     assert token["valueFrom"]["secretKeyRef"] == {"name": "hub-token", "key": "token"}

@@ -23,6 +23,11 @@ allow-anonymous = true
 registry = {{ . | toJson }}
 cache-dir = {{ include "vlm2vec.registryCache" $root | toJson }}
 poll-seconds = {{ $root.Values.registry.pollSeconds }}
+{{- with $root.Values.registry.webhookSecret }}
+{{- if .name }}
+webhook-secret-file = {{ printf "/etc/vlm2vec/webhook/%s" .key | toJson }}
+{{- end }}
+{{- end }}
 {{- end }}
 {{- if not .Values.split.enabled }}
 device = {{ include "vlm2vec.device" . | toJson }}

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import signal
 import threading
 import time
 import urllib.error
@@ -420,6 +421,9 @@ def test_spent_token_quota_refuses_unary_calls(guarded: Guarded) -> None:
 
 
 def test_log_names_callers_and_holds_no_secret(guarded: Guarded) -> None:
+    for credential in (None, "embed", "read", guarded.token(), guarded.token() + "x"):
+        for way in guarded.ways:
+            way(credential)
     log = guarded.server.log.read_text()
     lines = [json.loads(line) for line in log.splitlines() if line.startswith("{")]
     callers = {line["caller"] for line in lines if "caller" in line}
@@ -430,3 +434,25 @@ def test_log_names_callers_and_holds_no_secret(guarded: Guarded) -> None:
         # Nor what comes behind the part that may be shown.
         for part in (secret, secret[12:], secret.rpartition(".")[2]):
             assert len(part) < 8 or part not in log
+
+
+def test_accepted_requests_are_finished(guarded: Guarded) -> None:
+    words = "one two three " * 500
+    headers = {"authorization": guarded.authorization("all")}
+    url = f"http://{guarded.server.http_address}/v1/embeddings"
+    request = pb.EmbedRequest(options=options(), inputs=[text(words)] * 64)
+
+    def in_flight() -> list[str]:
+        page = httpx.get(f"http://{guarded.server.metrics_address}/metrics", headers=headers).text
+        lines = (line for line in page.splitlines() if "requests_in_flight{" in line)
+        return sorted(line.split('"')[1] for line in lines if line.endswith(" 1.0"))
+
+    with ThreadPoolExecutor(2) as pool:
+        body = {"model": "qwen", "input": [words] * 64}
+        http = pool.submit(httpx.post, url, json=body, headers=headers, timeout=200)
+        call = guarded.server.embedding.Embed.future(request, metadata=guarded.metadata("all"))
+        wait_until(lambda: in_flight() == ["/v1/embeddings", "Embed"], pause=0.01)
+        guarded.server.process.send_signal(signal.SIGTERM)
+        assert len(call.result().embeddings) == 64
+        assert len(http.result().json()["data"]) == 64
+    assert guarded.server.process.wait(90) == 0

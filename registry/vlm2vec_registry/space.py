@@ -5,6 +5,7 @@ Vectors of two spaces do not compare. Two checkouts of the same files are one sp
 
 import hashlib
 import json
+from dataclasses import replace
 from pathlib import Path
 
 from vlm2vec_registry.embedding_config import EmbeddingConfig
@@ -27,7 +28,7 @@ def space_of(base: bytes, adapter: Path | None) -> str:
     """32 hexadecimal digits for a checkpoint's digest and an adapter folder, or none.
 
     Of ``adapter_config.json`` everything counts but where the base once lay; of ``embedding.json``
-    the settings, not the spelling. Raises `OSError`, `ValueError`.
+    the settings, not their spelling, nor what only names the base. Raises `OSError`, `ValueError`.
     """
     digest = hashlib.sha256(base)
     if adapter is not None:
@@ -36,7 +37,9 @@ def space_of(base: bytes, adapter: Path | None) -> str:
             config.pop(key, None)
         digest.update(json.dumps(config, sort_keys=True).encode())
         digest.update(_digest([adapter / ADAPTER_FILES[1]]))
-        digest.update(EmbeddingConfig.read(adapter).to_json().encode())
+        embedding = EmbeddingConfig.read(adapter)
+        settings = replace(embedding, backbone=None, base_model=None, base_revision=None)
+        digest.update(settings.to_json().encode())
     return digest.hexdigest()[:HEX_DIGITS]
 
 

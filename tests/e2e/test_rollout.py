@@ -1,5 +1,6 @@
 """Versions go from MLflow to traffic and back while requests run: a real MLflow, a real server."""
 
+import base64
 import functools
 import json
 import shutil
@@ -28,6 +29,13 @@ MODEL = "qwen"
 ADAPTERS = {"1": "lora", "2": "dora"}
 """The parity adapter behind each version."""
 CASES = ("text", "text-long", "image")
+WEBHOOKS = {
+    "MLFLOW_WEBHOOK_CACHE_TTL": "0",  # a new one is heeded at once
+    "MLFLOW_WEBHOOK_ALLOWED_SCHEMES": "http,https",
+    "MLFLOW_WEBHOOK_ALLOW_PRIVATE_IPS": "true",
+    "MLFLOW_WEBHOOK_SECRET_ENCRYPTION_KEY": base64.urlsafe_b64encode(bytes(32)).decode(),
+}
+"""So that MLflow may call a server on this host."""
 LOADED = adapters_pb2.ADAPTER_STATE_LOADED
 FAILED = adapters_pb2.ADAPTER_STATE_FAILED
 
@@ -71,7 +79,7 @@ def world(checkpoints: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterat
     """Versions 1 (lora, champion) and 2 (dora), followed by a server."""
     folder = tmp_path_factory.mktemp("rollout")
     base = checkpoints / "qwen2_vl"
-    with running_mlflow(folder / "mlflow") as mlflow:
+    with running_mlflow(folder / "mlflow", environment=WEBHOOKS) as mlflow:
         registry = Registry(mlflow.url)
         for name in ADAPTERS.values():
             registry.publish(MODEL, adapter_folder("qwen2_vl", name), base=base)
@@ -295,6 +303,29 @@ def test_a_retired_space_says_so(world: World, checkpoints: Path, tmp_path: Path
     assert isinstance(caught.value, grpc.Call)
     assert caught.value.code() == grpc.StatusCode.FAILED_PRECONDITION
     assert "retired" in (caught.value.details() or "")
+
+
+def test_a_webhook_makes_it_follow_at_once(world: World, golden: Golden, tmp_path: Path) -> None:
+    (tmp_path / "secret").write_text("a secret of the two\n")
+    flags = [
+        *world.flags, "--poll-seconds", "3600", "--webhook-secret-file", str(tmp_path / "secret"),
+    ]  # fmt: skip
+    client = world.registry.client
+    with running_server(tmp_path, *flags) as server:
+        follower = replace(world, server=server)
+        assert follower.champion() == "1"
+        for secret, status in (("a secret of the two", 204), ("a guess", 401)):
+            webhook = client.create_webhook(
+                f"rollout-{status}", f"http://{server.http_address}/webhooks/mlflow",
+                events=["model_version_alias.created"], secret=secret,
+            )  # fmt: skip
+            tried = client.test_webhook(webhook.webhook_id)
+            assert tried.response_status == status, tried
+            if status != 204:
+                client.delete_webhook(webhook.webhook_id)
+        follower.promote("2")
+        follower.promote("1")
+    client.delete_webhook(client.list_webhooks()[0].webhook_id)
 
 
 def test_mlflow_killed_in_the_middle(world: World, golden: Golden, tmp_path: Path) -> None:

@@ -205,3 +205,16 @@ def test_shares_on_the_command_line(store: Path, share: str) -> None:
     done = command(store, "canary", MODEL, "--version", "2", "--share", share)
     assert done.exit_code == 2
     assert "0% to 100%" in done.output
+
+
+def test_what_only_names_the_base_is_not_in_the_space(base: Path, tmp_path: Path) -> None:
+    digest = base_digest(base)
+    spaces = []
+    for number, text in enumerate(
+        ('{"backbone": "qwen2_vl", "base_model": "x"}', '{"prompt": {"suffix": "."}}')
+    ):
+        folder = tmp_path / str(number)
+        shutil.copytree(LORA, folder)
+        (folder / "embedding.json").write_text(text)
+        spaces.append(space_of(digest, folder))
+    assert spaces[0] == space_of(digest, LORA) != spaces[1]

@@ -429,7 +429,7 @@ def test_log_names_callers_and_holds_no_secret(guarded: Guarded) -> None:
     callers = {line["caller"] for line in lines if "caller" in line}
     assert {"key:embed", "key:read", "jwt:robot", "ipv4:127.0.0.1"} <= callers
     secrets = {*guarded.keys.values(), *guarded.secrets}
-    assert len(secrets) > 20
+    assert len(secrets) > 10
     for secret in secrets:
         # Nor what comes behind the part that may be shown.
         for part in (secret, secret[12:], secret.rpartition(".")[2]):

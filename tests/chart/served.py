@@ -8,16 +8,19 @@ from tests.chart.rendering import one, render
 MODEL = "qwen"
 
 
-def chart_flags(checkpoints: Path, folder: Path, settings: dict[str, Any]) -> list[str]:
-    """``--config`` with what the chart renders for the tiny checkpoint; flags that say where a test
-    listens go before it."""
-    values = {
+def chart_values(checkpoints: Path) -> dict[str, Any]:
+    """Values that serve the tiny checkpoint where it is."""
+    return {
         "models": [{"name": MODEL, "folder": "qwen2_vl"}],
         "modelCache": {"type": "hostPath", "mountPath": str(checkpoints)},
         "device": "cpu",
         "drainSeconds": 10,
-        "settings": {"dtype": "float32", "log-format": "json", "log-level": "WARNING", **settings},
+        "settings": {"dtype": "float32", "log-format": "json", "log-level": "WARNING"},
     }
+
+
+def chart_flags(values: dict[str, Any], folder: Path) -> list[str]:
+    """``--config`` with what the chart renders; flags that say where a test listens override it."""
     config = one(render(values), "ConfigMap")["data"]["config.toml"]
     (folder / "config.toml").write_text(config)
     return ["--config", str(folder / "config.toml")]

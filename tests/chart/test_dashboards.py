@@ -15,7 +15,7 @@ import pytest
 
 from tests.chart.prometheus import Prometheus, find, running_prometheus
 from tests.chart.rendering import CHART, RULES, one, render
-from tests.chart.served import MODEL, chart_flags
+from tests.chart.served import MODEL, chart_flags, chart_values
 from tests.conftest import adapter_folder
 from tests.e2e.cases import case_inputs, options, text
 from tests.e2e.server import Server, running_server, wait_until
@@ -86,7 +86,7 @@ def prometheus(checkpoints: Path, tmp_path_factory: pytest.TempPathFactory) -> I
     traffic.start_canary(registry, MODEL, "2", 0.5)
     registry.set_alias(MODEL, SHADOW, "2")
     flags = [
-        *chart_flags(checkpoints, folder, {}), "--poll-seconds", "0.2",
+        *chart_flags(chart_values(checkpoints), folder), "--poll-seconds", "0.2",
         "--registry", str(folder / "registry"), "--cache-dir", str(folder / "cache"),
     ]  # fmt: skip
     with (

@@ -12,7 +12,8 @@ DOCKERFILE = ROOT / "docker" / "Dockerfile"
 
 
 def hadolint(path: Path) -> subprocess.CompletedProcess[str]:
-    command = [Path(sys.executable).with_name("hadolint"), "--failure-threshold", "style", path]
+    program = Path(sys.executable).with_name("hadolint")
+    command = [str(program), "--failure-threshold", "style", str(path)]
     return subprocess.run(command, capture_output=True, text=True, check=False)
 
 

@@ -11,7 +11,7 @@ from typing import Self
 
 import vlm2vec
 from tests.chart.envoy import running_envoy
-from tests.chart.served import MODEL, chart_flags
+from tests.chart.served import MODEL, chart_flags, chart_values
 from tests.e2e.server import Server, running_server, wait_until
 
 PAUSE = 0.02
@@ -73,7 +73,7 @@ def test_no_call_fails_while_servers_are_lost_replaced_and_drained(
     def server(name: str) -> contextlib.AbstractContextManager[Server]:
         folder = tmp_path / name
         folder.mkdir()
-        return running_server(folder, *chart_flags(checkpoints, folder, {}))
+        return running_server(folder, *chart_flags(chart_values(checkpoints), folder))
 
     with contextlib.ExitStack() as stack, ThreadPoolExecutor() as pool:
         names = ("first", "second", "third")

@@ -133,27 +133,27 @@ def test_gradient_checkpointing_changes_no_gradient(base: Path, data: Path) -> N
         torch.testing.assert_close(computed_twice, plain)
 
 
-@pytest.mark.parametrize("architecture", ["qwen2_vl", "phi3_v"])
-@pytest.mark.parametrize("kind", ["lora", "dora"])
+@pytest.mark.parametrize(
+    ("architecture", "kind"), [("qwen2_vl", "lora"), ("qwen2_vl", "dora"), ("phi3_v", "dora")]
+)
 def test_the_engine_gives_the_trainers_vectors(
     checkpoints: Path, data: Path, tmp_path: Path, architecture: str, kind: str
 ) -> None:
     base = checkpoints / architecture
     torch.manual_seed(0)
-    settings = AdapterSettings(adapter=kind, rank=4, dropout=0.0)
+    crops = 1 if architecture == "phi3_v" else 0
+    settings = AdapterSettings(adapter=kind, rank=4, dropout=0.0, num_crops=crops)
     model = load_model(base, settings, "cpu", "float32", checkpointing=False)
     loader = Loader(read_data(data), load_preprocessor(base), model.embedding, 1)
-    batch = loader.batch([Row(0, 0), Row(1, 1)])
+    batch = loader.batch([Row(0, 0), Row(0, 1)])
     loader.close()
     inputs = [*batch.queries, *batch.targets]
     with torch.no_grad():
         untrained = model.embedder(inputs)
     parameters = gradcache.parameters_of(model.peft)
     optimizer = torch.optim.AdamW(parameters, lr=1e-2)
-    for _ in range(2):
-        optimizer.zero_grad()
-        gradcache.backward(model.embedder, batch, 0.02, 4)
-        optimizer.step()
+    gradcache.backward(model.embedder, batch, 0.02, 0)
+    optimizer.step()
     with torch.no_grad():
         trained = model.embedder(inputs)
     save_adapter(model, tmp_path)

@@ -101,7 +101,8 @@ that others used as well. `make train-default` runs it.
    dropped afterwards. Muon for matrices, AdamW for the rest.
 2. Base, all parameters, {recipe.base} steps, {minutes["base"]}: classification and retrieval, scenes in fours of hard
    variants behind the first fifth. The moving average is kept, rounded to bfloat16, and frozen.
-3. `v1`, {recipe.v1} steps, {minutes["v1"]}; `v2`, {recipe.v2} steps, {minutes["v2"]}, three of four on questions and grounding.
+3. `v1`, {recipe.v1} steps, {minutes["v1"]}; `v2`, {recipe.v2} steps, {minutes["v2"]}, half of them on questions, a
+   third on grounding.
 
 ## Limits
 

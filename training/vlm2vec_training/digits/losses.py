@@ -110,7 +110,9 @@ def describe(
     }
 
 
-def question(embedder: Embedder, reader: Reader, shown: Pictures, rng: random.Random) -> Tensor:
+def question(
+    embedder: Embedder, reader: Reader, shown: Pictures, rng: random.Random
+) -> dict[str, Tensor]:
     """Two questions about each scene, answered among all answers."""
     rounds = [[words.ask_any(scene, rng) for scene in shown.scenes] for _ in range(2)]
     every, own = range(len(shown.scenes)), mine(range(len(shown.scenes)))
@@ -126,10 +128,12 @@ def question(embedder: Embedder, reader: Reader, shown: Pictures, rng: random.Ra
     texts = reader.texts([words.ANSWERS[index] for index in mine(among)])
     (answers,) = embed(embedder, [Share(among, texts)], {})
     right = torch.tensor([words.ANSWERS.index(item.answer) for asked in rounds for item in asked])
-    return info_nce(vectors, answers, right, TEMPERATURE)
+    return {"question": info_nce(vectors, answers, right, TEMPERATURE)}
 
 
-def ground(embedder: Embedder, reader: Reader, shown: Pictures, rng: random.Random) -> Tensor:
+def ground(
+    embedder: Embedder, reader: Reader, shown: Pictures, rng: random.Random
+) -> dict[str, Tensor]:
     """One thing of each scene of several, among all things of all those scenes."""
     assert shown.crops is not None
     many = [i for i, scene in enumerate(shown.scenes) if len(scene.things) > 1]
@@ -150,7 +154,7 @@ def ground(embedder: Embedder, reader: Reader, shown: Pictures, rng: random.Rand
     )
     positive = torch.tensor([owners.index(item) for item in chosen.items()])
     things = [words.name(shown.scenes[i].things[k]) for i, k in owners]
-    return info_nce(queries, targets, positive, TEMPERATURE, numbered(things))
+    return {"ground": info_nce(queries, targets, positive, TEMPERATURE, numbered(things))}
 
 
 def cells(heads: torch.nn.Module, features: Features, drawn: Drawn) -> Tensor:

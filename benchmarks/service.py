@@ -39,6 +39,7 @@ from vlm2vec_service.engine import Engine
 from vlm2vec_service.preprocess import Prepared, Request, load_preprocessor
 from vlm2vec_service.settings import EngineSettings
 
+MODEL = "bench"
 TOKENIZER = Path(__file__).parent.parent / "tests/parity/data/tokenizers/qwen2_vl"
 SPECIAL = {"image_token_id": 2006, "video_token_id": 2007, "vision_start_token_id": 2003}
 WORDS = [
@@ -289,16 +290,17 @@ def write_checkpoint(folder: Path, size: str) -> None:
 
 
 @contextlib.contextmanager
-def serving(base: Path, device: str) -> Iterator[str]:
-    """Runs `vlm2vec serve` on ``base``; gives its address once a worker is ready."""
+def serving(base: Path, device: str, http_listen: str = "", *flags: str) -> Iterator[str]:
+    """Runs `vlm2vec serve` on ``base``; gives gRPC's address once a worker is ready."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{probe.getsockname()[1]}"
     process = subprocess.Popen(
         [
-            sys.executable, "-m", "vlm2vec_service", "serve", "--model", f"bench={base}",
-            "--listen", address, "--metrics-listen", "", "--device", device,
-            "--vision-cache-bytes", "0", "--log-level", "WARNING",
+            sys.executable, "-m", "vlm2vec_service", "serve", "--model", f"{MODEL}={base}",
+            "--listen", address, "--metrics-listen", "", "--http-listen", http_listen,
+            "--device", device,
+            "--vision-cache-bytes", "0", "--log-level", "WARNING", *flags,
         ]
     )  # fmt: skip
     try:

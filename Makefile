@@ -54,6 +54,7 @@ format: setup  ## let ruff rewrite what it can
 bench: setup  ## the engine beside transformers + PEFT, the service beside the engine
 	$(BIN)/python -m benchmarks.engine --size $(SIZE)
 	$(BIN)/python -m benchmarks.service --size $(SIZE)
+	$(BIN)/python -m benchmarks.http
 
 train-default: setup  ## train the digits model that ships, score it, put it into the package
 	OMP_NUM_THREADS=1 $(BIN)/torchrun --nproc-per-node 2 -m vlm2vec_training.digits train --output $(RUN)

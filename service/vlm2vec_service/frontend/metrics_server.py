@@ -12,7 +12,9 @@ from prometheus_client import make_wsgi_app
 from vlm2vec_service.errors import NotFoundError, UnauthenticatedError
 from vlm2vec_service.frontend.auth.authenticator import Authenticator, Credentials
 from vlm2vec_service.frontend.reload import Reloaded
-from vlm2vec_service.frontend.tls import Certificate, http_context
+from vlm2vec_service.frontend.tls import Certificate, certificate_names, http_context
+
+CERTIFICATE = "vlm2vec.certificate"
 
 
 class _Server(ThreadingMixIn, WSGIServer):
@@ -25,6 +27,11 @@ class _ServerV6(_Server):
 
 class _Handler(WSGIRequestHandler):
     timeout = 10
+
+    def get_environ(self) -> dict[str, Any]:
+        """With the names in the client's certificate, if there is TLS."""
+        peer = getattr(self.connection, "getpeercert", dict)()
+        return super().get_environ() | {CERTIFICATE: certificate_names(peer)}
 
     def log_message(self, format: str, *args: Any) -> None:
         """Says nothing: a scrape every few seconds is no news."""
@@ -55,7 +62,8 @@ def start_metrics(
 def _closed(app: Any, authenticator: Authenticator) -> Any:
     def checked(environ: dict[str, Any], start: Callable[..., Any]) -> Iterable[bytes]:
         try:
-            authenticator.identify(Credentials(environ.get("HTTP_AUTHORIZATION", "")))
+            authorization = environ.get("HTTP_AUTHORIZATION", "")
+            authenticator.identify(Credentials(authorization, environ[CERTIFICATE]))
         except UnauthenticatedError as error:
             start("401 Unauthorized", [("www-authenticate", "Bearer")])
             return [str(error).encode()]

@@ -7,6 +7,8 @@ span belongs to the trace of the one that was queued first.
 
 import logging
 import os
+from collections.abc import Iterable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 log = logging.getLogger(__name__)
@@ -42,6 +44,19 @@ def frontend_interceptors() -> list[Any]:
     from opentelemetry.instrumentation.grpc import aio_server_interceptor, filters
 
     return [aio_server_interceptor(filter_=filters.negate(filters.health_check()))]
+
+
+def http_span(name: str, headers: Iterable[tuple[bytes, bytes]]) -> AbstractContextManager[Any]:
+    """The span of a request over HTTP, in the caller's trace; nothing where tracing is off."""
+    if not os.environ.get(ENDPOINT):
+        return nullcontext()
+    from opentelemetry import propagate, trace
+
+    carrier = {key.decode("latin-1"): value.decode("latin-1") for key, value in headers}
+    tracer = trace.get_tracer("vlm2vec_service")
+    return tracer.start_as_current_span(
+        name, context=propagate.extract(carrier), kind=trace.SpanKind.SERVER
+    )
 
 
 def channel_interceptors() -> list[Any]:

@@ -117,7 +117,7 @@ def secured(checkpoints: Path, tmp_path_factory: pytest.TempPathFactory) -> Iter
         "--model", f"qwen={checkpoints / 'qwen2_vl'}", "--reload-seconds", "0.2",
         "--tls-certificate", folder / "tls.crt", "--tls-key", folder / "tls.key",
         "--tls-client-ca", folder / "ca.crt", "--callers", folder / "callers.jsonl",
-        "--log-format", "json",
+        "--log-format", "json", "--without-credential", "health",
     ]  # fmt: skip
     probe = authority.issue_cert("probe.example.com")
     credentials = grpc.ssl_channel_credentials(
@@ -150,6 +150,13 @@ def test_adapter_scopes_of_certificates(secured: Secured) -> None:
         stub.ListAdapters(adapters_pb2.ListAdaptersRequest())
         with pytest.raises(grpc.RpcError, match="PERMISSION_DENIED"):
             stub.UnloadAdapter(adapters_pb2.UnloadAdapterRequest(model="qwen", version="1"))
+
+
+def test_closed_metrics_come_over_tls(secured: Secured) -> None:
+    url = f"https://{secured.server.metrics_address}/metrics"
+    for name, status in (("reader.example.com", 200), ("stranger.example.com", 401), (None, 401)):
+        client = secured.client(name)
+        assert httpx.get(url, verify=client.context()).status_code == status
 
 
 def test_certificates_of_others_are_refused(secured: Secured) -> None:

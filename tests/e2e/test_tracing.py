@@ -6,13 +6,14 @@ from pathlib import Path
 from typing import Any
 
 import grpc
+import httpx
 from opentelemetry.proto.collector.trace.v1 import trace_service_pb2 as otlp
 from opentelemetry.proto.collector.trace.v1 import trace_service_pb2_grpc
 
 from tests.e2e.server import running_server
 from vlm2vec.v1 import embedding_pb2 as pb
 
-TRACE = "0af7651916cd43dd8448eb211c80319c"
+TRACE, HTTP_TRACE = "0af7651916cd43dd8448eb211c80319c", "0af7651916cd43dd8448eb211c80319d"
 
 
 class Collector(trace_service_pb2_grpc.TraceServiceServicer):
@@ -46,13 +47,20 @@ def test_one_trace_from_caller_to_worker(checkpoints: Path, tmp_path: Path) -> N
             pb.EmbedRequest(inputs=[pb.Input(prompt="a cat")]),
             metadata=(("traceparent", f"00-{TRACE}-b7ad6b7169203331-01"),),
         )
+        httpx.post(
+            f"http://{server.http_address}/v1/embeddings",
+            json={"input": "a cat"},
+            headers={"traceparent": f"00-{HTTP_TRACE}-b7ad6b7169203331-01"},
+        ).raise_for_status()
+        batch = "/vlm2vec.worker.v1.WorkerService/RunBatch"
         missing = {
-            ("vlm2vec-frontend", "/vlm2vec.v1.EmbeddingService/Embed"),
-            ("vlm2vec-worker", "/vlm2vec.worker.v1.WorkerService/RunBatch"),
+            (TRACE, "vlm2vec-frontend", "/vlm2vec.v1.EmbeddingService/Embed"),
+            (TRACE, "vlm2vec-worker", batch),
+            (HTTP_TRACE, "vlm2vec-frontend", "/v1/embeddings"),
+            (HTTP_TRACE, "vlm2vec-worker", batch),
         }
         # A span is exported when it ends, so the caller's own may come last.
         while missing:
             process, span = collector.spans.get(timeout=60)
-            if span.trace_id.hex() == TRACE:
-                missing.discard((process, span.name))
+            missing.discard((span.trace_id.hex(), process, span.name))
     receiver.stop(None)

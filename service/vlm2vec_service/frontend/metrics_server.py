@@ -30,7 +30,7 @@ class _Handler(WSGIRequestHandler):
 
     def get_environ(self) -> dict[str, Any]:
         """With the names in the client's certificate, if there is TLS."""
-        peer = getattr(self.connection, "getpeercert", dict)()
+        peer: dict[str, Any] = getattr(self.connection, "getpeercert", dict)()
         return super().get_environ() | {CERTIFICATE: certificate_names(peer)}
 
     def log_message(self, format: str, *args: Any) -> None:

@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
+from vlm2vec_service import tracing
 from vlm2vec_service.errors import Vlm2vecError
 from vlm2vec_service.frontend.auth.authenticator import Credentials
 from vlm2vec_service.frontend.gate import REQUEST_ID, Call, Gate
@@ -55,10 +56,11 @@ class Around:
         answer = _Answer(call, send)
         error: BaseException | None = None
         try:
-            if method not in SIGNED:
-                self.gate.check(call, _credentials(scope), SCOPES.get(method, ""))
-            body = await self._body(scope, receive)
-            await self._run(scope, body, receive, answer)
+            with tracing.http_span(method, scope["headers"]):
+                if method not in SIGNED:
+                    self.gate.check(call, _credentials(scope), SCOPES.get(method, ""))
+                body = await self._body(scope, receive)
+                await self._run(scope, body, receive, answer)
         except Exception as caught:  # noqa: BLE001 (every request gets an answer)
             error = renamed(caught) if isinstance(caught, Vlm2vecError) else caught
         except asyncio.CancelledError as caught:

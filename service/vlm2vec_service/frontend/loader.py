@@ -87,10 +87,10 @@ class Loader:
         """Whether a version is on its way."""
         return name in self._loading
 
-    async def ensure(self, version: Version) -> None:
+    async def ensure(self, version: Version, traffic: bool = False) -> None:
         """Returns when the workers hold ``version``; those that start load it before they are ready.
 
-        Raises `AdapterError` with the reason if it cannot be loaded, at once if that was found
+        One that is to get ``traffic`` is let in although there is no room. Raises `AdapterError` with the reason if it cannot be loaded, at once if that was found
         lately, and `ExhaustedError` where every place is taken by versions in use.
         """
         if version.is_base:
@@ -106,7 +106,7 @@ class Loader:
                 raise AdapterError(
                     f"version {version.name!r} could not be loaded: {failure.reason}"
                 )
-            task = asyncio.create_task(self._load(version))
+            task = asyncio.create_task(self._load(version, traffic))
             self._loading[version.name] = task
             task.add_done_callback(lambda _: self._loading.pop(version.name, None))
         # Who asked first may go; others wait for the same.
@@ -140,12 +140,12 @@ class Loader:
             held.users -= 1
             held.used_at = time.monotonic()
 
-    async def _load(self, version: Version) -> None:
+    async def _load(self, version: Version, traffic: bool) -> None:
         started = time.monotonic()
         try:
             folder, nbytes = await asyncio.to_thread(self._files, version)
             async with self._changing:
-                await self._make_room(version, nbytes)
+                await self._make_room(version, nbytes, traffic)
                 await self._into_workers(version, folder)
                 self.held[version.name] = Held(version, nbytes, time.monotonic())
         except ExhaustedError:
@@ -201,8 +201,8 @@ class Loader:
             )
         return folder
 
-    async def _make_room(self, version: Version, nbytes: int) -> None:
-        """Unloads the least lately used until ``version`` fits. One with traffic is let in anyway."""
+    async def _make_room(self, version: Version, nbytes: int, traffic: bool) -> None:
+        """Unloads the least lately used until ``version`` fits."""
         while self._is_full(nbytes):
             free = [
                 name
@@ -210,7 +210,7 @@ class Loader:
                 if not held.users and name not in self.model.in_traffic
             ]
             if not free:
-                if version.name in self.model.in_traffic:
+                if traffic:
                     return
                 raise ExhaustedError(
                     f"version {version.name!r} is not loaded and there is no room: "

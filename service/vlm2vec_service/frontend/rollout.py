@@ -140,7 +140,7 @@ class Rollout:
             return
         if version is not None:
             try:
-                await self.loader.ensure(version)
+                await self.loader.ensure(version, traffic=True)
             except Vlm2vecError as error:
                 self._complain(alias, str(error))
                 return

@@ -1,0 +1,210 @@
+"""Which versions the workers hold: on demand, least lately used out, never under a request."""
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from pathlib import Path
+from typing import Any, cast
+
+import grpc
+import numpy as np
+import pytest
+from prometheus_client import CollectorRegistry
+
+from vlm2vec.worker.v1 import worker_pb2
+from vlm2vec_registry.embedding_config import EmbeddingConfig
+from vlm2vec_service.catalog import BASE_VERSION, Model, Version
+from vlm2vec_service.errors import AdapterError, ExhaustedError
+from vlm2vec_service.frontend import loader as module
+from vlm2vec_service.frontend.loader import Loader
+from vlm2vec_service.metrics import Metrics
+from vlm2vec_service.preprocess import Prepared, Preprocessor, Request
+from vlm2vec_service.settings import RegistrySettings
+from vlm2vec_service.worker.supervisor import Worker
+
+
+class ScriptedWorker:
+    """Holds what it is told to; refuses names in ``refused``, is slow where there is a ``gate``."""
+
+    def __init__(self) -> None:
+        self.ready = True
+        self.holds: list[str] = []
+        self.loads: list[str] = []
+        self.refused: set[str] = set()
+        self.gate: asyncio.Event | None = None
+        self.component = 1.0
+
+    async def load_adapter(self, name: str, folder: Path) -> None:
+        self.loads.append(name)
+        if self.gate:
+            await self.gate.wait()
+        if name in self.refused:
+            raise grpc.aio.AioRpcError(
+                grpc.StatusCode.FAILED_PRECONDITION, grpc.aio.Metadata(), grpc.aio.Metadata(), "no"
+            )
+        self.holds.append(name)
+
+    async def unload_adapter(self, name: str) -> None:
+        if name in self.holds:
+            self.holds.remove(name)
+
+    async def run_batch(self, request: worker_pb2.RunBatchRequest) -> worker_pb2.RunBatchResponse:
+        (item,) = request.items
+        assert item.adapter in self.holds
+        vector = np.array([self.component, 0], np.float32)
+        return worker_pb2.RunBatchResponse(vectors=vector.tobytes())
+
+
+class OneToken:
+    """A preprocessor for whatever comes."""
+
+    def prepare(self, request: Request, embedding: EmbeddingConfig) -> Prepared:
+        positions = np.zeros((3, 1), np.int32)
+        return Prepared(np.zeros(1, np.int32), positions)
+
+
+class World:
+    """A loader of versions a to d, each of 100 bytes, on two workers."""
+
+    def __init__(self, folder: Path, **settings: Any) -> None:
+        versions = {BASE_VERSION: Version(BASE_VERSION, None, "base", EmbeddingConfig())}
+        for name in "abcd":
+            (folder / name).mkdir(exist_ok=True)
+            (folder / name / "adapter_model.safetensors").write_bytes(bytes(100))
+            versions[name] = Version(name, folder / name, f"space {name}", EmbeddingConfig())
+        self.model = Model("m", folder, "qwen2_vl", b"", versions)
+        self.workers = [ScriptedWorker(), ScriptedWorker()]
+        self.metrics = CollectorRegistry()
+        self.loader = Loader(
+            self.model,
+            cast(list[Worker], self.workers),
+            cast(Preprocessor, OneToken()),
+            RegistrySettings(**settings),
+            Metrics(self.metrics),
+        )
+
+    async def ensure(self, names: str) -> None:
+        for name in names:
+            await self.loader.ensure(self.model.versions[name])
+
+    @property
+    def held(self) -> str:
+        """Names of what is held, the same by all."""
+        held = sorted(self.loader.held)
+        assert all(sorted(worker.holds) == held for worker in self.workers)
+        return "".join(held)
+
+
+Check = Callable[[World], Coroutine[Any, Any, None]]
+
+
+def run(folder: Path, check: Check, **settings: Any) -> None:
+    async def scene() -> None:
+        async with asyncio.timeout(10):
+            await check(World(folder, **settings))
+
+    asyncio.run(scene())
+
+
+def test_the_least_lately_used_leaves(tmp_path: Path) -> None:
+    async def check(world: World) -> None:
+        await world.ensure("abac")
+        assert world.held == "ac"
+        await world.ensure("ab")
+        assert world.held == "ab"
+        assert world.workers[0].loads == ["a", "b", "c", "b"]
+        await world.loader.ensure(world.model.versions[BASE_VERSION])
+        assert world.held == "ab"
+
+    run(tmp_path, check, max_adapters=2)
+
+
+def test_bytes_are_a_limit_too(tmp_path: Path) -> None:
+    async def check(world: World) -> None:
+        await world.ensure("abc")
+        assert world.held == "bc"
+
+    run(tmp_path, check, max_adapter_bytes=250)
+
+
+def test_what_has_traffic_or_answers_stays(tmp_path: Path) -> None:
+    async def check(world: World) -> None:
+        await world.ensure("a")
+        world.model.aliases["champion"] = "a"
+        async with world.loader.using(world.model.versions["b"]):
+            with pytest.raises(ExhaustedError, match="max_adapters is 2"):
+                await world.ensure("c")
+            # A promotion has to get through all the same.
+            await world.loader.ensure(world.model.versions["d"], traffic=True)
+            assert world.held == "abd"
+        await world.ensure("c")
+        assert world.held == "ac"
+
+    run(tmp_path, check, max_adapters=2)
+
+
+def test_unloading_waits_for_requests_and_new_ones_load_again(tmp_path: Path) -> None:
+    async def check(world: World) -> None:
+        version = world.model.versions["a"]
+        async with world.loader.using(version):
+            unloading = asyncio.create_task(world.loader.unload(version))
+            await asyncio.sleep(0.05)
+            assert world.workers[0].holds == ["a"]
+            again = asyncio.create_task(world.ensure("a"))
+            await asyncio.sleep(0.05)
+            assert not unloading.done()
+        await unloading
+        await again
+        assert world.held == "a"
+        assert world.workers[0].loads == ["a", "a"]
+
+    run(tmp_path, check)
+
+
+def test_many_who_want_it_load_it_once_and_may_leave(tmp_path: Path) -> None:
+    async def check(world: World) -> None:
+        gate = world.workers[0].gate = asyncio.Event()
+        waiting = [asyncio.create_task(world.ensure("a")) for _ in range(5)]
+        await asyncio.sleep(0.05)
+        assert world.loader.is_loading("a")
+        waiting[0].cancel()
+        gate.set()
+        await asyncio.gather(*waiting[1:])
+        assert world.held == "a"
+        assert world.workers[0].loads == ["a"]
+        assert not world.loader.is_loading("a")
+
+    run(tmp_path, check)
+
+
+def test_a_refusal_is_cleaned_up_remembered_and_tried_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def check(world: World) -> None:
+        world.workers[1].refused.add("a")
+        for _ in range(3):  # only the first asks the workers
+            with pytest.raises(AdapterError, match="version 'a' could not be loaded: no"):
+                await world.ensure("a")
+        assert world.held == ""
+        assert world.workers[1].loads == ["a"]
+        failures = world.metrics.get_sample_value(
+            "vlm2vec_adapter_load_failures_total", {"model": "m"}
+        )
+        assert failures == 1
+        world.workers[1].refused.clear()
+        await asyncio.sleep(0.06)
+        await world.ensure("a")
+        assert world.held == "a"
+        assert world.loader.failures == {}
+
+    monkeypatch.setattr(module, "FIRST_RETRY", 0.05)
+    run(tmp_path, check)
+
+
+def test_vectors_that_are_not_finite_never_answer(tmp_path: Path) -> None:
+    async def check(world: World) -> None:
+        world.workers[1].component = float("nan")
+        with pytest.raises(AdapterError, match="not finite"):
+            await world.ensure("a")
+        assert world.held == ""
+
+    run(tmp_path, check)

@@ -410,7 +410,7 @@ def test_fuzzing_finds_no_fault(server: Server, tmp_path: Path) -> None:
     )  # fmt: skip
     command: list[str | Path] = [
         Path(sys.executable).with_name("schemathesis"), "run",
-        f"http://{server.http_address}/openapi.json", "--max-examples", "10", "--seed", "7",
+        f"http://{server.http_address}/openapi.json", "--max-examples", "5", "--seed", "7",
         "--phases", "coverage,fuzzing", "--checks", ",".join(checks),
     ]  # fmt: skip
     result = subprocess.run(command, text=True, capture_output=True, cwd=tmp_path, check=False)

@@ -6,9 +6,10 @@ import logging
 import os
 import queue
 import signal
+import tempfile
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from pathlib import Path
 
@@ -18,6 +19,7 @@ import torch
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
 from vlm2vec.worker.v1 import worker_pb2, worker_pb2_grpc
+from vlm2vec_registry import artifact
 from vlm2vec_service import tracing
 from vlm2vec_service.engine import Engine
 from vlm2vec_service.engine.packing import Item
@@ -126,7 +128,8 @@ class Worker(worker_pb2_grpc.WorkerServiceServicer):
         self, request: worker_pb2.LoadAdapterRequest, context: grpc.ServicerContext
     ) -> worker_pb2.LoadAdapterResponse:
         """Raises `AdapterError`."""
-        adapter = self.engine.load_adapter(request.name, Path(request.folder))
+        with _folder(request) as folder:
+            adapter = self.engine.load_adapter(request.name, folder)
         log.info("adapter %s loaded, %d bytes", request.name, adapter.nbytes)
         return worker_pb2.LoadAdapterResponse(nbytes=adapter.nbytes)
 
@@ -149,6 +152,19 @@ class Worker(worker_pb2_grpc.WorkerServiceServicer):
             adapters=sorted(self.engine.adapters),
             device=str(self.engine.device),
         )
+
+
+@contextlib.contextmanager
+def _folder(request: worker_pb2.LoadAdapterRequest) -> Iterator[Path]:
+    """The folder named, or one with the files that came along."""
+    if not request.files:
+        yield Path(request.folder)
+        return
+    with tempfile.TemporaryDirectory(prefix="vlm2vec-") as folder:
+        for name in artifact.FILES:
+            if name in request.files:
+                (Path(folder) / name).write_bytes(request.files[name])
+        yield Path(folder)
 
 
 class Errors(grpc.ServerInterceptor):

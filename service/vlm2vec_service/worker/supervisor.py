@@ -13,6 +13,7 @@ from pathlib import Path
 import grpc
 
 from vlm2vec.worker.v1 import worker_pb2, worker_pb2_grpc
+from vlm2vec_registry import artifact
 from vlm2vec_service import tracing
 from vlm2vec_service.metrics import Metrics
 from vlm2vec_service.settings import EngineSettings
@@ -109,7 +110,7 @@ class Worker:
         self.wanted[name] = folder
         try:
             if self._stub is not None and self.ready:
-                request = worker_pb2.LoadAdapterRequest(name=name, folder=str(folder))
+                request = await asyncio.to_thread(self._load_request, name, folder)
                 with _gone_is_unavailable():
                     await self._stub.LoadAdapter(request)
                 self.failed_adapters.pop(name, None)
@@ -194,7 +195,7 @@ class Worker:
         self.failed_adapters.clear()
         for name, folder in list(self.wanted.items()):
             try:
-                request = worker_pb2.LoadAdapterRequest(name=name, folder=str(folder))
+                request = await asyncio.to_thread(self._load_request, name, folder)
                 await self._stub.LoadAdapter(request)
             except grpc.aio.AioRpcError as error:
                 if error.code() == grpc.StatusCode.UNAVAILABLE:
@@ -203,6 +204,15 @@ class Worker:
                 self.failed_adapters[name] = error.details() or error.code().name
         log.info("worker %s is ready on %s", self.name, status.device)
         self._set_ready(True)
+
+    def _load_request(self, name: str, folder: Path) -> worker_pb2.LoadAdapterRequest:
+        """By the folder's path here, or with its files for another host. What is missing is for the
+        worker to say."""
+        if self.address is None:
+            return worker_pb2.LoadAdapterRequest(name=name, folder=str(folder))
+        paths = (folder / file for file in artifact.FILES)
+        files = {path.name: path.read_bytes() for path in paths if path.is_file()}
+        return worker_pb2.LoadAdapterRequest(name=name, folder=str(folder), files=files)
 
     def _set_ready(self, ready: bool) -> None:
         self.ready = ready

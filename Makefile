@@ -4,7 +4,7 @@ BIN := .venv/bin
 SIZE ?= small
 RUN ?= build/digits
 
-.PHONY: help setup chart protos serve example test lint format bench train-default clean
+.PHONY: help setup chart demo protos serve example test lint format bench train-default clean
 
 help:  ## what there is
 	@grep -E '^[a-z-]+:.*##' Makefile | sed 's/:.*##/\t/' | expand -t 16
@@ -16,6 +16,9 @@ setup: .venv/installed  ## make .venv with the pinned development environment
 	$(BIN)/pip install --quiet --constraint constraints.txt \
 	    --editable clients/python --editable '.[dev]'
 	touch $@
+
+demo: setup  ## the model that ships: published, served, measured, rolled out; offline, in a minute
+	$(BIN)/vlm2vec demo --folder build/demo
 
 example: setup  ## a tiny checkpoint, two adapters, a few lines embedded
 	$(BIN)/python -m tests.parity.make_checkpoints example

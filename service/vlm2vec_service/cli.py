@@ -14,6 +14,7 @@ from vlm2vec_evaluation.command import evaluate
 from vlm2vec_registry.errors import RegistryError
 from vlm2vec_service import tracing
 from vlm2vec_service.adapters_command import adapters
+from vlm2vec_service.demo.command import demo
 from vlm2vec_service.errors import Vlm2vecError
 from vlm2vec_service.keys import keys
 from vlm2vec_service.logs import configure
@@ -283,6 +284,7 @@ def worker(**values: Any) -> None:
 
 
 vlm2vec.add_command(adapters)
+vlm2vec.add_command(demo)
 vlm2vec.add_command(evaluate)
 vlm2vec.add_command(train)
 vlm2vec.add_command(keys)

@@ -104,6 +104,7 @@ def _bootstrap(port: int, admin_port: int, endpoints: Path) -> dict[str, Any]:
             {
                 "timeout": "5s",
                 "interval": "0.5s",
+                "no_traffic_interval": "0.5s",
                 "unhealthy_threshold": 1,
                 "healthy_threshold": 1,
                 "grpc_health_check": {},

@@ -1,5 +1,6 @@
 """TLS over both protocols: client certificates, and files that are replaced under load."""
 
+import base64
 import json
 import os
 import socket
@@ -7,15 +8,18 @@ import ssl
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 import grpc
 import httpx
 import pytest
 import trustme
 from cryptography import x509
+from PIL import Image
 
-from tests.e2e.cases import options, text
+from tests.e2e.cases import options, png, text
 from tests.e2e.server import Server, running_server, wait_until
 from vlm2vec.v1 import adapters_pb2, embedding_pb2_grpc
 from vlm2vec.v1 import embedding_pb2 as pb
@@ -100,8 +104,33 @@ class Secured:
         os.replace(self.folder / "new", self.folder / name)
 
 
+class Pictures(BaseHTTPRequestHandler):
+    """A store inside the cluster, with one picture."""
+
+    picture = png(Image.effect_mandelbrot((84, 56), (-2, -1, 1, 1), 50).convert("RGB"))
+
+    def do_GET(self) -> None:
+        self.send_response(200)
+        self.end_headers()
+        self.wfile.write(self.picture)
+
+    def log_message(self, format: str, *args: Any) -> None:
+        pass
+
+
 @pytest.fixture(scope="module")
-def secured(checkpoints: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Secured]:
+def store() -> Iterator[str]:
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Pictures)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+    server.server_close()
+
+
+@pytest.fixture(scope="module")
+def secured(
+    checkpoints: Path, store: str, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Secured]:
     folder = tmp_path_factory.mktemp("secured")
     authority = trustme.CA()
     own = authority.issue_cert("127.0.0.1", "localhost")
@@ -118,6 +147,7 @@ def secured(checkpoints: Path, tmp_path_factory: pytest.TempPathFactory) -> Iter
         "--tls-certificate", folder / "tls.crt", "--tls-key", folder / "tls.key",
         "--tls-client-ca", folder / "ca.crt", "--callers", folder / "callers.jsonl",
         "--log-format", "json", "--without-credential", "health",
+        "--fetch-origins", store, "--fetch-private-addresses",
     ]  # fmt: skip
     probe = authority.issue_cert("probe.example.com")
     credentials = grpc.ssl_channel_credentials(
@@ -157,6 +187,22 @@ def test_closed_metrics_come_over_tls(secured: Secured) -> None:
     for name, status in (("reader.example.com", 200), ("stranger.example.com", 401), (None, 401)):
         client = secured.client(name)
         assert httpx.get(url, verify=client.context()).status_code == status
+
+
+def test_allowed_urls_are_fetched(secured: Secured, store: str) -> None:
+    url = f"https://{secured.server.http_address}/v1/embeddings"
+    data = "data:image/png;base64," + base64.b64encode(Pictures.picture).decode()
+    with httpx.Client(verify=secured.client(NAME).context(), timeout=60) as client:
+        items = [{"image_url": image} for image in (f"{store}/a.png", data)]
+        answer = client.post(url, json={"input": items})
+        assert answer.status_code == 200, answer.text
+        fetched, sent = answer.json()["data"]
+        assert fetched["embedding"] == pytest.approx(sent["embedding"], abs=1e-5)
+        ranking = {"query": {"image_url": f"{store}/a.png"}, "documents": items}
+        scores = client.post(url.replace("embeddings", "rerank"), json=ranking).json()["results"]
+        assert [result["relevance_score"] for result in scores] == pytest.approx([1, 1], abs=1e-4)
+        other = client.post(url, json={"input": {"image_url": "https://example.com/a.png"}})
+    assert (other.status_code, other.json()["error"]["param"]) == (400, "input.image_url")
 
 
 def test_certificates_of_others_are_refused(secured: Secured) -> None:

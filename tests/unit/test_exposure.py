@@ -77,6 +77,12 @@ def test_sockets(tmp_path: Path) -> None:
     assert (tmp_path / "file").read_text() == "precious"
     with bind("127.0.0.1:0") as taken, pytest.raises(NotFoundError, match="cannot listen"):
         bind(f"127.0.0.1:{taken.getsockname()[1]}")
+    with (
+        bind("127.0.0.1:0") as listener,
+        socket.create_connection(listener.getsockname()),
+        listener.accept()[0] as accepted,
+    ):
+        assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
     with bind("[::1]:0") as six:
         assert six.family == socket.AF_INET6
     for wrong in ("127.0.0.1", "127.0.0.1:http", "127.0.0.1:99999", "no.such.host.invalid:1"):

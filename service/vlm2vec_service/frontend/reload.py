@@ -26,6 +26,7 @@ class Reloaded(Generic[T]):
         self.paths = paths
         self._read = read
         self._bytes = self._snapshot()
+        self._problem = ""
         self.value = read()
 
     def look(self, metrics: Metrics) -> None:
@@ -40,9 +41,11 @@ class Reloaded(Generic[T]):
                 return
         except (OSError, ValueError, Vlm2vecError) as error:
             metrics.reloads.labels(self.name, "failed").inc()
-            log.error("%s: kept as it was: %s", self.name, error)
+            if str(error) != self._problem:
+                self._problem = str(error)
+                log.error("%s: kept as it was: %s", self.name, error)
             return
-        self.value, self._bytes = value, now
+        self.value, self._bytes, self._problem = value, now, ""
         metrics.reloads.labels(self.name, "ok").inc()
         log.info("%s: read again", self.name)
 

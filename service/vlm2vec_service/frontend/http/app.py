@@ -34,6 +34,10 @@ def build_app(
         models.routes(service), *more,
     ):  # fmt: skip
         app.include_router(router)
+    if gate.authenticator.required:  # so that the page has a place for the key
+        schema = app.openapi()
+        schema["components"]["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
+        schema["security"] = [{"key": []}]
     return app
 
 

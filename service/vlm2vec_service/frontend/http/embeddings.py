@@ -34,10 +34,11 @@ def routes(service: Service, fetcher: Fetcher) -> APIRouter:
         if (body.input is None) == (body.messages is None):
             raise InvalidInputError("input", "needed, or messages: exactly one of them")
         if body.messages is not None:
-            request.inputs.append(reader.chat(body.messages, body.instruction or ""))
+            inputs = [reader.chat(body.messages, body.instruction or "")]
         else:
-            request.inputs.extend(reader.inputs(body.input, "input", body.instruction or ""))
+            inputs = reader.inputs(body.input, "input", body.instruction or "")
         await reader.fetch(fetcher)
+        request.inputs.extend(inputs)
         answer = await calls.embed(service, request, caller_of(service))
         return Response(
             _json(answer, body.encoding_format == "base64"), media_type="application/json"

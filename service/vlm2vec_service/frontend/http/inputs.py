@@ -50,7 +50,7 @@ class Reader:
         self._media: list[Media] = []
 
     async def fetch(self, fetcher: Fetcher) -> None:
-        """Fills in what URLs point to."""
+        """Fills what URLs point to into the inputs: those that were returned, not copies."""
         if self._media:
             await fetcher.fill(self._media)
 

@@ -28,14 +28,16 @@ def routes(service: Service, fetcher: Fetcher) -> APIRouter:
         if not isinstance(body.documents, list) or not body.documents:
             raise InvalidInputError("documents", "expected a list, and not an empty one")
         reader = Reader(service.limits, service.settings.max_inputs)
+        query = reader.one(body.query, "query", body.instruction or "")
         instruction = body.document_instruction or ""
+        documents = reader.inputs(body.documents, "documents", instruction)
+        await reader.fetch(fetcher)
         request = pb.RankRequest(
             options=call_options(service.catalog, body.model, body.priority, body.user),
-            query=reader.one(body.query, "query", body.instruction or ""),
-            candidates=reader.inputs(body.documents, "documents", instruction),
+            query=query,
+            candidates=documents,
             top_k=body.top_n or 0,
         )
-        await reader.fetch(fetcher)
         answer = await calls.rank(service, request, caller_of(service))
         return Response(_json(answer, body), media_type="application/json")
 

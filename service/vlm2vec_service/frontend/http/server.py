@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import uvicorn
-from fastapi import FastAPI
+from fastapi import APIRouter, FastAPI
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from vlm2vec_service.frontend.exposure import bind
@@ -82,9 +82,14 @@ class _Protocol(HttpToolsProtocol):
 
 
 async def start_http(
-    service: Service, gate: Gate, settings: HttpSettings, certificate: Reloaded[Certificate] | None
+    service: Service,
+    gate: Gate,
+    settings: HttpSettings,
+    certificate: Reloaded[Certificate] | None,
+    *more: APIRouter,
 ) -> HttpServer | None:
-    """HTTP, answering, unless it is turned off. Raises `NotFoundError` for a port taken."""
+    """HTTP, answering, with ``more`` routes; None where it is turned off. Raises `NotFoundError`
+    for a port taken."""
     if not settings.http_listen:
         return None
     secret = service.webhook_secret_file

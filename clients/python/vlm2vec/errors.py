@@ -131,15 +131,24 @@ _CODES: dict[int, grpc.StatusCode] = {code.value[0]: code for code in grpc.Statu
 # A status has no field but in its message, "inputs[2].parts[0].image: not an image".
 _FIELD = re.compile(r"(?:inputs?|query|candidates|options)\b[\w.\[\]]*(?=: )")
 
-# What gRPC makes of a proxy that loses its server in the middle of an answer: not the server's word.
-_CUT_OFF = "Received RST_STREAM"
+
+def _cut_off(error: grpc.RpcError) -> bool:
+    """Whether somebody between us and an answer gave up, which is no answer.
+
+    A proxy that loses its server in the middle resets the stream: INTERNAL to gRPC. A server that
+    stops cancels what it has not begun. Cancelling of our own has other details.
+    """
+    code, details = error.code(), error.details() or ""
+    if code is grpc.StatusCode.CANCELLED:
+        return details == "CANCELLED"
+    return code is grpc.StatusCode.INTERNAL and details.startswith("Received RST_STREAM")
 
 
 def from_rpc(error: grpc.RpcError) -> VLM2VecError:
     """The error of a failed call."""
     code = error.code()
     message = error.details() or code.name
-    if code is grpc.StatusCode.INTERNAL and message.startswith(_CUT_OFF):
+    if _cut_off(error):
         code = grpc.StatusCode.UNAVAILABLE
     field = _FIELD.match(message) if code is grpc.StatusCode.INVALID_ARGUMENT else None
     return _CLASSES.get(code, VLM2VecError)(

@@ -200,7 +200,7 @@ def test_normalize_and_priority(http: httpx.Client) -> None:
 
 @pytest.mark.parametrize("path", ["/v1/rerank", "/v2/rerank"])
 def test_rerank_is_rank(server: Server, http: httpx.Client, path: str) -> None:
-    documents = ["a dog", "a cat on a mat", {"text": "boats"}]
+    documents: list[Any] = ["a dog", "a cat on a mat", {"text": "boats"}]
     body = {
         "model": "qwen", "query": "a cat", "documents": documents, "return_documents": True,
         "top_n": 2, "instruction": "Find it.",
@@ -313,6 +313,7 @@ def test_bodies_that_are_no_object_in_json(http: httpx.Client, path: str, conten
         ({"query": "a"}, "documents"),
         ({"query": "a", "documents": []}, "documents"),
         ({"query": "a", "documents": "b"}, "documents"),
+        ({"query": "a", "documents": [1, 2]}, "documents[0]"),
         ({"query": "a", "documents": ["b", ""]}, "documents[1].text"),
         ({"query": "", "documents": ["b"]}, "query.text"),
         ({"query": "a", "documents": ["b"], "top_n": 0}, "top_n"),

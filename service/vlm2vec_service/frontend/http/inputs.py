@@ -58,15 +58,17 @@ class Reader:
         """One input or a list of them, whatever they are. Raises `InvalidInputError`."""
         if not isinstance(value, list):
             return [self.one(value, field, instruction)]
-        if not value:
-            raise InvalidInputError(field, "the list is empty")
-        if _is_token(value[0]):
+        if value and _is_token(value[0]):
             return [_tokens(value, field)]
-        if len(value) > self.max_inputs:
+        return self.many(value, field, instruction)
+
+    def many(self, values: Sequence[Any], field: str, instruction: str) -> list[pb.Input]:
+        """A list of inputs, as many as may be. Raises `InvalidInputError`."""
+        if not 1 <= len(values) <= self.max_inputs:
             raise InvalidInputError(
-                field, f"{len(value)} given; 1 to max_inputs, {self.max_inputs}, are accepted"
+                field, f"{len(values)} given; 1 to max_inputs, {self.max_inputs}, are accepted"
             )
-        return [self.one(item, f"{field}[{i}]", instruction) for i, item in enumerate(value)]
+        return [self.one(item, f"{field}[{i}]", instruction) for i, item in enumerate(values)]
 
     def one(self, value: Any, field: str, instruction: str) -> pb.Input:
         """A string, token ids, or an object."""

@@ -25,12 +25,12 @@ def routes(service: Service, fetcher: Fetcher) -> APIRouter:
     @router.post("/v2/rerank", response_model=RerankAnswer, include_in_schema=False)
     async def rerank(body: RerankBody) -> Response:
         """Order documents by the cosine of their vectors to the query's."""
-        if not isinstance(body.documents, list) or not body.documents:
-            raise InvalidInputError("documents", "expected a list, and not an empty one")
+        if not isinstance(body.documents, list):
+            raise InvalidInputError("documents", "expected a list")
         reader = Reader(service.limits, service.settings.max_inputs)
         query = reader.one(body.query, "query", body.instruction or "")
         instruction = body.document_instruction or ""
-        documents = reader.inputs(body.documents, "documents", instruction)
+        documents = reader.many(body.documents, "documents", instruction)
         await reader.fetch(fetcher)
         request = pb.RankRequest(
             options=call_options(service.catalog, body.model, body.priority, body.user),
@@ -49,8 +49,7 @@ def _json(answer: pb.RankResponse, body: RerankBody) -> bytes:
     for candidate in answer.candidates:
         result: dict[str, Any] = {"index": candidate.index, "relevance_score": candidate.score}
         if body.return_documents:
-            document = body.documents[candidate.index]
-            result["document"] = {"text": document} if isinstance(document, str) else document
+            result["document"] = _shown(body.documents[candidate.index])
         results.append(result)
     return orjson.dumps(
         {
@@ -62,3 +61,10 @@ def _json(answer: pb.RankResponse, body: RerankBody) -> bytes:
             "usage": {"prompt_tokens": answer.tokens, "total_tokens": answer.tokens},
         }
     )
+
+
+def _shown(document: Any) -> dict[str, Any]:
+    """A document as an object."""
+    if isinstance(document, dict):
+        return document
+    return {"text" if isinstance(document, str) else "token_ids": document}

@@ -1,0 +1,47 @@
+"""The MLflow that the chart bundles starts, and takes the host names it is asked by and no others."""
+
+import http.client
+import subprocess
+from pathlib import Path
+
+from tests.chart.rendering import NAME, NAMESPACE, config, one, render
+from tests.e2e.server import COMMAND, free_ports, wait_until
+
+
+def test_the_bundled_mlflow_answers_its_service_and_its_probe(tmp_path: Path) -> None:
+    documents = render("mlflow")
+    pod = one(documents, "Deployment", f"{NAME}-mlflow")["spec"]["template"]["spec"]
+    container = pod["containers"][0]
+    (port,) = free_ports(1)
+    arguments = [argument.replace("/data", str(tmp_path)) for argument in container["args"]]
+    environment = {item["name"]: item["value"] for item in container["env"]}
+    environment |= {"PATH": f"{COMMAND.parent}:/usr/bin:/bin", "GIT_PYTHON_REFRESH": "quiet"}
+
+    def status(host: str) -> int:
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
+        try:
+            connection.request("GET", path, headers={"Host": host})
+            return connection.getresponse().status
+        except OSError:
+            return 0
+        finally:
+            connection.close()
+
+    probe = container["readinessProbe"]["httpGet"]
+    path = probe["path"]
+    (header,) = probe["httpHeaders"]
+    with (tmp_path / "mlflow.log").open("wb") as log:
+        process = subprocess.Popen(
+            [*container["command"], *arguments, "--host=127.0.0.1", f"--port={port}"],
+            env=environment, stdout=log, stderr=log,
+        )  # fmt: skip
+    try:
+        wait_until(lambda: status(header["value"]) == 200)
+        path = "/api/2.0/mlflow/registered-models/search?max_results=1"
+        registry = config(documents)["registry"].removeprefix("http://")
+        for host in (registry, f"{NAME}-mlflow.{NAMESPACE}.svc:5000"):
+            assert status(host) == 200, host
+        assert status("elsewhere.example.com") == 403
+    finally:
+        process.terminate()
+        process.wait(30)

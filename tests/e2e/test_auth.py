@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import queue
 import signal
 import threading
 import time
@@ -303,12 +304,22 @@ def test_what_is_open_and_what_is_not(guarded: Guarded) -> None:
 def test_file_is_followed(guarded: Guarded) -> None:
     before = guarded.file.read_text()
     assert [way("revoked") for way in guarded.ways] == [OK] * 3
+    requests: queue.SimpleQueue[pb.EmbedStreamRequest] = queue.SimpleQueue()
+    stream = guarded.server.embedding.EmbedStream(
+        iter(requests.get, None), metadata=guarded.metadata("revoked")
+    )
+    requests.put(pb.EmbedStreamRequest(id="1", options=options(), input=text("a cat")))
+    assert next(stream).HasField("embedding")
     lines = [line for line in before.splitlines(True) if '"revoked"' not in line]
     key, line = new_key("--name", "late")
     guarded.file.write_text("".join([*lines, line]))
     for way in guarded.ways:
         wait_until(lambda way=way: way("revoked") == UNKNOWN, 30)  # type: ignore[misc]
         wait_until(lambda way=way: way(key) == OK, 30)  # type: ignore[misc]
+    # What goes on since before ends, too.
+    requests.put(pb.EmbedStreamRequest(id="2", options=options(), input=text("a cat")))
+    with pytest.raises(grpc.RpcError, match=UNKNOWN):
+        next(stream)
     # A file that is no good changes nothing, and is told of.
     guarded.file.write_text("{")
     wait_until(lambda: '"failed"' in metrics(guarded), 30)
@@ -437,7 +448,7 @@ def test_log_names_callers_and_holds_no_secret(guarded: Guarded) -> None:
 
 
 def test_accepted_requests_are_finished(guarded: Guarded) -> None:
-    words = "one two three " * 500
+    words = "one two three " * 150
     headers = {"authorization": guarded.authorization("all")}
     url = f"http://{guarded.server.http_address}/v1/embeddings"
     request = pb.EmbedRequest(options=options(), inputs=[text(words)] * 64)

@@ -62,6 +62,7 @@ class AdapterServicer(adapters_pb2_grpc.AdapterServiceServicer):
         """Every version once, then each that changes, until the caller has enough."""
         known: dict[tuple[str, str], pb.Adapter] = {}
         while not self.service.draining.is_set():
+            current.get().recheck()
             for adapter in self._all(request.model):
                 key = (adapter.model, adapter.version)
                 if known.get(key) != adapter:

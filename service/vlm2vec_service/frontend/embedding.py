@@ -93,9 +93,13 @@ class EmbeddingServicer(embedding_pb2_grpc.EmbeddingServiceServicer):
     async def _next(
         self, incoming: AsyncIterator[pb.EmbedStreamRequest]
     ) -> pb.EmbedStreamRequest | None:
-        """The next request, as soon as the caller's quota has room for it; None at the end."""
+        """The next request, as soon as the caller's quota has room for it; None at the end.
+
+        Raises `UnauthenticatedError` once the caller's credential is no longer good.
+        """
         request = await anext(incoming, None)
         if request is not None:
+            current.get().recheck()
             await current.get().quota.turn()
         return request
 

@@ -5,6 +5,7 @@ import contextvars
 import logging
 import time
 import uuid
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from vlm2vec_service.errors import ExhaustedError, UnavailableError, Vlm2vecError
@@ -35,6 +36,9 @@ class Call:
     started: float = field(default_factory=time.monotonic)
     identity: Identity = ANYONE
     quota: Quota = UNLIMITED
+    checked: float = 0.0
+    recheck: Callable[[], None] = lambda: None
+    """For what lasts long: raises `Vlm2vecError` once the credential is no longer good."""
 
     @property
     def caller(self) -> str:
@@ -88,12 +92,23 @@ class Gate:
         if self.draining.is_set():
             raise UnavailableError("the server is shutting down; try another", retry_after=0.1)
         call.identity.check_scope(scope)
-        if not stream:
+        if stream:
+            call.recheck = lambda: self._recheck(call, credentials, scope)
+            call.checked = time.monotonic()
+        else:
             try:
                 call.quota.admit()
             except ExhaustedError:
                 self.metrics.quota_refusals.inc()
                 raise
+
+    def _recheck(self, call: Call, credentials: Credentials, scope: str) -> None:
+        # Credentials change no faster than they are read, and a signature takes its time.
+        now = time.monotonic()
+        if now >= call.checked + self.authenticator.settings.reload_seconds:
+            call.checked = now
+            call.identity = self.authenticator.identify(credentials)
+            call.identity.check_scope(scope)
 
     def finish(
         self, call: Call, error: BaseException | None, stream: bool = False

@@ -309,6 +309,7 @@ def test_a_webhook_makes_it_follow_at_once(world: World, golden: Golden, tmp_pat
     (tmp_path / "secret").write_text("a secret of the two\n")
     flags = [
         *world.flags, "--poll-seconds", "3600", "--webhook-secret-file", str(tmp_path / "secret"),
+        "--adapters-read-only",
     ]  # fmt: skip
     client = world.registry.client
     with running_server(tmp_path, *flags) as server:
@@ -325,6 +326,12 @@ def test_a_webhook_makes_it_follow_at_once(world: World, golden: Golden, tmp_pat
                 client.delete_webhook(webhook.webhook_id)
         follower.promote("2")
         follower.promote("1")
+        with pytest.raises(grpc.RpcError) as caught:
+            server.adapters.UnloadAdapter(
+                adapters_pb2.UnloadAdapterRequest(model=MODEL, version="2")
+            )
+        assert isinstance(caught.value, grpc.Call)
+        assert caught.value.code() == grpc.StatusCode.PERMISSION_DENIED
     client.delete_webhook(client.list_webhooks()[0].webhook_id)
 
 

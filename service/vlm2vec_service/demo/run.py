@@ -6,7 +6,6 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import closing
 from dataclasses import dataclass
 from itertools import cycle
 from pathlib import Path
@@ -163,19 +162,22 @@ def _promote(
     """Promotes ``second`` in the middle of one stream, and reads on until it answers; how many
     answers came from each version, and how many "failed"."""
     answers: Counter[str] = Counter()
-    promoted = False
-    stream = client.stream(
-        enumerate(cycle(items)), details=True, on_error="yield", timeout=STREAM_SECONDS
-    )
-    with closing(stream):
-        for _, result in stream:
-            answers["failed" if isinstance(result, VLM2VecError) else result.version] += 1
-            if not promoted and answers.total() >= ANSWERS:
-                traffic.promote(registry, NAME, second)
-                promoted = True
+
+    def until_answered() -> Iterator[tuple[int, InputLike]]:
+        for pair in enumerate(cycle(items)):
             if answers[second] >= ANSWERS:
-                return answers
-    raise DemoError(f"v{second} does not answer {STREAM_SECONDS:.0f} s after it was promoted")
+                return
+            yield pair
+
+    promoted = False
+    for _, result in client.stream(
+        until_answered(), details=True, on_error="yield", timeout=STREAM_SECONDS
+    ):
+        answers["failed" if isinstance(result, VLM2VecError) else result.version] += 1
+        if not promoted and answers.total() >= ANSWERS:
+            traffic.promote(registry, NAME, second)
+            promoted = True
+    return answers
 
 
 def table(versions: Mapping[str, Evaluation]) -> str:

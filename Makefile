@@ -37,7 +37,7 @@ chart: setup  ## generate the chart's table of values and its schema of settings
 protos: setup  ## generate the Python stubs from protos/
 	protos/generate.sh
 
-serve: setup  ## serve the example's tiny model on localhost:50051
+serve: setup  ## serve the example's tiny model on localhost:50051, HTTP on 8080
 	$(BIN)/python -m tests.parity.make_checkpoints example
 	$(BIN)/vlm2vec serve --model tiny=example/qwen2_vl \
 	    --adapter tiny/1=tests/parity/data/adapters/qwen2_vl/lora \

@@ -290,7 +290,8 @@ def test_what_is_open_and_what_is_not(guarded: Guarded) -> None:
         assert httpx.get(url + path).status_code == 200
     for path in ("/docs", "/openapi.json", "/nothing"):
         assert httpx.get(url + path).status_code == 401
-    assert httpx.get(url + "/openapi.json", headers=headers).status_code == 200
+    page = httpx.get(url + "/openapi.json", headers=headers).json()
+    assert page["components"]["securitySchemes"]["key"]["scheme"] == "bearer"
     assert httpx.get(url + "/nothing", headers=headers).status_code == 404
     server.health.Check(health_pb2.HealthCheckRequest())
     with pytest.raises(grpc.RpcError, match="UNAUTHENTICATED"):

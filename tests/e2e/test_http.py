@@ -17,6 +17,7 @@ import openai
 import pytest
 from langchain_openai import OpenAIEmbeddings
 from llama_index.embeddings.openai import OpenAIEmbedding
+from PIL import Image
 
 from tests.conftest import CASES, case_request
 from tests.e2e.cases import ARCHITECTURES, Golden, cosine, options, png, unpack
@@ -177,6 +178,17 @@ def test_ways_to_say_the_same(http: httpx.Client) -> None:
         assert cosine(vector, found[0]) > 0.99999
     (without,) = vectors(embed(http, input=words))
     assert cosine(without, found[0]) < 0.999
+
+
+def test_large_pictures(http: httpx.Client) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (1500, 1500, 3), np.uint8)
+    uri = data_uri(Image.fromarray(pixels))
+    assert len(uri) > 8_000_000
+    assert embed(http, input={"image_url": uri})["usage"]["prompt_tokens"] > 100
+    # Larger than max_image_bytes, smaller than a body may be.
+    uri = "data:image/png;base64," + base64.b64encode(bytes(20_971_521)).decode()
+    answer = http.post("/v1/embeddings", json={"model": "qwen", "input": {"image_url": uri}})
+    assert (answer.status_code, "max_image_bytes" in answer.text) == (400, True)
 
 
 def test_models_are_found_by_alias_version_and_space(http: httpx.Client) -> None:

@@ -112,7 +112,7 @@ def test_merged_products_are_pefts_own_function_and_gradients(dora: bool) -> Non
     for merged in (False, True):
         torch.manual_seed(1)
         config = LoraConfig(r=3, lora_alpha=6, use_dora=dora, target_modules=["0"])
-        model = get_peft_model(nn.Sequential(nn.Linear(12, 5)), config).double()  # type: ignore[arg-type]
+        model = get_peft_model(nn.Sequential(nn.Linear(12, 5)), config).double()
         for parameter in model.parameters():
             if parameter.requires_grad:
                 nn.init.normal_(parameter)

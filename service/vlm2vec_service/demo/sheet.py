@@ -14,23 +14,26 @@ from vlm2vec_evaluation.evaluation import Key, key_of
 from vlm2vec_evaluation.vector_file import Vectors
 
 ROWS = (
-    ("Retrieval", "caption_to_scene", (0, 4)),
-    ("Question", "digit_by_colour", (0, 1)),
-    ("Grounding", "select_anywhere", (2, 3)),
+    ("Retrieval", "caption_to_scene", 2),
+    ("Question", "digit_by_colour", 1),
+    ("Question", "digit_by_place", 1),
+    ("Grounding", "select_anywhere", 2),
 )
-"""What is shown: a title, a task, and the numbers of its queries. Captions come in fours that are
-hard to tell apart."""
+"""What is shown: a title, a task, and how many of its queries."""
+NOTES = """\
+Green: the right one. The digits are test digits, which no training saw. Of questions and grounding, the first
+queries for which the versions' best answers differ; of retrieval, the first of each four captions that are alike."""
 TRAINED = ("trained on classification and retrieval", "and on questions and grounding too")
 """What is said of each version."""
 TOP = 3
-TILE, GAP, MARGIN, HEADER, FOOTER = 112, 10, 28, 96, 44
+TILE, GAP, MARGIN, HEADER, FOOTER = 112, 10, 28, 96, 64
 QUERY = 330
 """Width of the queries' column."""
 VERSION = TOP * TILE + (TOP - 1) * GAP
 BETWEEN = 40
 SIZE = (
     2 * MARGIN + QUERY + 2 * (BETWEEN + VERSION),
-    HEADER + sum(len(numbers) for _, _, numbers in ROWS) * (TILE + 2 * GAP) + FOOTER,
+    HEADER + sum(count for _, _, count in ROWS) * (TILE + 2 * GAP) + FOOTER,
 )
 """Pixels of the sheet, width and height."""
 PAPER, TEXT, FAINT, LINE, RIGHT = "#ffffff", "#1c2024", "#6b7280", "#d5d9df", "#16a34a"
@@ -48,8 +51,8 @@ def draw(path: Path, tasks: Sequence[Task], versions: Sequence[tuple[str, Vector
     pen.line((MARGIN, HEADER - 12, SIZE[0] - MARGIN, HEADER - 12), LINE, 1)
     by_name = {task.name: task for task in tasks}
     top = HEADER
-    for title, name, numbers in ROWS:
-        for record in (by_name[name].records[number] for number in numbers):
+    for title, name, count in ROWS:
+        for record in _chosen(by_name[name], [vectors for _, vectors in versions])[:count]:
             _query(sheet, pen, (MARGIN, top), title, _as_input(record.query))
             for left, (_, vectors) in zip(columns, versions, strict=True):
                 for place, index in enumerate(best(record, vectors)):
@@ -57,10 +60,20 @@ def draw(path: Path, tasks: Sequence[Task], versions: Sequence[tuple[str, Vector
                     right = index == record.correct
                     _tile(sheet, pen, corner, _as_input(record.candidates[index]), right)
             top += TILE + 2 * GAP
-    words = "Green: the right one. The digits are test digits, which no training saw."
-    pen.text((MARGIN, top + 4), words, FAINT, _font(15))
+    pen.multiline_text((MARGIN, top + 4), NOTES, FAINT, _font(15), spacing=6)
     # Few colours: a third of the bytes, and no difference to be seen.
     sheet.quantize(256, dither=Image.Dither.NONE).save(path, optimize=True)
+
+
+def _chosen(task: Task, versions: Sequence[Vectors]) -> Sequence[Record]:
+    """The queries in the order in which they are worth showing: see `NOTES`."""
+    if task.meta_task == "retrieval":
+        return task.records[::4]
+
+    def is_alike(record: Record) -> bool:
+        return len({best(record, vectors)[0] for vectors in versions}) == 1
+
+    return sorted(task.records, key=is_alike)
 
 
 def best(record: Record, vectors: Vectors) -> list[int]:

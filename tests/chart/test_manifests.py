@@ -265,11 +265,32 @@ def test_split_front_ends_know_every_worker() -> None:
         assert namespace == "embeddings"
 
 
+def test_workers_download_their_model_alone() -> None:
+    scripts = {name: c["args"][0] for name, c in containers(render("split")) if "/download" in name}
+    fetched = {
+        name: re.findall(r"^fetch '(\S+)'", text, re.MULTILINE) for name, text in scripts.items()
+    }
+    assert fetched == {
+        f"Deployment/{NAME}/download": ["Phi-3.5-vision-instruct", "VLM2Vec-LoRA"],
+        f"StatefulSet/{NAME}-worker-v1-phi/download": ["Phi-3.5-vision-instruct"],
+    }
+
+
 def test_only_front_ends_reach_workers() -> None:
     values = VALUES["split"] | {"networkPolicy": {"enabled": False}}
     (rule,) = one(render(values), "NetworkPolicy", f"{NAME}-worker")["spec"]["ingress"]
     (peer,) = rule["from"]
     assert peer["podSelector"]["matchLabels"]["app.kubernetes.io/component"] == "server"
+
+
+def test_an_ingress_leads_to_a_port_of_the_service() -> None:
+    for port in ("grpc", "http"):
+        values = {"ingress": {"enabled": True, "host": "a.example.com", "port": port}}
+        documents = render(values)
+        (rule,) = one(documents, "Ingress")["spec"]["rules"]
+        backend = rule["http"]["paths"][0]["backend"]["service"]
+        assert backend == {"name": NAME, "port": {"name": port}}
+        assert port in {item["name"] for item in one(documents, "Service")["spec"]["ports"]}
 
 
 def test_devices_are_asked_for() -> None:

@@ -9,7 +9,7 @@ import pytest
 import yaml
 from helm_python import HelmError
 
-from tests.chart.rendering import CHART, ROOT, VALUES, render
+from tests.chart.rendering import CHART, ROOT, render
 
 
 def test_what_is_generated_is_current() -> None:
@@ -66,10 +66,17 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"settings": {"without-credential": "metrics"}}, "without-credential"),
     ({"ingress": {"enabled": True}}, "ingress.host"),
     ({"grpcRoute": {"enabled": True}}, "grpcRoute.parentRefs"),
+    ({"ingress": {"enabled": True, "host": "a", "port": "metrics"}}, "port"),
+    (
+        {"ingress": {"enabled": True, "host": "a", "port": "http"}, "http": {"enabled": False}},
+        "ingress.port",
+    ),
+    (
+        {"registry": {"webhookSecret": {"name": "a"}}, "http": {"enabled": False}},
+        "registry.webhookSecret.name",
+    ),
     ({"autoscaling": {"minReplicas": 9}}, "autoscaling.minReplicas"),
     ({"split": {"enabled": True}, "autoscaling": {"kind": "keda"}}, "autoscaling.kind"),
-    ({"split": {"enabled": True}, "modelCache": {"type": "emptyDir"}}, "modelCache.type"),
-    (VALUES["split"] | {"registry": {"uri": "http://mlflow:5000"}}, "registry.cache.type"),
 ]
 
 

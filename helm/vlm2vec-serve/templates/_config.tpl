@@ -76,9 +76,9 @@ worker = [
 {{- end }}
 {{- end -}}
 
-{{/* Shell that downloads what the models name, each folder once. */}}
+{{/* Shell that downloads each of `items`, models and adapters, once. */}}
 {{- define "vlm2vec.downloads" -}}
-{{- $mount := .Values.modelCache.mountPath -}}
+{{- $mount := .root.Values.modelCache.mountPath -}}
 set -eu
 mkdir -p {{ $mount }}/.downloaded
 fetch() { # FOLDER REPOSITORY REVISION
@@ -91,34 +91,27 @@ fetch() { # FOLDER REPOSITORY REVISION
     --include '*.json' --include '*.safetensors'
   touch "$done"
 }
-{{- range $model := .Values.models }}
-{{- range $item := concat (list $model) ($model.adapters | default list) }}
-{{- if $item.repository }}
-fetch {{ squote $item.folder }} {{ squote $item.repository }} {{ $item.revision | default "main" | squote }}
-{{- end }}
+{{- range .items }}
+{{- if .repository }}
+fetch {{ squote .folder }} {{ squote .repository }} {{ .revision | default "main" | squote }}
 {{- end }}
 {{- end }}
 {{- end -}}
 
-{{- define "vlm2vec.hasDownloads" -}}
-{{- if .Values.modelCache.download.enabled -}}
-{{- range $model := .Values.models -}}
-{{- range $item := concat (list $model) ($model.adapters | default list) -}}
-{{- if $item.repository }}yes{{ end -}}
-{{- end -}}
-{{- end -}}
-{{- end -}}
-{{- end -}}
-
+{{/* The init container that downloads; none where there is nothing to. Takes root and items. */}}
 {{- define "vlm2vec.initContainers" -}}
-{{- if include "vlm2vec.hasDownloads" . }}
+{{- $named := list -}}
+{{- range .items }}{{ if .repository }}{{ $named = append $named .repository }}{{ end }}{{ end -}}
+{{- $items := .items -}}
+{{- with .root }}
+{{- if and .Values.modelCache.download.enabled $named }}
 initContainers:
   - name: download
     {{- include "vlm2vec.container" . | nindent 4 }}
     command: [sh, -c]
     args:
       - |
-        {{- include "vlm2vec.downloads" . | nindent 8 }}
+        {{- include "vlm2vec.downloads" (dict "root" . "items" $items) | nindent 8 }}
     env:
       - {name: HOME, value: /tmp}
       - {name: HF_HUB_DISABLE_TELEMETRY, value: "1"}
@@ -139,5 +132,6 @@ initContainers:
     volumeMounts:
       - {name: tmp, mountPath: /tmp}
       - {name: models, mountPath: {{ .Values.modelCache.mountPath }}}
+{{- end }}
 {{- end }}
 {{- end -}}

@@ -188,12 +188,6 @@ http://{{ include "vlm2vec.fullname" . }}-mlflow:5000
 {{- if and .split.enabled (eq .autoscaling.kind "keda") -}}
 {{- fail "autoscaling.kind: keda scales whole servers; with split.enabled use hpa, which scales front ends by CPU" -}}
 {{- end -}}
-{{- if and .split.enabled (eq .modelCache.type "emptyDir") -}}
-{{- fail "modelCache.type: with split.enabled front ends and workers need the same files; use persistentVolumeClaim or hostPath" -}}
-{{- end -}}
-{{- if and .split.enabled (include "vlm2vec.registryUri" $) (or (ne .registry.cache.type "modelCache") (ne .modelCache.type "persistentVolumeClaim")) -}}
-{{- fail "registry.cache.type: with split.enabled it has to be modelCache, on a persistentVolumeClaim, so that workers find what front ends download" -}}
-{{- end -}}
 {{- if and .tls.clientCa (not .tls.secretName) -}}
 {{- fail "tls.clientCa needs tls.secretName" -}}
 {{- end -}}
@@ -208,6 +202,12 @@ http://{{ include "vlm2vec.fullname" . }}-mlflow:5000
 {{- end -}}
 {{- if and .ingress.enabled (not .ingress.host) -}}
 {{- fail "ingress.host: needed with ingress.enabled" -}}
+{{- end -}}
+{{- if and .ingress.enabled (eq .ingress.port "http") (not .http.enabled) -}}
+{{- fail "ingress.port: http needs http.enabled" -}}
+{{- end -}}
+{{- if and .registry.webhookSecret.name (not .http.enabled) -}}
+{{- fail "registry.webhookSecret.name needs http.enabled" -}}
 {{- end -}}
 {{- if and .grpcRoute.enabled (not .grpcRoute.parentRefs) -}}
 {{- fail "grpcRoute.parentRefs: needed with grpcRoute.enabled" -}}

@@ -3,8 +3,8 @@
     python -m benchmarks.http
 
 Small texts, so that the front end is what takes the time. Closed loop: so many callers, each with
-one request under way, over connections that stay open; the protocols in turns, the fastest turn
-counts. HTTP's client is the least that speaks it, since client and server share the machine.
+one request under way, over connections that stay open; the protocols in short turns, the median turn
+counts, so that other work on the machine is all three's. HTTP's client is the least that speaks it, since client and server share the machine.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import asyncio
 import json
 import random
 import socket
+import statistics
 import tempfile
 import time
 from collections.abc import Awaitable, Callable
@@ -32,9 +33,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--size", choices=("tiny", "small"), default="tiny")
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--calls", type=int, default=400, help="calls of a turn")
+    parser.add_argument("--calls", type=int, default=160, help="calls of a turn")
     parser.add_argument("--callers", type=int, default=16, help="calls under way at once")
-    parser.add_argument("--rounds", type=int, default=3, help="turns of each protocol")
+    parser.add_argument("--rounds", type=int, default=9, help="turns of each protocol")
     args = parser.parse_args()
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -52,9 +53,9 @@ def main() -> None:
 async def compare(args: argparse.Namespace, address: str, http_address: str, inputs: int) -> None:
     """Prints a line for calls of so many ``inputs``."""
     dice = random.Random(0)
-    count = max(args.callers, args.calls // inputs)
+    count = args.calls
     texts = [[" ".join(dice.choices(WORDS, k=8)) for _ in range(inputs)] for _ in range(count)]
-    best = dict.fromkeys(("grpc", "float", "base64"), 0.0)
+    rates: dict[str, list[float]] = {"grpc": [], "float": [], "base64": []}
     async with grpc.aio.insecure_channel(address) as channel:
         stub = embedding_pb2_grpc.EmbeddingServiceStub(channel)
 
@@ -64,14 +65,15 @@ async def compare(args: argparse.Namespace, address: str, http_address: str, inp
 
         for turn in range(args.rounds):
             # Each goes first, second and third: a machine slows down under load.
-            names = [*best][turn % 3 :] + [*best][: turn % 3]
+            names = [*rates][turn % 3 :] + [*rates][: turn % 3]
             for name in names:
                 calls: list[Call] = [over_grpc] * args.callers
                 if name != "grpc":
                     calls = [await connect(http_address, name) for _ in range(args.callers)]
-                best[name] = max(best[name], count * inputs / await seconds(calls, texts))
-    ratios = [f"{best[name]:11.0f} | {best[name] / best['grpc']:5.2f}" for name in list(best)[1:]]
-    print(f"{inputs:13} | {best['grpc']:13.0f} | {' | '.join(ratios)}", flush=True)
+                rates[name].append(count * inputs / await seconds(calls, texts))
+    grpc_rate, *http_rates = map(statistics.median, rates.values())
+    ratios = " | ".join(f"{rate:11.0f} | {rate / grpc_rate:5.2f}" for rate in http_rates)
+    print(f"{inputs:13} | {grpc_rate:13.0f} | {ratios}", flush=True)
 
 
 async def seconds(calls: list[Call], texts: list[list[str]]) -> float:

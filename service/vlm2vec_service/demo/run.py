@@ -76,13 +76,13 @@ def run(job: Job) -> int:
         server.wait(NAME)
         try:
             with Client(server.grpc, max_retries=0) as client:
-                say(f"v1 answers: stream {len(inputs)} test inputs, no digit of them seen before")
+                say(f"v1 answers: stream {len(inputs)} inputs of digits that it never saw")
                 before = _score(client, asked, len(inputs), job.progress)
                 click.echo(f"\n{table({'v1': before.evaluation})}\n")
                 say("promote v2 while a stream runs")
                 answers = _promote(client, list(inputs.values()), registry, first, second)
                 failed = answers.pop("failed", 0)
-                told = ", ".join(f"{answers[name]} by v{name}" for name in (first, second))
+                told = f"{answers[first]} by v1, {answers[second]} by v2"
                 say(f"answers in that stream: {told}; requests failed: {failed}")
                 say("v2 answers: stream the same inputs")
                 after = _score(client, asked, len(inputs), job.progress)

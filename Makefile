@@ -3,6 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 SIZE ?= small
 RUN ?= build/digits
+MODEL := training/vlm2vec_training/digits/model
 
 .PHONY: help setup chart demo protos serve example test lint format bench train-default clean
 
@@ -37,11 +38,9 @@ chart: setup  ## generate the chart's table of values and its schema of settings
 protos: setup  ## generate the Python stubs from protos/
 	protos/generate.sh
 
-serve: setup  ## serve the example's tiny model on localhost:50051, HTTP on 8080
-	$(BIN)/python -m tests.parity.make_checkpoints example
-	$(BIN)/vlm2vec serve --model tiny=example/qwen2_vl \
-	    --adapter tiny/1=tests/parity/data/adapters/qwen2_vl/lora \
-	    --adapter tiny/2=tests/parity/data/adapters/qwen2_vl/dora
+serve: setup  ## serve the digits model, versions 1 and 2, on localhost:50051 and :8080
+	$(BIN)/vlm2vec serve --model digits=$(MODEL)/base \
+	    --adapter digits/1=$(MODEL)/v1 --adapter digits/2=$(MODEL)/v2
 
 lint: setup  ## ruff, mypy --strict, buf; are the stubs those of the protos?
 	$(BIN)/ruff check .

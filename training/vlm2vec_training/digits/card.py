@@ -90,12 +90,13 @@ Retrieval is among 1,000 scenes that come in fours: colours exchanged, order tur
 colour replaced. "Crops of all scenes" leaves out those that show the same digit in the same ink.
 
 Held-out wordings are {sum(map(len, HELD_OUT.values()))} ways to ask that no training saw. They were
-written down before those of training were (`digits/held_out.py`).
+written down before those of training were (`digits/held_out.py`), by the same author.
 
 ## Recipe
 
-Seed {recipe.seed}, temperature 0.05, matrix products in bfloat16, two processes of one thread on a machine
-that others used as well. `make train-default` runs it.
+Seed {recipe.seed}, temperature 0.05, matrix products in bfloat16, two processes of one thread (vision: one of
+two threads) on two CPU cores that others used as well. `make train-default` runs it; another number of
+processes draws other scenes.
 
 1. Vision alone, {recipe.vision} steps, {minutes["vision"]}: digit and colour at each token, through heads that are
    dropped afterwards. Muon for matrices, AdamW for the rest.
@@ -106,7 +107,7 @@ that others used as well. `make train-default` runs it.
 
 ## Limits
 
-It knows ten digits, six inks, eight places and the words for them. It can't be asked about photographs,
+It knows ten digits, six inks, five places and the words for them. It can't be asked about photographs,
 other subjects, or in free language. One seed was trained; two points more or less are noise.
 """
 

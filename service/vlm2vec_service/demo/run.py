@@ -214,7 +214,7 @@ def _next_steps(job: Job, server: Server, store: str, pictures: Mapping[str, Pat
     running = (
         f"The server runs until you say:  kill {server.process.pid}"
         if job.keep
-        else "The server is stopped; vlm2vec demo --keep leaves it running, for:"
+        else "The server is stopped; --keep leaves it running, for:"
     )
     return f"""\
 Queries and what was found:  {job.folder / "demo.png"}

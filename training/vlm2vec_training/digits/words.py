@@ -7,6 +7,7 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from vlm2vec_training.digits.held_out import HELD_OUT
 from vlm2vec_training.digits.world import COLOURS, DIGITS, Scene, Thing
 
 CLASSIFY = "Represent the given image for classification"
@@ -81,6 +82,53 @@ WORDINGS = {
 }  # fmt: skip
 """What training asks with; the first of each kind is the plain one."""
 
+CORES = {
+    "digit_by_colour": (
+        "which {noun} is {colour}", "which {noun} has the colour {colour}", "{colour} is which {noun}",
+        "the {colour} {noun} is which", "of which {noun} is the ink {colour}",
+        "name the {noun} painted {colour}", "which {noun} looks {colour}",
+        "what {noun} was made with {colour} ink", "find the {colour} {noun} and read it",
+        "what value has the {colour} {noun}", "what is the {noun} in {colour}",
+    ),
+    "colour_by_digit": (
+        "what colour has the {digit}", "which colour does the {digit} have",
+        "the {digit} has which colour", "what is the ink of the {digit}",
+        "with which ink is the {digit} written", "name the colour of the {noun} {digit}",
+        "the {noun} {digit} was painted in which colour", "how is the {digit} coloured",
+        "{digit}: which colour", "which of the colours is that of the {digit}",
+        "find the {digit} and say its colour", "what colour was used for the {digit}",
+    ),
+    "digit_by_place": (
+        "which {noun} stands {place}", "which {noun} can be seen {place}",
+        "{place}, which {noun} is there", "{place} there is which {noun}", "what is shown {place}",
+        "what {noun} is written {place}", "name what is written {place}",
+        "the {noun} {place} is which", "the {noun} that stands {place}: what is it",
+        "find what is {place} and read it", "what value has the {noun} {place}",
+        "which {noun} do you see {place}", "what do you read {place}",
+    ),
+    "colour_by_place": (
+        "what colour has the {noun} {place}", "which colour is {place}",
+        "{place}, which colour is it", "{place} the {noun} has which colour",
+        "which ink is {place}", "what is the ink of the {noun} {place}",
+        "the {noun} {place} has which colour", "the {noun} that stands {place}: what colour",
+        "how is the {noun} {place} coloured", "which colour do you see {place}",
+        "name the colour of what stands {place}", "find what is {place} and say its colour",
+        "with which ink is the {noun} {place} written",
+    ),
+    "count": (
+        "how many {noun}s can be seen", "how many {noun}s do you see",
+        "what number of {noun}s is there", "count the {noun}s", "the picture has how many {noun}s",
+        "how many {noun}s were drawn", "how many {noun}s stand", "give the number of {noun}s",
+    ),
+}  # fmt: skip
+"""What wordings are composed of, with an opening, a noun and an ending."""
+NOUNS = ("digit", "number", "numeral", "figure")
+OPENINGS = (
+    "", "", "", "Please: ", "Tell me: ", "In this picture, ", "Here: ", "Now: ", "One question: ",
+    "I want to know: ", "You see an image. ", "Look closely: ",
+)  # fmt: skip
+ENDINGS = ("", "", "", " here", " in this picture", " in the scene", ", please", " on this paper")
+
 KINDS = tuple(PLAIN)
 WEIGHTS = {
     "digit_by_colour": 4, "colour_by_digit": 2, "digit_by_place": 4, "colour_by_place": 2,
@@ -134,12 +182,25 @@ def ask(scene: Scene, index: int, kind: str, wording: str) -> Question:
     return Question(kind, text, answers[kind.partition("_")[0]])
 
 
-def ask_any(scene: Scene, rng: random.Random, plain: float = 0.3) -> Question:
-    """A question as training asks it: of any kind, plain or in any of `WORDINGS`, sometimes without
-    capitals or punctuation, or in American spelling."""
+def compose(kind: str, rng: random.Random) -> str:
+    """A wording of many; what is held out is not at the heart of any."""
+    held_out = {wording.lower().rstrip("?.") for wording in HELD_OUT[kind]}
+    while (core := rng.choice(CORES[kind]).replace("{noun}", rng.choice(NOUNS))) in held_out:
+        pass
+    text = rng.choice(OPENINGS) + core + rng.choice(ENDINGS) + "?"
+    return text if text[0] == "{" else text[0].upper() + text[1:]
+
+
+def ask_any(
+    scene: Scene, rng: random.Random, plain: float = 0.3, composed: float = 0.6
+) -> Question:
+    """A question as training asks it: of any kind, ``plain`` or in any of `WORDINGS` or ``composed``,
+    sometimes without capitals or punctuation, or in American spelling."""
     kinds = [k for k in KINDS if len(scene.things) > 1 or not k.endswith("place")]
     kind = rng.choices(kinds, [WEIGHTS[k] for k in kinds])[0]
     wording = PLAIN[kind] if rng.random() < plain else rng.choice(WORDINGS[kind])
+    if wording != PLAIN[kind] and composed and rng.random() < composed:
+        wording = compose(kind, rng)
     if rng.random() < 0.2:
         wording = wording[0].lower() + wording[1:]
     if rng.random() < 0.2:
@@ -168,6 +229,6 @@ def corpus(rng: random.Random, scenes: Sequence[Scene]) -> list[str]:
     texts = [*INSTRUCTIONS, *(f" {text}" for text in INSTRUCTIONS)] * 50
     texts += [*words, *(f" {word}" for word in words)] * 20
     for scene in scenes:
-        texts += [caption(scene, rng.random() < 0.5), ask_any(scene, rng, plain=0.5).text]
+        texts += [caption(scene, rng.random() < 0.5), ask_any(scene, rng, 0.5, composed=0).text]
         texts.append(f"{SELECT} {refer(scene, 0, rng.choice(REFERENCES[:2]))}")
     return texts

@@ -20,12 +20,16 @@ def base_digest(base: Path) -> bytes:
 
     Reads the whole checkpoint, about a second for each gigabyte or two. Raises `OSError`.
     """
-    weights = sorted(base.glob("*.safetensors"))
-    return _digest([base / name for name in BASE_FILES] + weights)
+    digest = hashlib.sha256()
+    for path in (*(base / name for name in BASE_FILES), *sorted(base.glob("*.safetensors"))):
+        digest.update(_sha256(path))
+    return digest.digest()
 
 
-def space_of(base: bytes, adapter: Path | None) -> str:
+def space_of(base: bytes, adapter: Path | None, weights: str = "") -> str:
     """32 hexadecimal digits for a checkpoint's digest and an adapter folder, or none.
+
+    ``weights`` is the SHA-256 of the adapter's, in hexadecimal, where it is known already.
 
     Of ``adapter_config.json`` everything counts but where the base once lay; of ``embedding.json``
     the settings, not their spelling, nor what only names the base. Raises `OSError`, `ValueError`.
@@ -36,16 +40,14 @@ def space_of(base: bytes, adapter: Path | None) -> str:
         for key in ("base_model_name_or_path", "revision", "peft_version", "auto_mapping"):
             config.pop(key, None)
         digest.update(json.dumps(config, sort_keys=True).encode())
-        digest.update(_digest([adapter / ADAPTER_FILES[1]]))
+        known = bytes.fromhex(weights) or _sha256(adapter / ADAPTER_FILES[1])
+        digest.update(hashlib.sha256(known).digest())
         embedding = EmbeddingConfig.read(adapter)
         settings = replace(embedding, backbone=None, base_model=None, base_revision=None)
         digest.update(settings.to_json().encode())
     return digest.hexdigest()[:HEX_DIGITS]
 
 
-def _digest(paths: list[Path]) -> bytes:
-    digest = hashlib.sha256()
-    for path in paths:
-        with path.open("rb") as file:
-            digest.update(hashlib.file_digest(file, "sha256").digest())
-    return digest.digest()
+def _sha256(path: Path) -> bytes:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").digest()

@@ -403,11 +403,12 @@ def test_shutdown_under_load_answers_what_was_accepted(
 
     with server.connect() as channel:
         for stub in (server.embedding, type(server.embedding)(channel)):
-            for call in (
+            calls: tuple[Any, ...] = (
                 stub.Embed.future(long),
                 stub.EmbedStream(iter([request(0)])),
                 stub.ListModels.future(pb.ListModelsRequest()),
-            ):
+            )
+            for call in calls:
                 # gRPC itself cancels what reaches a server that has just closed; a client takes
                 # that for what it is.
                 assert from_rpc(call).code == grpc.StatusCode.UNAVAILABLE

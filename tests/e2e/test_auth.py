@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import os
 import queue
 import signal
 import threading
@@ -317,10 +318,14 @@ def test_file_is_followed(guarded: Guarded) -> None:
     for way in guarded.ways:
         wait_until(lambda way=way: way("revoked") == UNKNOWN, 30)  # type: ignore[misc]
         wait_until(lambda way=way: way(key) == OK, 30)  # type: ignore[misc]
-    # What goes on since before ends, too.
-    requests.put(pb.EmbedStreamRequest(id="2", options=options(), input=text("a cat")))
-    with pytest.raises(grpc.RpcError, match=UNKNOWN):
+
+    # What goes on since before ends, too: it looks again no more often than the file is read.
+    def ask_again() -> None:
+        requests.put(pb.EmbedStreamRequest(id="2", options=options(), input=text("a cat")))
         next(stream)
+
+    with pytest.raises(grpc.RpcError, match=UNKNOWN):
+        wait_until(ask_again, 30)
     # A file that is no good changes nothing, and is told of.
     guarded.file.write_text("{")
     wait_until(lambda: '"failed"' in metrics(guarded), 30)
@@ -459,12 +464,17 @@ def test_accepted_requests_are_finished(guarded: Guarded) -> None:
         lines = (line for line in page.splitlines() if "requests_in_flight{" in line)
         return sorted(line.split('"')[1] for line in lines if line.endswith(" 1.0"))
 
+    workers = guarded.server.workers
     with ThreadPoolExecutor(2) as pool:
+        for worker in workers:  # until both have been accepted
+            os.kill(worker, signal.SIGSTOP)
         body = {"model": "qwen", "input": [words] * 64}
         http = pool.submit(httpx.post, url, json=body, headers=headers, timeout=200)
         call = guarded.server.embedding.Embed.future(request, metadata=guarded.metadata("all"))
         wait_until(lambda: in_flight() == ["/v1/embeddings", "Embed"], pause=0.01)
         guarded.server.process.send_signal(signal.SIGTERM)
+        for worker in workers:
+            os.kill(worker, signal.SIGCONT)
         assert len(call.result().embeddings) == 64
         assert len(http.result().json()["data"]) == 64
     assert guarded.server.process.wait(90) == 0

@@ -29,14 +29,13 @@ class Adapter:
     """One adapter on the device: immutable, so that a batch that holds it can finish after it was
     unloaded.
 
-    ``digest`` is 16 bytes of its weights and settings; ``touches_vision`` says that image
-    features made with it are its own.
+    ``vision_digest`` is 16 bytes of what it does to the vision tower: image features made with it
+    are its own. Empty where it leaves vision alone.
     """
 
     name: str
     layers: dict[str, LowRank]
-    digest: bytes
-    touches_vision: bool
+    vision_digest: bytes
     embedding: EmbeddingConfig
 
     @property
@@ -54,14 +53,14 @@ def load_adapter(
     settings name and the file lacks, and every shape that does not fit.
     """
     device = next(iter(linears.values())).weight.device
-    config, embedding, parts, digest = _parse(folder, backbone, linears, device)
+    config, embedding, parts = _parse(folder, backbone, linears, device)
     layers = {
         module: _layer(config, module, part, linears[module])
         for module, part in parts.items()
         if module in linears
     }
-    touches_vision = any(module.startswith(backbone.vision_prefix) for module in layers)
-    return Adapter(name, layers, digest, touches_vision, embedding)
+    vision = {key: layers[key] for key in sorted(layers) if key.startswith(backbone.vision_prefix)}
+    return Adapter(name, layers, _digest(vision) if vision else b"", embedding)
 
 
 def check_adapter(
@@ -77,8 +76,8 @@ def _parse(
     backbone: Backbone,
     linears: Mapping[str, AdaptedLinear],
     device: torch.device,
-) -> tuple[AdapterConfig, EmbeddingConfig, dict[str, dict[str, Tensor]], bytes]:
-    """The settings, the tensors of each layer, and the digest; all checked."""
+) -> tuple[AdapterConfig, EmbeddingConfig, dict[str, dict[str, Tensor]]]:
+    """The settings and the tensors of each layer; all checked."""
     config = AdapterConfig.read(folder)
     try:
         embedding = EmbeddingConfig.read(folder)
@@ -91,27 +90,22 @@ def _parse(
             f"{folder}: image.{listed(unknown)} is no setting of {backbone.name}; "
             f"there are {listed(backbone.image_settings)}"
         )
-    tensors, digest = _read(folder, device)
-    parts, strays = _by_module(tensors, backbone)
+    parts, strays = _by_module(_read(folder, device), backbone)
     _check(folder, config, parts, strays, linears, backbone)
-    return config, embedding, parts, digest
+    return config, embedding, parts
 
 
-def _read(folder: Path, device: torch.device) -> tuple[dict[str, Tensor], bytes]:
+def _read(folder: Path, device: torch.device) -> dict[str, Tensor]:
     path = folder / WEIGHTS_NAME
     if not path.exists():
         pickled = next(folder.glob("adapter_model.*"), None)
         hint = f"; {pickled.name} is not loaded, only safetensors are" if pickled else ""
         raise AdapterError(f"{folder}: no {WEIGHTS_NAME}{hint}")
     try:
-        data = path.read_bytes()
         with safe_open(path, framework="pt", device=str(device)) as file:
-            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+            return {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
     except (OSError, SafetensorError) as error:
         raise AdapterError(f"{path}: {error}") from error
-    digest = hashlib.blake2b(data, digest_size=16)
-    digest.update((folder / "adapter_config.json").read_bytes())
-    return tensors, digest.digest()
 
 
 def _by_module(
@@ -186,3 +180,12 @@ def _layer(
     gain = part["lora_magnitude_vector"].float() / norm
     shift = None if linear.bias is None else ((1 - gain) * linear.bias.float()).to(dtype)
     return LowRank(a.to(dtype), (scaling * gain[:, None] * b).to(dtype), gain.to(dtype), shift)
+
+
+def _digest(layers: Mapping[str, LowRank]) -> bytes:
+    digest = hashlib.blake2b(digest_size=16)
+    for name, layer in layers.items():
+        digest.update(name.encode())
+        for tensor in layer.tensors:
+            digest.update(tensor.contiguous().view(torch.uint8).cpu().numpy().data)
+    return digest.digest()

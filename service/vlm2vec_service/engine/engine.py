@@ -183,8 +183,7 @@ class Engine:
 
 
 def _key(media: Media, adapter: Adapter | None) -> Key:
-    own = adapter is not None and adapter.touches_vision
-    return media.digest, adapter.digest if own and adapter else b""
+    return media.digest, adapter.vision_digest if adapter else b""
 
 
 def find_device(name: str) -> torch.device:

@@ -25,10 +25,15 @@ class LowRank:
     shift: Tensor | None = None
 
     @property
+    def tensors(self) -> list[Tensor]:
+        """Those that there are."""
+        every = (self.a, self.b, self.gain, self.shift)
+        return [tensor for tensor in every if tensor is not None]
+
+    @property
     def nbytes(self) -> int:
         """Bytes on the device."""
-        tensors = (self.a, self.b, self.gain, self.shift)
-        return sum(tensor.nbytes for tensor in tensors if tensor is not None)
+        return sum(tensor.nbytes for tensor in self.tensors)
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ import contextlib
 import logging
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,6 +22,7 @@ from vlm2vec_registry.cache import Cache
 from vlm2vec_registry.errors import RegistryError
 from vlm2vec_registry.space import space_of
 from vlm2vec_registry.store import PublishedVersion
+from vlm2vec_service.background import give_way
 from vlm2vec_service.catalog import Model, Version
 from vlm2vec_service.errors import AdapterError, ExhaustedError, Vlm2vecError
 from vlm2vec_service.metrics import Metrics
@@ -33,6 +35,9 @@ log = logging.getLogger(__name__)
 
 FIRST_RETRY, LAST_RETRY = 1.0, 60.0
 """Seconds before a version that could not be loaded is tried again; doubled each time."""
+
+FETCHES = 4
+"""Versions that are fetched and verified at once."""
 
 Fetch = Callable[[PublishedVersion, Path], None]
 """Puts a version's files into an empty folder."""
@@ -81,6 +86,7 @@ class Loader:
         self.failures: dict[str, Failure] = {}
         self._loading: dict[str, asyncio.Task[None]] = {}
         self._changing = asyncio.Lock()
+        self._fetching = ThreadPoolExecutor(FETCHES, "fetching", give_way)
         metrics.load_failures.labels(model.name)  # from 0, for alerts
 
     def is_loading(self, name: str) -> bool:
@@ -143,7 +149,8 @@ class Loader:
     async def _load(self, version: Version, traffic: bool) -> None:
         started = time.monotonic()
         try:
-            folder, nbytes = await asyncio.to_thread(self._files, version)
+            loop = asyncio.get_running_loop()
+            folder, nbytes = await loop.run_in_executor(self._fetching, self._files, version)
             async with self._changing:
                 await self._make_room(version, nbytes, traffic)
                 await self._into_workers(version, folder)
@@ -192,7 +199,8 @@ class Loader:
             )
         folder = self.cache.get(published.digests, lambda place: fetch(published, place))
         try:
-            space = space_of(self.model.digest, folder)
+            weights = published.digests[artifact.WEIGHTS]
+            space = space_of(self.model.digest, folder, weights)
         except (OSError, ValueError) as error:
             raise AdapterError(str(error)) from error
         if space != published.space:

@@ -126,7 +126,8 @@ class Scheduler:
         Raises `ExhaustedError` with a hint when the queue is full, or so long that the deadline (in
         the time of ``time.monotonic``) would pass in it; `DeadlineError` when it has passed.
         """
-        if time.monotonic() >= deadline:
+        now = time.monotonic()
+        if now >= deadline:
             raise DeadlineError("the deadline passed before there was a place in the queue")
         wait = self.expected_wait()
         if not self._has_room:
@@ -137,10 +138,10 @@ class Scheduler:
                 f"{self.max_tokens})",
                 retry_after=min(max(wait / 2, 0.1), 30.0),
             )
-        if time.monotonic() + wait > deadline:
+        if now + wait > deadline:
             self.metrics.refused.labels(self.model).inc(inputs)
             raise ExhaustedError(
-                f"the queue takes about {wait:.1f} s, longer than the deadline allows",
+                f"the queue takes about {wait:.2g} s, longer than the deadline allows",
                 retry_after=min(wait, 30.0),
             )
         self.pending += inputs

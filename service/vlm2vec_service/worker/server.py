@@ -21,6 +21,7 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from vlm2vec.worker.v1 import worker_pb2, worker_pb2_grpc
 from vlm2vec_registry import artifact
 from vlm2vec_service import tracing
+from vlm2vec_service.background import give_way
 from vlm2vec_service.engine import Engine
 from vlm2vec_service.engine.packing import Item
 from vlm2vec_service.errors import NotFoundError, Vlm2vecError
@@ -31,8 +32,6 @@ log = logging.getLogger(__name__)
 CODES = {code.value[0]: code for code in grpc.StatusCode}
 THREADS = 8
 """Calls at once: two or three batches, and loading, unloading and status beside them."""
-LOADING_NICENESS = 10
-"""Of the thread that loads adapters, on Linux: batches get nine tenths of a core that both want."""
 
 Vectors = np.ndarray[tuple[int, int], np.dtype[np.float32]]
 
@@ -97,7 +96,7 @@ class Worker(worker_pb2_grpc.WorkerServiceServicer):
         self.engine = engine
         self.base = base
         self.device = Device(engine)
-        self._loading = ThreadPoolExecutor(1, "loading", _give_way)
+        self._loading = ThreadPoolExecutor(1, "loading", _loads)
 
     def RunBatch(
         self, request: worker_pb2.RunBatchRequest, context: grpc.ServicerContext
@@ -157,11 +156,10 @@ class Worker(worker_pb2_grpc.WorkerServiceServicer):
         )
 
 
-def _give_way() -> None:
+def _loads() -> None:
     """Makes this thread one that batches go before: one core, low priority."""
     torch.set_num_threads(1)
-    with contextlib.suppress(OSError):
-        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), LOADING_NICENESS)
+    give_way()
 
 
 @contextlib.contextmanager

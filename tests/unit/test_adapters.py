@@ -267,6 +267,10 @@ REFUSED_TENSORS: dict[str, tuple[Callable[[dict[str, Any]], dict[str, Any]], str
         lambda tensors: {**tensors, A.replace("layers.0", "layers.7"): tensors[A].clone()},
         r"land on no linear layer: model\.layers\.7",
     ),
+    "not a number": (
+        lambda tensors: {k: v / 0 if k == A else v for k, v in tensors.items()},
+        r"layers\.0\.self_attn\.q_proj\.lora_A holds what is not a finite number",
+    ),
     "other base": (
         lambda tensors: {k: v.repeat(1, 2) if k == A else v for k, v in tensors.items()},
         r"q_proj.lora_A is \(8, 256\), not \(8, 128\)",

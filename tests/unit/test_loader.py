@@ -27,6 +27,7 @@ class ScriptedWorker:
 
     def __init__(self) -> None:
         self.ready = True
+        self.device = "cuda:0"
         self.holds: list[str] = []
         self.loads: list[str] = []
         self.refused: set[str] = set()
@@ -206,5 +207,9 @@ def test_vectors_that_are_not_finite_never_answer(tmp_path: Path) -> None:
         with pytest.raises(AdapterError, match="not finite"):
             await world.ensure("a")
         assert world.held == ""
+        # On a CPU no batch is run to warm it up.
+        world.workers[1].device = "cpu"
+        await world.ensure("b")
+        assert world.held == "b"
 
     run(tmp_path, check)

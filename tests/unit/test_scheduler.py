@@ -3,6 +3,7 @@
 import asyncio
 import time
 from collections.abc import Awaitable, Callable
+from typing import cast
 
 import grpc
 import numpy as np
@@ -46,7 +47,8 @@ def rpc_error(code: grpc.StatusCode, details: str = "") -> grpc.aio.AioRpcError:
 
 
 class ScriptedWorker:
-    """Answers each input with the vector ``[number]``; ``behave`` may hold a batch up or raise."""
+    """Answers each input with the vector ``[number]``, or the one in ``vectors``; ``behave`` may hold
+    a batch up or raise."""
 
     def __init__(self, token_budget: int = 4) -> None:
         self.name = "scripted"
@@ -55,6 +57,7 @@ class ScriptedWorker:
         self.batches: list[list[int]] = []
         self.running = 0
         self.most_running = 0
+        self.vectors: dict[int, float] = {}
         self.behave: Callable[[list[int]], Awaitable[None]] | None = None
 
     async def run_batch(self, request: worker_pb2.RunBatchRequest) -> worker_pb2.RunBatchResponse:
@@ -68,7 +71,8 @@ class ScriptedWorker:
                 await self.behave(batch)
         finally:
             self.running -= 1
-        return worker_pb2.RunBatchResponse(vectors=np.array(batch, np.float32).tobytes())
+        vectors = [self.vectors.get(number, number) for number in batch]
+        return worker_pb2.RunBatchResponse(vectors=np.array(vectors, np.float32).tobytes())
 
 
 def start(
@@ -224,6 +228,22 @@ def test_poison_fails_alone(code: grpc.StatusCode, error: type[Exception], attem
         assert sum(5 in batch for batch in worker.batches) == attempts + alone
         # Suspects run one at a time, or nobody could say which of two killed the worker.
         assert worker.most_running == 1
+
+    asyncio.run(check())
+
+
+def test_a_vector_that_is_not_finite_is_an_error_of_its_input() -> None:
+    async def check() -> None:
+        worker = ScriptedWorker()
+        worker.vectors[2] = float("nan")
+        scheduler, _ = start(worker)
+        answers = await asyncio.gather(
+            *(scheduler.run(work(i)) for i in range(4)), return_exceptions=True
+        )
+        with pytest.raises(Vlm2vecError, match="not a finite number"):
+            raise cast(Exception, answers.pop(2))
+        assert [float(cast(Done, done).vector[0]) for done in answers] == [0, 1, 3]
+        assert worker.batches == [[0, 1, 2, 3]]
 
     asyncio.run(check())
 

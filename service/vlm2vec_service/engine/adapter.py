@@ -1,14 +1,17 @@
 """PEFT adapter folders to adapters that are ready to serve."""
 
+import functools
 import hashlib
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeAlias
 
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
+from torch.nn import functional as F
 
 from vlm2vec_registry.embedding_config import EmbeddingConfig
 from vlm2vec_service.engine.adapter_config import AdapterConfig
@@ -44,21 +47,36 @@ class Adapter:
         return sum(layer.nbytes for layer in self.layers.values())
 
 
+Compute: TypeAlias = Callable[[Sequence[Callable[[], LowRank]]], list[LowRank]]
+"""Runs steps, each a moment's work on the device, and gives their results in order."""
+
+
+def at_once(steps: Sequence[Callable[[], LowRank]]) -> list[LowRank]:
+    """Here and now."""
+    return [step() for step in steps]
+
+
 def load_adapter(
-    name: str, folder: Path, backbone: Backbone, linears: Mapping[str, AdaptedLinear]
+    name: str,
+    folder: Path,
+    backbone: Backbone,
+    linears: Mapping[str, AdaptedLinear],
+    compute: Compute = at_once,
 ) -> Adapter:
-    """Reads the PEFT folder ``folder`` for ``backbone``, whose linear layers are ``linears``.
+    """Reads the PEFT folder ``folder`` for ``backbone``, whose linear layers are ``linears``;
+    ``compute`` may spread the work.
 
     Raises `AdapterError` that lists every tensor that lands on no layer, every layer that the
     settings name and the file lacks, and every shape that does not fit.
     """
     device = next(iter(linears.values())).weight.device
     config, embedding, parts = _parse(folder, backbone, linears, device)
-    layers = {
-        module: _layer(config, module, part, linears[module])
-        for module, part in parts.items()
-        if module in linears
-    }
+    modules = [module for module in parts if module in linears]
+    steps = [
+        functools.partial(_layer, config, module, parts[module], linears[module])
+        for module in modules
+    ]
+    layers = dict(zip(modules, compute(steps), strict=True))
     vision = {key: layers[key] for key in sorted(layers) if key.startswith(backbone.vision_prefix)}
     return Adapter(name, layers, _digest(vision) if vision else b"", embedding)
 
@@ -168,18 +186,31 @@ def _check(
         raise AdapterError(f"{folder}: {'; '.join(found)}")
 
 
+@torch.inference_mode()
 def _layer(
     config: AdapterConfig, module: str, part: Mapping[str, Tensor], linear: AdaptedLinear
 ) -> LowRank:
-    a, b = part["lora_A"].float(), part["lora_B"].float()
+    for name, tensor in part.items():
+        if not torch.isfinite(tensor.sum(dtype=torch.float32)):
+            raise AdapterError(f"{module}.{name} holds what is not a finite number")
+    # Copies: what is read may be the file itself, mapped, at any address and open to change.
+    a, b = (part[name].to(torch.float32, copy=True) for name in ("lora_A", "lora_B"))
     scaling = config.scaling(module)
     dtype = linear.weight.dtype
     if not config.use_dora:
         return LowRank(a.to(dtype), (scaling * b).to(dtype))
-    norm = torch.addmm(linear.weight.float(), b, a, alpha=scaling).norm(dim=1)
-    gain = part["lora_magnitude_vector"].float() / norm
+    gain = part["lora_magnitude_vector"].float() / _row_norms(linear, a, b, scaling)
     shift = None if linear.bias is None else ((1 - gain) * linear.bias.float()).to(dtype)
     return LowRank(a.to(dtype), (scaling * gain[:, None] * b).to(dtype), gain.to(dtype), shift)
+
+
+def _row_norms(linear: AdaptedLinear, a: Tensor, b: Tensor, scaling: float) -> Tensor:
+    """``‖W + s·BA‖`` by row, float32 ``(out,)``, without making a matrix of that size: a row's square
+    is ``‖w‖² + 2s·b·(Aw) + s²·b(AAᵀ)bᵀ``."""
+    crossed = F.linear(linear.weight, a.to(linear.weight.dtype)).float()
+    own = b @ (a @ a.T)
+    square = linear.row_norms.square() + ((2 * scaling * crossed + scaling**2 * own) * b).sum(1)
+    return square.sqrt()
 
 
 def _digest(layers: Mapping[str, LowRank]) -> bytes:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from vlm2vec_service.engine.adapter import Adapter, load_adapter
+from vlm2vec_service.engine.adapter import Adapter, Compute, at_once, load_adapter
 from vlm2vec_service.engine.backbone import Backbone
 from vlm2vec_service.engine.checkpoint import load_weights
 from vlm2vec_service.engine.linear import Group, Rows, install
@@ -64,15 +64,15 @@ class Engine:
         """The loaded adapters by name: a snapshot."""
         return dict(self._adapters)
 
-    def load_adapter(self, name: str, folder: Path) -> Adapter:
+    def load_adapter(self, name: str, folder: Path, compute: Compute = at_once) -> Adapter:
         """Loads a PEFT folder as ``name``, aside of running batches, and then switches to it.
 
-        A batch that started before finishes with what it had. Raises `AdapterError`.
+        A batch that started before finishes with what it had. ``compute`` runs what takes the
+        device, in steps. Raises `AdapterError`.
         """
         if not folder.is_dir():
             raise AdapterError(f"{folder}: no such folder")
-        with torch.inference_mode():
-            adapter = load_adapter(name, folder, self.backbone, self.linears)
+        adapter = load_adapter(name, folder, self.backbone, self.linears, compute)
         # Assigning one key is atomic: a batch sees the old adapter or the new, never a part.
         self._adapters[name] = adapter
         return adapter

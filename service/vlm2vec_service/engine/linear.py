@@ -1,5 +1,6 @@
 """A linear layer that several adapters share: the base product once, each row's adapter on top."""
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -67,6 +68,11 @@ class AdaptedLinear(nn.Module):
         self.out_features = linear.out_features
         self.name = name
         self.rows = rows
+
+    @functools.cached_property
+    def row_norms(self) -> Tensor:
+        """``‖W‖`` by row, float32 ``(out,)``; DoRA needs it."""
+        return torch.linalg.vector_norm(self.weight, dim=1, dtype=torch.float32)
 
     def forward(self, x: Tensor) -> Tensor:
         """``(..., in)`` to ``(..., out)``; the leading dimensions, flattened, are the rows."""

@@ -7,6 +7,8 @@ names it. Requests for other versions run on meanwhile.
 import asyncio
 import contextlib
 import logging
+import os
+import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -22,7 +24,6 @@ from vlm2vec_registry.cache import Cache
 from vlm2vec_registry.errors import RegistryError
 from vlm2vec_registry.space import space_of
 from vlm2vec_registry.store import PublishedVersion
-from vlm2vec_service.background import give_way
 from vlm2vec_service.catalog import Model, Version
 from vlm2vec_service.errors import AdapterError, ExhaustedError, Vlm2vecError
 from vlm2vec_service.metrics import Metrics
@@ -38,6 +39,8 @@ FIRST_RETRY, LAST_RETRY = 1.0, 60.0
 
 FETCHES = 4
 """Versions that are fetched and verified at once."""
+FETCHING_NICENESS = 10
+"""Of the threads that do it, on Linux: requests get nine tenths of a core that both want."""
 
 Fetch = Callable[[PublishedVersion, Path], None]
 """Puts a version's files into an empty folder."""
@@ -86,7 +89,7 @@ class Loader:
         self.failures: dict[str, Failure] = {}
         self._loading: dict[str, asyncio.Task[None]] = {}
         self._changing = asyncio.Lock()
-        self._fetching = ThreadPoolExecutor(FETCHES, "fetching", give_way)
+        self._fetching = ThreadPoolExecutor(FETCHES, "fetching", _give_way)
         metrics.load_failures.labels(model.name)  # from 0, for alerts
 
     def is_loading(self, name: str) -> bool:
@@ -240,7 +243,8 @@ class Loader:
         try:
             for worker in self.workers:
                 await worker.load_adapter(version.name, folder)
-                if worker.ready:
+                # A CPU has nothing to warm up, and the batch would cost the requests beside it.
+                if worker.ready and worker.device != "cpu":
                     await _warm_up(worker, item)
         except grpc.aio.AioRpcError as error:
             await self._out_of_workers(version.name)
@@ -276,6 +280,12 @@ class Loader:
                 gone = (grpc.StatusCode.NOT_FOUND, grpc.StatusCode.UNAVAILABLE)
                 if error.code() not in gone:
                     raise AdapterError(f"version {name!r}: {error.details()}") from error
+
+
+def _give_way() -> None:
+    """Lowers this thread's priority, for the rest of its life."""
+    with contextlib.suppress(OSError):
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), FETCHING_NICENESS)
 
 
 async def _warm_up(worker: Worker, item: worker_pb2.Item) -> None:

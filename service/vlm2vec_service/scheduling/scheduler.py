@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 import grpc
+import numpy as np
 
 from vlm2vec.worker.v1 import worker_pb2
 from vlm2vec_service.errors import (
@@ -216,6 +217,11 @@ class Scheduler:
             _answer(batch.works, Vlm2vecError(f"the batch failed: {type(error).__name__}"))
         else:
             seconds = response.inference_seconds
+            finite = np.isfinite(vectors).all(axis=1)
+            _answer(
+                [batch.works[i] for i in np.flatnonzero(~finite)],
+                Vlm2vecError("the model's vector for it holds what is not a finite number"),
+            )
             for work, vector in zip(batch.works, vectors, strict=True):
                 if not work.future.done():
                     # From the queue to the vector, less the time on the device.

@@ -1,5 +1,6 @@
 """The worker process: batches in, vectors out, one at a time on its device."""
 
+import collections
 import contextlib
 import itertools
 import logging
@@ -9,9 +10,10 @@ import signal
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from pathlib import Path
+from typing import TypeVar
 
 import grpc
 import numpy as np
@@ -21,8 +23,8 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from vlm2vec.worker.v1 import worker_pb2, worker_pb2_grpc
 from vlm2vec_registry import artifact
 from vlm2vec_service import tracing
-from vlm2vec_service.background import give_way
 from vlm2vec_service.engine import Engine
+from vlm2vec_service.engine.linear import LowRank
 from vlm2vec_service.engine.packing import Item
 from vlm2vec_service.errors import NotFoundError, Vlm2vecError
 from vlm2vec_service.settings import EngineSettings
@@ -33,11 +35,16 @@ CODES = {code.value[0]: code for code in grpc.StatusCode}
 THREADS = 8
 """Calls at once: two or three batches, and loading, unloading and status beside them."""
 
+LOADING_SHARE = 0.1
+"""Of a batch's time, that loading adapters may take after it while further batches wait."""
+
+T = TypeVar("T")
 Vectors = np.ndarray[tuple[int, int], np.dtype[np.float32]]
 
 
 class Device:
-    """Runs batches, interactive ones first, otherwise in the order of arrival.
+    """Runs batches, interactive ones first, otherwise in the order of arrival; and between them,
+    in small steps, what loading an adapter computes.
 
     All in the thread that calls `run_until`, which should be the one that loaded the engine: where
     two threads of a process have OpenMP teams, together more than the cores, libgomp lets neither
@@ -50,24 +57,37 @@ class Device:
         self._waiting: queue.PriorityQueue[tuple[int, int, Callable[[], None]]] = (
             queue.PriorityQueue()
         )
+        self._steps: collections.deque[Callable[[], None]] = collections.deque()
+        self._ended = False
 
     def submit(self, items: list[Item], interactive: bool) -> Future[tuple[Vectors, float]]:
         """The vectors ``(items, dim)`` and the seconds on the device, in time."""
-        future: Future[tuple[Vectors, float]] = Future()
 
-        def work() -> None:
-            if not future.set_running_or_notify_cancel():
-                return
+        def timed() -> tuple[Vectors, float]:
             start = time.perf_counter()
-            try:
-                vectors = self.run(items)
-            except BaseException as error:  # noqa: BLE001 (whoever waits raises it)
-                future.set_exception(error)
-            else:
-                future.set_result((vectors, time.perf_counter() - start))
+            return self.run(items), time.perf_counter() - start
 
+        future, work = _promise(timed)
         self._waiting.put((0 if interactive else 1, next(self._order), work))
         return future
+
+    def spread(self, steps: Sequence[Callable[[], LowRank]]) -> list[LowRank]:
+        """Runs ``steps`` while no batch waits, and otherwise for a share of the time after each."""
+        promised = [_promise(step) for step in steps]
+        for _, work in promised:
+            self._steps.append(work)
+            self._waiting.put((2, next(self._order), self._step))
+        if self._ended:
+            self._finish_steps()
+        return [future.result() for future, _ in promised]
+
+    def _step(self) -> None:
+        with contextlib.suppress(IndexError):
+            self._steps.popleft()()
+
+    def _finish_steps(self) -> None:
+        while self._steps:
+            self._step()
 
     def run(self, items: list[Item]) -> Vectors:
         """One batch; where the device's memory does not hold it, its halves."""
@@ -86,7 +106,29 @@ class Device:
         while not ended():
             with contextlib.suppress(queue.Empty):
                 _, _, work = self._waiting.get(timeout=0.2)
+                start = time.perf_counter()
                 work()
+                end = time.perf_counter()
+                while self._steps and time.perf_counter() < end + LOADING_SHARE * (end - start):
+                    self._step()
+        # Nobody is left waiting for a step.
+        self._ended = True
+        self._finish_steps()
+
+
+def _promise(function: Callable[[], T]) -> tuple[Future[T], Callable[[], None]]:
+    """A future, and what fulfils it with what ``function`` gives or raises."""
+    future: Future[T] = Future()
+
+    def work() -> None:
+        if not future.set_running_or_notify_cancel():
+            return
+        try:
+            future.set_result(function())
+        except BaseException as error:  # noqa: BLE001 (whoever waits raises it)
+            future.set_exception(error)
+
+    return future, work
 
 
 class Worker(worker_pb2_grpc.WorkerServiceServicer):
@@ -96,7 +138,7 @@ class Worker(worker_pb2_grpc.WorkerServiceServicer):
         self.engine = engine
         self.base = base
         self.device = Device(engine)
-        self._loading = ThreadPoolExecutor(1, "loading", _loads)
+        self._loading = ThreadPoolExecutor(1, "loading", torch.set_num_threads, (1,))
 
     def RunBatch(
         self, request: worker_pb2.RunBatchRequest, context: grpc.ServicerContext
@@ -131,7 +173,8 @@ class Worker(worker_pb2_grpc.WorkerServiceServicer):
     ) -> worker_pb2.LoadAdapterResponse:
         """Raises `AdapterError`."""
         with _folder(request) as folder:
-            adapter = self._loading.submit(self.engine.load_adapter, request.name, folder).result()
+            load = self.engine.load_adapter
+            adapter = self._loading.submit(load, request.name, folder, self.device.spread).result()
         log.info("adapter %s loaded, %d bytes", request.name, adapter.nbytes)
         return worker_pb2.LoadAdapterResponse(nbytes=adapter.nbytes)
 
@@ -154,12 +197,6 @@ class Worker(worker_pb2_grpc.WorkerServiceServicer):
             adapters=sorted(self.engine.adapters),
             device=str(self.engine.device),
         )
-
-
-def _loads() -> None:
-    """Makes this thread one that batches go before: one core, low priority."""
-    torch.set_num_threads(1)
-    give_way()
 
 
 @contextlib.contextmanager

@@ -58,6 +58,7 @@ class Worker:
         self.address = address
         self.token_budget = 0
         self.dimension = 0
+        self.device = ""
         self.ready = False
         self.failed_adapters: dict[str, str] = {}
         self.wanted: dict[str, Path] = {}
@@ -192,6 +193,7 @@ class Worker:
         self._stub = worker_pb2_grpc.WorkerServiceStub(channel)
         status = await self._stub.GetStatus(worker_pb2.GetStatusRequest(), wait_for_ready=True)
         self.token_budget, self.dimension = status.token_budget, status.dimension
+        self.device = status.device
         self.failed_adapters.clear()
         for name, folder in list(self.wanted.items()):
             try:

@@ -2,9 +2,9 @@
 
     python -m benchmarks.rollout                     # size small, on this machine
 
-An MLflow store in a folder, a real server that follows it, two adapters of random weights and about
-30 MB each. One caller asks all the time: its latencies while nothing happens and while a version
-is loaded again and again are taken in turns, in one run.
+A real MLflow server, a real server that follows it, by looking or by webhooks, and two adapters of
+random weights and about 30 MB each. One caller asks all the time: its latencies while nothing
+happens and while a version is loaded again and again are taken in turns, in one run.
 """
 
 import argparse
@@ -21,6 +21,8 @@ import torch
 
 from benchmarks.models import random_backbone, write_dora
 from benchmarks.service import MODEL, serving, workload, write_checkpoint
+from tests.e2e.mlflow_server import WEBHOOKS, running_mlflow
+from tests.e2e.server import free_ports
 from vlm2vec.v1 import adapters_pb2, adapters_pb2_grpc, embedding_pb2_grpc
 from vlm2vec.v1 import embedding_pb2 as pb
 from vlm2vec_registry import traffic
@@ -29,6 +31,7 @@ from vlm2vec_registry.store import Registry
 RANK = 96
 """Gives adapters of 29 MB on ``small``."""
 POLL_SECONDS = 1.0
+SECRET = "of both"
 
 
 def main() -> None:
@@ -43,27 +46,52 @@ def main() -> None:
         folder = Path(scratch)
         (folder / "base").mkdir()
         write_checkpoint(folder / "base", args.size)
-        registry = Registry(str(folder / "registry"))
-        backbone = random_backbone(args.size, torch.device("cpu"), torch.bfloat16)
-        for seed in (1, 2):
-            write_dora(folder / f"adapter{seed}", backbone, RANK, seed)
-            registry.publish(MODEL, folder / f"adapter{seed}", base=folder / "base")
-        traffic.promote(registry, MODEL, "1")
-        size = (folder / "adapter1" / "adapter_model.safetensors").stat().st_size
-        flags = (
-            "--registry", str(folder / "registry"), "--cache-dir", str(folder / "cache"),
-            "--poll-seconds", str(POLL_SECONDS),
-        )  # fmt: skip
-        with (
-            serving(folder / "base", args.device, "", *flags) as address,
-            grpc.insecure_channel(address) as channel,
-        ):
-            print(f"{args.size} on {args.device}, adapters of {size / 1e6:.0f} MB\n")
-            promotion(registry, channel)
-            beside_loads(channel, args.rounds, args.seconds)
+        with running_mlflow(folder / "mlflow", environment=WEBHOOKS) as mlflow:
+            registry = Registry(mlflow.url)
+            publish(registry, folder, args.size)
+            with following(folder, mlflow.url, args.device, POLL_SECONDS) as (channel, _):
+                promotion(registry, channel, f"looks every {POLL_SECONDS:.0f} s")
+                beside_loads(channel, args.rounds, args.seconds)
+            traffic.promote(registry, MODEL, "1")
+            with following(folder, mlflow.url, args.device, 3600.0) as (channel, webhooks):
+                registry.client.create_webhook(
+                    "benchmark", webhooks, events=["model_version_alias.created"], secret=SECRET
+                )
+                promotion(registry, channel, "webhooks")
 
 
-def promotion(registry: Registry, channel: grpc.Channel) -> None:
+def publish(registry: Registry, folder: Path, size: str) -> None:
+    """Versions 1, the champion, and 2, of the base in ``folder``."""
+    backbone = random_backbone(size, torch.device("cpu"), torch.bfloat16)
+    for seed in (1, 2):
+        adapter = folder / f"adapter{seed}"
+        write_dora(adapter, backbone, RANK, seed)
+        registry.publish(MODEL, adapter, base=folder / "base")
+    traffic.promote(registry, MODEL, "1")
+    megabytes = (adapter / "adapter_model.safetensors").stat().st_size / 1e6
+    print(f"{size}, adapters of {megabytes:.0f} MB\n")
+
+
+@contextlib.contextmanager
+def following(
+    folder: Path, registry: str, device: str, poll_seconds: float
+) -> Iterator[tuple[grpc.Channel, str]]:
+    """Serves what is in ``registry``, with an empty cache; gives a channel, and where webhooks go."""
+    secret = folder / "secret"
+    secret.write_text(SECRET)
+    http = f"127.0.0.1:{free_ports(1)[0]}"
+    with (
+        tempfile.TemporaryDirectory() as cache,
+        serving(
+            folder / "base", device, http, "--registry", registry, "--cache-dir", cache,
+            "--poll-seconds", str(poll_seconds), "--webhook-secret-file", str(secret),
+        ) as address,
+        grpc.insecure_channel(address) as channel,
+    ):  # fmt: skip
+        yield channel, f"http://{http}/webhooks/mlflow"
+
+
+def promotion(registry: Registry, channel: grpc.Channel, how: str) -> None:
     """Prints the seconds from the alias to the first answer of the new version: the first promotion
     fetches and loads it, further ones find it loaded."""
     ask = asker(channel)
@@ -74,7 +102,7 @@ def promotion(registry: Registry, channel: grpc.Channel) -> None:
         while ask()[1] != target:
             pass
         seconds.append(time.perf_counter() - start)
-    print(f"promotion to traffic, looks every {POLL_SECONDS:.0f} s: {seconds[0]:.2f} s with the load, "
+    print(f"promotion to traffic, {how}: {seconds[0]:.2f} s with the load, "
           f"then {statistics.mean(seconds[1:]):.2f} s on average, "
           f"{max(seconds[1:]):.2f} s at most")  # fmt: skip
 

@@ -1,5 +1,6 @@
 """A real MLflow server with an SQLite store, and the parity adapters as versions in it."""
 
+import base64
 import contextlib
 import os
 import signal
@@ -16,6 +17,13 @@ QUIET = {
     "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",  # eight more processes
     "GIT_PYTHON_REFRESH": "quiet",
 }
+WEBHOOKS = {
+    "MLFLOW_WEBHOOK_CACHE_TTL": "0",  # a new one is heeded at once
+    "MLFLOW_WEBHOOK_ALLOWED_SCHEMES": "http,https",
+    "MLFLOW_WEBHOOK_ALLOW_PRIVATE_IPS": "true",
+    "MLFLOW_WEBHOOK_SECRET_ENCRYPTION_KEY": base64.urlsafe_b64encode(bytes(32)).decode(),
+}
+"""For webhooks to this machine, without TLS."""
 
 
 @dataclass

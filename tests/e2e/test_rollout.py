@@ -1,6 +1,5 @@
 """Versions go from MLflow to traffic and back while requests run: a real MLflow, a real server."""
 
-import base64
 import functools
 import json
 import shutil
@@ -18,7 +17,7 @@ import pytest
 
 from tests.conftest import adapter_folder
 from tests.e2e.cases import Golden, case_inputs, cosine, unpack
-from tests.e2e.mlflow_server import Mlflow, running_mlflow
+from tests.e2e.mlflow_server import WEBHOOKS, Mlflow, running_mlflow
 from tests.e2e.server import Server, running_server, wait_until
 from vlm2vec.v1 import adapters_pb2
 from vlm2vec.v1 import embedding_pb2 as pb
@@ -29,12 +28,6 @@ MODEL = "qwen"
 ADAPTERS = {"1": "lora", "2": "dora"}
 """The parity adapter behind each version."""
 CASES = ("text", "text-long", "image")
-WEBHOOKS = {
-    "MLFLOW_WEBHOOK_CACHE_TTL": "0",  # a new one is heeded at once
-    "MLFLOW_WEBHOOK_ALLOWED_SCHEMES": "http,https",
-    "MLFLOW_WEBHOOK_ALLOW_PRIVATE_IPS": "true",
-    "MLFLOW_WEBHOOK_SECRET_ENCRYPTION_KEY": base64.urlsafe_b64encode(bytes(32)).decode(),
-}
 """So that MLflow may call a server on this host."""
 LOADED = adapters_pb2.ADAPTER_STATE_LOADED
 FAILED = adapters_pb2.ADAPTER_STATE_FAILED

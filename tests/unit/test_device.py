@@ -65,7 +65,7 @@ def test_batches_go_first_and_steps_get_a_share_after_each() -> None:
     engine = SlowEngine()
     with running(engine) as device:
         batches = [device.submit(BATCH, interactive) for interactive in (True, False, True)]
-        steps = threading.Thread(target=device.spread, args=([engine.step(0.03)] * 5,))
+        steps = threading.Thread(target=device.spread, args=([engine.step(0.1)] * 5,))
         steps.start()
         while len(device._steps) < 5:
             time.sleep(0.001)

@@ -53,10 +53,11 @@ format: setup  ## let ruff rewrite what it can
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: setup  ## the engine beside transformers + PEFT, the service beside the engine
+bench: setup  ## ours beside the alternatives: engine, service, HTTP, rollout
 	$(BIN)/python -m benchmarks.engine --size $(SIZE)
 	$(BIN)/python -m benchmarks.service --size $(SIZE)
 	$(BIN)/python -m benchmarks.http
+	$(BIN)/python -m benchmarks.rollout
 
 train-default: setup  ## train the digits model that ships, score it, put it into the package
 	OMP_NUM_THREADS=1 $(BIN)/torchrun --nproc-per-node 2 -m vlm2vec_training.digits train --output $(RUN)

@@ -44,7 +44,7 @@ class Recipe:
     vision: int = 1200
     base: int = 800
     v1: int = 80
-    v2: int = 1300
+    v2: int = 2600
     pool: int = 60
     """Groups of scenes that the adapters are trained on."""
     seed: int = 1

@@ -83,10 +83,11 @@ def test_no_call_fails_while_servers_are_lost_replaced_and_drained(
 
         def serves(server: Server, more: int = 10) -> None:
             """Waits for it to answer so many more inputs."""
-            enough = server.metric("inputs_total", model=MODEL, code="0") + more
+            enough = server.metric("inputs_total", model=MODEL, code="OK") + more
             wait_until(
                 lambda: (
-                    callers.errors or server.metric("inputs_total", model=MODEL, code="0") >= enough
+                    callers.errors
+                    or server.metric("inputs_total", model=MODEL, code="OK") >= enough
                 )
             )
             assert not callers.errors

@@ -65,9 +65,9 @@ def test_a_rollout_is_shown_and_what_is_kept_can_be_used(folder: Path) -> None:
         with urllib.request.urlopen(metrics, timeout=30) as page:
             text = page.read().decode()
         counted = re.findall(
-            r'^vlm2vec_inputs_total{code="(\d+)".*version="(\d)"', text, re.MULTILINE
+            r'^vlm2vec_inputs_total{code="(\w+)".*version="(\d)"', text, re.MULTILINE
         )
-        assert set(counted) == {("0", "1"), ("0", "2")}
+        assert set(counted) == {("OK", "1"), ("OK", "2")}
         (address,) = re.findall(r"--server (\S+)", done.stdout)
         (caption,) = re.findall(r'--query "([^"]+)"', done.stdout)
         pictures = sorted((folder / "pictures").glob("*.png"))

@@ -525,8 +525,11 @@ def test_metrics_count_what_was_sent(server: Server) -> None:
         "missed calls": ("requests_total", {"method": "Rank", "code": "NOT_FOUND"}),
         "streams": ("requests_total", {"method": "EmbedStream", "code": "OK"}),
         "seconds": ("request_seconds_count", {"method": "Embed"}),
-        "inputs": ("inputs_total", {"model": "qwen", "version": "dora", "code": "0"}),
-        "bad inputs": ("inputs_total", {"model": "qwen", "version": "dora", "code": "3"}),
+        "inputs": ("inputs_total", {"model": "qwen", "version": "dora", "code": "OK"}),
+        "bad inputs": (
+            "inputs_total",
+            {"model": "qwen", "version": "dora", "code": "INVALID_ARGUMENT"},
+        ),
         "all inputs": ("inputs_total", {"model": "qwen", "version": "dora"}),
         "texts": ("modalities_total", {"modality": "text"}),
         "videos": ("modalities_total", {"modality": "video_text"}),

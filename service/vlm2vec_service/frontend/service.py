@@ -22,6 +22,7 @@ from vlm2vec_service.errors import (
 )
 from vlm2vec_service.frontend.auth.identity import ANYONE, Identity
 from vlm2vec_service.frontend.auth.quota import UNLIMITED, Quota
+from vlm2vec_service.frontend.gate import CODES
 from vlm2vec_service.frontend.loader import Loader
 from vlm2vec_service.frontend.parsing import check_dimensions, check_options, modality, parse_input
 from vlm2vec_service.frontend.rollout import Rollout
@@ -204,7 +205,7 @@ class Service:
             code = (error if isinstance(error, Vlm2vecError) else Vlm2vecError).grpc_code
             raise
         finally:
-            self.metrics.inputs.labels(model, version, str(code)).inc()
+            self.metrics.inputs.labels(model, version, CODES[code]).inc()
         self._shadow(message, prepared, target, done)
         self.metrics.tokens.labels(model, version).inc(len(prepared))
         for stage, seconds in (

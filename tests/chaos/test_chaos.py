@@ -395,10 +395,14 @@ def test_shutdown_under_load_answers_what_was_accepted(
     assert next(adapters).adapter.version == "lora"
     loads = [Load(server, window) for window in (200, 1_000)]
     wait_until(lambda: all(len(load.answers) > 100 for load in loads))
+    workers = server.workers
+    for worker in workers:  # until all have been accepted
+        os.kill(worker, signal.SIGSTOP)
     accepted = [server.embedding.Embed.future(long) for _ in range(10)]
     wait_until(lambda: server.metric("requests_in_flight", method="Embed") == len(accepted))
-    workers = server.workers
     server.process.send_signal(signal.SIGTERM)
+    for worker in workers:
+        os.kill(worker, signal.SIGCONT)
     assert next(watch).status == NOT_SERVING
 
     with server.connect() as channel:

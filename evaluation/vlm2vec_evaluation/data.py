@@ -1,7 +1,8 @@
 """Rows of MMEB-eval, parquet or JSON lines, to tasks.
 
 Keys of a row: ``qry_inst``, ``qry_text``, ``qry_img_path``; ``tgt_inst``; ``tgt_text`` and
-``tgt_img_path``, lists of the candidates, the right one first. Without ``qry_inst`` the texts are
+``tgt_img_path``, lists of the candidates, the right one first; of our own, ``tgt_right``, how many of
+the first are right where it is not one. Without ``qry_inst`` the texts are
 whole prompts.
 """
 
@@ -84,7 +85,10 @@ class _Reader:
             self._candidate(form, own, text, image)
             for text, image in zip(texts, images, strict=True)
         ]
-        return Record(query, candidates)
+        right = row.get("tgt_right") or 1
+        if not isinstance(right, int) or not 1 <= right <= len(candidates):
+            raise EvaluationError(f"tgt_right: expected a number from 1 to {len(candidates)}")
+        return Record(query, candidates, tuple(range(right)))
 
     @property
     def overridden(self) -> bool:

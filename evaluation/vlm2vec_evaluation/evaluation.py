@@ -45,7 +45,8 @@ def evaluate(
     vectors: Vectors | None = None,
     progress: bool = False,
 ) -> Evaluation:
-    """Ranks each query's candidates by cosine and scores the right one's rank.
+    """Ranks each query's candidates by cosine and scores the rank of the right one, or of the best
+    placed of several.
 
     ``source`` is a client, whose server's default model then answers, or a function such as
     `vlm2vec_evaluation.remote.by_client` makes. Only inputs that are not in ``vectors`` are embedded,
@@ -69,24 +70,25 @@ def _evaluate(embed: Embed, task: Task, vectors: Vectors, progress: bool) -> Dat
     rows = []
     for record in task.records:
         candidates = [inputs.key(item) for item in record.candidates]
-        rows.append((inputs.key(record.query), candidates, candidates[record.correct]))
+        right = {candidates[index] for index in record.right}
+        rows.append((inputs.key(record.query), candidates, right))
     missing = [(key, item) for key, item in inputs.items.items() if key not in vectors]
     _embed(embed, task.name, missing, vectors, progress)
     places = {key: index for index, key in enumerate(inputs.items)}
     matrix = np.stack([vectors[key] for key in inputs.items])
     matrix /= np.linalg.norm(matrix, axis=1, keepdims=True)
-    ranks, counts = [], []
-    for query, candidates, correct in rows:
+    ranks, chances = [], []
+    for query, candidates, right in rows:
         distinct = list(dict.fromkeys(candidates))
         among = matrix[[places[key] for key in distinct]]
-        ranks.append(rank(matrix[places[query]], among, distinct.index(correct)))
-        counts.append(len(distinct))
+        ranks.append(rank(matrix[places[query]], among, [key in right for key in distinct]))
+        chances.append(len(right) / len(distinct))
     data = hashlib.sha256()
-    for query, candidates, correct in rows:
-        data.update(b"".join([query, *candidates, correct]))
+    for query, candidates, right in rows:
+        data.update(b"".join([query, *candidates, *sorted(right)]))
     return DataSetScores(
         task.name, task.meta_task, task.split, len(rows), data.hexdigest()[:32],
-        scores_of(ranks, counts),
+        scores_of(ranks, chances),
     )  # fmt: skip
 
 

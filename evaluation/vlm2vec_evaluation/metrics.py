@@ -40,18 +40,21 @@ class DataSetScores:
     scores: Scores
 
 
-def rank(query: npt.NDArray[np.float32], candidates: npt.NDArray[np.float32], correct: int) -> int:
-    """The place of the right candidate by inner product, from 1.
+def rank(
+    query: npt.NDArray[np.float32], candidates: npt.NDArray[np.float32], right: Sequence[bool]
+) -> int:
+    """The place by inner product, from 1, of the best candidate that is right.
 
-    ``query`` is float32 ``(dim,)``, ``candidates`` ``(n, dim)``. A candidate of the same score as
-    the right one is before it, so that a model that gives one vector for everything scores 0.
+    ``query`` is float32 ``(dim,)``, ``candidates`` ``(n, dim)``, ``right`` says which are. A wrong
+    one of the same score is before it, so that a model that gives one vector for everything scores 0.
     """
     scores = candidates @ query
-    return int(np.count_nonzero(scores >= scores[correct]))
+    wanted = np.asarray(right)
+    return 1 + int(np.count_nonzero(scores[~wanted] >= scores[wanted].max()))
 
 
-def scores_of(ranks: Sequence[int], candidates: Sequence[int]) -> Scores:
-    """The means over all queries. ``candidates`` says how many each rank is among."""
+def scores_of(ranks: Sequence[int], chances: Sequence[float]) -> Scores:
+    """The means over all queries. ``chances`` are the shares of candidates that are right."""
     places = np.asarray(ranks, np.float64)
     return Scores(
         hit1=float(np.mean(places <= 1)),
@@ -59,7 +62,7 @@ def scores_of(ranks: Sequence[int], candidates: Sequence[int]) -> Scores:
         hit10=float(np.mean(places <= 10)),
         mrr=float(np.mean(1 / places)),
         ndcg5=float(np.mean(np.where(places <= 5, 1 / np.log2(1 + places), 0.0))),
-        chance=float(np.mean(1 / np.asarray(candidates, np.float64))),
+        chance=float(np.mean(chances)),
     )
 
 

@@ -14,8 +14,8 @@ class Record:
 
     query: "InputLike"
     candidates: Sequence["InputLike"]
-    correct: int = 0
-    """Index of the right candidate."""
+    right: tuple[int, ...] = (0,)
+    """Index of the right candidate; or of several, where any will do."""
 
 
 @dataclass(frozen=True)

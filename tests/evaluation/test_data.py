@@ -1,5 +1,6 @@
 """Rows to inputs: the prompts are upstream's, to the last line break."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -92,7 +93,7 @@ def test_each_meta_task_from_each_format(tmp_path: Path) -> None:
     assert prompt(record.candidates[0]) == (
         f"{QWEN}\nRepresent the given cropped image of the object."
     )
-    assert all(record.correct == 0 for task in found.values() for record in task.records)
+    assert all(record.right == (0,) for task in found.values() for record in task.records)
     # Equal candidates are one object, so that each is hashed once.
     first, second = (found["captions"].records[index].candidates for index in (0, 1))
     assert first[1] is second[0]
@@ -122,6 +123,18 @@ def test_instructions_of_the_suite_stand_in_for_the_rows(tmp_path: Path) -> None
     record = tasks(parse_suite(values, "small", path.parent))["classes"].records[0]
     assert prompt(record.query) == f"{QWEN} Name it\n"
     assert prompt(record.candidates[0]) == "This is: temple"
+
+
+def test_a_row_may_say_that_several_are_right(tmp_path: Path) -> None:
+    row = {"qry_text": "which", "tgt_text": ["a", "b", "c"]}
+    rows = [row, {**row, "tgt_right": 2}, {**row, "tgt_right": 4}]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(item) + "\n" for item in rows))
+    values = {"data_sets": [{"name": "a", "path": "rows.jsonl", "meta_task": "vqa"}]}
+    suite = parse_suite(values, "small", tmp_path)
+    records = read_task(suite, suite.data_sets[0], "qwen2_vl", limit=2).records
+    assert [record.right for record in records] == [(0,), (0, 1)]
+    with pytest.raises(EvaluationError, match="row 3: tgt_right: expected a number from 1 to 3"):
+        read_task(suite, suite.data_sets[0], "qwen2_vl")
 
 
 def test_limit_takes_the_first_rows(tmp_path: Path) -> None:

@@ -189,8 +189,10 @@ def test_in_memory_with_a_client(server: Server, tmp_path: Path) -> None:
     ]
     # A picture is nearest to itself.
     tasks = [
-        Task("same", "retrieval", [Record(item, pictures, i) for i, item in enumerate(pictures)]),
-        Task("words", "vqa", [Record(pictures[0], ["a temple", "a flower"], 1)], "ood"),
+        Task(
+            "same", "retrieval", [Record(item, pictures, (i,)) for i, item in enumerate(pictures)]
+        ),
+        Task("words", "vqa", [Record(pictures[0], ["a temple", "a flower"], (1,))], "ood"),
     ]
     with Client(server.address) as client:
         found = evaluate(client, tasks)

@@ -54,7 +54,7 @@ def task(name: str, meta_task: str = "retrieval", split: str = "ind", shift: int
     candidates = [f"c{index}" for index in range(CANDIDATES)]
     records = [
         Record(f"q{index}", candidates[shift:] + candidates[:shift],
-               (index - shift) % CANDIDATES)
+               ((index - shift) % CANDIDATES,))
         for index in range(QUERIES)
     ]  # fmt: skip
     return Task(name, meta_task, records, split)
@@ -86,16 +86,34 @@ def test_order_and_repetition_of_candidates_change_nothing() -> None:
     doubled = Task(
         "a",
         "retrieval",
-        [Record(item.query, [*item.candidates, *item.candidates], item.correct + CANDIDATES)
+        [Record(item.query, [*item.candidates, *item.candidates], (item.right[0] + CANDIDATES,))
          for item in task("a").records],
     )  # fmt: skip
     assert shifted.scores == plain.scores == evaluate(table, [doubled]).data_sets["a"].scores
 
 
+def test_of_several_that_are_right_the_best_placed_counts() -> None:
+    table = random_table(0)
+    labels = np.arange(CANDIDATES) % 4
+    records = [
+        Record(item.query, item.candidates, tuple(np.flatnonzero(labels == number % 4)))
+        for number, item in enumerate(task("a").records)
+    ]
+    found = evaluate(table, [Task("a", "retrieval", records)]).data_sets["a"].scores
+    queries = np.stack([table.vectors[f"q{index}"] for index in range(QUERIES)])
+    candidates = np.stack([table.vectors[f"c{index}"] for index in range(CANDIDATES)])
+    order = cosine_similarity(queries, candidates).argsort()[:, ::-1]
+    hits = labels[order] == (np.arange(QUERIES) % 4)[:, None]
+    assert found.hit1 == hits[:, 0].mean()
+    assert found.hit5 == hits[:, :5].any(1).mean()
+    assert found.mrr == pytest.approx((1 / (1 + hits.argmax(1))).mean())
+    assert found.chance == pytest.approx(np.bincount(labels)[labels].mean() / CANDIDATES, rel=0.05)
+
+
 def test_candidates_may_be_made_as_they_are_asked_for() -> None:
     table = random_table(0)
     made = [
-        Record(item.query, np.array(item.candidates), item.correct)  # type: ignore[arg-type]
+        Record(item.query, np.array(item.candidates), item.right)  # type: ignore[arg-type]
         for item in task("a").records
     ]
     plain = evaluate(table, [task("a")]).data_sets["a"]
@@ -141,7 +159,7 @@ def test_data_digest_is_of_inputs_and_answers() -> None:
     table = random_table(0)
     (digest,) = {evaluate(table, [task(name)]).data_sets[name].data for name in ("a", "b")}
     records = list(task("a").records)
-    records[0] = Record(records[0].query, records[0].candidates, 1)
+    records[0] = Record(records[0].query, records[0].candidates, (1,))
     assert evaluate(table, [Task("a", "vqa", records)]).data_sets["a"].data != digest
     assert evaluate(table, [Task("a", "vqa", records[1:])]).data_sets["a"].data != digest
 

@@ -80,8 +80,8 @@ def test_questions_have_the_right_answers() -> None:
 
 def same(one: Task, other: Task) -> bool:
     return [r.query for r in one.records] == [r.query for r in other.records] and [
-        (r.candidates, r.correct) for r in one.records
-    ] == [(r.candidates, r.correct) for r in other.records]
+        (r.candidates, r.right) for r in one.records
+    ] == [(r.candidates, r.right) for r in other.records]
 
 
 def test_tasks_are_the_same_again_and_their_files_say_the_same(tmp_path: Path) -> None:
@@ -93,8 +93,12 @@ def test_tasks_are_the_same_again_and_their_files_say_the_same(tmp_path: Path) -
         read = read_task(suite, data_set, "qwen2_vl")
         assert (read.meta_task, read.split) == (task.meta_task, task.split)
         for ours, theirs in zip(task.records, read.records, strict=True):
-            right = ours.candidates[ours.correct]
-            pairs = [(ours.query, theirs.query), (right, theirs.candidates[theirs.correct])]
+            assert theirs.right == tuple(range(len(ours.right)))
+            pairs = [(ours.query, theirs.query)]
+            pairs += [
+                (ours.candidates[at], theirs.candidates[place])
+                for place, at in enumerate(ours.right)
+            ]
             for a, b in pairs:
                 assert isinstance(a, Input)
                 assert isinstance(b, Input)

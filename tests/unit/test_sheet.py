@@ -28,14 +28,14 @@ def vectors(question: tuple[float, float]) -> Vectors:
 
 
 def test_the_best_are_those_of_the_largest_cosine() -> None:
-    record = Record(QUESTION, WORDS, correct=1)
+    record = Record(QUESTION, WORDS, right=(1,))
     # By inner product alone, two would be before zero.
     assert sheet.best(record, vectors((2, 0.5))) == [0, 2, 1]
     assert sheet.best(record, vectors((-1, 0.1))) == [3, 1, 2]
 
 
 def test_equal_candidates_are_shown_once_and_as_the_right_one() -> None:
-    record = Record(QUESTION, [WORDS[0], WORDS[1], Input(text="zero")], correct=2)
+    record = Record(QUESTION, [WORDS[0], WORDS[1], Input(text="zero")], right=(2,))
     assert sheet.best(record, vectors((1, 0.1))) == [2, 1]
 
 

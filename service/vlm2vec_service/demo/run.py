@@ -195,7 +195,7 @@ def _write_pictures(asked: list[Task], folder: Path) -> dict[str, Path]:
     (task,) = (task for task in asked if task.name == "scene_to_caption")
     written = {}
     for record in task.records[:12]:
-        scene, caption = record.query, record.candidates[record.correct]
+        scene, caption = record.query, record.candidates[record.right[0]]
         assert isinstance(scene, Input)
         assert isinstance(caption, Input)
         (image,) = scene.images

@@ -21,7 +21,7 @@ ROWS = (
 )
 """What is shown: a title, a task, and how many of its queries."""
 NOTES = """\
-Green: the right one. The digits are test digits, which no training saw. Of questions and grounding, the first
+Green: right. The digits are test digits, which no training saw. Of questions and grounding, the first
 queries for which the versions' best answers differ; of retrieval, the first of each four captions that are alike."""
 TRAINED = ("trained on classification and retrieval", "and on questions and grounding too")
 """What is said of each version."""
@@ -57,7 +57,7 @@ def draw(path: Path, tasks: Sequence[Task], versions: Sequence[tuple[str, Vector
             for left, (_, vectors) in zip(columns, versions, strict=True):
                 for place, index in enumerate(best(record, vectors)):
                     corner = (left + place * (TILE + GAP), top)
-                    right = index == record.correct
+                    right = index in record.right
                     _tile(sheet, pen, corner, _as_input(record.candidates[index]), right)
             top += TILE + 2 * GAP
     pen.multiline_text((MARGIN, top + 4), NOTES, FAINT, _font(15), spacing=6)
@@ -82,7 +82,8 @@ def best(record: Record, vectors: Vectors) -> list[int]:
     seen: dict[Key, int] = {}
     for index, item in enumerate(record.candidates):
         seen.setdefault(key_of(item), index)
-    seen[key_of(record.candidates[record.correct])] = record.correct
+    for index in record.right:
+        seen[key_of(record.candidates[index])] = index
     matrix = np.stack([vectors[key] for key in seen])
     scores = matrix @ query / np.linalg.norm(matrix, axis=1)
     return [list(seen.values())[place] for place in np.argsort(-scores, kind="stable")[:TOP]]

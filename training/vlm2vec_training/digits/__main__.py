@@ -16,7 +16,7 @@ def digits() -> None:
 @click.option("--output", required=True, type=FOLDER, help="Folder of the stages; done ones stay.")
 @click.option("--threads", default=1, help="Threads of torch in each process.")
 def train(output: Path, threads: int) -> None:
-    """Train vision, base, v1 and v2: about half an hour on two quiet CPU cores.
+    """Train vision, base, v1 and v2: about an hour on two quiet CPU cores.
 
     Processes share the work under torchrun; two of one thread are faster than one of two.
     """

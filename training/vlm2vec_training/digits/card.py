@@ -87,7 +87,7 @@ hit@1 on test digits, by `vlm2vec evaluate` in bfloat16:
 {_table(scores)}
 
 Retrieval is among 1,000 scenes that come in fours: colours exchanged, order turned round, one digit or
-colour replaced. "Crops of all scenes" leaves out those that show the same digit in the same ink.
+colour replaced. Among the crops of all scenes any is right that shows that digit in that ink.
 
 Held-out wordings are {sum(map(len, HELD_OUT.values()))} ways to ask that no training saw. They were
 written down before those of training were (`digits/held_out.py`), by the same author. After a first run,

@@ -54,17 +54,18 @@ def _rows(task: Task, images: Path) -> list[dict[str, object]]:
                 "tgt_inst": candidates[0].instruction or "",
                 "tgt_text": [item.text or "" for item in candidates],
                 "tgt_img_path": [image(item) for item in candidates],
+                "tgt_right": len(record.right),
             }
         )
     return rows
 
 
 def _inputs(record: Record) -> tuple[Input, Sequence[Input]]:
-    """The query, and the candidates with the right one first."""
+    """The query, and the candidates with those that are right first."""
     items = [item for item in (record.query, *record.candidates) if isinstance(item, Input)]
     query, *candidates = items
-    right = candidates.pop(record.correct)
-    return query, [right, *candidates]
+    order = sorted(range(len(candidates)), key=lambda at: at not in record.right)
+    return query, [candidates[at] for at in order]
 
 
 def _write_image(item: Input, folder: Path) -> str:

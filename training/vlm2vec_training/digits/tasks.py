@@ -72,7 +72,7 @@ def _classification(
             [10 * scene.things[0].colour + scene.things[0].digit for scene in scenes],
         ),
     ):
-        records = [Record(query, among, at) for query, at in zip(queries, right, strict=True)]
+        records = [Record(query, among, (at,)) for query, at in zip(queries, right, strict=True)]
         yield Task(name, "classification", records)
 
 
@@ -92,7 +92,7 @@ def _retrieval(
         ("caption_to_scene", wanted, found),
     ):
         yield Task(
-            name, "retrieval", [Record(query, candidates, i) for i, query in enumerate(queries)]
+            name, "retrieval", [Record(query, candidates, (i,)) for i, query in enumerate(queries)]
         )
 
 
@@ -111,7 +111,7 @@ def _questions(
     for scene, image in zip(scenes, images, strict=True):
         asked = words.ask(scene, rng.randrange(len(scene.things)), kind, rng.choice(wordings))
         query = Input(instruction=words.QUESTION, text=asked.text, images=[image])
-        records.append(Record(query, candidates, answers.index(asked.answer)))
+        records.append(Record(query, candidates, (answers.index(asked.answer),)))
     return Task(name, "vqa", records, split)
 
 
@@ -122,7 +122,7 @@ def _grounding(
     crops: Sequence[bytes],
     rng: random.Random,
 ) -> Iterator[Task]:
-    """Among the crops of the scene; and among all that show another thing than the right one."""
+    """Among the crops of the scene; and among all, where any that shows the same thing is right."""
     candidates = [Input(instruction=words.CROP, images=[image]) for image in crops]
     things = [scenes[i].things[k] for i, k in owners]
     near, far = [], []
@@ -132,9 +132,9 @@ def _grounding(
         query = Input(instruction=words.SELECT, text=phrase, images=[image])
         right = owners.index((index, chosen))
         own = [at for at, (owner, _) in enumerate(owners) if owner == index]
-        near.append(Record(query, [candidates[at] for at in own], own.index(right)))
-        others = [at for at, thing in enumerate(things) if thing != scene.things[chosen]]
-        far.append(Record(query, [candidates[at] for at in (right, *others)]))
+        near.append(Record(query, [candidates[at] for at in own], (own.index(right),)))
+        alike = [at for at, thing in enumerate(things) if thing == scene.things[chosen]]
+        far.append(Record(query, candidates, tuple(alike)))
     yield Task("select_in_scene", "grounding", near)
     yield Task("select_anywhere", "grounding", far)
 

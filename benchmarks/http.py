@@ -13,7 +13,6 @@ import argparse
 import asyncio
 import json
 import random
-import socket
 import statistics
 import tempfile
 import time
@@ -23,6 +22,7 @@ from pathlib import Path
 import grpc
 
 from benchmarks.service import WORDS, serving, write_checkpoint
+from tests.e2e.server import free_ports
 from vlm2vec.v1 import embedding_pb2 as pb
 from vlm2vec.v1 import embedding_pb2_grpc
 
@@ -37,9 +37,7 @@ def main() -> None:
     parser.add_argument("--callers", type=int, default=16, help="calls under way at once")
     parser.add_argument("--rounds", type=int, default=9, help="turns of each protocol")
     args = parser.parse_args()
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        http_address = f"127.0.0.1:{probe.getsockname()[1]}"
+    http_address = f"127.0.0.1:{free_ports(1)[0]}"
     with tempfile.TemporaryDirectory() as scratch:
         base = Path(scratch)
         write_checkpoint(base, args.size)

@@ -16,7 +16,6 @@ import contextlib
 import io
 import json
 import random
-import socket
 import statistics
 import subprocess
 import sys
@@ -32,6 +31,7 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from benchmarks.models import IMAGE_CONFIG, SIZES, random_backbone
+from tests.e2e.server import free_ports
 from vlm2vec.v1 import embedding_pb2 as pb
 from vlm2vec.v1 import embedding_pb2_grpc
 from vlm2vec_registry.embedding_config import EmbeddingConfig
@@ -294,9 +294,7 @@ def write_checkpoint(folder: Path, size: str) -> None:
 @contextlib.contextmanager
 def serving(base: Path, device: str, http_listen: str = "", *flags: str) -> Iterator[str]:
     """Runs `vlm2vec serve` on ``base``; gives gRPC's address once a worker is ready."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        address = f"127.0.0.1:{probe.getsockname()[1]}"
+    address = f"127.0.0.1:{free_ports(1)[0]}"
     process = subprocess.Popen(
         [
             sys.executable, "-m", "vlm2vec_service", "serve", "--model", f"{MODEL}={base}",

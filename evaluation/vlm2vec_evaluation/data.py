@@ -2,8 +2,7 @@
 
 Keys of a row: ``qry_inst``, ``qry_text``, ``qry_img_path``; ``tgt_inst``; ``tgt_text`` and
 ``tgt_img_path``, lists of the candidates, the right one first; of our own, ``tgt_right``, how many of
-the first are right where it is not one. Without ``qry_inst`` the texts are
-whole prompts.
+the first are right where it is not one. Without ``qry_inst`` the texts are whole prompts.
 """
 
 import json

@@ -138,7 +138,6 @@ class Worker(worker_pb2_grpc.WorkerServiceServicer):
         self.engine = engine
         self.base = base
         self.device = Device(engine)
-        self._loading = ThreadPoolExecutor(1, "loading", torch.set_num_threads, (1,))
 
     def RunBatch(
         self, request: worker_pb2.RunBatchRequest, context: grpc.ServicerContext
@@ -173,8 +172,7 @@ class Worker(worker_pb2_grpc.WorkerServiceServicer):
     ) -> worker_pb2.LoadAdapterResponse:
         """Raises `AdapterError`."""
         with _folder(request) as folder:
-            load = self.engine.load_adapter
-            adapter = self._loading.submit(load, request.name, folder, self.device.spread).result()
+            adapter = self.engine.load_adapter(request.name, folder, self.device.spread)
         log.info("adapter %s loaded, %d bytes", request.name, adapter.nbytes)
         return worker_pb2.LoadAdapterResponse(nbytes=adapter.nbytes)
 

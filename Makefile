@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 SIZE ?= small
 RUN ?= build/digits
-MODEL := training/vlm2vec_training/digits/model
+MODEL := demo/vlm2vec_demo/digits/model
 
 .PHONY: help setup chart demo protos serve example test lint format bench train-default clean
 
@@ -60,12 +60,12 @@ bench: setup  ## ours beside the alternatives: engine, service, HTTP, rollout
 	$(BIN)/python -m benchmarks.rollout
 
 train-default: setup  ## train the digits model that ships, score it, put it into the package
-	OMP_NUM_THREADS=1 $(BIN)/torchrun --nproc-per-node 2 -m vlm2vec_training.digits train --output $(RUN)
-	$(BIN)/python -m vlm2vec_training.digits data --output $(RUN)/data
+	OMP_NUM_THREADS=1 $(BIN)/torchrun --nproc-per-node 2 -m vlm2vec_demo.digits train --output $(RUN)
+	$(BIN)/python -m vlm2vec_demo.digits data --output $(RUN)/data
 	for version in v1 v2; do $(BIN)/vlm2vec evaluate --suite $(RUN)/data/suite.yaml --local \
 	    --base $(RUN)/base --adapter $(RUN)/$$version --output $(RUN)/$$version.scores.json \
 	    || exit 1; done
-	$(BIN)/python -m vlm2vec_training.digits ship --run $(RUN)
+	$(BIN)/python -m vlm2vec_demo.digits ship --run $(RUN)
 
 clean:  ## remove the environment and the example
 	rm -rf .venv example

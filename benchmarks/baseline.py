@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import Qwen2VLConfig, Qwen2VLModel
 
+from vlm2vec_service.backbones.qwen2_vl.model import Qwen2VL
 from vlm2vec_service.engine.backbone import Backbone
-from vlm2vec_service.engine.qwen2_vl import Qwen2VL
 from vlm2vec_service.preprocess.prepared import Prepared
 
 

@@ -10,10 +10,10 @@ from peft import LoraConfig
 from safetensors.torch import save_file
 from torch import nn
 
+from vlm2vec_service.backbones.phi3_v.model import Phi3V
+from vlm2vec_service.backbones.phi3_v.preprocess import CROP, token_count
+from vlm2vec_service.backbones.qwen2_vl.model import Qwen2VL
 from vlm2vec_service.engine.backbone import Backbone
-from vlm2vec_service.engine.phi3_v import Phi3V
-from vlm2vec_service.engine.qwen2_vl import Qwen2VL
-from vlm2vec_service.preprocess.phi3_v import CROP, token_count
 from vlm2vec_service.preprocess.prepared import Media, Prepared
 
 IMAGE_CONFIG = {

@@ -35,8 +35,9 @@ from tests.e2e.server import free_ports
 from vlm2vec.v1 import embedding_pb2 as pb
 from vlm2vec.v1 import embedding_pb2_grpc
 from vlm2vec_registry.embedding_config import EmbeddingConfig
+from vlm2vec_service.backbones import load_preprocessor
 from vlm2vec_service.engine import Engine
-from vlm2vec_service.preprocess import Prepared, Request, load_preprocessor
+from vlm2vec_service.preprocess import Prepared, Request
 from vlm2vec_service.settings import EngineSettings
 
 MODEL = "bench"
@@ -297,7 +298,7 @@ def serving(base: Path, device: str, http_listen: str = "", *flags: str) -> Iter
     address = f"127.0.0.1:{free_ports(1)[0]}"
     process = subprocess.Popen(
         [
-            sys.executable, "-m", "vlm2vec_service", "serve", "--model", f"{MODEL}={base}",
+            sys.executable, "-m", "vlm2vec_cli", "serve", "--model", f"{MODEL}={base}",
             "--listen", address, "--metrics-listen", "", "--http-listen", http_listen,
             "--device", device,
             "--vision-cache-bytes", "0", "--log-level", "WARNING", *flags,

@@ -12,7 +12,7 @@ from typing import Any
 
 import yaml
 
-from vlm2vec_service.cli import serve
+from vlm2vec_cli.serve import serve
 
 CHART = Path(__file__).parent / "vlm2vec-serve"
 BY_CHART = {

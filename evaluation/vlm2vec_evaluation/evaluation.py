@@ -1,29 +1,22 @@
 """Tasks to scores: every distinct input is embedded once, candidates are ranked for each query."""
 
 import hashlib
-import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING
 
 import numpy as np
 from tqdm import tqdm
 
 from vlm2vec_evaluation.errors import EvaluationError
 from vlm2vec_evaluation.metrics import DataSetScores, Scores, averages, rank, scores_of
+from vlm2vec_evaluation.source import Embed, Key, by_client, key_of
 from vlm2vec_evaluation.task import Task
-from vlm2vec_evaluation.vector_file import Vector, Vectors
+from vlm2vec_evaluation.vector_file import Vectors
 
 if TYPE_CHECKING:
     from vlm2vec import Client
     from vlm2vec.inputs import InputLike
-
-Key: TypeAlias = bytes
-"""SHA-256 of an input: its words, and its images as they travel."""
-Embed: TypeAlias = (
-    "Callable[[Iterable[tuple[Key, InputLike]]], Iterator[tuple[Key, Vector | Exception]]]"
-)
-"""Gives each input its vector, float32 ``(dim,)``, or why it has none, in any order."""
 
 
 @dataclass(frozen=True)
@@ -49,14 +42,12 @@ def evaluate(
     placed of several.
 
     ``source`` is a client, whose server's default model then answers, or a function such as
-    `vlm2vec_evaluation.remote.by_client` makes. Only inputs that are not in ``vectors`` are embedded,
+    `vlm2vec_evaluation.source.by_client` makes. Only inputs that are not in ``vectors`` are embedded,
     and their vectors added there. ``tasks`` may be lazy: one is held at a time.
 
     Raises `EvaluationError` where an input has no vector, after all others of its task have theirs.
     """
     if not callable(source):
-        from vlm2vec_evaluation.remote import by_client
-
         source = by_client(source)
     known: Vectors = {} if vectors is None else vectors
     found = {}
@@ -106,21 +97,6 @@ class _Inputs:
             self._seen[id(item)] = item, key
             self.items.setdefault(key, item)
         return self._seen[id(item)][1]
-
-
-def key_of(item: "InputLike") -> Key:
-    """32 bytes that are equal where the inputs' messages are. Reads image files.
-
-    Raises `EvaluationError` for a file that cannot be read.
-    """
-    from vlm2vec import VLM2VecError
-    from vlm2vec.inputs import to_proto
-
-    try:
-        message = to_proto(item, None, sys.maxsize)
-    except VLM2VecError as error:
-        raise EvaluationError(str(error)) from error
-    return hashlib.sha256(message.SerializeToString(deterministic=True)).digest()
 
 
 def _embed(

@@ -9,15 +9,16 @@ from pathlib import Path
 
 from vlm2vec import VLM2VecError
 from vlm2vec.inputs import InputLike, to_proto
-from vlm2vec_evaluation.evaluation import Embed, Key
+from vlm2vec_evaluation.source import Embed, Key
 from vlm2vec_evaluation.vector_file import Vector
 from vlm2vec_registry.embedding_config import EmbeddingConfig
 from vlm2vec_registry.space import base_digest, space_of
+from vlm2vec_service.backbones import load_preprocessor
+from vlm2vec_service.backbones.table import read_json
 from vlm2vec_service.engine import Engine
 from vlm2vec_service.errors import CheckpointError, Vlm2vecError
-from vlm2vec_service.frontend.parsing import parse_input
-from vlm2vec_service.preprocess import Prepared, load_preprocessor
-from vlm2vec_service.preprocess.load import read_json
+from vlm2vec_service.preprocess import Prepared
+from vlm2vec_service.preprocess.messages import parse_input
 from vlm2vec_service.settings import EngineSettings, Limits, VideoSettings
 
 AHEAD = 64

@@ -18,7 +18,7 @@ from mteb.types import PromptType
 
 from vlm2vec import Client, Input
 from vlm2vec_evaluation.errors import EvaluationError
-from vlm2vec_evaluation.remote import find_target
+from vlm2vec_evaluation.target import find_target
 
 if TYPE_CHECKING:
     from mteb.abstasks.task_metadata import TaskMetadata

@@ -6,20 +6,19 @@ white space alone, and white space changes a vector.
 """
 
 from vlm2vec_evaluation.errors import EvaluationError
+from vlm2vec_service.backbones import FAMILIES
 
 UPSTREAM_IMAGE = "<|image_1|>"
 """The image placeholder in MMEB's own texts, whatever the backbone."""
-IMAGES = {"qwen2_vl": "<|image_pad|>", "phi3_v": UPSTREAM_IMAGE}
-"""The image placeholder of each backbone."""
 
 
 def placeholder(backbone: str) -> str:
     """The image placeholder of ``backbone``. Raises `EvaluationError` for an unknown one."""
-    if backbone not in IMAGES:
+    if backbone not in FAMILIES:
         raise EvaluationError(
-            f"backbone {backbone!r} has no known image placeholder; known are {', '.join(IMAGES)}"
+            f"backbone {backbone!r} has no known image placeholder; known are {', '.join(FAMILIES)}"
         )
-    return IMAGES[backbone]
+    return FAMILIES[backbone].image_placeholder
 
 
 def whole(text: str, image: str | None) -> str:

@@ -14,11 +14,12 @@ import click
 from vlm2vec import Client, VLM2VecError
 from vlm2vec_evaluation.data import read_task
 from vlm2vec_evaluation.errors import EvaluationError
-from vlm2vec_evaluation.evaluation import Embed, Evaluation, evaluate
+from vlm2vec_evaluation.evaluation import Evaluation, evaluate
 from vlm2vec_evaluation.record import record
-from vlm2vec_evaluation.remote import Target, by_client, find_target
 from vlm2vec_evaluation.report import table, to_json
+from vlm2vec_evaluation.source import Embed, by_client
 from vlm2vec_evaluation.suite import Suite, read_suite
+from vlm2vec_evaluation.target import Target, find_target
 from vlm2vec_evaluation.vector_file import open_vectors
 from vlm2vec_service.settings import EngineSettings, Limits, VideoSettings
 
@@ -122,9 +123,8 @@ def _version(job: Job, target: Target) -> "tuple[Registry, PublishedVersion]":
     from vlm2vec_registry.errors import RegistryError
     from vlm2vec_registry.store import Registry
 
-    uri = job.registry
     try:
-        registry = Registry(uri if "://" in uri else str(Path(uri).expanduser()))
+        registry = Registry(job.registry)
         version = registry.version(target.model, target.version)
     except RegistryError as error:
         raise EvaluationError(f"--registry {job.registry}: {error}") from error

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 FILE_NAME = "embedding.json"
-IMAGE_KEYS = ("min_pixels", "max_pixels", "num_crops")
 
 
 @dataclass(frozen=True)
@@ -31,8 +30,9 @@ class PromptTemplate:
 class EmbeddingConfig:
     """The contents of ``embedding.json``.
 
-    ``image`` overrides keys of the base model's ``preprocessor_config.json`` (``min_pixels``,
-    ``max_pixels``, ``num_crops``). ``dimensions`` lists the prefixes that the vector was trained
+    ``image`` overrides keys of the base model's ``preprocessor_config.json`` (``max_pixels``,
+    ``num_crops``); which of them a backbone reads is for the service to say, which refuses any
+    other when it loads the adapter. ``dimensions`` lists the prefixes that the vector was trained
     to be cut to; empty means only the whole vector.
     """
 
@@ -81,7 +81,7 @@ class EmbeddingConfig:
                 _check(isinstance(value, str), f"prompt.{key}", value, "a string")
             values["prompt"] = PromptTemplate(**values["prompt"])
         if "image" in values:
-            _check_object("image", values["image"], IMAGE_KEYS)
+            _check(isinstance(values["image"], dict), "image", values["image"], "an object")
             for key, value in values["image"].items():
                 _check(_positive(value), f"image.{key}", value, "a positive whole number")
         if "dimensions" in values:

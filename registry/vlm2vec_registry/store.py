@@ -84,8 +84,10 @@ class Registry:
     def __init__(self, uri: str) -> None:
         from mlflow import MlflowClient  # takes seconds
 
-        self.uri = _embedded(Path(uri)) if "://" not in uri else uri
-        self._artifacts = None if "://" in uri else (Path(uri).resolve() / "artifacts").as_uri()
+        self.uri, self._artifacts = uri, None
+        if "://" not in uri:
+            folder = Path(uri).expanduser().resolve()
+            self.uri, self._artifacts = _embedded(folder), (folder / "artifacts").as_uri()
         with _outages():
             self.client = MlflowClient(self.uri, self.uri)
 
@@ -279,7 +281,7 @@ def _embedded(folder: Path) -> str:
     folder.mkdir(parents=True, exist_ok=True)
     for talker in ("mlflow.store.db.utils", "alembic"):
         logging.getLogger(talker).setLevel(logging.WARNING)
-    return f"sqlite:///{folder.resolve() / 'mlflow.db'}"
+    return f"sqlite:///{folder / 'mlflow.db'}"
 
 
 def _backbone(base: Path) -> str:

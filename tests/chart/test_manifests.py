@@ -24,8 +24,9 @@ from tests.chart.rendering import (
     render,
 )
 from vlm2vec.command.flags import variable
-from vlm2vec_service.cli import serve, worker
-from vlm2vec_service.worker.supervisor import STOP_SECONDS
+from vlm2vec_cli.serve import serve
+from vlm2vec_service.supervision.process import STOP_SECONDS
+from vlm2vec_service.worker.__main__ import worker
 
 KUBERNETES = ("1.29", "1.30", "1.31", "1.32", "1.33", "1.34")
 CUSTOM = {

@@ -31,8 +31,8 @@ from tests.e2e.cases import options, text
 from tests.e2e.server import Server, running_server, wait_until
 from vlm2vec.v1 import adapters_pb2
 from vlm2vec.v1 import embedding_pb2 as pb
-from vlm2vec_service.frontend.gate import CODES
-from vlm2vec_service.keys import keys as keys_command
+from vlm2vec_cli.keys import keys as keys_command
+from vlm2vec_service.frontend.access import CODES
 
 ISSUER, AUDIENCE = "https://id.example.com", "vlm2vec"
 REQUESTS, TOKENS = 20.0, 200.0

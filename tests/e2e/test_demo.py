@@ -12,8 +12,8 @@ from PIL import Image
 
 from tests.e2e.server import COMMAND, is_running, wait_until
 from vlm2vec import Client, Input
+from vlm2vec_demo.sheet import SIZE
 from vlm2vec_registry.store import Registry
-from vlm2vec_service.demo.sheet import SIZE
 
 ENVIRONMENT = {key: value for key, value in os.environ.items() if "VLM2VEC" not in key}
 SECONDS = 240

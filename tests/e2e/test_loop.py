@@ -12,7 +12,7 @@ from PIL import Image
 
 from tests.e2e.server import running_server
 from vlm2vec import Client, Input
-from vlm2vec_service.cli import vlm2vec
+from vlm2vec_cli.main import vlm2vec
 
 MODEL = "colours"
 COLOURS = {

@@ -16,11 +16,11 @@ from tests.conftest import adapter_folder
 from tests.e2e.server import COMMAND, Server, wait_until
 from tests.evaluation import small
 from vlm2vec import Client, Input
+from vlm2vec_cli.adapters.group import adapters as adapters_command
+from vlm2vec_cli.evaluate import evaluate as evaluate_command
 from vlm2vec_evaluation import EvaluationError, Record, Task, evaluate, gate
-from vlm2vec_evaluation.command import evaluate as evaluate_command
 from vlm2vec_evaluation.vector_file import HEADER
 from vlm2vec_registry.store import Registry
-from vlm2vec_service.adapters_command import adapters as adapters_command
 
 INPUTS = {"classes": 6 + 3, "questions": 2 + 5, "captions": 3 + 6, "crops": 2 + 5}
 """Distinct queries and candidates of each data set."""

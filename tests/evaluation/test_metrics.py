@@ -14,7 +14,7 @@ from sklearn.metrics.pairwise import cosine_similarity
 
 from vlm2vec.inputs import InputLike
 from vlm2vec_evaluation import EvaluationError, Record, Task, evaluate
-from vlm2vec_evaluation.evaluation import key_of
+from vlm2vec_evaluation.source import key_of
 
 QUERIES, CANDIDATES, DIM = 40, 30, 12
 Vector = npt.NDArray[np.float32]

@@ -10,8 +10,9 @@ import torch
 
 from tests.conftest import ARCHITECTURES, CASES, adapter_folder, case_request
 from vlm2vec_registry.embedding_config import EmbeddingConfig
+from vlm2vec_service.backbones import load_preprocessor
 from vlm2vec_service.engine import Engine
-from vlm2vec_service.preprocess import Prepared, load_preprocessor
+from vlm2vec_service.preprocess import Prepared
 from vlm2vec_service.settings import EngineSettings
 
 ADAPTERS = (None, "lora", "dora")

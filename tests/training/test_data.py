@@ -12,7 +12,8 @@ import pytest
 from PIL import Image
 
 from vlm2vec_registry.embedding_config import EmbeddingConfig
-from vlm2vec_service.preprocess import Request, load_preprocessor
+from vlm2vec_service.backbones import load_preprocessor
+from vlm2vec_service.preprocess import Request
 from vlm2vec_training.data import Example, Side, Subset, read_data
 from vlm2vec_training.errors import DataError
 from vlm2vec_training.loader import Loader

@@ -10,6 +10,12 @@ from peft import LoraConfig, get_peft_model
 from torch import nn
 
 from vlm2vec import Input
+from vlm2vec_demo.digits import MODEL, words
+from vlm2vec_demo.digits.held_out import HELD_OUT
+from vlm2vec_demo.digits.recipe import Recipe, run
+from vlm2vec_demo.digits.suite import write_suite
+from vlm2vec_demo.digits.tasks import tasks
+from vlm2vec_demo.digits.world import TEST_FROM, Scene, Thing, World, draw_scene, variants
 from vlm2vec_evaluation.data import read_task
 from vlm2vec_evaluation.evaluation import Evaluation, evaluate
 from vlm2vec_evaluation.local import load
@@ -17,12 +23,6 @@ from vlm2vec_evaluation.suite import read_suite
 from vlm2vec_evaluation.task import Task
 from vlm2vec_registry.artifact import check_folder
 from vlm2vec_service.settings import EngineSettings, Limits, VideoSettings
-from vlm2vec_training.digits import MODEL, words
-from vlm2vec_training.digits.held_out import HELD_OUT
-from vlm2vec_training.digits.recipe import Recipe, run
-from vlm2vec_training.digits.suite import write_suite
-from vlm2vec_training.digits.tasks import tasks
-from vlm2vec_training.digits.world import TEST_FROM, Scene, Thing, World, draw_scene, variants
 from vlm2vec_training.merged import merge_products
 
 FEW = {"singles": 60, "pairs": 60, "scenes": 30}

@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from tests.training.data import write_data
-from vlm2vec_service.preprocess import load_preprocessor
+from vlm2vec_service.backbones import load_preprocessor
 from vlm2vec_training import gradcache
 from vlm2vec_training.adapter import Model, load_model
 from vlm2vec_training.data import read_data

@@ -16,8 +16,8 @@ from safetensors.torch import load_file
 
 from tests.training.data import write_data
 from vlm2vec_registry.store import Registry
+from vlm2vec_service.backbones import load_preprocessor
 from vlm2vec_service.engine import Engine
-from vlm2vec_service.preprocess import load_preprocessor
 from vlm2vec_service.settings import EngineSettings
 from vlm2vec_training import gradcache
 from vlm2vec_training.adapter import load_model, save_adapter
@@ -56,7 +56,7 @@ def job(base: Path, data: Path, output: Path, **changes: object) -> Job:
 
 def command(base: Path, data: Path, output: Path, *more: str) -> list[str]:
     return [
-        sys.executable, "-m", "vlm2vec_service", "train", f"--base={base}", f"--data={data}",
+        sys.executable, "-m", "vlm2vec_cli", "train", f"--base={base}", f"--data={data}",
         f"--output={output}", *OPTIONS, *more,
     ]  # fmt: skip
 
@@ -142,7 +142,9 @@ def test_the_engine_gives_the_trainers_vectors(
     base = checkpoints / architecture
     torch.manual_seed(0)
     crops = 1 if architecture == "phi3_v" else 0
-    settings = AdapterSettings(adapter=kind, rank=4, dropout=0.0, num_crops=crops)
+    settings = AdapterSettings(
+        adapter=kind, rank=4, dropout=0.0, image=f"num_crops={crops}" if crops else ""
+    )
     model = load_model(base, settings, "cpu", "float32", checkpointing=False)
     loader = Loader(read_data(data), load_preprocessor(base), model.embedding, 1)
     batch = loader.batch([Row(0, 0), Row(0, 1)])

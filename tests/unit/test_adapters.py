@@ -15,11 +15,12 @@ from safetensors.torch import load_file, save_file
 
 from tests.conftest import CASES, adapter_folder, case_request
 from vlm2vec_registry.embedding_config import EmbeddingConfig
+from vlm2vec_service.backbones import load_preprocessor
 from vlm2vec_service.engine import Engine
 from vlm2vec_service.engine.checkpoint import load_weights
 from vlm2vec_service.engine.engine import build_backbone
 from vlm2vec_service.errors import AdapterError, NotFoundError
-from vlm2vec_service.preprocess import Prepared, load_preprocessor
+from vlm2vec_service.preprocess import Prepared
 from vlm2vec_service.settings import EngineSettings
 
 FLOAT32 = EngineSettings(dtype="float32", token_budget=100_000)

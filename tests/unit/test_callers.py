@@ -7,11 +7,11 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
+from vlm2vec_cli.keys import keys
 from vlm2vec_service.errors import InvalidInputError, NotFoundError, UnauthenticatedError
 from vlm2vec_service.frontend.auth.authenticator import Authenticator, Credentials
 from vlm2vec_service.frontend.auth.callers import digest, new_key, read_callers
 from vlm2vec_service.frontend.tls import follow_certificate
-from vlm2vec_service.keys import keys
 from vlm2vec_service.settings import AuthSettings, TlsSettings
 
 LINE = {"name": "a", "sha256": "0" * 64, "scopes": ["embed"]}

@@ -11,9 +11,10 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from vlm2vec_registry.embedding_config import EmbeddingConfig
+from vlm2vec_service.backbones import load_preprocessor
 from vlm2vec_service.engine import Engine
 from vlm2vec_service.errors import CheckpointError
-from vlm2vec_service.preprocess import Request, load_preprocessor
+from vlm2vec_service.preprocess import Request
 from vlm2vec_service.settings import EngineSettings
 
 FLOAT32 = EngineSettings(dtype="float32")

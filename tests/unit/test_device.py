@@ -13,7 +13,7 @@ import torch
 from vlm2vec_service.engine import Engine
 from vlm2vec_service.engine.linear import LowRank
 from vlm2vec_service.engine.packing import Item
-from vlm2vec_service.worker.server import Device
+from vlm2vec_service.worker.servicer import Device
 
 BATCH = cast(list[Item], [])
 LAYER = LowRank(torch.zeros(1, 1), torch.zeros(1, 1))

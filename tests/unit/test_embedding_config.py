@@ -48,7 +48,6 @@ def test_missing_keys_take_their_defaults() -> None:
         ({"normalise": True}, "normalise"),
         ({"zeta": 1, "alpha": 2}, "alpha, zeta"),
         ({"prompt": {"seperator": " "}}, "seperator"),
-        ({"image": {"max_pixel": 3136}}, "max_pixel"),
     ],
 )
 def test_unknown_keys_are_refused_by_name(values: dict[str, Any], named: str) -> None:

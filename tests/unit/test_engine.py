@@ -9,9 +9,10 @@ import pytest
 
 from tests.conftest import CASES, adapter_folder, case_request
 from vlm2vec_registry.embedding_config import EmbeddingConfig
+from vlm2vec_service.backbones import load_preprocessor
 from vlm2vec_service.engine import Engine
 from vlm2vec_service.engine.packing import Item, batches
-from vlm2vec_service.preprocess import Prepared, Request, load_preprocessor
+from vlm2vec_service.preprocess import Prepared, Request
 from vlm2vec_service.settings import EngineSettings
 
 

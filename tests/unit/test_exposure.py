@@ -10,8 +10,8 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from vlm2vec_service.errors import InvalidInputError, NotFoundError
+from vlm2vec_service.frontend.addresses import Exposure, bind, is_local, open_gate
 from vlm2vec_service.frontend.auth.callers import new_key
-from vlm2vec_service.frontend.exposure import Exposure, bind, is_local, open_gate
 from vlm2vec_service.metrics import Metrics
 from vlm2vec_service.settings import AuthSettings, HttpSettings, ServerSettings
 

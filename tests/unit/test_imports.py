@@ -22,7 +22,7 @@ RULES = {
 LIGHT = {
     ("vlm2vec_service.frontend.server", "vlm2vec"): {"torch", "transformers"},
     ("vlm2vec_service.preprocess", "vlm2vec_service.preprocess.video"): {"torch", "transformers"},
-    ("vlm2vec_service.cli", "vlm2vec_service.lines"): {"torch", "transformers", "grpc"},
+    ("vlm2vec_cli.main", "vlm2vec_service.offline.lines"): {"torch", "transformers", "grpc"},
     ("vlm2vec_registry.embedding_config", "vlm2vec_registry.space"): {"torch", "grpc"},
     ("vlm2vec_service.engine",): {"grpc"},
 }

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from vlm2vec_service.errors import InvalidInputError
-from vlm2vec_service.lines import Line, LineReader
+from vlm2vec_service.offline.lines import Line, LineReader
 from vlm2vec_service.preprocess.prepared import Request
 from vlm2vec_service.settings import Limits, VideoSettings
 

@@ -12,14 +12,14 @@ from prometheus_client import CollectorRegistry
 
 from vlm2vec.worker.v1 import worker_pb2
 from vlm2vec_registry.embedding_config import EmbeddingConfig
-from vlm2vec_service.catalog import BASE_VERSION, Model, Version
 from vlm2vec_service.errors import AdapterError, ExhaustedError
-from vlm2vec_service.frontend import loader as module
-from vlm2vec_service.frontend.loader import Loader
 from vlm2vec_service.metrics import Metrics
 from vlm2vec_service.preprocess import Prepared, Preprocessor, Request
 from vlm2vec_service.settings import RegistrySettings
-from vlm2vec_service.worker.supervisor import Worker
+from vlm2vec_service.supervision.process import Worker
+from vlm2vec_service.versions import loader as module
+from vlm2vec_service.versions.catalog import BASE_VERSION, Model, Version
+from vlm2vec_service.versions.loader import Loader
 
 
 class ScriptedWorker:

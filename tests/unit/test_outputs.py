@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from vlm2vec_service.errors import NotFoundError
-from vlm2vec_service.outputs import WRITERS, open_output
+from vlm2vec_service.offline.outputs import WRITERS, open_output
 
 IDS = [
     "a",

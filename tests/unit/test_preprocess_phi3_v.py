@@ -9,9 +9,10 @@ from PIL import Image
 from tokenizers import Tokenizer
 
 from vlm2vec_registry.embedding_config import EmbeddingConfig, PromptTemplate
+from vlm2vec_service.backbones import load_preprocessor
+from vlm2vec_service.backbones.phi3_v.preprocess import hd_grid, hd_transform, token_count
 from vlm2vec_service.errors import InvalidInputError
-from vlm2vec_service.preprocess import Preprocessor, Request, load_preprocessor
-from vlm2vec_service.preprocess.phi3_v import hd_grid, hd_transform, token_count
+from vlm2vec_service.preprocess import Preprocessor, Request
 from vlm2vec_service.settings import Limits
 
 DEFAULT = EmbeddingConfig()

@@ -19,9 +19,10 @@ from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import (
 )
 
 from vlm2vec_registry.embedding_config import EmbeddingConfig, PromptTemplate
+from vlm2vec_service.backbones import load_preprocessor
+from vlm2vec_service.backbones.qwen2_vl.preprocess import smart_resize
 from vlm2vec_service.errors import InvalidInputError
-from vlm2vec_service.preprocess import Prepared, Preprocessor, Request, load_preprocessor
-from vlm2vec_service.preprocess.qwen2_vl import smart_resize
+from vlm2vec_service.preprocess import Prepared, Preprocessor, Request
 from vlm2vec_service.settings import Limits
 
 IMAGE_ID, VIDEO_ID = 2006, 2007

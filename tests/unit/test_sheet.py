@@ -6,10 +6,10 @@ import numpy as np
 from PIL import Image
 
 from vlm2vec import Input
+from vlm2vec_demo import sheet
 from vlm2vec_evaluation import Record, Task
-from vlm2vec_evaluation.evaluation import key_of
+from vlm2vec_evaluation.source import key_of
 from vlm2vec_evaluation.vector_file import Vectors
-from vlm2vec_service.demo import sheet
 
 WORDS = [Input(text=word) for word in ("zero", "one", "two", "three")]
 VECTORS: dict[str, tuple[float, float]] = {

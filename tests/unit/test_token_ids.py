@@ -7,8 +7,9 @@ import pytest
 from PIL import Image
 
 from vlm2vec_registry.embedding_config import EmbeddingConfig
+from vlm2vec_service.backbones import load_preprocessor
 from vlm2vec_service.errors import InvalidInputError
-from vlm2vec_service.preprocess import Preprocessor, Request, load_preprocessor
+from vlm2vec_service.preprocess import Preprocessor, Request
 from vlm2vec_service.settings import Limits
 
 CONFIG = EmbeddingConfig()

@@ -9,6 +9,7 @@ from peft import LoraConfig, get_peft_model
 from torch import nn
 
 from vlm2vec_registry.embedding_config import EmbeddingConfig
+from vlm2vec_service.backbones import FAMILIES
 from vlm2vec_service.engine.backbone import Backbone
 from vlm2vec_service.engine.checkpoint import load_weights
 from vlm2vec_service.engine.engine import DTYPES, build_backbone, find_device
@@ -51,12 +52,13 @@ def add_adapter(backbone: Backbone, settings: AdapterSettings) -> Any:
     Raises `TrainingError` if no layer has one of the names.
     """
     names = [name.strip() for name in settings.targets.split(",") if name.strip()]
+    names = names or list(FAMILIES[backbone.name].targets)
     layers = [name for name, module in backbone.named_modules() if isinstance(module, nn.Linear)]
     ends = {name.rpartition(".")[2] for name in layers}
     found = [name for name in names if name in ends]
     if not found:
         raise TrainingError(
-            f"--targets {settings.targets}: no linear layer has such a name; "
+            f"--targets {','.join(names)}: no linear layer has such a name; "
             f"there are {', '.join(sorted(ends))}"
         )
     config = LoraConfig(
@@ -71,14 +73,18 @@ def add_adapter(backbone: Backbone, settings: AdapterSettings) -> Any:
 
 def embedding_of(base: Path, backbone: Backbone, settings: AdapterSettings) -> EmbeddingConfig:
     """The adapter's ``embedding.json``. Raises `TrainingError` for another backbone's settings."""
-    given = {"max_pixels": settings.max_pixels, "num_crops": settings.num_crops}
-    image = {name: value for name, value in given.items() if value}
-    for name in image:
-        if name not in backbone.image_settings:
+    image = {}
+    known = FAMILIES[backbone.name].image_settings
+    for item in filter(None, settings.image.split(",")):
+        name, _, value = (part.strip() for part in item.partition("="))
+        if name not in known:
             raise TrainingError(
-                f"--{name.replace('_', '-')} is no setting of {backbone.name}; "
-                f"there are {', '.join(sorted(backbone.image_settings))}"
+                f"--image: {name} is no setting of {backbone.name}; "
+                f"there are {', '.join(sorted(known))}"
             )
+        if not (value.isdecimal() and int(value)):
+            raise TrainingError(f"--image: {item!r} is not KEY=NUMBER, a positive whole number")
+        image[name] = int(value)
     return EmbeddingConfig(backbone=backbone.name, base_model=base.resolve().name, image=image)
 
 

@@ -4,8 +4,6 @@ from dataclasses import dataclass
 
 from vlm2vec_service.settings import setting
 
-TARGETS = "qkv_proj,o_proj,gate_up_proj,down_proj,k_proj,q_proj,out_proj,v_proj"
-
 
 @dataclass(frozen=True)
 class AdapterSettings:
@@ -16,16 +14,12 @@ class AdapterSettings:
     alpha: int = setting(64, "The adapter's product is scaled by alpha / rank.")
     dropout: float = setting(0.1, "Dropout in front of the adapter.")
     targets: str = setting(
-        TARGETS, "Names of the linear layers that get an adapter, with commas; a name that the "
-        "model lacks is skipped."
+        "", "Names of the linear layers that get an adapter, with commas; a name that the model "
+        "lacks is skipped. Empty takes those that VLM2Vec trains."
     )  # fmt: skip
-    max_pixels: int = setting(
-        0, "Qwen2-VL: larger images are reduced to this; goes into embedding.json. 0 leaves the "
-        "checkpoint's own; upstream takes 1003520."
-    )  # fmt: skip
-    num_crops: int = setting(
-        0, "Phi-3.5-vision: most crops of an image; goes into embedding.json. 0 leaves the "
-        "checkpoint's own."
+    image: str = setting(
+        "", "What embedding.json says of pictures, as KEY=NUMBER with commas: max_pixels=1003520 is "
+        "upstream's for Qwen2-VL, num_crops=4 its for Phi-3.5-vision. Empty leaves the checkpoint's."
     )  # fmt: skip
 
 

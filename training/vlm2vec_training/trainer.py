@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from vlm2vec_service.preprocess import load_preprocessor
+from vlm2vec_service.backbones import load_preprocessor
 from vlm2vec_training import gradcache, processes, states
 from vlm2vec_training.adapter import Model, load_model, save_adapter
 from vlm2vec_training.data import Subset, read_data

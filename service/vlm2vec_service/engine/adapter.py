@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from vlm2vec_registry.embedding_config import EmbeddingConfig
+from vlm2vec_service.backbones import FAMILIES
 from vlm2vec_service.engine.adapter_config import AdapterConfig
 from vlm2vec_service.engine.backbone import Backbone
 from vlm2vec_service.engine.linear import AdaptedLinear, LowRank
@@ -103,10 +104,11 @@ def _parse(
         raise AdapterError(str(error)) from error
     if embedding.backbone not in (None, backbone.name):
         raise AdapterError(f"{folder}: made for {embedding.backbone}, the base is {backbone.name}")
-    if unknown := set(embedding.image) - backbone.image_settings:
+    known = FAMILIES[backbone.name].image_settings
+    if unknown := set(embedding.image) - known:
         raise AdapterError(
             f"{folder}: image.{listed(unknown)} is no setting of {backbone.name}; "
-            f"there are {listed(backbone.image_settings)}"
+            f"there are {listed(known)}"
         )
     parts, strays = _by_module(_read(folder, device), backbone)
     _check(folder, config, parts, strays, linears, backbone)

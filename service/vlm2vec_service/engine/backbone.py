@@ -24,8 +24,6 @@ class Backbone(nn.Module, ABC):
     """``model_type`` in ``config.json``."""
     vision_prefix: str
     """How the names of the vision tower's modules start."""
-    image_settings: frozenset[str]
-    """Keys of ``image`` in ``embedding.json`` that its preprocessor reads."""
     inert: dict[str, tuple[int, int]]
     model: Any
     """The language model: ``embed_tokens``, ``layers`` and ``norm``."""

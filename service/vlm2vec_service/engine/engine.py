@@ -11,20 +11,17 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from vlm2vec_service.backbones.table import family_of, read_json
 from vlm2vec_service.engine.adapter import Adapter, Compute, at_once, load_adapter
 from vlm2vec_service.engine.backbone import Backbone
 from vlm2vec_service.engine.checkpoint import load_weights
 from vlm2vec_service.engine.linear import Group, Rows, install
 from vlm2vec_service.engine.packing import Item, PackedBatch, batches, pack
-from vlm2vec_service.engine.phi3_v import Phi3V
-from vlm2vec_service.engine.qwen2_vl import Qwen2VL
 from vlm2vec_service.engine.vision_cache import Key, VisionCache
 from vlm2vec_service.errors import AdapterError, CheckpointError, NotFoundError
-from vlm2vec_service.preprocess.load import read_json
 from vlm2vec_service.preprocess.prepared import Media, Prepared
 from vlm2vec_service.settings import EngineSettings
 
-BACKBONES: dict[str, type[Backbone]] = {"qwen2_vl": Qwen2VL, "phi3_v": Phi3V}
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
@@ -198,13 +195,11 @@ def find_device(name: str) -> torch.device:
 
 
 def build_backbone(base: Path) -> Backbone:
-    """The backbone of the checkpoint in ``base``, on the meta device: shapes without weights."""
-    config = read_json(base / "config.json")
-    model_type = config.get("model_type")
-    if model_type not in BACKBONES:
-        raise CheckpointError(
-            f"{base}/config.json: model_type {model_type!r} is not one of "
-            f"{', '.join(sorted(BACKBONES))}"
-        )
+    """Builds the backbone of the checkpoint in ``base`` on the meta device: shapes without weights.
+
+    Raises `CheckpointError`.
+    """
+    make = family_of(base).backbone_class()
+    config, image = (read_json(base / name) for name in ("config.json", "preprocessor_config.json"))
     with torch.device("meta"):
-        return BACKBONES[model_type](config, read_json(base / "preprocessor_config.json"))
+        return make(config, image)

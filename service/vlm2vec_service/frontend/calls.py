@@ -7,7 +7,7 @@ import numpy as np
 
 from vlm2vec.v1 import embedding_pb2 as pb
 from vlm2vec_service.errors import InvalidInputError
-from vlm2vec_service.frontend.service import Caller, Service, Target
+from vlm2vec_service.frontend.pipeline import Caller, Service, Target
 
 
 async def embed(service: Service, request: pb.EmbedRequest, caller: Caller) -> pb.EmbedResponse:

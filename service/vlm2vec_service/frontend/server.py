@@ -18,24 +18,20 @@ from vlm2vec_registry.cache import Cache
 from vlm2vec_registry.space import base_digest
 from vlm2vec_registry.store import CHAMPION, PublishedVersion, Registry
 from vlm2vec_service import tracing
-from vlm2vec_service.catalog import BASE_VERSION, Catalog, Model, read_version
+from vlm2vec_service.backbones import load_preprocessor
+from vlm2vec_service.backbones.table import read_json
 from vlm2vec_service.errors import CheckpointError, NotFoundError
-from vlm2vec_service.frontend.adapters import AdapterServicer
-from vlm2vec_service.frontend.embedding import EmbeddingServicer
-from vlm2vec_service.frontend.exposure import Exposure, follow_files, open_gate
-from vlm2vec_service.frontend.health import HealthServicer
+from vlm2vec_service.frontend.addresses import Exposure, follow_files, open_gate
+from vlm2vec_service.frontend.grpc.adapters import AdapterServicer
+from vlm2vec_service.frontend.grpc.embedding import EmbeddingServicer
+from vlm2vec_service.frontend.grpc.health import HealthServicer
+from vlm2vec_service.frontend.grpc.interceptor import Interceptor
 from vlm2vec_service.frontend.http.server import start_http
-from vlm2vec_service.frontend.interceptor import Interceptor
-from vlm2vec_service.frontend.loader import Loader
 from vlm2vec_service.frontend.metrics_server import start_metrics
+from vlm2vec_service.frontend.pipeline import Served, Service
 from vlm2vec_service.frontend.reload import Reloaded
-from vlm2vec_service.frontend.rollout import Rollout
-from vlm2vec_service.frontend.service import Served, Service
-from vlm2vec_service.frontend.shadow import Shadow
 from vlm2vec_service.frontend.tls import Certificate, grpc_credentials
 from vlm2vec_service.metrics import Metrics
-from vlm2vec_service.preprocess import load_preprocessor
-from vlm2vec_service.preprocess.load import read_json
 from vlm2vec_service.scheduling.scheduler import Scheduler
 from vlm2vec_service.settings import (
     EngineSettings,
@@ -44,7 +40,11 @@ from vlm2vec_service.settings import (
     ServerSettings,
     VideoSettings,
 )
-from vlm2vec_service.worker.supervisor import Worker
+from vlm2vec_service.supervision.process import Worker
+from vlm2vec_service.versions.catalog import BASE_VERSION, Catalog, Model, read_version
+from vlm2vec_service.versions.follower import Rollout
+from vlm2vec_service.versions.loader import Loader
+from vlm2vec_service.versions.shadow import Shadow
 
 log = logging.getLogger(__name__)
 

@@ -2,11 +2,13 @@
 
 import hashlib
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
+
+from vlm2vec_registry.embedding_config import EmbeddingConfig
 
 
 @dataclass(frozen=True)
@@ -70,3 +72,10 @@ class Prepared:
 
     def __len__(self) -> int:
         return len(self.token_ids)
+
+
+class Preprocessor(Protocol):
+    """Turns requests into prepared inputs; safe to call from many threads."""
+
+    def prepare(self, request: Request, embedding: EmbeddingConfig) -> Prepared:
+        """Raises `InvalidInputError` naming the field at fault."""

@@ -5,12 +5,12 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 
 from vlm2vec_service.errors import InvalidInputError
-from vlm2vec_service.frontend.gate import Gate
+from vlm2vec_service.frontend.access import Gate
 from vlm2vec_service.frontend.http import embeddings, models, rerank
-from vlm2vec_service.frontend.http.around import Around
 from vlm2vec_service.frontend.http.errors import RequestError
 from vlm2vec_service.frontend.http.fetch import Fetcher
-from vlm2vec_service.frontend.service import Service
+from vlm2vec_service.frontend.http.middleware import Around
+from vlm2vec_service.frontend.pipeline import Service
 from vlm2vec_service.settings import HttpSettings
 
 

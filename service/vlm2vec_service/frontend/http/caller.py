@@ -1,7 +1,7 @@
 """The caller of the request that is being answered."""
 
-from vlm2vec_service.frontend.gate import current
-from vlm2vec_service.frontend.service import Caller, Service
+from vlm2vec_service.frontend.access import current
+from vlm2vec_service.frontend.pipeline import Caller, Service
 
 
 def caller_of(service: Service) -> Caller:

@@ -14,7 +14,7 @@ from vlm2vec_service.frontend.http.caller import caller_of
 from vlm2vec_service.frontend.http.errors import RESPONSES
 from vlm2vec_service.frontend.http.fetch import Fetcher
 from vlm2vec_service.frontend.http.inputs import Reader, call_options
-from vlm2vec_service.frontend.service import Service
+from vlm2vec_service.frontend.pipeline import Service
 
 
 def routes(service: Service, fetcher: Fetcher) -> APIRouter:

@@ -7,7 +7,7 @@ import orjson
 from pydantic import BaseModel
 
 from vlm2vec_service.errors import InvalidInputError, Vlm2vecError
-from vlm2vec_service.frontend.gate import CODES
+from vlm2vec_service.frontend.access import CODES
 
 TYPES = {
     400: "invalid_request_error", 401: "authentication_error", 403: "permission_error",

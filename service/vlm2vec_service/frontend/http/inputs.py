@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from vlm2vec.v1 import embedding_pb2 as pb
-from vlm2vec_service.catalog import Catalog
 from vlm2vec_service.errors import InvalidInputError
 from vlm2vec_service.frontend.http.fetch import Fetcher, Media
 from vlm2vec_service.settings import Limits
+from vlm2vec_service.versions.catalog import Catalog
 
 ITEM_KEYS = ("instruction", "prompt", "text", "image_url", "video_url", "content")
 FRAMES = "data:video/jpeg;base64,"

@@ -8,7 +8,7 @@ from vlm2vec_service.frontend import calls
 from vlm2vec_service.frontend.http.bodies import ModelList, ModelObject, ModelVersion, Status
 from vlm2vec_service.frontend.http.caller import caller_of
 from vlm2vec_service.frontend.http.errors import RESPONSES
-from vlm2vec_service.frontend.service import Service
+from vlm2vec_service.frontend.pipeline import Service
 
 
 def routes(service: Service) -> APIRouter:

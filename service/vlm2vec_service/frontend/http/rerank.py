@@ -8,13 +8,13 @@ from fastapi import APIRouter, Response
 from vlm2vec.v1 import embedding_pb2 as pb
 from vlm2vec_service.errors import InvalidInputError
 from vlm2vec_service.frontend import calls
-from vlm2vec_service.frontend.gate import current
+from vlm2vec_service.frontend.access import current
 from vlm2vec_service.frontend.http.bodies import RerankAnswer, RerankBody
 from vlm2vec_service.frontend.http.caller import caller_of
 from vlm2vec_service.frontend.http.errors import RESPONSES
 from vlm2vec_service.frontend.http.fetch import Fetcher
 from vlm2vec_service.frontend.http.inputs import Reader, call_options
-from vlm2vec_service.frontend.service import Service
+from vlm2vec_service.frontend.pipeline import Service
 
 
 def routes(service: Service, fetcher: Fetcher) -> APIRouter:

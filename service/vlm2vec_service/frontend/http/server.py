@@ -12,13 +12,13 @@ import uvicorn
 from fastapi import APIRouter, FastAPI
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from vlm2vec_service.frontend.exposure import bind
-from vlm2vec_service.frontend.gate import Gate
+from vlm2vec_service.frontend.access import Gate
+from vlm2vec_service.frontend.addresses import bind
 from vlm2vec_service.frontend.http import webhook
 from vlm2vec_service.frontend.http.app import build_app
 from vlm2vec_service.frontend.http.fetch import Fetcher
+from vlm2vec_service.frontend.pipeline import Service
 from vlm2vec_service.frontend.reload import Reloaded
-from vlm2vec_service.frontend.service import Service
 from vlm2vec_service.frontend.tls import Certificate, certificate_names, http_context
 from vlm2vec_service.settings import HttpSettings
 

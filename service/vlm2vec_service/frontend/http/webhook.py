@@ -7,7 +7,7 @@ from fastapi import APIRouter, Request, Response
 
 from vlm2vec_registry.webhook import SignatureError, Verifier
 from vlm2vec_service.errors import NotFoundError, UnauthenticatedError
-from vlm2vec_service.frontend.service import Service
+from vlm2vec_service.frontend.pipeline import Service
 
 PATH = "/webhooks/mlflow"
 

@@ -1,0 +1,158 @@
+"""``vlm2vec adapters canary``, ``shadow``, ``promote`` and ``rollback``: who answers."""
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from vlm2vec_cli.adapters.group import VERSION, adapters, open_registry
+from vlm2vec_evaluation.gate import EXAMPLE
+from vlm2vec_registry.space_ready import read_ready
+
+if TYPE_CHECKING:
+    from vlm2vec_registry.store import PublishedVersion, Registry
+
+
+class Share(click.ParamType[float]):
+    """``5%`` or ``0.05``."""
+
+    name = "share"
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> float:
+        """A number from 0 to 1."""
+        text = str(value)
+        try:
+            share = float(text[:-1]) / 100 if text.endswith("%") else float(text)
+        except ValueError:
+            share = -1.0
+        if not 0.0 <= share <= 1.0:
+            self.fail(f"{text!r} is neither 0% to 100% nor 0 to 1", param, ctx)
+        return share
+
+
+@adapters.command()
+@click.argument("model")
+@click.option("--version", help="A version, or an alias of one.")
+@click.option("--share", type=Share(), help="Share of the calls that name no version: 5% or 0.05.")
+@click.option("--off", is_flag=True, help="End it: all calls go to the champion.")
+@click.pass_context
+def canary(
+    context: click.Context, model: str, version: str | None, share: float | None, off: bool
+) -> None:
+    """Give a version a share of MODEL's traffic.
+
+    Calls with the same routing key get the same version; without a key, a caller's address is it.
+    """
+    from vlm2vec_registry.traffic import start_canary, stop_canary
+
+    registry = open_registry(context)
+    if off:
+        stop_canary(registry, model)
+        click.echo(f"{model}: no canary")
+        return
+    if version is None or share is None:
+        raise click.UsageError("give --version and --share, or --off")
+    name = start_canary(registry, model, version, share)
+    click.echo(f"{model}: version {name} gets {share:.1%}")
+
+
+@adapters.command()
+@click.argument("model")
+@click.option("--version", help="A version, or an alias of one.")
+@click.option("--off", is_flag=True, help="End it.")
+@click.pass_context
+def shadow(context: click.Context, model: str, version: str | None, off: bool) -> None:
+    """Have a version compute what the champion answers, and compare the two in metrics."""
+    registry = open_registry(context)
+    if off:
+        registry.delete_alias(model, "shadow")
+        click.echo(f"{model}: no shadow")
+        return
+    if version is None:
+        raise click.UsageError("give --version, or --off")
+    name = registry.version(model, version).name
+    registry.set_alias(model, "shadow", name)
+    click.echo(f"{model}: version {name} is the shadow")
+
+
+@adapters.command()
+@click.argument("model")
+@VERSION
+@click.option(
+    "--require",
+    multiple=True,
+    metavar="SUITE[:KEY=VALUE,...]",
+    help=f"Refuse unless its recorded evaluation is good enough: {EXAMPLE}. Repeatable.",
+)
+@click.option(
+    "--require-space-ready",
+    "ready",
+    multiple=True,
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="Refuse unless this file, which python -m vlm2vec reembed writes at its end, says that a "
+    "corpus is in the version's space. Repeatable.",
+)
+@click.pass_context
+def promote(
+    context: click.Context,
+    model: str,
+    version: str,
+    require: tuple[str, ...],
+    ready: tuple[Path, ...],
+) -> None:
+    """Make a version the champion of MODEL: it answers all calls that name no version.
+
+    What the champion was is remembered for rollback. Exit status 3 means that a requirement is not
+    met; nothing was changed then.
+    """
+    from vlm2vec_registry import traffic
+
+    registry = open_registry(context)
+    candidate = registry.version(model, version)
+    if reasons := [*_unmet(registry, candidate, require), *_not_ready(candidate, ready)]:
+        click.echo(f"{model} version {candidate.name} is not promoted:", err=True)
+        for reason in reasons:
+            click.echo(f"  {reason}", err=True)
+        sys.exit(3)
+    traffic.promote(registry, model, candidate.name)
+    click.echo(f"{model}: champion is version {candidate.name}, space {candidate.space}")
+
+
+@adapters.command()
+@click.argument("model")
+@click.pass_context
+def rollback(context: click.Context, model: str) -> None:
+    """Make the champion before the champion of MODEL again; a second rollback undoes the first."""
+    from vlm2vec_registry import traffic
+
+    version, before = traffic.rollback(open_registry(context), model)
+    click.echo(f"{model}: champion is version {version} again, it was {before}")
+
+
+def _unmet(
+    registry: "Registry", candidate: "PublishedVersion", requirements: tuple[str, ...]
+) -> list[str]:
+    from vlm2vec_evaluation import gate
+
+    reasons: list[str] = []
+    for requirement in requirements:
+        reasons += gate.check(registry, candidate.model, candidate.name, gate.parse(requirement))
+    return reasons
+
+
+def _not_ready(candidate: "PublishedVersion", files: tuple[Path, ...]) -> list[str]:
+    reasons = []
+    for path in files:
+        try:
+            ready = read_ready(path)
+        except ValueError as error:
+            reasons.append(str(error))
+            continue
+        if ready["space"] != candidate.space:
+            reasons.append(
+                f"{path}: that corpus is in space {ready['space']}, not {candidate.space}"
+            )
+        elif ready["failed"]:
+            reasons.append(f"{path}: {ready['failed']} of {ready['rows']} rows have no vector")
+    return reasons

@@ -1,0 +1,84 @@
+"""``vlm2vec embed``."""
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+from vlm2vec_cli.parse import names_and_folders
+from vlm2vec_service.options import options, take
+from vlm2vec_service.settings import EngineSettings, Limits, VideoSettings
+
+
+@click.command()
+@click.option(
+    "--base",
+    required=True,
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    help="Checkpoint folder in Hugging Face layout: config.json, safetensors, tokenizer.",
+)
+@click.option(
+    "--adapter",
+    multiple=True,
+    callback=names_and_folders,
+    metavar="NAME=DIR",
+    help="A PEFT adapter folder, under the name that lines use for it. Repeatable.",
+)
+@click.option(
+    "--input",
+    required=True,
+    type=click.File("rb"),
+    help="JSON lines to embed; - is standard input.",
+)
+@click.option(
+    "--output",
+    required=True,
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Where vectors go; by extension: .npz, .jsonl or .parquet.",
+)
+@click.option(
+    "--threads", default=4, type=click.IntRange(1), help="Threads that decode images and video."
+)
+@click.option(
+    "--progress/--no-progress",
+    default=None,
+    show_default="on a terminal",
+    help="Show a progress bar.",
+)
+@options(EngineSettings)
+@options(Limits)
+@options(VideoSettings)  # fmt: skip
+def embed(**values: Any) -> None:
+    """Embed a file of JSON lines with a checkpoint and any number of adapters.
+
+    A line holds "id", perhaps "adapter" (a NAME; without one the base model answers), and either
+    "prompt", with the model's own placeholders, or "instruction" and "text", which the adapter's
+    prompt template joins. "images" is a list of paths or data URIs; "video" is the path of a video
+    or a list of its frames. Paths are relative to the folder of the input file.
+
+    A line that cannot be embedded is reported with its number, and the rest still run.
+
+    Exit status: 0 when every line has its vector, 1 when some failed, 2 when nothing could start.
+
+    \b
+    Example:
+      echo '{"id": "cat", "text": "A cat and a dog."}' > requests.jsonl
+      vlm2vec embed --base Qwen2-VL-2B-Instruct --adapter v2=VLM2Vec-V2.0 \\
+                    --input requests.jsonl --output out.npz
+    """
+    # torch takes seconds to import, --help should not.
+    from vlm2vec_service.offline.embed import Job, run
+
+    job = Job(
+        base=values.pop("base"),
+        adapters=values.pop("adapter"),
+        source=values.pop("input"),
+        output=values.pop("output"),
+        threads=values.pop("threads"),
+        progress=values.pop("progress"),
+        engine=take(EngineSettings, values),
+        limits=take(Limits, values),
+        video=take(VideoSettings, values),
+    )
+    sys.exit(1 if run(job) else 0)

@@ -1,0 +1,110 @@
+"""``vlm2vec evaluate``."""
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from vlm2vec_cli.parse import registry_option
+from vlm2vec_service.options import options, take
+from vlm2vec_service.settings import EngineSettings, Limits, VideoSettings
+
+FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
+CACHE = Path("~/.cache/vlm2vec/evaluation")
+
+
+@click.command()
+@click.option("--suite", required=True, help="A suite file, or mmeb_v1, which comes with this.")
+@click.option(
+    "--data",
+    type=FOLDER,
+    show_default="the suite file's folder",
+    help="Folder in which the suite's paths start.",
+)
+@click.option("--target", default="localhost:50051", help="HOST:PORT of the service that embeds.")
+@click.option(
+    "--model",
+    default="",
+    metavar="NAME[@ALIAS_OR_VERSION]",
+    help="What to evaluate. NAME is needed where several are served, the rest is champion if not "
+    "given.",
+)
+@click.option("--api-key", help="Sent to the service as a bearer token.")
+@click.option("--tls", is_flag=True, help="Encrypt, and trust the system's authorities.")
+@click.option(
+    "--tls-ca",
+    type=click.Path(exists=True, dir_okay=False),
+    help="PEM file of authorities to trust; implies --tls.",
+)
+@click.option(
+    "--window", default=256, type=click.IntRange(1), help="Inputs under way in the service."
+)
+@click.option("--local", is_flag=True, help="Embed in this process: --base instead of --target.")
+@click.option("--base", type=FOLDER, help="With --local: a checkpoint folder.")
+@click.option("--adapter", type=FOLDER, help="With --local: a PEFT folder; none is the base.")
+@click.option(
+    "--threads", default=4, type=click.IntRange(1), help="With --local: decoding threads."
+)
+@click.option(
+    "--only", multiple=True, metavar="DATA_SET", help="Evaluate this data set only. Repeatable."
+)
+@click.option("--limit", type=click.IntRange(1), help="Take the first so many rows of each.")
+@click.option(
+    "--cache",
+    default=CACHE,
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Folder of vectors, a file for each space: what is there is not embedded again.",
+)
+@click.option(
+    "--output", type=click.Path(dir_okay=False, path_type=Path), help="Write the scores as JSON."
+)
+@click.option(
+    "--record", is_flag=True, help="Write the scores to the version in --registry, for the gate."
+)
+@registry_option
+@click.option(
+    "--progress/--no-progress", default=None, show_default="on a terminal", help="Show bars."
+)
+@options(EngineSettings)
+@options(Limits)
+@options(VideoSettings)  # fmt: skip
+def evaluate(**values: Any) -> None:
+    """Score a model on a suite of data sets, by MMEB's protocol.
+
+    For each query its candidates are ranked by cosine; the scores are hit@1, hit@5, hit@10, MRR and
+    nDCG@5, by data set, and their averages by meta-task, by split and overall. The table goes to
+    standard output.
+
+    Vectors are kept in --cache as they come: an evaluation that was stopped goes on where it was,
+    and another one of the same space asks only for what is new.
+
+    The options from --device on are those of the engine, for --local.
+
+    Exit status: 0 when all was scored, 2 when not.
+
+    \b
+    Examples:
+      vlm2vec evaluate --target localhost:50051 --model v2@canary --suite suite.yaml \\
+                       --record --registry http://mlflow:5000
+      vlm2vec evaluate --local --base Qwen2-VL-2B-Instruct --adapter VLM2Vec-V2.0 --device cuda \\
+                       --suite mmeb_v1 --data MMEB-eval --output scores.json
+    """
+    # grpc, and torch with --local, take seconds to import; --help should not.
+    from vlm2vec_evaluation.run import Job, run
+
+    values["engine"] = take(EngineSettings, values)
+    values["limits"] = take(Limits, values)
+    values["video"] = take(VideoSettings, values)
+    values["cache"] = values["cache"].expanduser()
+    job = Job(**values)
+    if job.local and job.base is None:
+        raise click.UsageError("--local needs --base")
+    if not job.local and (job.base or job.adapter):
+        raise click.UsageError(
+            "--base and --adapter are for --local; a service is given by --target"
+        )
+    if job.record and (job.only or job.limit):
+        raise click.UsageError("--record is for whole evaluations: leave out --only and --limit")
+    if job.record and job.local and "@" not in job.model:
+        raise click.UsageError("--record with --local needs --model NAME@VERSION to write to")
+    run(job)

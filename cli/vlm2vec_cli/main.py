@@ -1,0 +1,46 @@
+"""The command ``vlm2vec``."""
+
+import sys
+
+import click
+
+from vlm2vec_cli.adapters import adapters
+from vlm2vec_cli.demo import demo
+from vlm2vec_cli.embed import embed
+from vlm2vec_cli.evaluate import evaluate
+from vlm2vec_cli.keys import keys
+from vlm2vec_cli.serve import serve
+from vlm2vec_cli.train import train
+from vlm2vec_registry.errors import RegistryError
+from vlm2vec_service.errors import Vlm2vecError
+from vlm2vec_service.worker.__main__ import worker
+
+CONTEXT = {
+    "auto_envvar_prefix": "VLM2VEC",
+    "show_default": True,
+    "max_content_width": 100,
+    "help_option_names": ["-h", "--help"],
+}
+
+
+@click.group(context_settings=CONTEXT)
+@click.version_option(package_name="vlm2vec-serve")
+def vlm2vec() -> None:
+    """Multimodal embeddings from VLM2Vec models: text, images and video to vectors.
+
+    Every option is also an environment variable: VLM2VEC_, the command and the option's name in
+    capitals, as in VLM2VEC_EMBED_TOKEN_BUDGET=4096.
+    """
+
+
+for command in (serve, embed, worker, adapters, keys, train, evaluate, demo):
+    vlm2vec.add_command(command)
+
+
+def main() -> None:
+    """Runs the command; errors that a user can mend are a sentence, not a traceback."""
+    try:
+        vlm2vec()
+    except (Vlm2vecError, RegistryError) as error:
+        click.echo(f"Error: {error}", err=True)
+        sys.exit(2)

@@ -1,0 +1,110 @@
+"""``vlm2vec serve``."""
+
+import asyncio
+import os
+from pathlib import Path
+from typing import Any
+
+import click
+
+from vlm2vec_cli.parse import names_and_folders, pairs, read_config
+from vlm2vec_service import tracing
+from vlm2vec_service.logs import configure
+from vlm2vec_service.options import options, take
+from vlm2vec_service.settings import (
+    AuthSettings,
+    EngineSettings,
+    HttpSettings,
+    Limits,
+    LogSettings,
+    RegistrySettings,
+    ServerSettings,
+    TlsSettings,
+    VideoSettings,
+)
+
+
+@click.command()
+@click.option(
+    "--config",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    is_eager=True,
+    callback=read_config,
+    expose_value=False,
+    help="TOML file with any of these options.",
+)
+@click.option(
+    "--model",
+    multiple=True,
+    required=True,
+    callback=names_and_folders,
+    metavar="NAME=DIR",
+    help="A checkpoint folder, under the name that callers use. Repeatable.",
+)
+@click.option(
+    "--adapter",
+    multiple=True,
+    callback=pairs("/"),
+    metavar="NAME/VERSION=DIR",
+    help="A PEFT adapter folder as a version of a model. Repeatable.",
+)
+@click.option(
+    "--alias",
+    multiple=True,
+    callback=pairs("@"),
+    metavar="NAME@ALIAS=VERSION",
+    help="A movable name for a version; champion answers who asks for none "
+    "(default: the last adapter given). Repeatable.",
+)
+@click.option(
+    "--worker",
+    multiple=True,
+    metavar="NAME=HOST:PORT",
+    help="A worker on another host for a model, instead of a process here. Repeatable.",
+)
+@options(ServerSettings)
+@options(HttpSettings)
+@options(TlsSettings)
+@options(AuthSettings)
+@options(RegistrySettings)
+@options(LogSettings)
+@options(EngineSettings)
+@options(Limits)
+@options(VideoSettings)  # fmt: skip
+def serve(**values: Any) -> None:
+    """Serve models over gRPC and HTTP until SIGTERM, then finish what was accepted.
+
+    Starts a worker process for each model and device (--device cuda:0,cuda:1), restarts it if it
+    dies, and answers on --listen and --http-listen, which are this host's alone unless --callers,
+    --jwt-keys or --tls-client-ca say who may call. Health, reflection and metrics are on.
+
+    \b
+    Example:
+      vlm2vec serve --model v2=Qwen2-VL-2B-Instruct --adapter v2/1=VLM2Vec-V2.0 --device cuda
+    """
+    from vlm2vec_service.frontend import server
+    from vlm2vec_service.frontend.addresses import Exposure
+
+    settings, logs = take(ServerSettings, values), take(LogSettings, values)
+    configure(logs.log_level, logs.log_format)
+    # Worker processes inherit these as their own options.
+    os.environ["VLM2VEC_WORKER_LOG_LEVEL"] = logs.log_level
+    os.environ["VLM2VEC_WORKER_LOG_FORMAT"] = logs.log_format
+    tracing.configure("vlm2vec-frontend")
+    workers: dict[str, list[str]] = {}
+    for item in values["worker"]:
+        name, _, address = item.partition("=")
+        workers.setdefault(name, []).append(address)
+    adapters = {key: Path(folder) for key, folder in values["adapter"].items()}
+    deployment = server.Deployment(values["model"], adapters, values["alias"], workers)
+    engine, limits = take(EngineSettings, values), take(Limits, values)
+    video, registry = take(VideoSettings, values), take(RegistrySettings, values)
+    exposure = Exposure(
+        take(HttpSettings, values), take(TlsSettings, values), take(AuthSettings, values)
+    )
+
+    async def run() -> None:
+        service = server.build(deployment, settings, engine, limits, video, registry)
+        await server.serve(service, exposure)
+
+    asyncio.run(run())

@@ -1,0 +1,107 @@
+"""The server of the demo: ``vlm2vec serve`` as a process of its own."""
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from vlm2vec import Client, VLM2VecError
+from vlm2vec_service.errors import Vlm2vecError
+
+START_SECONDS = 120.0
+STOP_SECONDS = 75.0
+"""Longer than the server may drain."""
+
+
+class DemoError(Vlm2vecError):
+    """The demo cannot go on."""
+
+
+@dataclass
+class Server:
+    """A server that was started; addresses are HOST:PORT. ``keep`` leaves it running."""
+
+    process: subprocess.Popen[bytes]
+    grpc: str
+    http: str
+    metrics: str
+    log: Path
+    keep: bool = False
+
+    def wait(self, model: str) -> None:
+        """Until ``model`` is ready to answer. Raises `DemoError`."""
+        deadline = time.monotonic() + START_SECONDS
+        while not self._ready(model):
+            if self.process.poll() is not None:
+                raise DemoError(f"the server ended; {self.log} ends with:\n{self._last_lines()}")
+            if time.monotonic() > deadline:
+                raise DemoError(f"the server is not ready after {START_SECONDS:.0f} s: {self.log}")
+            time.sleep(0.5)
+
+    def _ready(self, model: str) -> bool:
+        host, _, port = self.grpc.partition(":")
+        try:
+            # gRPC waits ever longer between tries to connect.
+            socket.create_connection((host, int(port)), 1).close()
+            with Client(self.grpc, max_retries=0) as client:
+                return any(item.ready for item in client.models(timeout=10) if item.name == model)
+        except (OSError, VLM2VecError):
+            return False
+
+    def _last_lines(self) -> str:
+        return "\n".join(self.log.read_text(errors="replace").splitlines()[-8:])
+
+
+@contextlib.contextmanager
+def serving(folder: Path, *flags: str) -> Iterator[Server]:
+    """Starts ``vlm2vec serve`` with ``flags`` on ports of this host, and stops it in the end unless
+    told to ``keep`` it. Its log is ``folder``/server.log. Settings of the caller's environment do
+    not reach it."""
+    grpc, http, metrics = (f"127.0.0.1:{_port(usual)}" for usual in (50051, 8080, 9090))
+    log = folder / "server.log"
+    given = {key: value for key, value in os.environ.items() if not key.startswith("VLM2VEC_")}
+    # Two threads on a model this small wait for each other.
+    environment = {"OMP_NUM_THREADS": "1"} | given
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            [
+                sys.executable, "-m", "vlm2vec_cli", "serve", "--listen", grpc,
+                "--http-listen", http, "--metrics-listen", metrics, *flags,
+            ],
+            stdin=subprocess.DEVNULL, stdout=output, stderr=output, env=environment,
+            start_new_session=True,  # Ctrl-C is for us, who stop it
+        )  # fmt: skip
+    server = Server(process, grpc, http, metrics, log)
+    try:
+        yield server
+    except BaseException:
+        server.keep = False
+        raise
+    finally:
+        if not server.keep:
+            _stop(process)
+
+
+def _stop(process: subprocess.Popen[bytes]) -> None:
+    process.send_signal(signal.SIGTERM)
+    try:
+        process.wait(STOP_SECONDS)
+    except BaseException:
+        process.kill()
+        process.wait()
+        raise
+
+
+def _port(usual: int) -> int:
+    """``usual`` if nobody has it, or any other that is free."""
+    for port in (usual, 0):
+        with socket.socket() as taken, contextlib.suppress(OSError):
+            taken.bind(("127.0.0.1", port))
+            return int(taken.getsockname()[1])
+    raise DemoError("no port of 127.0.0.1 is free")

@@ -1,0 +1,137 @@
+"""Qwen2-VL on the modules of ``transformers``."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from transformers import Qwen2VLConfig
+from transformers.models.qwen2_vl.modeling_qwen2_vl import (
+    Qwen2VisionTransformerPretrainedModel,
+    Qwen2VLTextModel,
+)
+
+from vlm2vec_service.engine.attention import PACKED, Segments
+from vlm2vec_service.engine.backbone import Backbone, inverse_frequencies
+from vlm2vec_service.preprocess.prepared import Media
+
+
+class Qwen2VL(Backbone):
+    """Vision tower ``visual`` and language model ``model``; see `Backbone`."""
+
+    name = "qwen2_vl"
+    vision_prefix = "visual."
+
+    def __init__(self, config: dict[str, Any], image_config: dict[str, Any]) -> None:
+        super().__init__()
+        parsed: Any = Qwen2VLConfig(**config)
+        text, vision = parsed.text_config, parsed.vision_config
+        text._attn_implementation = vision._attn_implementation = PACKED
+        self.model: Any = Qwen2VLTextModel(text)
+        self.visual: Any = Qwen2VisionTransformerPretrainedModel(vision)
+        # Positions are ours: their buffers would stay on the meta device.
+        del self.model.rotary_emb, self.visual.rotary_pos_emb
+        self.inert = {"lm_head": (text.vocab_size, text.hidden_size)}
+        self.theta: float = text.rope_parameters["rope_theta"]
+        self.head_dim: int = text.hidden_size // text.num_attention_heads
+        self.sections: list[int] = text.rope_parameters["mrope_section"]
+        self.vision = vision
+        self.mean = torch.tensor(image_config["image_mean"], device="cpu")
+        self.std = torch.tensor(image_config["image_std"], device="cpu")
+
+    def rename(self, name: str) -> str | None:
+        """Since 4.52 ``transformers`` has both towers below ``model``."""
+        if name == "lm_head":
+            return name
+        if name == "lm_head.weight":
+            return None
+        for new, old in (("model.language_model.", "model."), ("model.visual.", "visual.")):
+            if name.startswith(new):
+                return old + name.removeprefix(new)
+        return name
+
+    def known_as(self, name: str) -> Sequence[str]:
+        """Both generations of names."""
+        if name.startswith("visual."):
+            return name, f"model.{name}"
+        return name, name.replace("model.", "model.language_model.", 1)
+
+    def patches(self, media: Media) -> int:
+        """Four to a token."""
+        return media.tokens * self.vision.spatial_merge_size**2
+
+    def encode(self, media: Sequence[Media]) -> list[Tensor]:
+        """All images and frames as one packed sequence; nobody attends beyond a frame."""
+        weight = self.visual.patch_embed.proj.weight
+        device, dtype = weight.device, weight.dtype
+        grids = [self._grid(item) for item in media]
+        patches = torch.cat([self.cut(item).to(dtype) for item in media])
+        # The convolution's stride is its kernel: it is a matrix product, and faster as one.
+        hidden = F.linear(patches, weight.flatten(1))
+        frames = [height * width for time, height, width in grids for _ in range(time)]
+        segments = Segments(frames, causal=False, device=device)
+        rotary = self._vision_rotary(grids, device)
+        # One chunk for the modules' own splitting: the attention knows the segments.
+        whole = torch.tensor([0, len(hidden)], device="cpu")
+        for block in self.visual.blocks:
+            hidden = block(hidden, cu_seqlens=whole, position_embeddings=rotary, segments=segments)
+        features: Tensor = self.visual.merger(hidden)
+        return list(features.split([item.tokens for item in media]))
+
+    def cut(self, media: Media) -> Tensor:
+        """Rescales, normalises and cuts patches: float32 ``(patches, 3 * time * side * side)``, in
+        the order of the merged tokens. An odd last frame is repeated."""
+        device = self.visual.patch_embed.proj.weight.device
+        pixels = torch.tensor(media.pixels, device=device).float()
+        pixels = (pixels * (1 / 255) - self.mean.to(device)) / self.std.to(device)
+        time, merge, side = (
+            self.vision.temporal_patch_size,
+            self.vision.spatial_merge_size,
+            self.vision.patch_size,
+        )
+        missing = -len(pixels) % time
+        pixels = torch.cat([pixels, pixels[-1:].expand(missing, -1, -1, -1)])
+        frames, height, width, channels = pixels.shape
+        tiles = pixels.view(
+            frames // time, time,
+            height // (side * merge), merge, side,
+            width // (side * merge), merge, side,
+            channels,
+        )  # fmt: skip
+        # To (time, row, column, row in token, column in token) of (channel, time, y, x).
+        return tiles.permute(0, 2, 5, 3, 6, 8, 1, 4, 7).reshape(-1, channels * time * side * side)
+
+    def rotary(self, positions: Tensor, lengths: Sequence[int]) -> tuple[Tensor, Tensor]:
+        """M-RoPE: each frequency turns with the temporal, height or width position, by section."""
+        frequencies = inverse_frequencies(self.theta, self.head_dim, positions.device)
+        axes = torch.tensor(
+            [axis % 3 for axis, size in enumerate(self.sections) for _ in range(size)],
+            device=positions.device,
+        )
+        angles = positions[axes].T * frequencies
+        angles = torch.cat((angles, angles), dim=1)
+        return angles.cos(), angles.sin()
+
+    def _grid(self, media: Media) -> tuple[int, int, int]:
+        """Patches in time, height and width."""
+        frames, height, width, _ = media.pixels.shape
+        side = self.vision.patch_size
+        return -(-frames // self.vision.temporal_patch_size), height // side, width // side
+
+    def _vision_rotary(
+        self, grids: Sequence[tuple[int, int, int]], device: torch.device
+    ) -> tuple[Tensor, Tensor]:
+        """Half of each head turns with a patch's row, half with its column."""
+        merge = self.vision.spatial_merge_size
+        places = []
+        for time, height, width in grids:
+            grid = torch.from_numpy(np.indices((height, width), dtype=np.float32))
+            tiles = grid.view(2, height // merge, merge, width // merge, merge)
+            places.append(tiles.permute(1, 3, 2, 4, 0).reshape(-1, 2).repeat(time, 1))
+        place = torch.cat(places).to(device)
+        half = self.vision.embed_dim // self.vision.num_heads // 2
+        angles = (place[..., None] * inverse_frequencies(10_000.0, half, device)).flatten(1)
+        angles = torch.cat((angles, angles), dim=1)
+        return angles.cos(), angles.sin()

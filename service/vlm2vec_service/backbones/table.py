@@ -1,0 +1,123 @@
+"""The table of model families: what the rest of the code has to know of each, by ``model_type``.
+
+A family is one folder here and one row in `FAMILIES`; nothing else names it. Importing the table
+imports neither torch nor a family's code, which follows when a row is asked for it.
+"""
+
+import json
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tokenizers import Tokenizer
+
+from vlm2vec_service.errors import CheckpointError
+from vlm2vec_service.preprocess.prepared import Preprocessor
+from vlm2vec_service.settings import Limits
+
+if TYPE_CHECKING:
+    from vlm2vec_service.engine.backbone import Backbone
+
+
+@dataclass(frozen=True)
+class Family:
+    """One row: a model family, which goes by the ``model_type`` of its ``config.json``."""
+
+    preprocessor: str
+    """``MODULE:CLASS`` of the `Preprocessor`, called with the contents of ``config.json`` and
+    ``preprocessor_config.json``, the tokenizer and the `Limits`. Its module never imports torch."""
+    backbone: str
+    """``MODULE:CLASS`` of the `Backbone`, called with the contents of the same two files. Its
+    module never imports grpc."""
+    image_placeholder: str
+    """What stands for the first image in a prompt."""
+    image_settings: frozenset[str]
+    """Keys of ``image`` in ``embedding.json`` that the preprocessor reads."""
+    targets: tuple[str, ...]
+    """Names of the linear layers that a new adapter is trained on by default."""
+
+    def preprocessor_class(self) -> Any:
+        """Imports the preprocessor's class."""
+        return _imported(self.preprocessor)
+
+    def backbone_class(self) -> "type[Backbone]":
+        """Imports the backbone's class, and so torch and transformers."""
+        found: type[Backbone] = _imported(self.backbone)
+        return found
+
+
+FAMILIES = {
+    "qwen2_vl": Family(
+        preprocessor="vlm2vec_service.backbones.qwen2_vl.preprocess:Qwen2VLPreprocessor",
+        backbone="vlm2vec_service.backbones.qwen2_vl.model:Qwen2VL",
+        image_placeholder="<|image_pad|>",
+        image_settings=frozenset({"min_pixels", "max_pixels"}),
+        targets=("q_proj", "k_proj", "v_proj", "o_proj", "down_proj"),
+    ),
+    "phi3_v": Family(
+        preprocessor="vlm2vec_service.backbones.phi3_v.preprocess:Phi3VPreprocessor",
+        backbone="vlm2vec_service.backbones.phi3_v.model:Phi3V",
+        image_placeholder="<|image_1|>",
+        image_settings=frozenset({"num_crops"}),
+        targets=(
+            "qkv_proj", "o_proj", "gate_up_proj", "down_proj",
+            "q_proj", "k_proj", "v_proj", "out_proj",
+        ),
+    ),
+}  # fmt: skip
+"""The families that are served. ``targets`` are those of VLM2Vec's training
+(``src/arguments.py``) that the family has."""
+
+
+def family_of(base: Path) -> Family:
+    """Finds the family of the checkpoint in ``base`` by its ``config.json``.
+
+    Raises `CheckpointError` for a file that is missing, and a ``model_type`` that has no row.
+    """
+    model_type = read_json(base / "config.json").get("model_type")
+    if model_type not in FAMILIES:
+        raise CheckpointError(
+            f"{base}/config.json: model_type {model_type!r} is not one of "
+            f"{', '.join(sorted(FAMILIES))}"
+        )
+    return FAMILIES[model_type]
+
+
+def load_preprocessor(base: Path, limits: Limits | None = None) -> Preprocessor:
+    """Makes the preprocessor for the checkpoint in ``base``.
+
+    It reads ``config.json``, ``preprocessor_config.json`` and ``tokenizer.json``. Raises
+    `CheckpointError` that names the file that is missing or not understood.
+    """
+    make = family_of(base).preprocessor_class()
+    try:
+        tokenizer = Tokenizer.from_file(str(base / "tokenizer.json"))
+    except Exception as error:  # tokenizers raises plain Exception
+        raise CheckpointError(f"{base}/tokenizer.json: {error}") from error
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    config, image = (read_json(base / name) for name in ("config.json", "preprocessor_config.json"))
+    try:
+        made: Preprocessor = make(config, image, tokenizer, limits or Limits())
+    except KeyError as error:
+        raise CheckpointError(
+            f"{base}: neither config.json nor preprocessor_config.json has {error}"
+        ) from error
+    return made
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Reads the JSON object in ``path``. Raises `CheckpointError`."""
+    try:
+        value = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{path}: {error}") from error
+    if not isinstance(value, dict):
+        raise CheckpointError(f"{path}: expected a JSON object")
+    return value
+
+
+def _imported(place: str) -> Any:
+    module, _, name = place.partition(":")
+    return getattr(import_module(module), name)

@@ -1,0 +1,117 @@
+"""What the front end shows to the network: addresses, TLS, and who has to show a credential."""
+
+import asyncio
+import ipaddress
+import logging
+import os
+import socket
+import stat
+from dataclasses import dataclass, field
+
+from vlm2vec_service.errors import InvalidInputError, NotFoundError
+from vlm2vec_service.frontend.access import Gate
+from vlm2vec_service.frontend.auth.authenticator import Authenticator
+from vlm2vec_service.frontend.auth.quota import Quotas
+from vlm2vec_service.frontend.pipeline import Service
+from vlm2vec_service.frontend.reload import Reloaded, follow
+from vlm2vec_service.frontend.tls import Certificate, follow_certificate
+from vlm2vec_service.settings import AuthSettings, HttpSettings, TlsSettings
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Exposure:
+    """The settings of everything that faces callers."""
+
+    http: HttpSettings = field(default_factory=HttpSettings)
+    tls: TlsSettings = field(default_factory=TlsSettings)
+    auth: AuthSettings = field(default_factory=AuthSettings)
+
+
+def is_local(address: str) -> bool:
+    """Whether only this host reaches ``address``, HOST:PORT or unix:PATH."""
+    if address.startswith(("unix:", "unix-abstract:")):
+        return True
+    host = address.rpartition(":")[0].strip("[]")
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def open_gate(service: Service, exposure: Exposure) -> tuple[Gate, Reloaded[Certificate] | None]:
+    """What calls pass, and the certificate, if there is TLS. Raises `InvalidInputError` where
+    strangers could call; `NotFoundError` for files that are not there."""
+    auth = exposure.auth
+    certificate = follow_certificate(exposure.tls)
+    authenticator = Authenticator(auth, exposure.tls)
+    addresses = {"listen": service.settings.listen, "http_listen": exposure.http.http_listen}
+    for name, address in addresses.items():
+        if not address or is_local(address):
+            continue
+        if not authenticator.required and not auth.allow_anonymous:
+            raise InvalidInputError(
+                name,
+                f"{address} can be reached from other hosts, and no credentials are asked for: "
+                "give --callers, --jwt-keys or --tls-client-ca; or --allow-anonymous, where the "
+                "network is trusted",
+            )
+        if authenticator.required and certificate is None:
+            log.warning("%s %s: credentials travel unencrypted without TLS", name, address)
+    quotas = Quotas(
+        auth.caller_requests_per_second, auth.caller_tokens_per_second, auth.caller_burst_seconds
+    )
+    return Gate(service.metrics, service.draining, authenticator, quotas), certificate
+
+
+def follow_files(
+    gate: Gate, settings: AuthSettings, certificate: Reloaded[Certificate] | None
+) -> list[asyncio.Task[None]]:
+    """Keeps callers, keys and certificates as their files have them."""
+    authenticator, metrics = gate.authenticator, gate.metrics
+    files = [*authenticator.files, *([certificate] if certificate else [])]
+    return [
+        asyncio.create_task(follow(files, settings.reload_seconds, metrics)),
+        asyncio.create_task(authenticator.follow_url(metrics)),
+    ]
+
+
+def bind(address: str) -> socket.socket:
+    """A socket that listens on ``address``. Raises `NotFoundError` if it is not to be had."""
+    try:
+        if address.startswith("unix:"):
+            return _bind_unix(address.removeprefix("unix:"))
+        host, _, port = address.rpartition(":")
+        host = host.strip("[]")
+        listener = socket.create_server(
+            (host, int(port)),
+            family=socket.AF_INET6 if ":" in host else socket.AF_INET,
+            backlog=1024,
+        )
+        # Connections inherit it. asyncio sets it itself only where a socket says that it is TCP's,
+        # which this one does not; without it a body waits 40 ms for its head to be acknowledged.
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        return listener
+    except (OSError, ValueError, OverflowError) as error:
+        raise NotFoundError(f"cannot listen on {address}: {error}") from error
+
+
+def _bind_unix(path: str) -> socket.socket:
+    listener = socket.socket(socket.AF_UNIX)
+    try:
+        try:
+            listener.bind(path)
+        except OSError:
+            # Left behind by a server that is gone? Then nobody answers there.
+            if not stat.S_ISSOCK(os.stat(path).st_mode) or listener.connect_ex(path) == 0:
+                raise
+            os.unlink(path)
+            listener.close()
+            listener = socket.socket(socket.AF_UNIX)
+            listener.bind(path)
+    except OSError:
+        listener.close()
+        raise
+    listener.listen(1024)
+    return listener

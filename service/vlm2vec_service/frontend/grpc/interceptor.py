@@ -1,0 +1,155 @@
+"""Around every gRPC call: a request id, the `Gate`, errors to statuses."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any
+
+import grpc
+
+from vlm2vec_service.errors import Vlm2vecError
+from vlm2vec_service.frontend.access import REQUEST_ID, Gate
+from vlm2vec_service.frontend.auth.authenticator import Credentials
+
+CODES = {code.value[0]: code for code in grpc.StatusCode}
+SCOPES = {
+    "/vlm2vec.v1.EmbeddingService/": "embed",
+    "/vlm2vec.v1.AdapterService/List": "adapters:read",
+    "/vlm2vec.v1.AdapterService/Describe": "adapters:read",
+    "/vlm2vec.v1.AdapterService/Watch": "adapters:read",
+    "/vlm2vec.v1.AdapterService/": "adapters:write",
+}
+"""What a caller needs for a method, by the first prefix that fits."""
+INFRASTRUCTURE = {"/grpc.health.": "health", "/grpc.reflection.": "reflection"}
+"""For any caller, or for all the world; served while draining, and not logged: probes would fill
+the log."""
+
+
+def retry_trailer(error: Vlm2vecError) -> tuple[tuple[str, str], ...]:
+    """The ``retry-after-ms`` trailer, where waiting helps."""
+    if error.retry_after is None:
+        return ()
+    return (("retry-after-ms", str(max(1, round(error.retry_after * 1000)))),)
+
+
+def credentials(context: Any) -> Credentials:
+    """What came with the call."""
+    values = [v for key, v in context.invocation_metadata() or () if key == "authorization"]
+    # Two are no credential: a proxy may have looked at the other one.
+    authorization = values[0] if len(values) == 1 and isinstance(values[0], str) else ""
+    auth = context.auth_context()
+    names = (
+        *auth.get("x509_subject_alternative_name", ()),
+        *auth.get("x509_common_name", ()),
+    )
+    return Credentials(authorization, tuple(name.decode(errors="replace") for name in names))
+
+
+class Interceptor(grpc.aio.ServerInterceptor):
+    """Wraps every handler; see the module."""
+
+    def __init__(self, gate: Gate) -> None:
+        self.gate = gate
+
+    async def intercept_service(
+        self,
+        continuation: Callable[
+            [grpc.HandlerCallDetails], Awaitable[grpc.RpcMethodHandler[Any, Any] | None]
+        ],
+        handler_call_details: grpc.HandlerCallDetails,
+    ) -> grpc.RpcMethodHandler[Any, Any] | None:
+        """Returns the handler, wrapped."""
+        handler: Any = await continuation(handler_call_details)
+        method = handler_call_details.method
+        if handler is None:
+            return None
+        around = self._around(method)
+        if around is None:
+            return handler  # type: ignore[no-any-return]
+        if handler.response_streaming:
+            inner = handler.stream_stream or handler.unary_stream
+
+            async def stream(request: Any, context: Any) -> AsyncIterator[Any]:
+                async with around(context, True):
+                    async for response in inner(request, context):
+                        yield response
+
+            make: Any = (
+                grpc.stream_stream_rpc_method_handler
+                if handler.request_streaming
+                else grpc.unary_stream_rpc_method_handler
+            )
+            streaming: grpc.RpcMethodHandler[Any, Any] = make(
+                stream, handler.request_deserializer, handler.response_serializer
+            )
+            return streaming
+
+        async def unary(request: Any, context: Any) -> Any:
+            async with around(context, False):
+                return await handler.unary_unary(request, context)
+
+        wrapped: grpc.RpcMethodHandler[Any, Any] = grpc.unary_unary_rpc_method_handler(
+            unary, handler.request_deserializer, handler.response_serializer
+        )
+        return wrapped
+
+    def _around(self, method: str) -> Callable[[Any, bool], Any] | None:
+        """What to enter around a call of ``method``; None for nothing."""
+        gate = self.gate
+        for prefix, part in INFRASTRUCTURE.items():
+            if method.startswith(prefix):
+                if not gate.authenticator.required or part in gate.authenticator.open:
+                    return None
+                return lambda context, stream: _Known(gate, context)
+        scopes = (scope for prefix, scope in SCOPES.items() if method.startswith(prefix))
+        scope = next(scopes, "adapters:write")
+        name = method.rpartition("/")[2]
+        return lambda context, stream: _Around(gate, name, context, scope, stream)
+
+
+class _Known:
+    """Lets any caller with a credential through, and no other."""
+
+    def __init__(self, gate: Gate, context: Any) -> None:
+        self.gate = gate
+        self.context = context
+
+    async def __aenter__(self) -> None:
+        try:
+            self.gate.authenticator.identify(credentials(self.context))
+        except Vlm2vecError as error:
+            await self.context.abort(CODES[error.grpc_code], str(error))
+
+    async def __aexit__(self, *error: object) -> None:
+        pass
+
+
+class _Around:
+    """The span of one call."""
+
+    def __init__(self, gate: Gate, method: str, context: Any, scope: str, stream: bool) -> None:
+        self.gate = gate
+        self.context = context
+        self.scope = scope
+        self.stream = stream
+        metadata = dict(context.invocation_metadata() or ())
+        self.call = gate.start(method, context.peer() or "", str(metadata.get(REQUEST_ID, "")))
+
+    async def __aenter__(self) -> None:
+        self.context.set_trailing_metadata(((REQUEST_ID, self.call.id),))
+        try:
+            self.gate.check(self.call, credentials(self.context), self.scope, self.stream)
+        except Vlm2vecError as error:
+            await self._finish(error)
+
+    async def __aexit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        await self._finish(error)
+
+    async def _finish(self, error: BaseException | None) -> None:
+        # Whoever aborts by itself has told the caller.
+        known = asyncio.CancelledError() if isinstance(error, grpc.aio.AbortError) else error
+        shown = self.gate.finish(self.call, known, self.stream)
+        if shown is not None:
+            trailers = ((REQUEST_ID, self.call.id), *retry_trailer(shown))
+            await self.context.abort(CODES[shown.grpc_code], str(shown), trailers)

@@ -1,0 +1,189 @@
+"""Around every HTTP request: its id, the `Gate`, its body within limits, errors to answers."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, MutableMapping
+from typing import Any
+
+from vlm2vec_service import tracing
+from vlm2vec_service.errors import Vlm2vecError
+from vlm2vec_service.frontend.access import REQUEST_ID, Call, Gate
+from vlm2vec_service.frontend.auth.authenticator import Credentials
+from vlm2vec_service.frontend.http.errors import (
+    RequestError,
+    error_body,
+    error_headers,
+    renamed,
+)
+from vlm2vec_service.settings import HttpSettings
+
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+App = Callable[[Message, Receive, Send], Awaitable[None]]
+
+SCOPES = {
+    "/v1/embeddings": "embed", "/v1/rerank": "embed", "/v2/rerank": "embed", "/v1/models": "embed",
+}  # fmt: skip
+"""What a caller needs for a path, and those below it."""
+INFRASTRUCTURE = {
+    "/healthz": "health", "/readyz": "health", "/openapi.json": "reflection", "/docs": "reflection",
+}  # fmt: skip
+"""For any caller, or for all the world; not logged: probes would fill the log."""
+SIGNED = {"/webhooks/mlflow"}
+"""Paths whose handlers see for themselves who calls, by a signature in the request."""
+
+
+class Around:
+    """ASGI middleware; see the module."""
+
+    def __init__(self, app: App, gate: Gate, settings: HttpSettings) -> None:
+        self.app = app
+        self.gate = gate
+        self.settings = settings
+
+    async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
+        """One request."""
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        path: str = scope["path"]
+        if part := INFRASTRUCTURE.get(path):
+            await self._infrastructure(part, scope, receive, send)
+            return
+        known = [name for name in (*SCOPES, *SIGNED) if path == name or path.startswith(name + "/")]
+        method = known[0] if known else "other"
+        call = self.gate.start(method, _peer(scope), _header(scope, REQUEST_ID.encode()))
+        answer = _Answer(call, send)
+        error: BaseException | None = None
+        try:
+            with tracing.http_span(method, scope["headers"]):
+                if method not in SIGNED:
+                    self.gate.check(call, _credentials(scope), SCOPES.get(method, ""))
+                body = await self._body(scope, receive)
+                await self._run(scope, body, receive, answer)
+        except Exception as caught:  # noqa: BLE001 (every request gets an answer)
+            error = renamed(caught) if isinstance(caught, Vlm2vecError) else caught
+        except asyncio.CancelledError as caught:
+            error = caught
+        shown = self.gate.finish(call, error)
+        if shown is not None and not answer.started:
+            await answer.error(shown)
+        if isinstance(error, asyncio.CancelledError) and not isinstance(error, _Gone):
+            raise error
+
+    async def _infrastructure(
+        self, part: str, scope: Message, receive: Receive, send: Send
+    ) -> None:
+        authenticator = self.gate.authenticator
+        try:
+            if part not in authenticator.open:
+                authenticator.identify(_credentials(scope))
+            await self.app(scope, receive, send)
+        except Vlm2vecError as error:
+            await _Answer(None, send).error(error)
+
+    async def _body(self, scope: Message, receive: Receive) -> bytes:
+        """The whole body. Raises `RequestError` if it is too large or too slow."""
+        most = self.settings.http_max_body_bytes
+        length = _header(scope, b"content-length")
+        chunks, size = [], int(length) if length.isdecimal() else 0
+        try:
+            async with asyncio.timeout(self.settings.http_body_seconds):
+                more, received = True, 0
+                while more:
+                    if max(size, received) > most:
+                        raise RequestError(413, "body", f"more than http_max_body_bytes, {most}")
+                    message = await receive()
+                    if message["type"] == "http.disconnect":
+                        raise _Gone
+                    chunks.append(message.get("body", b""))
+                    received += len(chunks[-1])
+                    more = message.get("more_body", False)
+                if received > most:
+                    raise RequestError(413, "body", f"more than http_max_body_bytes, {most}")
+        except TimeoutError as error:
+            limit = self.settings.http_body_seconds
+            raise RequestError(
+                408, "body", f"not there after http_body_seconds, {limit:g}"
+            ) from error
+        return b"".join(chunks)
+
+    async def _run(self, scope: Message, body: bytes, receive: Receive, send: Send) -> None:
+        """Runs the application until it has answered; a caller who leaves cancels it."""
+        sent = False
+
+        async def replay() -> Message:
+            nonlocal sent
+            if sent:
+                await asyncio.Event().wait()  # who leaves is seen below
+            sent = True
+            return {"type": "http.request", "body": body, "more_body": False}
+
+        async def left() -> None:
+            while (await receive())["type"] != "http.disconnect":
+                pass
+
+        answered = asyncio.ensure_future(self.app(scope, replay, send))
+        gone = asyncio.ensure_future(left())
+        try:
+            await asyncio.wait({answered, gone}, return_when=asyncio.FIRST_COMPLETED)
+            if not answered.done():
+                raise _Gone
+            answered.result()
+        finally:
+            answered.cancel()
+            gone.cancel()
+
+
+class _Gone(asyncio.CancelledError):
+    """The caller left."""
+
+
+class _Answer:
+    """``send`` that adds the request's id."""
+
+    def __init__(self, call: Call | None, send: Send) -> None:
+        self.call = call
+        self.send = send
+        self.started = False
+
+    async def __call__(self, message: Message) -> None:
+        if message["type"] == "http.response.start":
+            self.started = True
+            if self.call:
+                message["headers"] = [
+                    *message.get("headers", ()), (REQUEST_ID.encode(), self.call.id.encode())
+                ]  # fmt: skip
+        await self.send(message)
+
+    async def error(self, error: Vlm2vecError) -> None:
+        """Answers with ``error``."""
+        body = error_body(error)
+        headers = error_headers(error) | {"content-length": str(len(body))}
+        await self(
+            {
+                "type": "http.response.start",
+                "status": error.http_status,
+                "headers": [(key.encode(), value.encode()) for key, value in headers.items()],
+            }
+        )
+        await self({"type": "http.response.body", "body": body})
+
+
+def _header(scope: Message, name: bytes) -> str:
+    """The header's value; empty where it is missing, or there twice."""
+    values = [value for key, value in scope["headers"] if key == name]
+    return str(values[0].decode("latin-1")) if len(values) == 1 else ""
+
+
+def _credentials(scope: Message) -> Credentials:
+    names = scope.get("state", {}).get("certificate", ())
+    return Credentials(_header(scope, b"authorization"), names)
+
+
+def _peer(scope: Message) -> str:
+    """The caller's address, as gRPC writes it."""
+    host, port = scope.get("client") or ("", 0)
+    if not host:
+        return "unix:"
+    return f"ipv6:[{host}]:{port}" if ":" in host else f"ipv4:{host}:{port}"

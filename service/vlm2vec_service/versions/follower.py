@@ -1,0 +1,211 @@
+"""Follows the registry: what it says of a model becomes what the model's workers hold and answer.
+
+Every few seconds, and whenever poked, a snapshot is taken. Versions that traffic should go to are
+loaded first and switched to then; one that cannot be loaded leaves the old one in its place. While
+the registry is away everything stays as it is, and a server that starts then begins with the last
+snapshot that was saved beside the cache.
+"""
+
+import asyncio
+import contextlib
+import logging
+import os
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+from vlm2vec_registry.embedding_config import EmbeddingConfig
+from vlm2vec_registry.errors import MissingError, OutageError
+from vlm2vec_registry.store import CANARY, CHAMPION, Registry, Snapshot
+from vlm2vec_service.errors import Vlm2vecError
+from vlm2vec_service.metrics import Metrics
+from vlm2vec_service.versions.catalog import TRAFFIC, Model, Version
+from vlm2vec_service.versions.loader import Loader
+
+log = logging.getLogger(__name__)
+
+PATIENCE = 15.0
+"""Seconds after which a registry that does not answer is as good as away."""
+
+
+class Rollout:
+    """Keeps one model in step with ``registry``. ``state`` is the file of the last snapshot."""
+
+    def __init__(
+        self,
+        model: Model,
+        loader: Loader,
+        registry: Callable[[], Registry],
+        state: Path,
+        poll_seconds: float,
+        metrics: Metrics,
+    ) -> None:
+        self.model = model
+        self.loader = loader
+        self.state = state
+        self.poll_seconds = poll_seconds
+        self.metrics = metrics
+        self.broken: dict[str, str] = {}
+        """Versions of the registry that nothing can be done with, and why."""
+        self.on_change: Callable[[], None] = lambda: None
+        """Called when an alias points elsewhere."""
+        self._registry = registry
+        self._own = dict(model.versions)
+        self._own_aliases = dict(model.aliases)
+        self._poked = asyncio.Event()
+        self._saved = ""
+        self._complaints: dict[str, str] = {}
+        # For alerts, which see an increase from 0, and a registry that never answered.
+        metrics.registry_errors.labels(model.name)
+        metrics.registry_success.labels(model.name)
+
+    def poke(self) -> None:
+        """Looks at the registry now."""
+        self._poked.set()
+
+    async def run(self) -> None:
+        """Follows until cancelled."""
+        while True:
+            self._poked.clear()
+            await self.step()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(self.poll_seconds):
+                    await self._poked.wait()
+
+    async def step(self) -> None:
+        """Takes a snapshot and follows it; an error is logged and counted, and changes nothing."""
+        name = self.model.name
+        try:
+            async with asyncio.timeout(PATIENCE):
+                snapshot = await asyncio.to_thread(lambda: self._registry().snapshot(name))
+        except MissingError:
+            snapshot = Snapshot(name, {}, {})
+        except (OutageError, TimeoutError) as error:
+            self.metrics.registry_errors.labels(name).inc()
+            log.warning("model %s: the registry cannot be asked: %s", name, _first_line(error))
+            if not self._saved:
+                await self._from_state()
+            return
+        self.metrics.registry_success.labels(name).set_to_current_time()
+        try:
+            await self.follow(snapshot)
+        except Exception:
+            log.exception("model %s: following the registry failed", name)
+            self.metrics.registry_errors.labels(name).inc()
+            return
+        await asyncio.to_thread(self._save, snapshot)
+
+    async def follow(self, snapshot: Snapshot) -> None:
+        """Makes the model what ``snapshot`` says."""
+        self._take_versions(snapshot)
+        aliases = {**self._own_aliases, **snapshot.aliases}
+        for alias in sorted({*aliases, *self.model.aliases}):
+            if alias not in TRAFFIC:
+                self._point(alias, aliases.get(alias))
+        self.model.canary_share = min(self.model.canary_share, snapshot.canary_share)
+        for alias in TRAFFIC:
+            await self._switch(alias, aliases.get(alias))
+        self.model.canary_share = snapshot.canary_share if CANARY in self.model.aliases else 0.0
+        self._show()
+
+    def _take_versions(self, snapshot: Snapshot) -> None:
+        versions, self.broken = dict(self._own), dict(snapshot.broken)
+        for name, published in snapshot.versions.items():
+            known = self.model.versions.get(name)
+            if name in self._own:
+                self.broken[name] = "a version given at start has this name"
+            elif known and known.published and known.published.digests != published.digests:
+                self.broken[name] = "its digests are not those first seen: versions do not change"
+                versions[name] = known
+            else:
+                embedding = EmbeddingConfig.from_dict(published.embedding)
+                versions[name] = Version(name, None, published.space, embedding, published)
+        spaces = {version.space for version in versions.values()}
+        self.model.retired |= {v.space for v in self.model.versions.values()}
+        self.model.retired -= spaces
+        for name in set(self.model.in_traffic) - set(versions):
+            # Deleted while it answers: it goes on until an alias points elsewhere.
+            versions[name] = self.model.versions[name]
+        self.model.versions = versions
+
+    async def _switch(self, alias: str, target: str | None) -> None:
+        """Points an alias with traffic to ``target`` once that is loaded."""
+        if target is None and alias == CHAMPION and CHAMPION in self.model.aliases:
+            self._complain(alias, "there is none in the registry")
+            return
+        version = self.model.versions.get(target) if target else None
+        if target and version is None:
+            reason = self.broken.get(target, "there is no such version")
+            self._complain(alias, f"version {target}: {reason}")
+            return
+        if version is not None:
+            try:
+                await self.loader.ensure(version, traffic=True)
+            except Vlm2vecError as error:
+                self._complain(alias, str(error))
+                return
+        self._complaints.pop(alias, None)
+        self._point(alias, target)
+
+    def _complain(self, alias: str, reason: str) -> None:
+        """Says why an alias does not move, once."""
+        if self._complaints.get(alias) != reason:
+            log.error("model %s: %s stays as it is: %s", self.model.name, alias, reason)
+        self._complaints[alias] = reason
+
+    def _point(self, alias: str, target: str | None) -> None:
+        before = self.model.aliases.get(alias)
+        if before == target:
+            return
+        if target is None:
+            del self.model.aliases[alias]
+        else:
+            self.model.aliases[alias] = target
+        log.info("model %s: %s is %s now, it was %s", self.model.name, alias, target, before)
+        self.on_change()
+
+    def _show(self) -> None:
+        routes = {
+            alias: self.model.versions[name]
+            for alias, name in self.model.aliases.items()
+            if alias in TRAFFIC and name in self.model.versions
+        }
+        self.metrics.route(
+            self.model.name, {a: (v.name, v.space) for a, v in routes.items()},
+            self.model.canary_share,
+        )  # fmt: skip
+
+    async def _from_state(self) -> None:
+        """Starts with the last snapshot saved; a file that makes no sense is as good as none."""
+        try:
+            text = self.state.read_text()
+            snapshot = Snapshot.from_json(text)
+        except FileNotFoundError:
+            return
+        except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+            log.error("%s: %s; waiting for the registry", self.state, error)
+            return
+        log.warning("model %s: starting with what %s says", self.model.name, self.state)
+        self._saved = text
+        await self.follow(snapshot)
+
+    def _save(self, snapshot: Snapshot) -> None:
+        text = snapshot.to_json()
+        if text == self._saved:
+            return
+        try:
+            with tempfile.NamedTemporaryFile(
+                "w", dir=self.state.parent, prefix=".", delete=False
+            ) as file:
+                file.write(text)
+                file.flush()
+                os.fsync(file.fileno())
+            Path(file.name).rename(self.state)
+        except OSError as error:
+            log.error("%s: %s", self.state, error)
+            return
+        self._saved = text
+
+
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).splitlines()), type(error).__name__)[:500]

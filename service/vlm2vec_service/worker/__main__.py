@@ -1,0 +1,44 @@
+"""``python -m vlm2vec_service.worker``: one worker, as a front end starts it for itself."""
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+from vlm2vec_service import tracing
+from vlm2vec_service.errors import Vlm2vecError
+from vlm2vec_service.logs import configure
+from vlm2vec_service.options import options, take
+from vlm2vec_service.settings import EngineSettings, LogSettings
+
+
+@click.command()
+@click.option(
+    "--base",
+    required=True,
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    help="Checkpoint folder in Hugging Face layout.",
+)
+@click.option("--address", default="127.0.0.1:50052", help="HOST:PORT or unix:PATH to serve on.")
+@options(EngineSettings)
+@options(LogSettings)  # fmt: skip
+def worker(**values: Any) -> None:
+    """Run one worker by itself, for `vlm2vec serve --worker NAME=HOST:PORT` on another host.
+
+    It trusts whoever can connect: keep its port inside the cluster.
+    """
+    from vlm2vec_service.worker.servicer import serve as serve_worker
+
+    log = take(LogSettings, values)
+    configure(log.log_level, log.log_format)
+    tracing.configure("vlm2vec-worker")
+    serve_worker(values.pop("base"), values.pop("address"), take(EngineSettings, values))
+
+
+if __name__ == "__main__":
+    try:
+        worker(auto_envvar_prefix="VLM2VEC_WORKER")
+    except Vlm2vecError as error:
+        click.echo(f"Error: {error}", err=True)
+        sys.exit(2)

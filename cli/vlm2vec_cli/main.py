@@ -11,8 +11,7 @@ from vlm2vec_cli.evaluate import evaluate
 from vlm2vec_cli.keys import keys
 from vlm2vec_cli.serve import serve
 from vlm2vec_cli.train import train
-from vlm2vec_registry.errors import RegistryError
-from vlm2vec_service.errors import Vlm2vecError
+from vlm2vec_service.errors import ServeError
 from vlm2vec_service.worker.__main__ import worker
 
 CONTEXT = {
@@ -41,6 +40,6 @@ def main() -> None:
     """Runs the command; errors that a user can mend are a sentence, not a traceback."""
     try:
         vlm2vec()
-    except (Vlm2vecError, RegistryError) as error:
+    except ServeError as error:
         click.echo(f"Error: {error}", err=True)
         sys.exit(2)

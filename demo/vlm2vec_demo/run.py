@@ -53,7 +53,7 @@ class Scored:
 def run(job: Job) -> int:
     """Runs the demo and prints what it finds; the number of requests that failed.
 
-    Raises `Vlm2vecError` and `RegistryError`.
+    Raises `ServeError`.
     """
     if not (MODEL / "base").is_dir():
         raise DemoError(f"{MODEL} is not there: make train-default makes it, in half an hour")

@@ -12,14 +12,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vlm2vec import Client, VLM2VecError
-from vlm2vec_service.errors import Vlm2vecError
+from vlm2vec_service.errors import ServeError
 
 START_SECONDS = 120.0
 STOP_SECONDS = 75.0
 """Longer than the server may drain."""
 
 
-class DemoError(Vlm2vecError):
+class DemoError(ServeError):
     """The demo cannot go on."""
 
 

@@ -1,7 +1,7 @@
 """What stops an evaluation."""
 
-from vlm2vec_service.errors import Vlm2vecError
+from vlm2vec_service.errors import ServeError
 
 
-class EvaluationError(Vlm2vecError):
+class EvaluationError(ServeError):
     """A suite, its data or a recorded evaluation is not what it should be."""

@@ -16,7 +16,7 @@ from vlm2vec_registry.space import base_digest, space_of
 from vlm2vec_service.backbones import load_preprocessor
 from vlm2vec_service.backbones.table import read_json
 from vlm2vec_service.engine import Engine
-from vlm2vec_service.errors import CheckpointError, Vlm2vecError
+from vlm2vec_service.errors import CheckpointError, ServeError
 from vlm2vec_service.preprocess import Prepared
 from vlm2vec_service.preprocess.messages import parse_input
 from vlm2vec_service.settings import EngineSettings, Limits, VideoSettings
@@ -61,7 +61,7 @@ def load(
             message = to_proto(item, None, sys.maxsize)
             request = parse_input(message, limits, video.video_frames, "input")
             return key, preprocessor.prepare(request, embedding)
-        except (Vlm2vecError, VLM2VecError) as error:
+        except (ServeError, VLM2VecError) as error:
             return key, error
 
     def embed(

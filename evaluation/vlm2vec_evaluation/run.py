@@ -56,7 +56,7 @@ class Job:
 
 
 def run(job: Job) -> None:
-    """Evaluates, prints the table, and writes what was asked for. Raises `Vlm2vecError`."""
+    """Evaluates, prints the table, and writes what was asked for. Raises `ServeError`."""
     suite = read_suite(job.suite, job.data)
     chosen = _chosen(suite, job.only)
     for data_set in chosen.data_sets:

@@ -1,10 +1,18 @@
-"""What can go wrong, by who has to act on it, and the status each becomes.
+"""What can go wrong, by who has to act on it, and the code that each becomes.
 
-Every error that a caller may see derives from `Vlm2vecError`; its class decides the gRPC code and
-the HTTP status, its message says which field or file is at fault and what to do next.
+Every error that a caller may see derives from `ServeError`; its class decides the code, its message
+says which field or file is at fault and what to do next.
 """
 
 from collections.abc import Iterable
+
+from vlm2vec_registry.errors import Code, ServeError
+
+__all__ = [
+    "AdapterError", "CheckpointError", "Code", "DeadlineError", "ExhaustedError", "ForbiddenError",
+    "InvalidInputError", "NotFoundError", "ServeError", "StartError", "UnauthenticatedError",
+    "UnavailableError", "listed",
+]  # fmt: skip
 
 
 def listed(names: Iterable[str], most: int = 20) -> str:
@@ -14,27 +22,13 @@ def listed(names: Iterable[str], most: int = 20) -> str:
     return ", ".join(ordered[:most]) + more
 
 
-class Vlm2vecError(Exception):
-    """Base of every error this package raises on purpose; by itself, a fault of ours.
-
-    ``grpc_code`` is the number of a gRPC status code. ``retry_after`` is in seconds; None where
-    trying again does not help.
-    """
-
-    grpc_code: int = 13  # INTERNAL
-    http_status: int = 500
-    field: str = ""
-    retry_after: float | None = None
-
-
-class InvalidInputError(Vlm2vecError):
+class InvalidInputError(ServeError):
     """The input itself is at fault: malformed, undecodable, too long or too large.
 
     ``field`` names the part of the input, as the caller wrote it (``images[2]``, ``text``).
     """
 
-    grpc_code = 3  # INVALID_ARGUMENT
-    http_status = 400
+    code = Code.INVALID_ARGUMENT
 
     def __init__(self, field: str, problem: str) -> None:
         super().__init__(f"{field}: {problem}")
@@ -42,65 +36,66 @@ class InvalidInputError(Vlm2vecError):
         self.problem = problem
 
 
-class UnauthenticatedError(Vlm2vecError):
+class UnauthenticatedError(ServeError):
     """The caller's credential is missing or wrong."""
 
-    grpc_code = 16  # UNAUTHENTICATED
-    http_status = 401
+    code = Code.UNAUTHENTICATED
 
 
-class ForbiddenError(Vlm2vecError):
+class ForbiddenError(ServeError):
     """The caller is known, and may not do this."""
 
-    grpc_code = 7  # PERMISSION_DENIED
-    http_status = 403
+    code = Code.PERMISSION_DENIED
 
 
-class NotFoundError(Vlm2vecError):
-    """The named model, version, alias, space or file does not exist."""
+class NotFoundError(ServeError):
+    """The named model, version, alias or space does not exist."""
 
-    grpc_code = 5  # NOT_FOUND
-    http_status = 404
+    code = Code.NOT_FOUND
 
 
-class CheckpointError(Vlm2vecError):
+class StartError(ServeError):
+    """The process cannot start as it was told to: a port, a flag or a file that whoever started it
+    has to mend. No caller ever sees it. ``field`` is the setting at fault, if it is one."""
+
+    def __init__(self, problem: str, field: str = "") -> None:
+        super().__init__(f"{field}: {problem}" if field else problem)
+        self.field = field
+
+
+class CheckpointError(ServeError):
     """A checkpoint folder cannot be loaded: wrong architecture, files or tensors."""
 
-    grpc_code = 9  # FAILED_PRECONDITION
-    http_status = 409
+    code = Code.FAILED_PRECONDITION
 
 
-class AdapterError(Vlm2vecError):
+class AdapterError(ServeError):
     """An adapter exists but cannot be loaded on this backbone, or is not loaded now."""
 
-    grpc_code = 9  # FAILED_PRECONDITION
-    http_status = 409
+    code = Code.FAILED_PRECONDITION
 
 
-class ExhaustedError(Vlm2vecError):
+class ExhaustedError(ServeError):
     """The queue is full, or the caller's quota spent; nothing was done for this request."""
 
-    grpc_code = 8  # RESOURCE_EXHAUSTED
-    http_status = 429
+    code = Code.RESOURCE_EXHAUSTED
 
     def __init__(self, message: str, retry_after: float) -> None:
         super().__init__(message)
         self.retry_after = retry_after
 
 
-class UnavailableError(Vlm2vecError):
+class UnavailableError(ServeError):
     """Starting, draining, or no worker is there."""
 
-    grpc_code = 14  # UNAVAILABLE
-    http_status = 503
+    code = Code.UNAVAILABLE
 
     def __init__(self, message: str, retry_after: float = 1.0) -> None:
         super().__init__(message)
         self.retry_after = retry_after
 
 
-class DeadlineError(Vlm2vecError):
+class DeadlineError(ServeError):
     """The caller's deadline passed before there was an answer."""
 
-    grpc_code = 4  # DEADLINE_EXCEEDED
-    http_status = 504
+    code = Code.DEADLINE_EXCEEDED

@@ -32,7 +32,7 @@ from tests.e2e.server import Server, running_server, wait_until
 from vlm2vec.v1 import adapters_pb2
 from vlm2vec.v1 import embedding_pb2 as pb
 from vlm2vec_cli.keys import keys as keys_command
-from vlm2vec_service.frontend.access import CODES
+from vlm2vec_service.errors import Code
 
 ISSUER, AUDIENCE = "https://id.example.com", "vlm2vec"
 REQUESTS, TOKENS = 20.0, 200.0
@@ -107,7 +107,7 @@ class Guarded:
         answers = self.server.embedding.EmbedStream(iter([request]), metadata=metadata)
         with contextlib.suppress(grpc.RpcError):
             (answer,) = answers
-            return CODES[answer.error.code]
+            return Code(answer.error.code).name
         return str(answers.code().name)
 
     @property

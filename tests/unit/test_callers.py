@@ -8,7 +8,7 @@ import pytest
 from click.testing import CliRunner
 
 from vlm2vec_cli.keys import keys
-from vlm2vec_service.errors import InvalidInputError, NotFoundError, UnauthenticatedError
+from vlm2vec_service.errors import InvalidInputError, StartError, UnauthenticatedError
 from vlm2vec_service.frontend.auth.authenticator import Authenticator, Credentials
 from vlm2vec_service.frontend.auth.callers import digest, new_key, read_callers
 from vlm2vec_service.frontend.tls import follow_certificate
@@ -109,19 +109,19 @@ def test_certificates_by_scope_setting() -> None:
     ],
 )
 def test_bad_settings_are_named(settings: AuthSettings, field: str) -> None:
-    with pytest.raises(InvalidInputError) as refused:
+    with pytest.raises(StartError) as refused:
         Authenticator(settings, TlsSettings())
     assert refused.value.field == field
 
 
 def test_files_have_to_be_there(tmp_path: Path) -> None:
-    with pytest.raises(NotFoundError, match="nowhere"):
+    with pytest.raises(StartError, match="nowhere"):
         Authenticator(AuthSettings(callers=str(tmp_path / "nowhere")), TlsSettings())
-    with pytest.raises(NotFoundError, match="nowhere"):
+    with pytest.raises(StartError, match="nowhere"):
         follow_certificate(TlsSettings(str(tmp_path / "nowhere"), "b"))
     (tmp_path / "pem").write_text("no certificate")
     with pytest.raises(InvalidInputError, match="no use"):
         follow_certificate(TlsSettings(str(tmp_path / "pem"), str(tmp_path / "pem")))
     for tls in (TlsSettings("a"), TlsSettings("", "b"), TlsSettings("", "", "c")):
-        with pytest.raises(InvalidInputError):
+        with pytest.raises(StartError):
             follow_certificate(tls)

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from prometheus_client import CollectorRegistry
 
-from vlm2vec_service.errors import InvalidInputError, NotFoundError
+from vlm2vec_service.errors import StartError
 from vlm2vec_service.frontend.addresses import Exposure, bind, is_local, open_gate
 from vlm2vec_service.frontend.auth.callers import new_key
 from vlm2vec_service.metrics import Metrics
@@ -49,7 +49,7 @@ def test_strangers_are_let_in_only_on_demand(
 ) -> None:
     http = HttpSettings(http_listen=http_listen)
     if field:
-        with pytest.raises(InvalidInputError, match="--allow-anonymous") as refused:
+        with pytest.raises(StartError, match="--allow-anonymous") as refused:
             open_gate(service(listen), Exposure(http))
         assert refused.value.field == field
     else:
@@ -67,15 +67,15 @@ def test_strangers_are_let_in_only_on_demand(
 def test_sockets(tmp_path: Path) -> None:
     path = tmp_path / "http.sock"
     first = bind(f"unix:{path}")
-    with pytest.raises(NotFoundError, match=r"http\.sock"):
+    with pytest.raises(StartError, match=r"http\.sock"):
         bind(f"unix:{path}")
     first.close()  # the file stays, and is in nobody's way
     bind(f"unix:{path}").close()
     (tmp_path / "file").write_text("precious")
-    with pytest.raises(NotFoundError):
+    with pytest.raises(StartError):
         bind(f"unix:{tmp_path / 'file'}")
     assert (tmp_path / "file").read_text() == "precious"
-    with bind("127.0.0.1:0") as taken, pytest.raises(NotFoundError, match="cannot listen"):
+    with bind("127.0.0.1:0") as taken, pytest.raises(StartError, match="cannot listen"):
         bind(f"127.0.0.1:{taken.getsockname()[1]}")
     with (
         bind("127.0.0.1:0") as listener,
@@ -86,5 +86,5 @@ def test_sockets(tmp_path: Path) -> None:
     with bind("[::1]:0") as six:
         assert six.family == socket.AF_INET6
     for wrong in ("127.0.0.1", "127.0.0.1:http", "127.0.0.1:99999", "no.such.host.invalid:1"):
-        with pytest.raises(NotFoundError):
+        with pytest.raises(StartError):
             bind(wrong)

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from vlm2vec_service.errors import NotFoundError
+from vlm2vec_service.errors import StartError
 from vlm2vec_service.offline.outputs import WRITERS, open_output
 
 IDS = [
@@ -114,7 +114,7 @@ def test_former_file_stays_until_the_new_one_is_whole(tmp_path: Path, extension:
 @pytest.mark.parametrize("name", ["out.csv", "out", ".npz", "out.npz.gz", "out.NPZ"])
 def test_unknown_extension_is_refused_with_those_known(tmp_path: Path, name: str) -> None:
     with (
-        pytest.raises(NotFoundError, match=r"none of \.npz, \.jsonl, \.parquet"),
+        pytest.raises(StartError, match=r"none of \.npz, \.jsonl, \.parquet"),
         open_output(tmp_path / name),
     ):
         pass
@@ -124,7 +124,7 @@ def test_unknown_extension_is_refused_with_those_known(tmp_path: Path, name: str
 def test_missing_folder_is_refused_by_name(tmp_path: Path) -> None:
     folder = tmp_path / "missing"
     with (
-        pytest.raises(NotFoundError, match=f"the folder {folder} does not exist"),
+        pytest.raises(StartError, match=f"the folder {folder} does not exist"),
         open_output(folder / "out.npz"),
     ):
         pass

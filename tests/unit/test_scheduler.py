@@ -11,7 +11,7 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from vlm2vec.worker.v1 import worker_pb2
-from vlm2vec_service.errors import DeadlineError, ExhaustedError, InvalidInputError, Vlm2vecError
+from vlm2vec_service.errors import DeadlineError, ExhaustedError, InvalidInputError, ServeError
 from vlm2vec_service.metrics import Metrics
 from vlm2vec_service.preprocess import Prepared
 from vlm2vec_service.scheduling.fair_queue import BULK_EVERY, Done, FairQueue, Work
@@ -199,8 +199,8 @@ def test_a_death_is_retried_with_everybody_in_it() -> None:
 @pytest.mark.parametrize(
     ("code", "error", "attempts"),
     [
-        (grpc.StatusCode.UNAVAILABLE, Vlm2vecError, 4 + CRASHES - 1),
-        (grpc.StatusCode.INTERNAL, Vlm2vecError, 4),
+        (grpc.StatusCode.UNAVAILABLE, ServeError, 4 + CRASHES - 1),
+        (grpc.StatusCode.INTERNAL, ServeError, 4),
         (grpc.StatusCode.INVALID_ARGUMENT, InvalidInputError, 4),
     ],
 )
@@ -240,7 +240,7 @@ def test_a_vector_that_is_not_finite_is_an_error_of_its_input() -> None:
         answers = await asyncio.gather(
             *(scheduler.run(work(i)) for i in range(4)), return_exceptions=True
         )
-        with pytest.raises(Vlm2vecError, match="not a finite number"):
+        with pytest.raises(ServeError, match="not a finite number"):
             raise cast(Exception, answers.pop(2))
         assert [float(cast(Done, done).vector[0]) for done in answers] == [0, 1, 3]
         assert worker.batches == [[0, 1, 2, 3]]

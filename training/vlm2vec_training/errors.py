@@ -1,17 +1,15 @@
 """What can go wrong in training that a user can mend."""
 
-from vlm2vec_service.errors import Vlm2vecError
+from vlm2vec_service.errors import Code, ServeError
 
 
-class DataError(Vlm2vecError):
+class DataError(ServeError):
     """The training data or its settings are at fault; the message names file, line and field."""
 
-    grpc_code = 3
-    http_status = 400
+    code = Code.INVALID_ARGUMENT
 
 
-class TrainingError(Vlm2vecError):
+class TrainingError(ServeError):
     """Training cannot start or go on with these settings."""
 
-    grpc_code = 9
-    http_status = 409
+    code = Code.FAILED_PRECONDITION

@@ -55,7 +55,7 @@ def train(job: Job) -> Result:
     """Trains and writes the best adapter to ``job.output``.
 
     States go to ``job.output / "states"``; with ``job.resume`` the newest is gone on from. Raises
-    `Vlm2vecError` for data, settings and checkpoints that are no good.
+    `ServeError` for data, settings and checkpoints that are no good.
     """
     settings = job.train
     if settings.batch % processes.world_size():

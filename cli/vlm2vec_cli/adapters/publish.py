@@ -6,7 +6,7 @@ from pathlib import Path
 import click
 
 from vlm2vec_cli.adapters.group import adapters, open_registry
-from vlm2vec_service.errors import NotFoundError
+from vlm2vec_service.errors import StartError
 
 
 @adapters.command()
@@ -55,12 +55,10 @@ def _named_base(folder: Path) -> Path:
     try:
         named = str(json.loads(config.read_text()).get("base_model_name_or_path") or "")
     except (OSError, ValueError, AttributeError) as error:
-        raise NotFoundError(f"{config}: {error}") from error
+        raise StartError(f"{config}: {error}") from error
     if named and Path(named).is_dir():
         return Path(named)
-    raise NotFoundError(
-        f"{config} names no base that is a folder here ({named!r}); give --base DIR"
-    )
+    raise StartError(f"{config} names no base that is a folder here ({named!r}); give --base DIR")
 
 
 def _check(folder: Path, base: Path) -> None:
@@ -79,4 +77,4 @@ def _numbers(path: Path | None) -> dict[str, float]:
     try:
         return {str(key): float(value) for key, value in json.loads(path.read_text()).items()}
     except (ValueError, TypeError, AttributeError) as error:
-        raise NotFoundError(f"{path}: a JSON object of numbers is needed: {error}") from error
+        raise StartError(f"{path}: a JSON object of numbers is needed: {error}") from error

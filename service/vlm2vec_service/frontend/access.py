@@ -8,7 +8,7 @@ import uuid
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from vlm2vec_service.errors import ExhaustedError, UnavailableError, Vlm2vecError
+from vlm2vec_service.errors import Code, ExhaustedError, ServeError, UnavailableError
 from vlm2vec_service.frontend.auth.authenticator import Authenticator, Credentials
 from vlm2vec_service.frontend.auth.identity import ANYONE, Identity
 from vlm2vec_service.frontend.auth.quota import UNLIMITED, Quota, Quotas
@@ -18,12 +18,6 @@ access = logging.getLogger("vlm2vec.access")
 log = logging.getLogger(__name__)
 
 REQUEST_ID = "x-request-id"
-CODES = (
-    "OK", "CANCELLED", "UNKNOWN", "INVALID_ARGUMENT", "DEADLINE_EXCEEDED", "NOT_FOUND",
-    "ALREADY_EXISTS", "PERMISSION_DENIED", "RESOURCE_EXHAUSTED", "FAILED_PRECONDITION", "ABORTED",
-    "OUT_OF_RANGE", "UNIMPLEMENTED", "INTERNAL", "UNAVAILABLE", "DATA_LOSS", "UNAUTHENTICATED",
-)  # fmt: skip
-"""Names of gRPC's status codes by number; calls of every protocol are counted under them."""
 
 
 @dataclass
@@ -38,7 +32,7 @@ class Call:
     quota: Quota = UNLIMITED
     checked: float = 0.0
     recheck: Callable[[], None] = lambda: None
-    """For what lasts long: raises `Vlm2vecError` once the credential is no longer good."""
+    """For what lasts long: raises `ServeError` once the credential is no longer good."""
 
     @property
     def caller(self) -> str:
@@ -54,12 +48,12 @@ class Call:
 current: contextvars.ContextVar[Call] = contextvars.ContextVar("call")
 
 
-def public(error: Exception, id: str) -> Vlm2vecError:
+def public(error: Exception, id: str) -> ServeError:
     """The error as a caller may see it: one of ours as it is, any other without its details."""
-    if isinstance(error, Vlm2vecError):
+    if isinstance(error, ServeError):
         return error
     log.exception("request %s failed", id, exc_info=error)
-    return Vlm2vecError(f"internal error; quote request id {id}")
+    return ServeError(f"internal error; quote request id {id}")
 
 
 class Gate:
@@ -86,7 +80,7 @@ class Gate:
         return call
 
     def check(self, call: Call, credentials: Credentials, scope: str, stream: bool = False) -> None:
-        """Who it is, and whether it may. A ``stream`` pays by the input. Raises `Vlm2vecError`."""
+        """Who it is, and whether it may. A ``stream`` pays by the input. Raises `ServeError`."""
         call.identity = self.authenticator.identify(credentials)
         call.quota = self.quotas.of(call.caller, call.identity)
         if self.draining.is_set():
@@ -112,22 +106,22 @@ class Gate:
 
     def finish(
         self, call: Call, error: BaseException | None, stream: bool = False
-    ) -> Vlm2vecError | None:
+    ) -> ServeError | None:
         """Counts and logs what the call ended with; the error that the caller is to see, if any."""
         shown = public(error, call.id) if isinstance(error, Exception) else None
-        code = shown.grpc_code if shown else 0 if error is None else 1
+        code = shown.code if shown else Code.OK if error is None else Code.CANCELLED
         seconds = time.monotonic() - call.started
         self.metrics.in_flight.labels(call.method).dec()
-        self.metrics.requests.labels(call.method, CODES[code]).inc()
-        if code != 1 and not stream:
+        self.metrics.requests.labels(call.method, code.name).inc()
+        if code != Code.CANCELLED and not stream:
             self.metrics.seconds.labels(call.method).observe(seconds)
         access.info(
             "%s %s %.1f ms",
             call.method,
-            CODES[code],
+            code.name,
             seconds * 1000,
             extra={
-                "method": call.method, "code": CODES[code], "seconds": round(seconds, 6),
+                "method": call.method, "code": code.name, "seconds": round(seconds, 6),
                 "request_id": call.id, "peer": call.peer, "caller": call.caller,
                 **({"error": str(shown)} if shown else {}),
             },

@@ -8,7 +8,7 @@ import socket
 import stat
 from dataclasses import dataclass, field
 
-from vlm2vec_service.errors import InvalidInputError, NotFoundError
+from vlm2vec_service.errors import StartError
 from vlm2vec_service.frontend.access import Gate
 from vlm2vec_service.frontend.auth.authenticator import Authenticator
 from vlm2vec_service.frontend.auth.quota import Quotas
@@ -41,8 +41,8 @@ def is_local(address: str) -> bool:
 
 
 def open_gate(service: Service, exposure: Exposure) -> tuple[Gate, Reloaded[Certificate] | None]:
-    """What calls pass, and the certificate, if there is TLS. Raises `InvalidInputError` where
-    strangers could call; `NotFoundError` for files that are not there."""
+    """What calls pass, and the certificate, if there is TLS. Raises `StartError` where
+    strangers could call, and for files that are not there."""
     auth = exposure.auth
     certificate = follow_certificate(exposure.tls)
     authenticator = Authenticator(auth, exposure.tls)
@@ -51,11 +51,11 @@ def open_gate(service: Service, exposure: Exposure) -> tuple[Gate, Reloaded[Cert
         if not address or is_local(address):
             continue
         if not authenticator.required and not auth.allow_anonymous:
-            raise InvalidInputError(
-                name,
+            raise StartError(
                 f"{address} can be reached from other hosts, and no credentials are asked for: "
                 "give --callers, --jwt-keys or --tls-client-ca; or --allow-anonymous, where the "
                 "network is trusted",
+                name,
             )
         if authenticator.required and certificate is None:
             log.warning("%s %s: credentials travel unencrypted without TLS", name, address)
@@ -78,7 +78,7 @@ def follow_files(
 
 
 def bind(address: str) -> socket.socket:
-    """A socket that listens on ``address``. Raises `NotFoundError` if it is not to be had."""
+    """A socket that listens on ``address``. Raises `StartError` if it is not to be had."""
     try:
         if address.startswith("unix:"):
             return _bind_unix(address.removeprefix("unix:"))
@@ -94,7 +94,7 @@ def bind(address: str) -> socket.socket:
         listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         return listener
     except (OSError, ValueError, OverflowError) as error:
-        raise NotFoundError(f"cannot listen on {address}: {error}") from error
+        raise StartError(f"cannot listen on {address}: {error}") from error
 
 
 def _bind_unix(path: str) -> socket.socket:

@@ -11,7 +11,7 @@ from vlm2vec_service.frontend.pipeline import Caller, Service, Target
 
 
 async def embed(service: Service, request: pb.EmbedRequest, caller: Caller) -> pb.EmbedResponse:
-    """All inputs, or the first error. Raises `Vlm2vecError`."""
+    """All inputs, or the first error. Raises `ServeError`."""
     _check_count(service, "inputs", len(request.inputs))
     target = await service.target(request.options, caller)
     inputs = {f"inputs[{i}]": message for i, message in enumerate(request.inputs)}
@@ -19,7 +19,7 @@ async def embed(service: Service, request: pb.EmbedRequest, caller: Caller) -> p
 
 
 async def rank(service: Service, request: pb.RankRequest, caller: Caller) -> pb.RankResponse:
-    """Cosines of the candidates' vectors to the query's, the best first. Raises `Vlm2vecError`."""
+    """Cosines of the candidates' vectors to the query's, the best first. Raises `ServeError`."""
     _check_count(service, "candidates", len(request.candidates))
     options = pb.CallOptions()
     options.CopyFrom(request.options)

@@ -9,7 +9,7 @@ from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 
 from prometheus_client import make_wsgi_app
 
-from vlm2vec_service.errors import NotFoundError, UnauthenticatedError
+from vlm2vec_service.errors import StartError, UnauthenticatedError
 from vlm2vec_service.frontend.auth.authenticator import Authenticator, Credentials
 from vlm2vec_service.frontend.reload import Reloaded
 from vlm2vec_service.frontend.tls import Certificate, certificate_names, http_context
@@ -41,7 +41,7 @@ def start_metrics(
     address: str, authenticator: Authenticator, certificate: Reloaded[Certificate] | None
 ) -> None:
     """Serves ``/metrics`` on HOST:PORT. Where metrics are closed a bearer credential is needed,
-    and comes over TLS if there is a certificate. Raises `NotFoundError`."""
+    and comes over TLS if there is a certificate. Raises `StartError`."""
     closed = authenticator.required and "metrics" not in authenticator.open
     app: Any = _closed(make_wsgi_app(), authenticator) if closed else make_wsgi_app()
     host, _, port = address.rpartition(":")
@@ -50,7 +50,7 @@ def start_metrics(
     try:
         server = make_server(host, int(port), app, kind, _Handler)
     except (OSError, ValueError, OverflowError) as error:
-        raise NotFoundError(f"cannot listen on {address}: {error}") from error
+        raise StartError(f"cannot listen on {address}: {error}") from error
     if closed and certificate is not None:
         # The handshake is the handler thread's, so that nobody holds up the others.
         server.socket = http_context(certificate).wrap_socket(

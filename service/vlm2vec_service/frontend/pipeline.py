@@ -14,12 +14,12 @@ from vlm2vec.v1 import embedding_pb2 as pb
 from vlm2vec_registry.store import CHAMPION, SHADOW
 from vlm2vec_service.errors import (
     AdapterError,
+    Code,
     DeadlineError,
     InvalidInputError,
+    ServeError,
     UnavailableError,
-    Vlm2vecError,
 )
-from vlm2vec_service.frontend.access import CODES
 from vlm2vec_service.frontend.auth.identity import ANYONE, Identity
 from vlm2vec_service.frontend.auth.quota import UNLIMITED, Quota
 from vlm2vec_service.frontend.vectors import encode_vector
@@ -194,10 +194,10 @@ class Service:
     async def embed(
         self, message: pb.Input, target: Target, caller: Caller, field: str
     ) -> pb.Embedding:
-        """The answer to one admitted input. Raises `Vlm2vecError`."""
+        """The answer to one admitted input. Raises `ServeError`."""
         model, version = target.served.model.name, target.version.name
         self.metrics.modalities.labels(modality(message)).inc()
-        code = 1  # CANCELLED, if neither an answer nor an error comes
+        code = Code.CANCELLED  # if neither an answer nor an error comes
         try:
             started = time.monotonic()
             prepared = await self._prepare(message, target, caller, field)
@@ -205,12 +205,12 @@ class Service:
             await caller.pay(len(prepared))
             async with target.served.loader.using(target.version):
                 done = await self._run(prepared, target, caller)
-            code = 0
+            code = Code.OK
         except Exception as error:
-            code = (error if isinstance(error, Vlm2vecError) else Vlm2vecError).grpc_code
+            code = (error if isinstance(error, ServeError) else ServeError).code
             raise
         finally:
-            self.metrics.inputs.labels(model, version, CODES[code]).inc()
+            self.metrics.inputs.labels(model, version, code.name).inc()
         self._shadow(message, prepared, target, done)
         self.metrics.tokens.labels(model, version).inc(len(prepared))
         for stage, seconds in (

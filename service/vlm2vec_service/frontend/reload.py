@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
-from vlm2vec_service.errors import NotFoundError, Vlm2vecError
+from vlm2vec_service.errors import ServeError, StartError
 from vlm2vec_service.metrics import Metrics
 
 log = logging.getLogger(__name__)
@@ -21,7 +21,7 @@ class Reloaded(Generic[T]):
     """
 
     def __init__(self, name: str, paths: Sequence[Path], read: Callable[[], T]) -> None:
-        """Reads for the first time. Raises what ``read`` raises, or `NotFoundError`."""
+        """Reads for the first time. Raises what ``read`` raises, or `StartError`."""
         self.name = name
         self.paths = paths
         self._read = read
@@ -39,7 +39,7 @@ class Reloaded(Generic[T]):
             # Several files are not replaced at once: they must not change while they are read.
             if self._snapshot() != now:
                 return
-        except (OSError, ValueError, Vlm2vecError) as error:
+        except (OSError, ValueError, ServeError) as error:
             metrics.reloads.labels(self.name, "failed").inc()
             if str(error) != self._problem:
                 self._problem = str(error)
@@ -53,7 +53,7 @@ class Reloaded(Generic[T]):
         try:
             return tuple(path.read_bytes() for path in self.paths)
         except OSError as error:
-            raise NotFoundError(f"{self.name}: {error.filename}: {error.strerror}") from error
+            raise StartError(f"{self.name}: {error.filename}: {error.strerror}") from error
 
 
 async def follow(items: Sequence[Reloaded[Any]], seconds: float, metrics: Metrics) -> None:

@@ -20,7 +20,7 @@ from vlm2vec_registry.store import CHAMPION, PublishedVersion, Registry
 from vlm2vec_service import tracing
 from vlm2vec_service.backbones import load_preprocessor
 from vlm2vec_service.backbones.table import read_json
-from vlm2vec_service.errors import CheckpointError, NotFoundError
+from vlm2vec_service.errors import CheckpointError, StartError
 from vlm2vec_service.frontend.addresses import Exposure, follow_files, open_gate
 from vlm2vec_service.frontend.grpc.adapters import AdapterServicer
 from vlm2vec_service.frontend.grpc.embedding import EmbeddingServicer
@@ -61,7 +61,7 @@ class Deployment:
 
 
 def read_catalog(deployment: Deployment, registry: bool = False) -> Catalog:
-    """Reads every checkpoint and adapter folder once. Raises `Vlm2vecError` naming what is wrong.
+    """Reads every checkpoint and adapter folder once. Raises `ServeError` naming what is wrong.
 
     The champion is the alias given, or the adapter given last, or the base model; unless there is a
     ``registry``, which knows better than to take the base model for a version.
@@ -140,7 +140,7 @@ def _follow(
     try:
         loader.cache = Cache(folder, settings.cache_bytes)
     except OSError as error:
-        raise NotFoundError(f"--cache-dir {folder}: {error}") from error
+        raise StartError(f"--cache-dir {folder}: {error}") from error
 
     def fetch(version: PublishedVersion, place: Path) -> None:
         connect().download(version, place, settings.max_artifact_bytes)
@@ -213,14 +213,14 @@ async def serve(service: Service, exposure: Exposure = Exposure()) -> None:  # n
 def _listen(
     server: grpc.aio.Server, address: str, certificate: Reloaded[Certificate] | None
 ) -> None:
-    """Takes gRPC's port. Raises `NotFoundError` naming it if it is not to be had."""
+    """Takes gRPC's port. Raises `StartError` naming it if it is not to be had."""
     try:
         if certificate is None:
             server.add_insecure_port(address)
         else:
             server.add_secure_port(address, grpc_credentials(certificate))
     except RuntimeError as error:
-        raise NotFoundError(f"cannot listen on {address}") from error
+        raise StartError(f"cannot listen on {address}") from error
 
 
 def _start_workers(service: Service, healthy: HealthServicer) -> list[asyncio.Task[None]]:

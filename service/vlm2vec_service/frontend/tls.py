@@ -7,7 +7,7 @@ from typing import Any
 
 import grpc
 
-from vlm2vec_service.errors import InvalidInputError
+from vlm2vec_service.errors import InvalidInputError, StartError
 from vlm2vec_service.frontend.reload import Reloaded
 from vlm2vec_service.settings import TlsSettings
 
@@ -23,13 +23,13 @@ class Certificate:
 
 
 def follow_certificate(settings: TlsSettings) -> Reloaded[Certificate] | None:
-    """The certificate of ``settings``; None where TLS is off. Raises `InvalidInputError`."""
+    """The certificate of ``settings``; None where TLS is off. Raises `StartError`."""
     if not settings.tls_certificate:
         if settings.tls_key or settings.tls_client_ca:
-            raise InvalidInputError("tls_certificate", "needed with --tls-key or --tls-client-ca")
+            raise StartError("needed with --tls-key or --tls-client-ca", "tls_certificate")
         return None
     if not settings.tls_key:
-        raise InvalidInputError("tls_key", "needed with --tls-certificate")
+        raise StartError("needed with --tls-certificate", "tls_key")
     names = (settings.tls_certificate, settings.tls_key, settings.tls_client_ca)
     paths = [Path(name) for name in names if name]
     return Reloaded("tls_certificate", paths, lambda: _read(paths))

@@ -15,7 +15,7 @@ from tqdm import tqdm
 from vlm2vec_registry.embedding_config import EmbeddingConfig
 from vlm2vec_service.backbones import load_preprocessor
 from vlm2vec_service.engine import Engine
-from vlm2vec_service.errors import InvalidInputError, NotFoundError, Vlm2vecError
+from vlm2vec_service.errors import InvalidInputError, NotFoundError, ServeError
 from vlm2vec_service.offline.lines import LineReader
 from vlm2vec_service.offline.outputs import open_output
 from vlm2vec_service.preprocess import Prepared, Preprocessor
@@ -51,7 +51,7 @@ class Ready:
 
 
 def run(job: Job) -> int:
-    """Embeds every line; returns how many failed. Raises `Vlm2vecError` before the first one if
+    """Embeds every line; returns how many failed. Raises `ServeError` before the first one if
     the output, the checkpoint or an adapter is no good."""
     with open_output(job.output) as write:
         preprocessor = load_preprocessor(job.base, job.limits)
@@ -110,7 +110,7 @@ def _lines(job: Job, engine: Engine, preprocessor: Preprocessor) -> Iterator[Rea
             embedding = configs[line.adapter] if line.adapter else EmbeddingConfig()
             prepared = preprocessor.prepare(line.request, embedding)
             return Ready(number, line.id, line.adapter, prepared)
-        except Vlm2vecError as error:
+        except ServeError as error:
             return f"line {number}{id}: {error}"
 
     seen: dict[str, int] = {}

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from vlm2vec_service.errors import NotFoundError
+from vlm2vec_service.errors import StartError
 
 Write = Callable[[Sequence[str], Sequence[str | None], npt.NDArray[np.float32]], None]
 """Adds a batch: ids, the adapter of each, and vectors ``(len(ids), dim)``."""
@@ -21,17 +21,17 @@ def open_output(path: Path) -> Iterator[Write]:
     """Gives a function that writes batches to ``path``, in the format of its extension.
 
     The file appears whole, when all is written; nothing of it is left after an exception. Raises
-    `NotFoundError` for an unknown extension or a folder that does not exist.
+    `StartError` for an unknown extension or a folder that does not exist.
     """
     if path.suffix not in WRITERS:
-        raise NotFoundError(f"{path}: the extension is none of {', '.join(WRITERS)}")
+        raise StartError(f"{path}: the extension is none of {', '.join(WRITERS)}")
     if not path.parent.is_dir():
-        raise NotFoundError(f"{path}: the folder {path.parent} does not exist")
+        raise StartError(f"{path}: the folder {path.parent} does not exist")
     partial = path.with_name(f".{path.name}.part")
     try:
         partial.touch()
     except OSError as error:
-        raise NotFoundError(f"{path}: cannot be written: {error.strerror}") from error
+        raise StartError(f"{path}: cannot be written: {error.strerror}") from error
     try:
         with WRITERS[path.suffix](partial) as write:
             yield write

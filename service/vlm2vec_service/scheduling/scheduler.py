@@ -18,7 +18,7 @@ from vlm2vec_service.errors import (
     DeadlineError,
     ExhaustedError,
     InvalidInputError,
-    Vlm2vecError,
+    ServeError,
 )
 from vlm2vec_service.metrics import Metrics
 from vlm2vec_service.scheduling.fair_queue import Done, FairQueue, Work
@@ -214,13 +214,13 @@ class Scheduler:
             self._failed(batch, error)
         except Exception as error:
             log.exception("a batch of model %s failed", self.model)
-            _answer(batch.works, Vlm2vecError(f"the batch failed: {type(error).__name__}"))
+            _answer(batch.works, ServeError(f"the batch failed: {type(error).__name__}"))
         else:
             seconds = response.inference_seconds
             finite = np.isfinite(vectors).all(axis=1)
             _answer(
                 [batch.works[i] for i in np.flatnonzero(~finite)],
-                Vlm2vecError("the model's vector for it holds what is not a finite number"),
+                ServeError("the model's vector for it holds what is not a finite number"),
             )
             for work, vector in zip(batch.works, vectors, strict=True):
                 if not work.future.done():
@@ -261,13 +261,13 @@ class Scheduler:
         elif died and batch.deaths + 1 < CRASHES:
             self._suspects.append(Batch(batch.works, suspect=True, deaths=batch.deaths + 1))
         elif died:
-            _answer(batch.works, Vlm2vecError("this input takes the worker down; report it"))
+            _answer(batch.works, ServeError("this input takes the worker down; report it"))
         elif error.code() == grpc.StatusCode.INVALID_ARGUMENT:
             _answer(batch.works, InvalidInputError("input", error.details() or ""))
         elif error.code() == grpc.StatusCode.NOT_FOUND:  # unloaded since it was admitted
             _answer(batch.works, AdapterError(error.details() or ""))
         else:
-            _answer(batch.works, Vlm2vecError(f"the worker failed: {error.details()}"))
+            _answer(batch.works, ServeError(f"the worker failed: {error.details()}"))
 
     def _wake_all(self) -> None:
         for lane in self._lanes:
@@ -281,7 +281,7 @@ class Scheduler:
         task.add_done_callback(self._tasks.discard)
 
 
-def _answer(works: Sequence[Work], error: Vlm2vecError) -> None:
+def _answer(works: Sequence[Work], error: ServeError) -> None:
     for work in works:
         if not work.future.done():
             work.future.set_exception(error)

@@ -17,7 +17,7 @@ from pathlib import Path
 from vlm2vec_registry.embedding_config import EmbeddingConfig
 from vlm2vec_registry.errors import MissingError, OutageError
 from vlm2vec_registry.store import CANARY, CHAMPION, Registry, Snapshot
-from vlm2vec_service.errors import Vlm2vecError
+from vlm2vec_service.errors import ServeError
 from vlm2vec_service.metrics import Metrics
 from vlm2vec_service.versions.catalog import TRAFFIC, Model, Version
 from vlm2vec_service.versions.loader import Loader
@@ -141,7 +141,7 @@ class Rollout:
         if version is not None:
             try:
                 await self.loader.ensure(version, traffic=True)
-            except Vlm2vecError as error:
+            except ServeError as error:
                 self._complain(alias, str(error))
                 return
         self._complaints.pop(alias, None)

@@ -21,10 +21,9 @@ import numpy as np
 from vlm2vec.worker.v1 import worker_pb2
 from vlm2vec_registry import artifact
 from vlm2vec_registry.cache import Cache
-from vlm2vec_registry.errors import RegistryError
 from vlm2vec_registry.space import space_of
 from vlm2vec_registry.store import PublishedVersion
-from vlm2vec_service.errors import AdapterError, ExhaustedError, Vlm2vecError
+from vlm2vec_service.errors import AdapterError, ExhaustedError, ServeError
 from vlm2vec_service.metrics import Metrics
 from vlm2vec_service.preprocess import Preprocessor, Request
 from vlm2vec_service.settings import RegistrySettings
@@ -161,7 +160,7 @@ class Loader:
         except ExhaustedError:
             self._let_go(version)
             raise
-        except (Vlm2vecError, RegistryError) as error:
+        except ServeError as error:
             self._let_go(version)
             self._failed(version, error)
             raise AdapterError(f"version {version.name!r} could not be loaded: {error}") from error

@@ -13,7 +13,7 @@ from collections.abc import Awaitable, Callable
 import numpy as np
 import numpy.typing as npt
 
-from vlm2vec_service.errors import DeadlineError, Vlm2vecError
+from vlm2vec_service.errors import DeadlineError, ServeError
 from vlm2vec_service.metrics import Metrics
 from vlm2vec_service.preprocess import Prepared
 from vlm2vec_service.scheduling.fair_queue import Work
@@ -85,7 +85,7 @@ class Shadow:
         except DeadlineError:
             self.metrics.shadow_dropped.labels(self.model).inc()
             return
-        except Vlm2vecError as error:
+        except ServeError as error:
             self.metrics.shadow_errors.labels(self.model).inc()
             log.warning("model %s: shadow %s: %s", self.model, shadow.name, error)
             return

@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from vlm2vec_service import tracing
-from vlm2vec_service.errors import Vlm2vecError
+from vlm2vec_service.errors import ServeError
 from vlm2vec_service.logs import configure
 from vlm2vec_service.options import options, take
 from vlm2vec_service.settings import EngineSettings, LogSettings
@@ -39,6 +39,6 @@ def worker(**values: Any) -> None:
 if __name__ == "__main__":
     try:
         worker(auto_envvar_prefix="VLM2VEC_WORKER")
-    except Vlm2vecError as error:
+    except ServeError as error:
         click.echo(f"Error: {error}", err=True)
         sys.exit(2)

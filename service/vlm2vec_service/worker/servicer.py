@@ -26,12 +26,11 @@ from vlm2vec_service import tracing
 from vlm2vec_service.engine import Engine
 from vlm2vec_service.engine.linear import LowRank
 from vlm2vec_service.engine.packing import Item
-from vlm2vec_service.errors import NotFoundError, Vlm2vecError
+from vlm2vec_service.errors import Code, ServeError, StartError
 from vlm2vec_service.settings import EngineSettings
 from vlm2vec_service.worker.codec import CHANNEL_OPTIONS, decode_item
 
 log = logging.getLogger(__name__)
-CODES = {code.value[0]: code for code in grpc.StatusCode}
 THREADS = 8
 """Calls at once: two or three batches, and loading, unloading and status beside them."""
 
@@ -221,9 +220,9 @@ class Errors(grpc.ServerInterceptor):
         def behave(request, context):  # type: ignore[no-untyped-def]
             try:
                 return handler.unary_unary(request, context)
-            except (Vlm2vecError, torch.OutOfMemoryError) as error:
-                code = error.grpc_code if isinstance(error, Vlm2vecError) else 3
-                context.abort(CODES[code], str(error))
+            except (ServeError, torch.OutOfMemoryError) as error:
+                code = error.code if isinstance(error, ServeError) else Code.INVALID_ARGUMENT
+                context.abort(grpc.StatusCode[code.name], str(error))
             except CancelledError:
                 context.abort(grpc.StatusCode.CANCELLED, "nobody waits for this batch any more")
             except Exception as error:
@@ -256,7 +255,7 @@ def serve(base: Path, address: str, settings: EngineSettings) -> None:
     try:
         server.add_insecure_port(address)
     except RuntimeError as error:
-        raise NotFoundError(f"worker: cannot listen on {address}") from error
+        raise StartError(f"worker: cannot listen on {address}") from error
     stop = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: stop.set())
     signal.signal(signal.SIGINT, lambda *_: stop.set())

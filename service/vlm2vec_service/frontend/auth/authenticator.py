@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from vlm2vec_service.errors import InvalidInputError, UnauthenticatedError, Vlm2vecError, listed
+from vlm2vec_service.errors import ServeError, StartError, UnauthenticatedError, listed
 from vlm2vec_service.frontend.auth import tokens
 from vlm2vec_service.frontend.auth.callers import NOBODY, Callers, read_callers
 from vlm2vec_service.frontend.auth.identity import ANYONE, SCOPES, Identity
@@ -36,7 +36,7 @@ class Authenticator:
     """Knows the callers. ``required`` is whether they have to show a credential at all."""
 
     def __init__(self, settings: AuthSettings, tls: TlsSettings) -> None:
-        """Reads the files. Raises `InvalidInputError`, `NotFoundError`."""
+        """Reads the files. Raises `InvalidInputError`, `StartError`."""
         self.settings = settings
         self.required = bool(settings.callers or settings.jwt_keys or tls.tls_client_ca)
         self.client_certificates = bool(tls.tls_client_ca)
@@ -45,7 +45,7 @@ class Authenticator:
             settings.certificate_scopes, "certificate_scopes", SCOPES
         )
         if settings.jwt_keys and not (settings.jwt_issuer and settings.jwt_audience):
-            raise InvalidInputError("jwt_keys", "needs --jwt-issuer and --jwt-audience as well")
+            raise StartError("needs --jwt-issuer and --jwt-audience as well", "jwt_keys")
         self._callers: Reloaded[Callers] | None = None
         self._jwks: Reloaded[tokens.Keys] | None = None
         self._fetched: tokens.Keys = {}
@@ -94,10 +94,10 @@ class Authenticator:
 
     @property
     def _jwks_url(self) -> str:
-        """The URL of the JWKS; empty where it is a file. Raises `InvalidInputError`."""
+        """The URL of the JWKS; empty where it is a file. Raises `StartError`."""
         source = self.settings.jwt_keys
         if "://" in source and not source.startswith("https://"):
-            raise InvalidInputError("jwt_keys", "a URL has to be https")
+            raise StartError("a URL has to be https", "jwt_keys")
         return source if "://" in source else ""
 
     async def follow_url(self, metrics: Metrics) -> None:
@@ -106,7 +106,7 @@ class Authenticator:
             try:
                 self._fetched = tokens.read_keys(await asyncio.to_thread(_download, url))
                 metrics.reloads.labels("jwt_keys", "ok").inc()
-            except (OSError, ValueError, Vlm2vecError) as error:
+            except (OSError, ValueError, ServeError) as error:
                 metrics.reloads.labels("jwt_keys", "failed").inc()
                 log.error("jwt_keys: kept as they were: %s: %s", url, error)
             await asyncio.sleep(self.settings.jwt_url_seconds)
@@ -121,8 +121,8 @@ def _download(url: str) -> bytes:
 
 
 def _chosen(text: str, field: str, known: Sequence[str]) -> frozenset[str]:
-    """The words of a comma-separated list. Raises `InvalidInputError` for one not ``known``."""
+    """The words of a comma-separated list. Raises `StartError` for one not ``known``."""
     words = frozenset(word.strip() for word in text.split(",") if word.strip())
     if unknown := words - set(known):
-        raise InvalidInputError(field, f"unknown {listed(unknown)}; known are {', '.join(known)}")
+        raise StartError(f"unknown {listed(unknown)}; known are {', '.join(known)}", field)
     return words

@@ -9,7 +9,7 @@ import grpc
 
 from vlm2vec.v1 import embedding_pb2 as pb
 from vlm2vec.v1 import embedding_pb2_grpc
-from vlm2vec_service.errors import InvalidInputError, UnavailableError, Vlm2vecError
+from vlm2vec_service.errors import InvalidInputError, ServeError, UnavailableError
 from vlm2vec_service.frontend import calls
 from vlm2vec_service.frontend.access import current, public
 from vlm2vec_service.frontend.pipeline import Caller, Service
@@ -123,8 +123,8 @@ class EmbeddingServicer(embedding_pb2_grpc.EmbeddingServiceServicer):
                 embedding = await self.service.embed(request.input, target, caller, "input")
             answer.embedding.CopyFrom(embedding)
         except Exception as error:  # noqa: BLE001 (every request gets an answer)
-            shown: Vlm2vecError = public(error, current.get().id)
-            answer.error.code = shown.grpc_code
+            shown: ServeError = public(error, current.get().id)
+            answer.error.code = shown.code
             answer.error.message = str(shown)
             answer.error.field = shown.field
             answer.error.retry_after_seconds = shown.retry_after or 0.0

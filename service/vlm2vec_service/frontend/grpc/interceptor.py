@@ -8,11 +8,10 @@ from typing import Any
 
 import grpc
 
-from vlm2vec_service.errors import Vlm2vecError
+from vlm2vec_service.errors import ServeError
 from vlm2vec_service.frontend.access import REQUEST_ID, Gate
 from vlm2vec_service.frontend.auth.authenticator import Credentials
 
-CODES = {code.value[0]: code for code in grpc.StatusCode}
 SCOPES = {
     "/vlm2vec.v1.EmbeddingService/": "embed",
     "/vlm2vec.v1.AdapterService/List": "adapters:read",
@@ -26,7 +25,7 @@ INFRASTRUCTURE = {"/grpc.health.": "health", "/grpc.reflection.": "reflection"}
 the log."""
 
 
-def retry_trailer(error: Vlm2vecError) -> tuple[tuple[str, str], ...]:
+def retry_trailer(error: ServeError) -> tuple[tuple[str, str], ...]:
     """The ``retry-after-ms`` trailer, where waiting helps."""
     if error.retry_after is None:
         return ()
@@ -118,8 +117,8 @@ class _Known:
     async def __aenter__(self) -> None:
         try:
             self.gate.authenticator.identify(credentials(self.context))
-        except Vlm2vecError as error:
-            await self.context.abort(CODES[error.grpc_code], str(error))
+        except ServeError as error:
+            await self.context.abort(grpc.StatusCode[error.code.name], str(error))
 
     async def __aexit__(self, *error: object) -> None:
         pass
@@ -140,7 +139,7 @@ class _Around:
         self.context.set_trailing_metadata(((REQUEST_ID, self.call.id),))
         try:
             self.gate.check(self.call, credentials(self.context), self.scope, self.stream)
-        except Vlm2vecError as error:
+        except ServeError as error:
             await self._finish(error)
 
     async def __aexit__(self, kind: object, error: BaseException | None, trace: object) -> None:
@@ -152,4 +151,4 @@ class _Around:
         shown = self.gate.finish(self.call, known, self.stream)
         if shown is not None:
             trailers = ((REQUEST_ID, self.call.id), *retry_trailer(shown))
-            await self.context.abort(CODES[shown.grpc_code], str(shown), trailers)
+            await self.context.abort(grpc.StatusCode[shown.code.name], str(shown), trailers)

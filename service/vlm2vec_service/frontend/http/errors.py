@@ -6,8 +6,7 @@ from typing import Any
 import orjson
 from pydantic import BaseModel
 
-from vlm2vec_service.errors import InvalidInputError, Vlm2vecError
-from vlm2vec_service.frontend.access import CODES
+from vlm2vec_service.errors import InvalidInputError, ServeError
 
 TYPES = {
     400: "invalid_request_error", 401: "authentication_error", 403: "permission_error",
@@ -41,10 +40,15 @@ class RequestError(InvalidInputError):
 
     def __init__(self, status: int, field: str, problem: str) -> None:
         super().__init__(field, problem)
-        self.http_status = status
+        self._status = status
+
+    @property
+    def http_status(self) -> int:
+        """The status it was made with."""
+        return self._status
 
 
-def renamed(error: Vlm2vecError) -> Vlm2vecError:
+def renamed(error: ServeError) -> ServeError:
     """An error of a field, by the name that the field has over HTTP."""
     if not isinstance(error, InvalidInputError) or isinstance(error, RequestError):
         return error
@@ -55,7 +59,7 @@ def renamed(error: Vlm2vecError) -> Vlm2vecError:
     return error
 
 
-def error_body(error: Vlm2vecError) -> bytes:
+def error_body(error: ServeError) -> bytes:
     """The JSON of an `ErrorBody`."""
     status = error.http_status
     detail = {
@@ -63,12 +67,12 @@ def error_body(error: Vlm2vecError) -> bytes:
         "message": str(error).encode(errors="replace").decode(),
         "type": TYPES.get(status, "server_error" if status >= 500 else TYPES[400]),
         "param": error.field.encode(errors="replace").decode() or None,
-        "code": CODES[error.grpc_code].lower(),
+        "code": error.code.name.lower(),
     }
     return orjson.dumps({"error": detail})
 
 
-def error_headers(error: Vlm2vecError) -> dict[str, str]:
+def error_headers(error: ServeError) -> dict[str, str]:
     """Headers that go with it: when to come back, what to send, that the body is not read."""
     headers = {"content-type": "application/json"}
     if error.retry_after is not None:

@@ -5,7 +5,7 @@ from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
 from vlm2vec_service import tracing
-from vlm2vec_service.errors import Vlm2vecError
+from vlm2vec_service.errors import ServeError
 from vlm2vec_service.frontend.access import REQUEST_ID, Call, Gate
 from vlm2vec_service.frontend.auth.authenticator import Credentials
 from vlm2vec_service.frontend.http.errors import (
@@ -62,7 +62,7 @@ class Around:
                 body = await self._body(scope, receive)
                 await self._run(scope, body, receive, answer)
         except Exception as caught:  # noqa: BLE001 (every request gets an answer)
-            error = renamed(caught) if isinstance(caught, Vlm2vecError) else caught
+            error = renamed(caught) if isinstance(caught, ServeError) else caught
         except asyncio.CancelledError as caught:
             error = caught
         shown = self.gate.finish(call, error)
@@ -79,7 +79,7 @@ class Around:
             if part not in authenticator.open:
                 authenticator.identify(_credentials(scope))
             await self.app(scope, receive, send)
-        except Vlm2vecError as error:
+        except ServeError as error:
             await _Answer(None, send).error(error)
 
     async def _body(self, scope: Message, receive: Receive) -> bytes:
@@ -156,7 +156,7 @@ class _Answer:
                 ]  # fmt: skip
         await self.send(message)
 
-    async def error(self, error: Vlm2vecError) -> None:
+    async def error(self, error: ServeError) -> None:
         """Answers with ``error``."""
         body = error_body(error)
         headers = error_headers(error) | {"content-length": str(len(body))}

@@ -88,7 +88,7 @@ async def start_http(
     certificate: Reloaded[Certificate] | None,
     *more: APIRouter,
 ) -> HttpServer | None:
-    """HTTP, answering, with ``more`` routes; None where it is turned off. Raises `NotFoundError`
+    """HTTP, answering, with ``more`` routes; None where it is turned off. Raises `StartError`
     for a port taken."""
     if not settings.http_listen:
         return None

@@ -6,7 +6,7 @@ from pathlib import Path
 from fastapi import APIRouter, Request, Response
 
 from vlm2vec_registry.webhook import SignatureError, Verifier
-from vlm2vec_service.errors import NotFoundError, UnauthenticatedError
+from vlm2vec_service.errors import StartError, UnauthenticatedError
 from vlm2vec_service.frontend.pipeline import Service
 
 PATH = "/webhooks/mlflow"
@@ -14,7 +14,7 @@ PATH = "/webhooks/mlflow"
 
 def routes(service: Service, secret_file: str) -> APIRouter:
     """The route, for notices signed with the secret in ``secret_file``, which is read each time it
-    changes. Raises `NotFoundError` if there is none."""
+    changes. Raises `StartError` if there is none."""
     router = APIRouter()
     verifiers: dict[str, Verifier] = {}
 
@@ -22,9 +22,9 @@ def routes(service: Service, secret_file: str) -> APIRouter:
         try:
             secret = Path(secret_file).read_text().strip()
         except (OSError, ValueError) as error:
-            raise NotFoundError(f"webhook_secret_file: {error}") from error
+            raise StartError(f"webhook_secret_file: {error}") from error
         if not secret:
-            raise NotFoundError(f"webhook_secret_file: {secret_file} is empty")
+            raise StartError(f"webhook_secret_file: {secret_file} is empty")
         if secret not in verifiers:
             verifiers.clear()
             verifiers[secret] = Verifier(secret)

@@ -10,7 +10,7 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from vlm2vec_service.errors import StartError
-from vlm2vec_service.frontend.addresses import Exposure, bind, is_local, open_gate
+from vlm2vec_service.frontend.addresses import Exposure, bind, is_local, open_access
 from vlm2vec_service.frontend.auth.callers import new_key
 from vlm2vec_service.metrics import Metrics
 from vlm2vec_service.settings import AuthSettings, HttpSettings, ServerSettings
@@ -50,17 +50,17 @@ def test_strangers_are_let_in_only_on_demand(
     http = HttpSettings(http_listen=http_listen)
     if field:
         with pytest.raises(StartError, match="--allow-anonymous") as refused:
-            open_gate(service(listen), Exposure(http))
+            open_access(service(listen), Exposure(http))
         assert refused.value.field == field
     else:
-        open_gate(service(listen), Exposure(http))
-    gate, _ = open_gate(service(listen), Exposure(http, auth=AuthSettings(allow_anonymous=True)))
+        open_access(service(listen), Exposure(http))
+    gate, _ = open_access(service(listen), Exposure(http, auth=AuthSettings(allow_anonymous=True)))
     assert not gate.authenticator.required
     file = tmp_path / "callers"
     file.write_text(new_key("a", ["embed"])[1])
     # Who asks for credentials asks everybody.
     asking = AuthSettings(callers=str(file), allow_anonymous=True)
-    gate, _ = open_gate(service(listen), Exposure(http, auth=asking))
+    gate, _ = open_access(service(listen), Exposure(http, auth=asking))
     assert gate.authenticator.required
 
 

@@ -56,7 +56,7 @@ def public(error: Exception, id: str) -> ServeError:
     return ServeError(f"internal error; quote request id {id}")
 
 
-class Gate:
+class Access:
     """What every call passes, whichever protocol it came by."""
 
     def __init__(

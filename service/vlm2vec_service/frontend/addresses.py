@@ -9,10 +9,10 @@ import stat
 from dataclasses import dataclass, field
 
 from vlm2vec_service.errors import StartError
-from vlm2vec_service.frontend.access import Gate
+from vlm2vec_service.frontend.access import Access
 from vlm2vec_service.frontend.auth.authenticator import Authenticator
 from vlm2vec_service.frontend.auth.quota import Quotas
-from vlm2vec_service.frontend.pipeline import Service
+from vlm2vec_service.frontend.pipeline import Pipeline
 from vlm2vec_service.frontend.reload import Reloaded, follow
 from vlm2vec_service.frontend.tls import Certificate, follow_certificate
 from vlm2vec_service.settings import AuthSettings, HttpSettings, TlsSettings
@@ -40,13 +40,15 @@ def is_local(address: str) -> bool:
         return host == "localhost"
 
 
-def open_gate(service: Service, exposure: Exposure) -> tuple[Gate, Reloaded[Certificate] | None]:
+def open_access(
+    pipeline: Pipeline, exposure: Exposure
+) -> tuple[Access, Reloaded[Certificate] | None]:
     """What calls pass, and the certificate, if there is TLS. Raises `StartError` where
     strangers could call, and for files that are not there."""
     auth = exposure.auth
     certificate = follow_certificate(exposure.tls)
     authenticator = Authenticator(auth, exposure.tls)
-    addresses = {"listen": service.settings.listen, "http_listen": exposure.http.http_listen}
+    addresses = {"listen": pipeline.settings.listen, "http_listen": exposure.http.http_listen}
     for name, address in addresses.items():
         if not address or is_local(address):
             continue
@@ -62,14 +64,14 @@ def open_gate(service: Service, exposure: Exposure) -> tuple[Gate, Reloaded[Cert
     quotas = Quotas(
         auth.caller_requests_per_second, auth.caller_tokens_per_second, auth.caller_burst_seconds
     )
-    return Gate(service.metrics, service.draining, authenticator, quotas), certificate
+    return Access(pipeline.metrics, pipeline.draining, authenticator, quotas), certificate
 
 
 def follow_files(
-    gate: Gate, settings: AuthSettings, certificate: Reloaded[Certificate] | None
+    access: Access, settings: AuthSettings, certificate: Reloaded[Certificate] | None
 ) -> list[asyncio.Task[None]]:
     """Keeps callers, keys and certificates as their files have them."""
-    authenticator, metrics = gate.authenticator, gate.metrics
+    authenticator, metrics = access.authenticator, access.metrics
     files = [*authenticator.files, *([certificate] if certificate else [])]
     return [
         asyncio.create_task(follow(files, settings.reload_seconds, metrics)),

@@ -36,7 +36,7 @@ from vlm2vec_service.scheduling.scheduler import Scheduler
 from vlm2vec_service.settings import Limits, ServerSettings
 from vlm2vec_service.supervision.process import Worker
 from vlm2vec_service.versions.catalog import Catalog, Model, Version
-from vlm2vec_service.versions.follower import Rollout
+from vlm2vec_service.versions.follower import Follower
 from vlm2vec_service.versions.loader import Loader
 from vlm2vec_service.versions.shadow import PATIENCE, Shadow
 
@@ -51,7 +51,7 @@ class Served:
     workers: list[Worker]
     loader: Loader
     shadow: Shadow
-    rollout: Rollout | None = None
+    follower: Follower | None = None
 
     @property
     def ready(self) -> bool:
@@ -119,7 +119,7 @@ class Target:
 
 
 @dataclass
-class Service:
+class Pipeline:
     """Everything a request needs, built once by `server.build`."""
 
     catalog: Catalog

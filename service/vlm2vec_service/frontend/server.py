@@ -21,14 +21,14 @@ from vlm2vec_service import tracing
 from vlm2vec_service.backbones import load_preprocessor
 from vlm2vec_service.backbones.table import read_json
 from vlm2vec_service.errors import CheckpointError, StartError
-from vlm2vec_service.frontend.addresses import Exposure, follow_files, open_gate
+from vlm2vec_service.frontend.addresses import Exposure, follow_files, open_access
 from vlm2vec_service.frontend.grpc.adapters import AdapterServicer
 from vlm2vec_service.frontend.grpc.embedding import EmbeddingServicer
 from vlm2vec_service.frontend.grpc.health import HealthServicer
 from vlm2vec_service.frontend.grpc.interceptor import Interceptor
 from vlm2vec_service.frontend.http.server import start_http
 from vlm2vec_service.frontend.metrics_server import start_metrics
-from vlm2vec_service.frontend.pipeline import Served, Service
+from vlm2vec_service.frontend.pipeline import Pipeline, Served
 from vlm2vec_service.frontend.reload import Reloaded
 from vlm2vec_service.frontend.tls import Certificate, grpc_credentials
 from vlm2vec_service.metrics import Metrics
@@ -42,7 +42,7 @@ from vlm2vec_service.settings import (
 )
 from vlm2vec_service.supervision.process import Worker
 from vlm2vec_service.versions.catalog import BASE_VERSION, Catalog, Model, read_version
-from vlm2vec_service.versions.follower import Rollout
+from vlm2vec_service.versions.follower import Follower
 from vlm2vec_service.versions.loader import Loader
 from vlm2vec_service.versions.shadow import Shadow
 
@@ -98,7 +98,7 @@ def build(
     limits: Limits,
     video: VideoSettings,
     registry: RegistrySettings = RegistrySettings(),  # noqa: B008 (it is frozen)
-) -> Service:
+) -> Pipeline:
     """Everything but what runs; needs a running event loop."""
     catalog = read_catalog(deployment, bool(registry.registry))
     metrics = Metrics()
@@ -123,9 +123,9 @@ def build(
         shadow = Shadow(model.name, scheduler, metrics)
         one = Served(model, preprocessor, scheduler, workers, loader, shadow)
         if registry.registry:
-            one.rollout = _follow(one, connect, registry, metrics)
+            one.follower = _follow(one, connect, registry, metrics)
         served[model.name] = one
-    return Service(
+    return Pipeline(
         catalog, served, settings, limits, video.video_frames, metrics,
         registry.adapters_read_only, registry.webhook_secret_file,
     )  # fmt: skip
@@ -133,7 +133,7 @@ def build(
 
 def _follow(
     served: Served, connect: Callable[[], Registry], settings: RegistrySettings, metrics: Metrics
-) -> Rollout:
+) -> Follower:
     """Gives the model's loader the registry's versions, and follows its aliases."""
     loader, model = served.loader, served.model
     folder = Path(settings.cache_dir).expanduser()
@@ -149,31 +149,31 @@ def _follow(
     # Another registry may have a model of the same name.
     source = hashlib.sha256(f"{settings.registry}\0{model.name}".encode()).hexdigest()[:16]
     state = folder / f"registry-{source}.json"
-    return Rollout(model, loader, connect, state, settings.poll_seconds, metrics)
+    return Follower(model, loader, connect, state, settings.poll_seconds, metrics)
 
 
-async def _load_first(service: Service) -> list[asyncio.Task[None]]:
+async def _load_first(pipeline: Pipeline) -> list[asyncio.Task[None]]:
     """Has what is known now ready for the workers that start, and follows the registry from then."""
     tasks = []
-    for served in service.served.values():
+    for served in pipeline.served.values():
         for version in list(served.model.versions.values()):
             await served.loader.ensure(version)
-        if served.rollout is not None:
-            await served.rollout.step()
-            tasks.append(asyncio.create_task(served.rollout.run()))
+        if served.follower is not None:
+            await served.follower.step()
+            tasks.append(asyncio.create_task(served.follower.run()))
     return tasks
 
 
-async def serve(service: Service, exposure: Exposure = Exposure()) -> None:  # noqa: B008
+async def serve(pipeline: Pipeline, exposure: Exposure = Exposure()) -> None:  # noqa: B008
     """Serves until SIGTERM or SIGINT, then finishes what was accepted."""
-    settings = service.settings
-    gate, certificate = open_gate(service, exposure)
+    settings = pipeline.settings
+    access, certificate = open_access(pipeline, exposure)
     server = grpc.aio.server(
-        interceptors=[*tracing.frontend_interceptors(), Interceptor(gate)],
+        interceptors=[*tracing.frontend_interceptors(), Interceptor(access)],
         options=_channel_options(settings),
     )
-    embedding_pb2_grpc.add_EmbeddingServiceServicer_to_server(EmbeddingServicer(service), server)
-    adapters_pb2_grpc.add_AdapterServiceServicer_to_server(AdapterServicer(service), server)
+    embedding_pb2_grpc.add_EmbeddingServiceServicer_to_server(EmbeddingServicer(pipeline), server)
+    adapters_pb2_grpc.add_AdapterServiceServicer_to_server(AdapterServicer(pipeline), server)
     names = [
         embedding_pb2.DESCRIPTOR.services_by_name["EmbeddingService"].full_name,
         adapters_pb2.DESCRIPTOR.services_by_name["AdapterService"].full_name,
@@ -185,27 +185,27 @@ async def serve(service: Service, exposure: Exposure = Exposure()) -> None:  # n
     )
     _listen(server, settings.listen, certificate)
     if settings.metrics_listen:
-        start_metrics(settings.metrics_listen, gate.authenticator, certificate)
-    http = await start_http(service, gate, exposure.http, certificate)
+        start_metrics(settings.metrics_listen, access.authenticator, certificate)
+    http = await start_http(pipeline, access, exposure.http, certificate)
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    supervisors = await _load_first(service)
-    supervisors += _start_workers(service, healthy)
-    supervisors += follow_files(gate, exposure.auth, certificate)
+    supervisors = await _load_first(pipeline)
+    supervisors += _start_workers(pipeline, healthy)
+    supervisors += follow_files(access, exposure.auth, certificate)
     await server.start()
     addresses = " and ".join(filter(None, (settings.listen, exposure.http.http_listen)))
-    log.info("serving %s on %s", ", ".join(service.served), addresses)
+    log.info("serving %s on %s", ", ".join(pipeline.served), addresses)
     await stop.wait()
 
     log.info("draining: at most %.0f s", settings.drain_seconds)
-    service.draining.set()
+    pipeline.draining.set()
     healthy.close()
     await asyncio.gather(server.stop(settings.drain_seconds), *([http.stop()] if http else []))
     for task in supervisors:
         task.cancel()
     await asyncio.gather(*supervisors, return_exceptions=True)
-    for served in service.served.values():
+    for served in pipeline.served.values():
         served.scheduler.close()
     log.info("stopped")
 
@@ -223,20 +223,20 @@ def _listen(
         raise StartError(f"cannot listen on {address}") from error
 
 
-def _start_workers(service: Service, healthy: HealthServicer) -> list[asyncio.Task[None]]:
+def _start_workers(pipeline: Pipeline, healthy: HealthServicer) -> list[asyncio.Task[None]]:
     """Starts every worker; each change of one sets readiness and wakes its scheduler."""
     tasks = []
-    for served in service.served.values():
+    for served in pipeline.served.values():
         for worker in served.workers:
             lane = served.scheduler.add_worker(worker)
 
             def changed(wake: asyncio.Event = lane.wake) -> None:
                 wake.set()
-                healthy.set(service.ready)
+                healthy.set(pipeline.ready)
 
             worker.on_change = changed
-            if served.rollout is not None:
-                served.rollout.on_change = changed
+            if served.follower is not None:
+                served.follower.on_change = changed
             tasks.append(asyncio.create_task(worker.keep_running()))
     return tasks
 

@@ -96,6 +96,6 @@ def _context(client_certificates: bool) -> ssl.SSLContext:
         # A resumed session would not be verified by authorities that are new since.
         context.options |= ssl.OP_NO_TICKET
         context.num_tickets = 0
-    # Not CERT_REQUIRED: probes have none, and health may be open. The gate asks for it.
+    # Not CERT_REQUIRED: probes have none, and health may be open. `Access` asks for it.
     context.verify_mode = ssl.CERT_OPTIONAL if client_certificates else ssl.CERT_NONE
     return context

@@ -28,7 +28,7 @@ PATIENCE = 15.0
 """Seconds after which a registry that does not answer is as good as away."""
 
 
-class Rollout:
+class Follower:
     """Keeps one model in step with ``registry``. ``state`` is the file of the last snapshot."""
 
     def __init__(

@@ -10,7 +10,7 @@ from vlm2vec.v1 import adapters_pb2 as pb
 from vlm2vec.v1 import adapters_pb2_grpc
 from vlm2vec_service.errors import AdapterError, ForbiddenError, InvalidInputError
 from vlm2vec_service.frontend.access import current
-from vlm2vec_service.frontend.pipeline import Served, Service
+from vlm2vec_service.frontend.pipeline import Pipeline, Served
 from vlm2vec_service.versions.catalog import Version
 
 Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
@@ -19,10 +19,10 @@ WATCH_SECONDS = 0.5
 
 
 class AdapterServicer(adapters_pb2_grpc.AdapterServiceServicer):
-    """`AdapterService` on a `Service`."""
+    """`AdapterService` on a `Pipeline`."""
 
-    def __init__(self, service: Service) -> None:
-        self.service = service
+    def __init__(self, pipeline: Pipeline) -> None:
+        self.pipeline = pipeline
 
     async def ListAdapters(
         self, request: pb.ListAdaptersRequest, context: Context
@@ -61,7 +61,7 @@ class AdapterServicer(adapters_pb2_grpc.AdapterServiceServicer):
     ) -> AsyncIterator[pb.WatchAdaptersResponse]:
         """Every version once, then each that changes, until the caller has enough."""
         known: dict[tuple[str, str], pb.Adapter] = {}
-        while not self.service.draining.is_set():
+        while not self.pipeline.draining.is_set():
             current.get().recheck()
             for adapter in self._all(request.model):
                 key = (adapter.model, adapter.version)
@@ -71,16 +71,16 @@ class AdapterServicer(adapters_pb2_grpc.AdapterServiceServicer):
             await asyncio.sleep(WATCH_SECONDS)
 
     def _check_writable(self) -> None:
-        if self.service.read_only:
+        if self.pipeline.read_only:
             raise ForbiddenError("the adapters are read-only here: the registry decides")
 
     def _all(self, model: str) -> list[pb.Adapter]:
-        names = [self.service.catalog.model(model).name] if model else sorted(self.service.served)
+        names = [self.pipeline.catalog.model(model).name] if model else sorted(self.pipeline.served)
         return [
-            _adapter(self.service.served[name], version)
+            _adapter(self.pipeline.served[name], version)
             for name in names
             if current.get().identity.may_use(name)
-            for _, version in sorted(self.service.catalog.models[name].versions.items())
+            for _, version in sorted(self.pipeline.catalog.models[name].versions.items())
             if not version.is_base
         ]
 
@@ -90,12 +90,12 @@ class AdapterServicer(adapters_pb2_grpc.AdapterServiceServicer):
     ) -> tuple[Served, Version]:
         if not request.version:
             raise InvalidInputError("version", "needed")
-        model = self.service.catalog.model(request.model)
+        model = self.pipeline.catalog.model(request.model)
         current.get().identity.check_model(model.name)
         version = model.choose(version=request.version)
         if version.is_base:
             raise InvalidInputError("version", f"{version.name!r} is the base, not an adapter")
-        return self.service.served[model.name], version
+        return self.pipeline.served[model.name], version
 
 
 def _adapter(served: Served, version: Version) -> pb.Adapter:

@@ -12,38 +12,38 @@ from vlm2vec.v1 import embedding_pb2_grpc
 from vlm2vec_service.errors import InvalidInputError, ServeError, UnavailableError
 from vlm2vec_service.frontend import calls
 from vlm2vec_service.frontend.access import current, public
-from vlm2vec_service.frontend.pipeline import Caller, Service
+from vlm2vec_service.frontend.pipeline import Caller, Pipeline
 from vlm2vec_service.preprocess.messages import MAX_ID_BYTES
 
 Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
 
 
 class EmbeddingServicer(embedding_pb2_grpc.EmbeddingServiceServicer):
-    """The public API on a `Service`."""
+    """The public API on a `Pipeline`."""
 
-    def __init__(self, service: Service) -> None:
-        self.service = service
+    def __init__(self, pipeline: Pipeline) -> None:
+        self.pipeline = pipeline
 
     async def Embed(self, request: pb.EmbedRequest, context: Context) -> pb.EmbedResponse:
         """All inputs, or the first error."""
-        return await calls.embed(self.service, request, self._caller(context))
+        return await calls.embed(self.pipeline, request, self._caller(context))
 
     async def Rank(self, request: pb.RankRequest, context: Context) -> pb.RankResponse:
         """Cosines of the candidates' vectors to the query's, the best first."""
-        return await calls.rank(self.service, request, self._caller(context))
+        return await calls.rank(self.pipeline, request, self._caller(context))
 
     async def ListModels(
         self, request: pb.ListModelsRequest, context: Context
     ) -> pb.ListModelsResponse:
         """The catalog."""
-        return calls.list_models(self.service, self._caller(context))
+        return calls.list_models(self.pipeline, self._caller(context))
 
     async def EmbedStream(
         self, requests: AsyncIterator[pb.EmbedStreamRequest], context: Context
     ) -> AsyncIterator[pb.EmbedStreamResponse]:
         """Answers as they are ready. No more than ``stream_window`` inputs are read ahead of the
         answers that the caller has taken, so a caller that does not read stops being read."""
-        window = asyncio.Semaphore(self.service.settings.stream_window)
+        window = asyncio.Semaphore(self.pipeline.settings.stream_window)
         answers: asyncio.Queue[pb.EmbedStreamResponse | None] = asyncio.Queue()
         tasks: set[asyncio.Task[None]] = set()
         reader = asyncio.create_task(self._read(requests, context, window, answers, tasks))
@@ -68,7 +68,7 @@ class EmbeddingServicer(embedding_pb2_grpc.EmbeddingServiceServicer):
         """Starts a task for each request that the window has room for, until the caller has sent
         all, or the server drains: then the accepted ones finish and the stream is refused."""
         incoming = aiter(requests)
-        drained = asyncio.create_task(self.service.draining.wait())
+        drained = asyncio.create_task(self.pipeline.draining.wait())
         try:
             while True:
                 await window.acquire()
@@ -87,7 +87,7 @@ class EmbeddingServicer(embedding_pb2_grpc.EmbeddingServiceServicer):
                 await asyncio.wait(set(tasks))
         finally:
             drained.cancel()
-        if self.service.draining.is_set():
+        if self.pipeline.draining.is_set():
             raise UnavailableError("the server is shutting down; send the rest to another", 0.1)
 
     async def _next(
@@ -117,10 +117,10 @@ class EmbeddingServicer(embedding_pb2_grpc.EmbeddingServiceServicer):
             if not request.HasField("input"):
                 raise InvalidInputError("input", "missing")
             caller = self._caller(context, streams=True)
-            target = await self.service.target(request.options, caller)
-            await self.service.room(target)
-            with self.service.admitted(target, caller):
-                embedding = await self.service.embed(request.input, target, caller, "input")
+            target = await self.pipeline.target(request.options, caller)
+            await self.pipeline.room(target)
+            with self.pipeline.admitted(target, caller):
+                embedding = await self.pipeline.embed(request.input, target, caller, "input")
             answer.embedding.CopyFrom(embedding)
         except Exception as error:  # noqa: BLE001 (every request gets an answer)
             shown: ServeError = public(error, current.get().id)
@@ -133,7 +133,7 @@ class EmbeddingServicer(embedding_pb2_grpc.EmbeddingServiceServicer):
     def _caller(self, context: Context, streams: bool = False) -> Caller:
         seconds = context.time_remaining()
         if seconds is None:
-            seconds = self.service.settings.default_deadline_seconds
+            seconds = self.pipeline.settings.default_deadline_seconds
         call = current.get()
         deadline = time.monotonic() + seconds
         return Caller(call.caller, deadline, call.identity, call.quota, streams)

@@ -1,4 +1,4 @@
-"""Around every gRPC call: a request id, the `Gate`, errors to statuses."""
+"""Around every gRPC call: a request id, the `Access`, errors to statuses."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 import grpc
 
 from vlm2vec_service.errors import ServeError
-from vlm2vec_service.frontend.access import REQUEST_ID, Gate
+from vlm2vec_service.frontend.access import REQUEST_ID, Access
 from vlm2vec_service.frontend.auth.authenticator import Credentials
 
 SCOPES = {
@@ -48,8 +48,8 @@ def credentials(context: Any) -> Credentials:
 class Interceptor(grpc.aio.ServerInterceptor):
     """Wraps every handler; see the module."""
 
-    def __init__(self, gate: Gate) -> None:
-        self.gate = gate
+    def __init__(self, access: Access) -> None:
+        self.access = access
 
     async def intercept_service(
         self,
@@ -95,28 +95,28 @@ class Interceptor(grpc.aio.ServerInterceptor):
 
     def _around(self, method: str) -> Callable[[Any, bool], Any] | None:
         """What to enter around a call of ``method``; None for nothing."""
-        gate = self.gate
+        access = self.access
         for prefix, part in INFRASTRUCTURE.items():
             if method.startswith(prefix):
-                if not gate.authenticator.required or part in gate.authenticator.open:
+                if not access.authenticator.required or part in access.authenticator.open:
                     return None
-                return lambda context, stream: _Known(gate, context)
+                return lambda context, stream: _Known(access, context)
         scopes = (scope for prefix, scope in SCOPES.items() if method.startswith(prefix))
         scope = next(scopes, "adapters:write")
         name = method.rpartition("/")[2]
-        return lambda context, stream: _Around(gate, name, context, scope, stream)
+        return lambda context, stream: _Around(access, name, context, scope, stream)
 
 
 class _Known:
     """Lets any caller with a credential through, and no other."""
 
-    def __init__(self, gate: Gate, context: Any) -> None:
-        self.gate = gate
+    def __init__(self, access: Access, context: Any) -> None:
+        self.access = access
         self.context = context
 
     async def __aenter__(self) -> None:
         try:
-            self.gate.authenticator.identify(credentials(self.context))
+            self.access.authenticator.identify(credentials(self.context))
         except ServeError as error:
             await self.context.abort(grpc.StatusCode[error.code.name], str(error))
 
@@ -127,18 +127,18 @@ class _Known:
 class _Around:
     """The span of one call."""
 
-    def __init__(self, gate: Gate, method: str, context: Any, scope: str, stream: bool) -> None:
-        self.gate = gate
+    def __init__(self, access: Access, method: str, context: Any, scope: str, stream: bool) -> None:
+        self.access = access
         self.context = context
         self.scope = scope
         self.stream = stream
         metadata = dict(context.invocation_metadata() or ())
-        self.call = gate.start(method, context.peer() or "", str(metadata.get(REQUEST_ID, "")))
+        self.call = access.start(method, context.peer() or "", str(metadata.get(REQUEST_ID, "")))
 
     async def __aenter__(self) -> None:
         self.context.set_trailing_metadata(((REQUEST_ID, self.call.id),))
         try:
-            self.gate.check(self.call, credentials(self.context), self.scope, self.stream)
+            self.access.check(self.call, credentials(self.context), self.scope, self.stream)
         except ServeError as error:
             await self._finish(error)
 
@@ -148,7 +148,7 @@ class _Around:
     async def _finish(self, error: BaseException | None) -> None:
         # Whoever aborts by itself has told the caller.
         known = asyncio.CancelledError() if isinstance(error, grpc.aio.AbortError) else error
-        shown = self.gate.finish(self.call, known, self.stream)
+        shown = self.access.finish(self.call, known, self.stream)
         if shown is not None:
             trailers = ((REQUEST_ID, self.call.id), *retry_trailer(shown))
             await self.context.abort(grpc.StatusCode[shown.code.name], str(shown), trailers)

@@ -1,21 +1,21 @@
-"""The application: routes, and errors on their way to `Around`."""
+"""The application: routes, and errors on their way to `Middleware`."""
 
 from fastapi import APIRouter, FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 
 from vlm2vec_service.errors import InvalidInputError
-from vlm2vec_service.frontend.access import Gate
+from vlm2vec_service.frontend.access import Access
 from vlm2vec_service.frontend.http import embeddings, models, rerank
 from vlm2vec_service.frontend.http.errors import RequestError
 from vlm2vec_service.frontend.http.fetch import Fetcher
-from vlm2vec_service.frontend.http.middleware import Around
-from vlm2vec_service.frontend.pipeline import Service
+from vlm2vec_service.frontend.http.middleware import Middleware
+from vlm2vec_service.frontend.pipeline import Pipeline
 from vlm2vec_service.settings import HttpSettings
 
 
 def build_app(
-    service: Service, gate: Gate, settings: HttpSettings, fetcher: Fetcher, *more: APIRouter
+    pipeline: Pipeline, access: Access, settings: HttpSettings, fetcher: Fetcher, *more: APIRouter
 ) -> FastAPI:
     """The ASGI application. ``more`` routes are mounted as they are; `around` says who may call
     them."""
@@ -26,15 +26,15 @@ def build_app(
         redoc_url=None,
         swagger_ui_oauth2_redirect_url=None,
     )
-    app.add_middleware(Around, gate=gate, settings=settings)
+    app.add_middleware(Middleware, access=access, settings=settings)
     app.add_exception_handler(RequestValidationError, _malformed)
     app.add_exception_handler(HTTPException, _unroutable)
     for router in (
-        embeddings.routes(service, fetcher), rerank.routes(service, fetcher),
-        models.routes(service), *more,
+        embeddings.routes(pipeline, fetcher), rerank.routes(pipeline, fetcher),
+        models.routes(pipeline), *more,
     ):  # fmt: skip
         app.include_router(router)
-    if gate.authenticator.required:  # so that the page has a place for the key
+    if access.authenticator.required:  # so that the page has a place for the key
         schema = app.openapi()
         schema["components"]["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
         schema["security"] = [{"key": []}]
@@ -42,7 +42,7 @@ def build_app(
 
 
 async def _malformed(request: Request, error: Exception) -> Response:
-    """Says which field is wrong, by its path; `Around` makes the answer."""
+    """Says which field is wrong, by its path; `Middleware` makes the answer."""
     assert isinstance(error, RequestValidationError)
     first = error.errors()[0]
     place = [item for item in first["loc"] if item != "body"]

@@ -14,10 +14,10 @@ from vlm2vec_service.frontend.http.caller import caller_of
 from vlm2vec_service.frontend.http.errors import RESPONSES
 from vlm2vec_service.frontend.http.fetch import Fetcher
 from vlm2vec_service.frontend.http.inputs import Reader, call_options
-from vlm2vec_service.frontend.pipeline import Service
+from vlm2vec_service.frontend.pipeline import Pipeline
 
 
-def routes(service: Service, fetcher: Fetcher) -> APIRouter:
+def routes(pipeline: Pipeline, fetcher: Fetcher) -> APIRouter:
     """The route."""
     router = APIRouter(tags=["embeddings"])
 
@@ -25,12 +25,12 @@ def routes(service: Service, fetcher: Fetcher) -> APIRouter:
     async def create_embeddings(body: EmbeddingsBody) -> Response:
         """Embed text, token ids, images and video: one vector for each input."""
         request = pb.EmbedRequest(
-            options=call_options(service.catalog, body.model, body.priority, body.user)
+            options=call_options(pipeline.catalog, body.model, body.priority, body.user)
         )
         request.options.output.dimensions = body.dimensions or 0
         if body.normalize is not None:
             request.options.output.normalize = body.normalize
-        reader = Reader(service.limits, service.settings.max_inputs)
+        reader = Reader(pipeline.limits, pipeline.settings.max_inputs)
         if (body.input is None) == (body.messages is None):
             raise InvalidInputError("input", "needed, or messages: exactly one of them")
         if body.messages is not None:
@@ -39,7 +39,7 @@ def routes(service: Service, fetcher: Fetcher) -> APIRouter:
             inputs = reader.inputs(body.input, "input", body.instruction or "")
         await reader.fetch(fetcher)
         request.inputs.extend(inputs)
-        answer = await calls.embed(service, request, caller_of(service))
+        answer = await calls.embed(pipeline, request, caller_of(pipeline))
         return Response(
             _json(answer, body.encoding_format == "base64"), media_type="application/json"
         )

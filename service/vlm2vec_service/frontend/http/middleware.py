@@ -1,4 +1,4 @@
-"""Around every HTTP request: its id, the `Gate`, its body within limits, errors to answers."""
+"""Around every HTTP request: its id, the `Access`, its body within limits, errors to answers."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, MutableMapping
@@ -6,7 +6,7 @@ from typing import Any
 
 from vlm2vec_service import tracing
 from vlm2vec_service.errors import ServeError
-from vlm2vec_service.frontend.access import REQUEST_ID, Call, Gate
+from vlm2vec_service.frontend.access import REQUEST_ID, Access, Call
 from vlm2vec_service.frontend.auth.authenticator import Credentials
 from vlm2vec_service.frontend.http.errors import (
     RequestError,
@@ -33,12 +33,12 @@ SIGNED = {"/webhooks/mlflow"}
 """Paths whose handlers see for themselves who calls, by a signature in the request."""
 
 
-class Around:
+class Middleware:
     """ASGI middleware; see the module."""
 
-    def __init__(self, app: App, gate: Gate, settings: HttpSettings) -> None:
+    def __init__(self, app: App, access: Access, settings: HttpSettings) -> None:
         self.app = app
-        self.gate = gate
+        self.access = access
         self.settings = settings
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
@@ -52,20 +52,20 @@ class Around:
             return
         known = [name for name in (*SCOPES, *SIGNED) if path == name or path.startswith(name + "/")]
         method = known[0] if known else "other"
-        call = self.gate.start(method, _peer(scope), _header(scope, REQUEST_ID.encode()))
+        call = self.access.start(method, _peer(scope), _header(scope, REQUEST_ID.encode()))
         answer = _Answer(call, send)
         error: BaseException | None = None
         try:
             with tracing.http_span(method, scope["headers"]):
                 if method not in SIGNED:
-                    self.gate.check(call, _credentials(scope), SCOPES.get(method, ""))
+                    self.access.check(call, _credentials(scope), SCOPES.get(method, ""))
                 body = await self._body(scope, receive)
                 await self._run(scope, body, receive, answer)
         except Exception as caught:  # noqa: BLE001 (every request gets an answer)
             error = renamed(caught) if isinstance(caught, ServeError) else caught
         except asyncio.CancelledError as caught:
             error = caught
-        shown = self.gate.finish(call, error)
+        shown = self.access.finish(call, error)
         if shown is not None and not answer.started:
             await answer.error(shown)
         if isinstance(error, asyncio.CancelledError) and not isinstance(error, _Gone):
@@ -74,7 +74,7 @@ class Around:
     async def _infrastructure(
         self, part: str, scope: Message, receive: Receive, send: Send
     ) -> None:
-        authenticator = self.gate.authenticator
+        authenticator = self.access.authenticator
         try:
             if part not in authenticator.open:
                 authenticator.identify(_credentials(scope))

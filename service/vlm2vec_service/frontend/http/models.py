@@ -8,25 +8,25 @@ from vlm2vec_service.frontend import calls
 from vlm2vec_service.frontend.http.bodies import ModelList, ModelObject, ModelVersion, Status
 from vlm2vec_service.frontend.http.caller import caller_of
 from vlm2vec_service.frontend.http.errors import RESPONSES
-from vlm2vec_service.frontend.pipeline import Service
+from vlm2vec_service.frontend.pipeline import Pipeline
 
 
-def routes(service: Service) -> APIRouter:
+def routes(pipeline: Pipeline) -> APIRouter:
     """The routes."""
     router = APIRouter(tags=["models"])
 
     @router.get("/v1/models", responses=RESPONSES)
     async def list_models() -> ModelList:
         """List the models that the caller may use, with their versions."""
-        models = calls.list_models(service, caller_of(service)).models
+        models = calls.list_models(pipeline, caller_of(pipeline)).models
         return ModelList(object="list", data=[_model(model) for model in models])
 
     @router.get("/v1/models/{model}", responses=RESPONSES)
     async def retrieve_model(model: str) -> ModelObject:
         """Describe one model."""
-        caller = caller_of(service)
+        caller = caller_of(pipeline)
         caller.identity.check_model(model)
-        for known in calls.list_models(service, caller).models:
+        for known in calls.list_models(pipeline, caller).models:
             if known.name == model:
                 return _model(known)
         raise NotFoundError(f"model {model!r} is not served")
@@ -39,8 +39,8 @@ def routes(service: Service) -> APIRouter:
     @router.get("/readyz", tags=["health"], responses={503: {"model": Status}})
     async def readyz(response: Response) -> Status:
         """Whether every model has a worker with its base and adapters."""
-        response.status_code = 200 if service.ready else 503
-        return Status(status="ready" if service.ready else "not ready")
+        response.status_code = 200 if pipeline.ready else 503
+        return Status(status="ready" if pipeline.ready else "not ready")
 
     return router
 

@@ -14,10 +14,10 @@ from vlm2vec_service.frontend.http.caller import caller_of
 from vlm2vec_service.frontend.http.errors import RESPONSES
 from vlm2vec_service.frontend.http.fetch import Fetcher
 from vlm2vec_service.frontend.http.inputs import Reader, call_options
-from vlm2vec_service.frontend.pipeline import Service
+from vlm2vec_service.frontend.pipeline import Pipeline
 
 
-def routes(service: Service, fetcher: Fetcher) -> APIRouter:
+def routes(pipeline: Pipeline, fetcher: Fetcher) -> APIRouter:
     """The routes."""
     router = APIRouter(tags=["rerank"])
 
@@ -27,18 +27,18 @@ def routes(service: Service, fetcher: Fetcher) -> APIRouter:
         """Order documents by the cosine of their vectors to the query's."""
         if not isinstance(body.documents, list):
             raise InvalidInputError("documents", "expected a list")
-        reader = Reader(service.limits, service.settings.max_inputs)
+        reader = Reader(pipeline.limits, pipeline.settings.max_inputs)
         query = reader.one(body.query, "query", body.instruction or "")
         instruction = body.document_instruction or ""
         documents = reader.many(body.documents, "documents", instruction)
         await reader.fetch(fetcher)
         request = pb.RankRequest(
-            options=call_options(service.catalog, body.model, body.priority, body.user),
+            options=call_options(pipeline.catalog, body.model, body.priority, body.user),
             query=query,
             candidates=documents,
             top_k=body.top_n or 0,
         )
-        answer = await calls.rank(service, request, caller_of(service))
+        answer = await calls.rank(pipeline, request, caller_of(pipeline))
         return Response(_json(answer, body), media_type="application/json")
 
     return router

@@ -12,12 +12,12 @@ import uvicorn
 from fastapi import APIRouter, FastAPI
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from vlm2vec_service.frontend.access import Gate
+from vlm2vec_service.frontend.access import Access
 from vlm2vec_service.frontend.addresses import bind
 from vlm2vec_service.frontend.http import webhook
 from vlm2vec_service.frontend.http.app import build_app
 from vlm2vec_service.frontend.http.fetch import Fetcher
-from vlm2vec_service.frontend.pipeline import Service
+from vlm2vec_service.frontend.pipeline import Pipeline
 from vlm2vec_service.frontend.reload import Reloaded
 from vlm2vec_service.frontend.tls import Certificate, certificate_names, http_context
 from vlm2vec_service.settings import HttpSettings
@@ -82,8 +82,8 @@ class _Protocol(HttpToolsProtocol):
 
 
 async def start_http(
-    service: Service,
-    gate: Gate,
+    pipeline: Pipeline,
+    access: Access,
     settings: HttpSettings,
     certificate: Reloaded[Certificate] | None,
     *more: APIRouter,
@@ -92,11 +92,11 @@ async def start_http(
     for a port taken."""
     if not settings.http_listen:
         return None
-    secret = service.webhook_secret_file
-    hooks = [webhook.routes(service, secret)] if secret else []
-    app = build_app(service, gate, settings, Fetcher(settings, service.limits), *hooks)
+    secret = pipeline.webhook_secret_file
+    hooks = [webhook.routes(pipeline, secret)] if secret else []
+    app = build_app(pipeline, access, settings, Fetcher(settings, pipeline.limits), *hooks)
     context = http_context(certificate) if certificate else None
     listener = bind(settings.http_listen)
-    http = HttpServer(app, listener, context, settings, service.settings.drain_seconds)
+    http = HttpServer(app, listener, context, settings, pipeline.settings.drain_seconds)
     await http.start()
     return http

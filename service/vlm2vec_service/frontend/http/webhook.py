@@ -7,12 +7,12 @@ from fastapi import APIRouter, Request, Response
 
 from vlm2vec_registry.webhook import SignatureError, Verifier
 from vlm2vec_service.errors import StartError, UnauthenticatedError
-from vlm2vec_service.frontend.pipeline import Service
+from vlm2vec_service.frontend.pipeline import Pipeline
 
 PATH = "/webhooks/mlflow"
 
 
-def routes(service: Service, secret_file: str) -> APIRouter:
+def routes(pipeline: Pipeline, secret_file: str) -> APIRouter:
     """The route, for notices signed with the secret in ``secret_file``, which is read each time it
     changes. Raises `StartError` if there is none."""
     router = APIRouter()
@@ -38,9 +38,9 @@ def routes(service: Service, secret_file: str) -> APIRouter:
             name = verifier().model(request.headers, await request.body())
         except SignatureError as error:
             raise UnauthenticatedError(str(error)) from error
-        for served in service.served.values():
-            if served.rollout is not None and name in ("", served.model.name):
-                served.rollout.poke()
+        for served in pipeline.served.values():
+            if served.follower is not None and name in ("", served.model.name):
+                served.follower.poke()
         return Response(status_code=204)
 
     return router

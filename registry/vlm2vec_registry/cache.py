@@ -19,6 +19,7 @@ from typing import IO
 
 from vlm2vec_registry import artifact
 from vlm2vec_registry.errors import ArtifactError, OutageError
+from vlm2vec_registry.files import sync
 
 STALE_SECONDS = 3600.0
 
@@ -85,13 +86,13 @@ class Cache:
             fetch(incoming)
             artifact.verify(incoming, digests)
             for path in (*incoming.iterdir(), incoming):
-                _sync(path)
+                sync(path)
             # If another process was faster, the name is taken by the same bytes.
             with contextlib.suppress(FileExistsError, OSError):
                 incoming.rename(folder)
             if not folder.exists():
                 raise OutageError(f"{folder} could not be made")
-            _sync(self._objects)
+            sync(self._objects)
         finally:
             shutil.rmtree(incoming, ignore_errors=True)
 
@@ -131,11 +132,3 @@ class Cache:
                 return False
             self._discard(folder)
             return True
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -1,13 +1,13 @@
-"""Rows of MMEB-eval, parquet or JSON lines, to tasks.
+"""Reads tasks from rows in the format of MMEB-eval, which are parquet or JSON lines.
 
 Keys of a row: ``qry_inst``, ``qry_text``, ``qry_img_path``; ``tgt_inst``; ``tgt_text`` and
-``tgt_img_path``, lists of the candidates, the right one first; of our own, ``tgt_right``, how many of
-the first are right where it is not one. Without ``qry_inst`` the texts are whole prompts.
+``tgt_img_path``, lists of the candidates, the right one first; of our own, ``tgt_right``, how many
+of the first are right where it is not one. Without ``qry_inst`` the texts are whole prompts.
 """
 
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -16,22 +16,22 @@ from vlm2vec_evaluation import prompts
 from vlm2vec_evaluation.errors import EvaluationError
 from vlm2vec_evaluation.suite import DataSet, Suite
 from vlm2vec_evaluation.task import Record, Task
+from vlm2vec_service.offline import mmeb
+from vlm2vec_service.offline.rows import RowError, find_files, stream_rows
 
 KEYS = ("qry_text", "tgt_text")
-"""What every row has to have."""
+"""The keys that every row has to have."""
 
 
 def read_task(suite: Suite, data_set: DataSet, backbone: str, limit: int | None = None) -> Task:
-    """The first ``limit`` rows of a data set, with prompts for ``backbone``.
+    """Reads the first ``limit`` rows of a data set, or all, with prompts for ``backbone``.
 
     Raises `EvaluationError` that names the data set, the row and the key at fault.
     """
     path = suite.path(data_set)
-    reader = _Reader(suite, data_set, prompts.placeholder(backbone))
+    reader = _RowReader(suite, data_set, prompts.placeholder(backbone))
     records = []
-    for number, row in enumerate(_rows(path), 1):
-        if limit is not None and number > limit:
-            break
+    for number, row in enumerate(islice(_rows(path), limit), 1):
         try:
             records.append(reader.record(row))
         except EvaluationError as error:
@@ -44,7 +44,7 @@ def read_task(suite: Suite, data_set: DataSet, backbone: str, limit: int | None 
 
 
 @dataclass
-class _Reader:
+class _RowReader:
     """Rows to records; equal texts and images become one input, so that each is hashed once."""
 
     suite: Suite
@@ -77,7 +77,7 @@ class _Reader:
             )  # fmt: skip
             query = self._input(prompt, query_image)
         else:
-            query = self._input(prompts.whole(text, self._placeholder(query_image)), query_image)
+            query = self._input(mmeb.prompt_of(text, self._placeholder(query_image)), query_image)
         form = self._form(with_instructions, not query_image)
         own = self.data_set.target_instruction or _text(row, "tgt_inst")
         candidates = [
@@ -110,14 +110,14 @@ class _Reader:
             return self._by_template(instruction, text, image)
         placeholder = self._placeholder(image)
         if form == "whole":
-            return self._input(prompts.whole(text, placeholder), image)
+            return self._input(mmeb.prompt_of(text, placeholder), image)
         if not image and self.data_set.target_instruction:
             text = f"{instruction} {text}"
         for_text = form == "for text"
         return self._input(prompts.target(instruction, text, placeholder, for_text=for_text), image)
 
     def _by_template(self, instruction: str, text: str, image: str) -> Input:
-        words = [part.replace(prompts.UPSTREAM_IMAGE, "").strip() for part in (instruction, text)]
+        words = [part.replace(mmeb.IMAGE, "").strip() for part in (instruction, text)]
         return Input(
             instruction=words[0] or None, text=words[1] or None, images=self._images(image)
         )
@@ -133,42 +133,14 @@ class _Reader:
 
 
 def _rows(path: Path) -> Iterator[dict[str, Any]]:
-    """The rows of a file, or of a folder's parquet files, else JSON lines, in order of name."""
-    if path.is_dir():
-        files = sorted(path.glob("*.parquet")) or sorted(path.glob("*.jsonl"))
+    """Reads the rows at ``path``, of a folder those of its files in the order of their names."""
+    try:
+        files = find_files(path)
         # A data set's folder may hold a training split as well.
-        files = [file for file in files if file.name.startswith("test")] or files
-    else:
-        files = [path]
-    if not files:
-        raise EvaluationError(f"{path}: neither .parquet nor .jsonl files")
-    for file in files:
-        yield from _parquet(file) if file.suffix == ".parquet" else _jsonl(file)
-
-
-def _parquet(path: Path) -> Iterator[dict[str, Any]]:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    try:
-        with pq.ParquetFile(path) as file:
-            for batch in file.iter_batches(batch_size=64):
-                yield from batch.to_pylist()
-    except (OSError, pa.ArrowException) as error:
-        raise EvaluationError(f"{path}: {error}") from error
-
-
-def _jsonl(path: Path) -> Iterator[dict[str, Any]]:
-    try:
-        with path.open() as file:
-            for number, line in enumerate(file, 1):
-                if line.strip():
-                    row = json.loads(line)
-                    if not isinstance(row, dict):
-                        raise EvaluationError(f"{path}: line {number}: expected a JSON object")
-                    yield row
-    except (OSError, ValueError) as error:
-        raise EvaluationError(f"{path}: {error}") from error
+        for file in [file for file in files if file.name.startswith("test")] or files:
+            yield from stream_rows(file)
+    except RowError as error:
+        raise EvaluationError(str(error)) from error
 
 
 def _text(row: dict[str, Any], key: str) -> str:

@@ -1,4 +1,4 @@
-"""Prompts as upstream's evaluation of MMEB writes them.
+"""Writes prompts as upstream's evaluation of MMEB does, from instructions and texts.
 
 Source: TIGER-AI-Lab/VLM2Vec, `process_input_text` in src/model/processor.py and the parsers
 image_cls, image_qa, image_i2t, image_t2i and image_i2i_vg in src/data/eval_dataset. They differ in
@@ -7,13 +7,11 @@ white space alone, and white space changes a vector.
 
 from vlm2vec_evaluation.errors import EvaluationError
 from vlm2vec_service.backbones import FAMILIES
-
-UPSTREAM_IMAGE = "<|image_1|>"
-"""The image placeholder in MMEB's own texts, whatever the backbone."""
+from vlm2vec_service.offline import mmeb
 
 
 def placeholder(backbone: str) -> str:
-    """The image placeholder of ``backbone``. Raises `EvaluationError` for an unknown one."""
+    """Returns the image placeholder of ``backbone``. Raises `EvaluationError` for an unknown one."""
     if backbone not in FAMILIES:
         raise EvaluationError(
             f"backbone {backbone!r} has no known image placeholder; known are {', '.join(FAMILIES)}"
@@ -21,27 +19,15 @@ def placeholder(backbone: str) -> str:
     return FAMILIES[backbone].image_placeholder
 
 
-def whole(text: str, image: str | None) -> str:
-    """A text that is a prompt already, with ``image``, the backbone's placeholder, in its place.
-
-    The form of MMEB-eval, whose ``qry_text`` holds instruction and placeholder as well.
-    """
-    if image is None:
-        return text.replace(UPSTREAM_IMAGE, "").lstrip() if UPSTREAM_IMAGE in text else text
-    if UPSTREAM_IMAGE not in text:
-        return f"{image} {text}" if text else image
-    return text.replace(UPSTREAM_IMAGE, image)
-
-
 def query(
     instruction: str, text: str, image: str | None, *, newline: bool, suffix: str = "\n"
 ) -> str:
-    """The prompt of a query.
+    """Writes the prompt of a query; ``image`` is the backbone's placeholder.
 
     ``newline`` puts a line break behind the placeholder: for questions, grounding, and retrieval
     of images by an image. Without ``image`` the query is a text that looks for an image.
     """
-    instruction = instruction.replace(UPSTREAM_IMAGE, "")
+    instruction = instruction.replace(mmeb.IMAGE, "")
     if image is None:
         return f"{instruction} {text}{suffix}"
     if newline:
@@ -51,14 +37,14 @@ def query(
 
 
 def target(instruction: str, text: str, image: str | None, *, for_text: bool) -> str:
-    """The prompt of a candidate; ``for_text``: the queries have no image.
+    """Writes the prompt of a candidate; ``for_text`` says that the queries have no image.
 
     A candidate without an image is its text alone. One with a caption of white space alone ends
     in a line break more where the queries are texts.
     """
     if image is None:
         return text
-    words = instruction.replace(UPSTREAM_IMAGE, "")
+    words = instruction.replace(mmeb.IMAGE, "")
     suffix = "\n" if text.strip() or for_text else ""
     if text.strip():
         words = f"{words} {text}"

@@ -69,7 +69,7 @@ def test_negatives_may_be_lists(tmp_path: Path) -> None:
     ("row", "message"),
     [
         ("{", r"rows.jsonl: line 2: Expecting"),
-        ("[1]", r"rows.jsonl: line 2: expected an object"),
+        ("[1]", r"rows.jsonl: line 2: expected a JSON object"),
         (
             {**MMEB, "qry": None, "qry_image_path": ""},
             "line 2: qry_text and qry_image_path are both",

@@ -1,20 +1,21 @@
 """Training data in MMEB-train's format: subsets of rows in parquet or JSON lines, listed in YAML.
 
-Keys of a row: ``qry`` (or ``qry_text``), ``qry_image_path``, ``pos_text``, ``pos_image_path``, and for
-hard negatives ``neg_text``, ``neg_image_path``, each a value or a list. MMEB-train's texts are whole
-prompts, with ``<|image_1|>`` for the image. With ``qry_inst`` (and ``pos_inst``, ``neg_inst``) a text is
-no prompt, and the adapter's prompt template joins both, as the service does.
+Keys of a row: ``qry`` (or ``qry_text``), ``qry_image_path``, ``pos_text``, ``pos_image_path``, and
+for hard negatives ``neg_text``, ``neg_image_path``, each a value or a list. MMEB-train's texts are
+whole prompts, with ``<|image_1|>`` for the image. With ``qry_inst`` (and ``pos_inst``,
+``neg_inst``) a text is no prompt, and the adapter's prompt template joins both, as the service
+does.
 """
 
 import hashlib
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from vlm2vec_service.offline.rows import RowError, RowFile, find_files
 from vlm2vec_training.errors import DataError
 
 COLUMNS = (
@@ -25,7 +26,7 @@ COLUMNS = (
 
 @dataclass(frozen=True)
 class Side:
-    """A query or a target as the data have it; ``image`` is a path or empty."""
+    """A query or a target as the data have it; ``image`` is a path, or empty for none."""
 
     text: str
     image: str
@@ -33,14 +34,14 @@ class Side:
 
     @property
     def content(self) -> int:
-        """63 bits that are equal where the contents are."""
+        """A number of 63 bits that is equal for sides of equal contents."""
         digest = hashlib.blake2b(repr(self).encode(), digest_size=8).digest()
         return int.from_bytes(digest) >> 1
 
 
 @dataclass(frozen=True)
 class Example:
-    """A query, its target, and targets that are hard to tell from it."""
+    """A row of the data: a query, its target, and wrong targets that are hard to tell from it."""
 
     query: Side
     positive: Side
@@ -49,28 +50,34 @@ class Example:
 
 @dataclass(frozen=True)
 class SubsetSettings:
-    """One subset in the YAML file, under its name. Paths are relative to the file's folder."""
+    """What the YAML file says of one subset. Paths are relative to the file's folder."""
 
     path: str
-    """A .parquet or .jsonl file, or a folder of such."""
+    """A .parquet or .jsonl file, a folder of such, or a pattern with ``*`` in the file's name."""
     image_dir: str = ""
     """Where the rows' image paths start; the file's folder if not given."""
     weight: float = 1.0
-    """How often a sub-batch is taken from here, compared with the others."""
+    """How often a sub-batch is taken from this subset, compared with the others."""
     num_sample_per_subset: int = 0
     """Only so many rows, from the start; 0 is all."""
 
 
 class Subset:
-    """The rows of one subset. Parquet stays packed; JSON lines are kept as bytes."""
+    """The rows of one subset in memory, by index; they are parsed when they are asked for.
+
+    Raises `DataError` where there are none.
+    """
 
     def __init__(self, name: str, settings: SubsetSettings, folder: Path) -> None:
         self.name = name
         self.weight = settings.weight
         self.images = folder / (settings.image_dir or ".")
         path = folder / settings.path
-        self._parts = [_Part(file) for file in _files(name, path)]
-        total = sum(len(part) for part in self._parts)
+        try:
+            self._files = [RowFile(file, COLUMNS) for file in find_files(path)]
+        except RowError as error:
+            raise DataError(f"subset {name}: {error}") from error
+        total = sum(len(file) for file in self._files)
         self._length = min(total, settings.num_sample_per_subset or total)
         if not self._length:
             raise DataError(f"subset {name}: {path} has no rows")
@@ -79,38 +86,42 @@ class Subset:
         return self._length
 
     def __getitem__(self, index: int) -> Example:
-        """Raises `DataError` that names the file, the line and the field."""
-        part, at = self._find(index)
-        return _example(part[at], self.where(index))
+        """Reads one row. Raises `DataError` that names the file, the line and the field."""
+        file, at = self._find(index)
+        try:
+            row = file[at]
+        except RowError as error:
+            raise DataError(f"subset {self.name}: {error}") from error
+        return _example(row, self.where(index))
 
     def where(self, index: int) -> str:
-        """The row's place for a message: subset, file and line."""
-        part, at = self._find(index)
-        return f"subset {self.name}: {part.path}: {part.unit} {at + 1}"
+        """Says where a row stands, for a message: the subset, the file and the line."""
+        file, at = self._find(index)
+        return f"subset {self.name}: {file.where(at)}"
 
-    def _find(self, index: int) -> "tuple[_Part, int]":
-        for part in self._parts:
-            if index < len(part):
-                return part, index
-            index -= len(part)
+    def _find(self, index: int) -> tuple[RowFile, int]:
+        for file in self._files:
+            if index < len(file):
+                return file, index
+            index -= len(file)
         raise IndexError(index)
 
     @property
     def digest(self) -> str:
         """16 hexadecimal digits of the files' bytes."""
         digest = hashlib.blake2b(digest_size=8)
-        for part in self._parts:
-            with part.path.open("rb") as file:
+        for rows in self._files:
+            with rows.path.open("rb") as file:
                 digest.update(hashlib.file_digest(file, "sha256").digest())
         return digest.hexdigest()
 
 
 def read_data(path: Path) -> list[Subset]:
-    """The subsets that the YAML file ``path`` lists, by name: a mapping of `SubsetSettings`.
+    """Opens the subsets that the YAML file ``path`` lists: names with `SubsetSettings`.
 
     Upstream's keys ``dataset_parser`` (which must be mmeb), ``dataset_name``, ``subset_name`` and
-    ``dataset_split`` may stand for ``path``: the folder ``dataset_name/subset_name`` and in it the files of
-    that split. Raises `DataError`.
+    ``dataset_split`` may stand for ``path``: the folder ``dataset_name/subset_name`` and in it the
+    files of that split. Raises `DataError`.
     """
     try:
         values = yaml.safe_load(path.read_text())
@@ -147,60 +158,7 @@ def _settings(where: str, row: Any) -> SubsetSettings:
     return SubsetSettings(**row)
 
 
-def _files(name: str, path: Path) -> list[Path]:
-    if path.is_dir():
-        files = sorted(path.glob("*.parquet")) or sorted(path.glob("*.jsonl"))
-    elif "*" in path.name:
-        files = sorted(path.parent.glob(path.name))
-    else:
-        files = [path] if path.is_file() else []
-    if not files:
-        raise DataError(f"subset {name}: {path}: no .parquet or .jsonl file is there")
-    return files
-
-
-class _Part(Sequence[dict[str, Any]]):
-    """The rows of one file."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.unit = "row" if path.suffix == ".parquet" else "line"
-        self._table: Any = None
-        self._lines: list[bytes] = []
-        if path.suffix == ".parquet":
-            self._table = _table(path)
-        else:
-            try:
-                self._lines = path.read_bytes().rstrip().splitlines()
-            except OSError as error:
-                raise DataError(f"{path}: {error}") from error
-
-    def __len__(self) -> int:
-        return len(self._lines) if self._table is None else self._table.num_rows
-
-    def __getitem__(self, index: Any) -> Any:
-        if self._table is not None:
-            return self._table.slice(index, 1).to_pylist()[0]
-        try:
-            return json.loads(self._lines[index])
-        except ValueError as error:
-            raise DataError(f"{self.path}: line {index + 1}: {error}") from error
-
-
-def _table(path: Path) -> Any:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    try:
-        names = pq.read_schema(path).names
-        return pq.read_table(path, columns=[name for name in names if name in COLUMNS])
-    except (OSError, pa.ArrowException) as error:
-        raise DataError(f"{path}: {error}") from error
-
-
-def _example(row: Any, where: str) -> Example:
-    if not isinstance(row, Mapping):
-        raise DataError(f"{where}: expected an object")
+def _example(row: Mapping[str, Any], where: str) -> Example:
     text = "qry" if row.get("qry") is not None else "qry_text"
     query = _side(row, where, text, "qry_image_path", "qry_inst")
     positive = _side(row, where, "pos_text", "pos_image_path", "pos_inst")

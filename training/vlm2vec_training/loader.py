@@ -6,9 +6,10 @@ from pathlib import Path
 
 from PIL import Image
 
-from vlm2vec_evaluation import prompts
 from vlm2vec_registry.embedding_config import EmbeddingConfig
+from vlm2vec_service.backbones import FAMILIES
 from vlm2vec_service.errors import InvalidInputError
+from vlm2vec_service.offline.mmeb import prompt_of
 from vlm2vec_service.preprocess import Prepared, Preprocessor, Request
 from vlm2vec_service.preprocess.images import decode_image
 from vlm2vec_service.settings import Limits
@@ -31,7 +32,7 @@ class Loader:
         self.subsets = subsets
         self.preprocessor = preprocessor
         self.embedding = embedding
-        self.placeholder = prompts.placeholder(str(embedding.backbone))
+        self.placeholder = FAMILIES[str(embedding.backbone)].image_placeholder
         self.limits = Limits()
         self.pool = ThreadPoolExecutor(threads, thread_name_prefix="prepare")
 
@@ -94,7 +95,7 @@ class Loader:
                 instruction=side.instruction or None, text=side.text or None, images=images
             )
         else:
-            prompt = prompts.whole(side.text, self.placeholder if images else None)
+            prompt = prompt_of(side.text, self.placeholder if images else None)
             request = Request(prompt=prompt, images=images)
         try:
             return self.preprocessor.prepare(request, self.embedding)

@@ -1,4 +1,4 @@
-"""``python -m vlm2vec_cli``: the command ``vlm2vec``, also where it is not on the path."""
+"""Runs the command ``vlm2vec`` as ``python -m vlm2vec_cli``, also where it is not on the path."""
 
 from vlm2vec_cli.main import main
 

@@ -1,4 +1,4 @@
-"""``vlm2vec embed``."""
+"""The command ``vlm2vec embed``, which embeds a file of JSON lines without a server."""
 
 import sys
 from pathlib import Path
@@ -6,18 +6,13 @@ from typing import Any
 
 import click
 
-from vlm2vec_cli.parse import names_and_folders
+from vlm2vec_cli.parse import base_option, names_and_folders, progress_option, threads_option
 from vlm2vec_service.options import options, take
 from vlm2vec_service.settings import EngineSettings, Limits, VideoSettings
 
 
 @click.command()
-@click.option(
-    "--base",
-    required=True,
-    type=click.Path(exists=True, file_okay=False, path_type=Path),
-    help="Checkpoint folder in Hugging Face layout: config.json, safetensors, tokenizer.",
-)
+@base_option
 @click.option(
     "--adapter",
     multiple=True,
@@ -37,15 +32,8 @@ from vlm2vec_service.settings import EngineSettings, Limits, VideoSettings
     type=click.Path(dir_okay=False, path_type=Path),
     help="Where vectors go; by extension: .npz, .jsonl or .parquet.",
 )
-@click.option(
-    "--threads", default=4, type=click.IntRange(1), help="Threads that decode images and video."
-)
-@click.option(
-    "--progress/--no-progress",
-    default=None,
-    show_default="on a terminal",
-    help="Show a progress bar.",
-)
+@threads_option
+@progress_option
 @options(EngineSettings)
 @options(Limits)
 @options(VideoSettings)  # fmt: skip

@@ -1,15 +1,14 @@
-"""``vlm2vec evaluate``."""
+"""The command ``vlm2vec evaluate``, which scores a model on a suite of data sets."""
 
 from pathlib import Path
 from typing import Any
 
 import click
 
-from vlm2vec_cli.parse import registry_option
+from vlm2vec_cli.parse import FOLDER, progress_option, registry_option, threads_option
 from vlm2vec_service.options import options, take
 from vlm2vec_service.settings import EngineSettings, Limits, VideoSettings
 
-FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
 CACHE = Path("~/.cache/vlm2vec/evaluation")
 
 
@@ -42,9 +41,7 @@ CACHE = Path("~/.cache/vlm2vec/evaluation")
 @click.option("--local", is_flag=True, help="Embed in this process: --base instead of --target.")
 @click.option("--base", type=FOLDER, help="With --local: a checkpoint folder.")
 @click.option("--adapter", type=FOLDER, help="With --local: a PEFT folder; none is the base.")
-@click.option(
-    "--threads", default=4, type=click.IntRange(1), help="With --local: decoding threads."
-)
+@threads_option
 @click.option(
     "--only", multiple=True, metavar="DATA_SET", help="Evaluate this data set only. Repeatable."
 )
@@ -62,9 +59,7 @@ CACHE = Path("~/.cache/vlm2vec/evaluation")
     "--record", is_flag=True, help="Write the scores to the version in --registry, for the gate."
 )
 @registry_option
-@click.option(
-    "--progress/--no-progress", default=None, show_default="on a terminal", help="Show bars."
-)
+@progress_option
 @options(EngineSettings)
 @options(Limits)
 @options(VideoSettings)  # fmt: skip
@@ -78,7 +73,7 @@ def evaluate(**values: Any) -> None:
     Vectors are kept in --cache as they come: an evaluation that was stopped goes on where it was,
     and another one of the same space asks only for what is new.
 
-    The options from --device on are those of the engine, for --local.
+    --threads and the options from --device on are those of the engine, for --local.
 
     Exit status: 0 when all was scored, 2 when not.
 
@@ -90,21 +85,21 @@ def evaluate(**values: Any) -> None:
                        --suite mmeb_v1 --data MMEB-eval --output scores.json
     """
     # grpc, and torch with --local, take seconds to import; --help should not.
-    from vlm2vec_evaluation.run import Job, run
+    from vlm2vec_evaluation.run import EvaluateArguments, run
 
     values["engine"] = take(EngineSettings, values)
     values["limits"] = take(Limits, values)
     values["video"] = take(VideoSettings, values)
     values["cache"] = values["cache"].expanduser()
-    job = Job(**values)
-    if job.local and job.base is None:
+    arguments = EvaluateArguments(**values)
+    if arguments.local and arguments.base is None:
         raise click.UsageError("--local needs --base")
-    if not job.local and (job.base or job.adapter):
+    if not arguments.local and (arguments.base or arguments.adapter):
         raise click.UsageError(
             "--base and --adapter are for --local; a service is given by --target"
         )
-    if job.record and (job.only or job.limit):
+    if arguments.record and (arguments.only or arguments.limit):
         raise click.UsageError("--record is for whole evaluations: leave out --only and --limit")
-    if job.record and job.local and "@" not in job.model:
+    if arguments.record and arguments.local and "@" not in arguments.model:
         raise click.UsageError("--record with --local needs --model NAME@VERSION to write to")
-    run(job)
+    run(arguments)

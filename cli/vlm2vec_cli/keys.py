@@ -1,4 +1,4 @@
-"""``vlm2vec keys``: API keys for the callers file."""
+"""The command ``vlm2vec keys``, which makes API keys for the file of callers."""
 
 from typing import Any
 
@@ -7,7 +7,7 @@ import click
 
 @click.group()
 def keys() -> None:
-    """API keys of callers."""
+    """Make API keys for callers."""
 
 
 @keys.command()

@@ -1,4 +1,4 @@
-"""The command ``vlm2vec``."""
+"""The command ``vlm2vec``, to which every other module adds a command of its own."""
 
 import sys
 
@@ -37,7 +37,7 @@ for command in (serve, embed, worker, adapters, keys, train, evaluate, demo):
 
 
 def main() -> None:
-    """Runs the command; errors that a user can mend are a sentence, not a traceback."""
+    """Runs the command; prints errors that a user can mend as a sentence, without a traceback."""
     try:
         vlm2vec()
     except ServeError as error:

@@ -1,11 +1,37 @@
-"""What several commands read alike: the registry, NAME=DIR, NAME/VERSION=DIR, a file of settings."""
+"""Options that several commands share, and how NAME=DIR, pairs and a TOML file are parsed."""
 
+import sys
 import tomllib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import click
 
+FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
+FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
+
+
+def show_progress(context: click.Context, parameter: click.Parameter, given: bool | None) -> bool:
+    """Decides whether bars are shown: as it was ``given``, or else where there is a terminal."""
+    return sys.stderr.isatty() if given is None else given
+
+
+base_option = click.option(
+    "--base",
+    required=True,
+    type=FOLDER,
+    help="Checkpoint folder in Hugging Face layout: config.json, safetensors, tokenizer.",
+)
+threads_option = click.option(
+    "--threads", default=4, type=click.IntRange(1), help="Threads that decode images and video."
+)
+progress_option = click.option(
+    "--progress/--no-progress",
+    default=None,
+    show_default="on a terminal",
+    callback=show_progress,
+    help="Show progress bars.",
+)
 registry_option = click.option(
     "--registry",
     envvar=["VLM2VEC_REGISTRY", "MLFLOW_TRACKING_URI"],
@@ -20,7 +46,7 @@ Callback = Callable[[click.Context, click.Parameter, Sequence[str]], dict[tuple[
 def names_and_folders(
     context: click.Context, parameter: click.Parameter, items: Sequence[str]
 ) -> dict[str, Path]:
-    """Parses NAME=DIR, each name once."""
+    """Parses values NAME=DIR, in which each name may be given once."""
     folders: dict[str, Path] = {}
     for item in items:
         name, _, folder = item.partition("=")
@@ -33,7 +59,10 @@ def names_and_folders(
 
 
 def pairs(separator: str) -> Callback:
-    """A callback that parses LEFT=RIGHT, where LEFT is one name, or two around ``separator``."""
+    """Makes a callback that parses values LEFT=RIGHT, where LEFT is two names around ``separator``.
+
+    The callback returns RIGHT by the two names, each pair of which may be given once.
+    """
 
     def parse(
         context: click.Context, parameter: click.Parameter, items: Sequence[str]
@@ -53,7 +82,10 @@ def pairs(separator: str) -> Callback:
 
 
 def read_config(context: click.Context, parameter: click.Parameter, path: Path | None) -> None:
-    """A TOML file whose keys are the options' names; flags and environment variables go first."""
+    """Reads defaults from a TOML file whose keys are the names of the command's options.
+
+    Flags and environment variables go before them.
+    """
     if path is None:
         return
     try:

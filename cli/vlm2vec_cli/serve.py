@@ -1,4 +1,4 @@
-"""``vlm2vec serve``."""
+"""The command ``vlm2vec serve``, which runs the service until it is told to stop."""
 
 import asyncio
 import os
@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from vlm2vec_cli.parse import names_and_folders, pairs, read_config
+from vlm2vec_cli.parse import FILE, names_and_folders, pairs, read_config
 from vlm2vec_service import tracing
 from vlm2vec_service.logs import configure
 from vlm2vec_service.options import options, take
@@ -27,7 +27,7 @@ from vlm2vec_service.settings import (
 @click.command()
 @click.option(
     "--config",
-    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    type=FILE,
     is_eager=True,
     callback=read_config,
     expose_value=False,
@@ -82,8 +82,8 @@ def serve(**values: Any) -> None:
     Example:
       vlm2vec serve --model v2=Qwen2-VL-2B-Instruct --adapter v2/1=VLM2Vec-V2.0 --device cuda
     """
-    from vlm2vec_service.frontend import server
-    from vlm2vec_service.frontend.addresses import Exposure
+    from vlm2vec_service.frontend import build, server
+    from vlm2vec_service.frontend.credentials import Exposure
 
     settings, logs = take(ServerSettings, values), take(LogSettings, values)
     configure(logs.log_level, logs.log_format)
@@ -96,7 +96,7 @@ def serve(**values: Any) -> None:
         name, _, address = item.partition("=")
         workers.setdefault(name, []).append(address)
     adapters = {key: Path(folder) for key, folder in values["adapter"].items()}
-    deployment = server.Deployment(values["model"], adapters, values["alias"], workers)
+    deployment = build.Deployment(values["model"], adapters, values["alias"], workers)
     engine, limits = take(EngineSettings, values), take(Limits, values)
     video, registry = take(VideoSettings, values), take(RegistrySettings, values)
     exposure = Exposure(
@@ -104,7 +104,7 @@ def serve(**values: Any) -> None:
     )
 
     async def run() -> None:
-        service = server.build(deployment, settings, engine, limits, video, registry)
-        await server.serve(service, exposure)
+        pipeline = build.build(deployment, settings, engine, limits, video, registry)
+        await server.serve(pipeline, exposure)
 
     asyncio.run(run())

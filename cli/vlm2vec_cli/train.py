@@ -1,4 +1,4 @@
-"""``vlm2vec train``."""
+"""The command ``vlm2vec train``, which trains an adapter and publishes it."""
 
 import os
 from pathlib import Path
@@ -6,21 +6,17 @@ from typing import Any
 
 import click
 
+from vlm2vec_cli.parse import FILE, base_option, progress_option
 from vlm2vec_service.options import options, take
 from vlm2vec_training.settings import AdapterSettings, TrainSettings
 
 
 @click.command()
-@click.option(
-    "--base",
-    required=True,
-    type=click.Path(exists=True, file_okay=False, path_type=Path),
-    help="Checkpoint folder in Hugging Face layout; its weights stay as they are.",
-)
+@base_option
 @click.option(
     "--data",
     required=True,
-    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    type=FILE,
     help="YAML file of the subsets to train on.",
 )
 @click.option(
@@ -40,19 +36,14 @@ from vlm2vec_training.settings import AdapterSettings, TrainSettings
     default="",
     help="MLflow: the URI of a server or database, or a folder. The run is recorded there.",
 )
-@click.option(
-    "--progress/--no-progress",
-    default=None,
-    show_default="on a terminal",
-    help="Show a progress bar.",
-)
+@progress_option
 @options(AdapterSettings)
 @options(TrainSettings)  # fmt: skip
 def train(**values: Any) -> None:
     """Train an adapter with VLM2Vec's contrastive loss, and publish it.
 
-    --data names subsets in MMEB-train's format, each with the path of a parquet or JSON lines file, or
-    a folder of them, and a weight:
+    The weights of --base stay as they are. --data names subsets in MMEB-train's format, each with
+    the path of a parquet or JSON lines file, or a folder of them, and a weight:
 
     \b
       MSCOCO_i2t:
@@ -61,8 +52,8 @@ def train(**values: Any) -> None:
         weight: 2
 
     A row has qry, qry_image_path, pos_text and pos_image_path, and for hard negatives neg_text and
-    neg_image_path. The negatives of a query are the targets of all other queries of the step, over all
-    processes, and all hard ones.
+    neg_image_path. The negatives of a query are the targets of all other queries of the step, over
+    all processes, and all hard ones.
 
     On several GPUs: torchrun --nproc-per-node 8 -m vlm2vec_cli train ... --device cuda
 
@@ -81,14 +72,14 @@ def train(**values: Any) -> None:
     import torch
 
     from vlm2vec_training import processes
-    from vlm2vec_training.trainer import Job, train
+    from vlm2vec_training.trainer import TrainArguments, train
 
     settings, adapter = take(TrainSettings, values), take(AdapterSettings, values)
     if settings.device == "cuda" and "LOCAL_RANK" in os.environ:
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
     with processes.group(torch.device(settings.device)):
-        job = Job(**values, adapter=adapter, train=settings, tracking=registry)
-        result = train(job)
+        arguments = TrainArguments(**values, adapter=adapter, train=settings, tracking=registry)
+        result = train(arguments)
         if processes.rank():
             return
     score = "" if result.hit1 is None else f", hit@1 {result.hit1:.3f} on held-out rows"
@@ -99,7 +90,7 @@ def train(**values: Any) -> None:
         version = Registry(registry).publish(
             publish,
             result.folder,
-            base=job.base,
+            base=arguments.base,
             alias=None,
             metrics={} if result.hit1 is None else {"held_out_hit1": result.hit1},
             tags=result.tags,

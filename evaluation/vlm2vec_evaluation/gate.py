@@ -8,7 +8,8 @@ from vlm2vec_evaluation.record import Recorded, read
 from vlm2vec_evaluation.suite import Suite, read_suite
 
 if TYPE_CHECKING:
-    from vlm2vec_registry.store import PublishedVersion, Registry
+    from vlm2vec_registry.snapshot import PublishedVersion
+    from vlm2vec_registry.store import Registry
 
 EXAMPLE = "suite.yaml:min_hit1=0.60,max_drop=0.005"
 ROUNDING = 1e-9
@@ -54,7 +55,7 @@ def check(registry: "Registry", model: str, version: str, requirement: Requireme
     Reads the registry alone, embeds nothing. Raises what `Registry.version` raises.
     """
     from vlm2vec_registry.errors import MissingError
-    from vlm2vec_registry.store import CHAMPION
+    from vlm2vec_registry.snapshot import CHAMPION
 
     candidate = registry.version(model, version)
     try:

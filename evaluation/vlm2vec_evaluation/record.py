@@ -13,7 +13,9 @@ from vlm2vec_evaluation.suite import OVERALL, Suite
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
-    from vlm2vec_registry.store import PublishedVersion, Registry
+    from vlm2vec_registry.snapshot import PublishedVersion
+
+    from vlm2vec_registry.store import Registry
 
 PREFIX = "vlm2vec.evaluation."
 """Before a suite's name: the tag that holds the last evaluation on it."""

@@ -19,16 +19,17 @@ from vlm2vec_evaluation.record import record
 from vlm2vec_evaluation.report import table, to_json
 from vlm2vec_evaluation.source import Embed, by_client
 from vlm2vec_evaluation.suite import Suite, read_suite
-from vlm2vec_evaluation.target import Target, find_target
+from vlm2vec_evaluation.target import EvaluationTarget, find_target
 from vlm2vec_evaluation.vector_file import open_vectors
 from vlm2vec_service.settings import EngineSettings, Limits, VideoSettings
 
 if TYPE_CHECKING:
-    from vlm2vec_registry.store import PublishedVersion, Registry
+    from vlm2vec_registry.snapshot import PublishedVersion
+    from vlm2vec_registry.store import Registry
 
 
 @dataclass(frozen=True)
-class Job:
+class EvaluateArguments:
     """The command's arguments. ``progress`` None means on a terminal only."""
 
     suite: str
@@ -55,27 +56,27 @@ class Job:
     video: VideoSettings
 
 
-def run(job: Job) -> None:
+def run(arguments: EvaluateArguments) -> None:
     """Evaluates, prints the table, and writes what was asked for. Raises `ServeError`."""
-    suite = read_suite(job.suite, job.data)
-    chosen = _chosen(suite, job.only)
+    suite = read_suite(arguments.suite, arguments.data)
+    chosen = _chosen(suite, arguments.only)
     for data_set in chosen.data_sets:
         suite.path(data_set)  # what is missing is said before hours of embedding
-    if job.output and not job.output.parent.is_dir():
-        raise EvaluationError(f"{job.output}: the folder {job.output.parent} does not exist")
-    show = sys.stderr.isatty() if job.progress is None else job.progress
-    with _source(job) as (embed, target):
-        version = _version(job, target) if job.record else None
-        with open_vectors(job.cache, target.space) as vectors:
+    if arguments.output and not arguments.output.parent.is_dir():
+        raise EvaluationError(f"{arguments.output}: the folder {arguments.output.parent} does not exist")
+    show = sys.stderr.isatty() if arguments.progress is None else arguments.progress
+    with _source(arguments) as (embed, target):
+        version = _version(arguments, target) if arguments.record else None
+        with open_vectors(arguments.cache, target.space) as vectors:
             tasks = (
-                read_task(suite, data_set, target.backbone, job.limit)
+                read_task(suite, data_set, target.backbone, arguments.limit)
                 for data_set in chosen.data_sets
             )
             evaluation = evaluate(embed, tasks, vectors=vectors, progress=show)
     click.echo(f"{target.model} version {target.version}, space {target.space}: {suite.name}\n")
     click.echo(table(evaluation))
-    if job.output:
-        _write(job.output, target, suite, evaluation)
+    if arguments.output:
+        _write(arguments.output, target, suite, evaluation)
     if version:
         registry, published = version
         made = record(registry, published, suite, evaluation, target.space)
@@ -93,41 +94,41 @@ def _chosen(suite: Suite, only: tuple[str, ...]) -> Suite:
 
 
 @contextmanager
-def _source(job: Job) -> Iterator[tuple[Embed, Target]]:
+def _source(arguments: EvaluateArguments) -> Iterator[tuple[Embed, EvaluationTarget]]:
     """What embeds, and what it is."""
-    if job.local:
+    if arguments.local:
         from vlm2vec_evaluation.local import load  # torch
 
-        assert job.base is not None
-        model = load(job.base, job.adapter, job.engine, job.limits, job.video, job.threads)
-        name, _, version = job.model.partition("@")
-        place = job.adapter or job.base
-        yield model.embed, Target(name or str(place), version or "-", model.space, model.backbone)
+        assert arguments.base is not None
+        model = load(arguments.base, arguments.adapter, arguments.engine, arguments.limits, arguments.video, arguments.threads)
+        name, _, version = arguments.model.partition("@")
+        place = arguments.adapter or arguments.base
+        yield model.embed, EvaluationTarget(name or str(place), version or "-", model.space, model.backbone)
         return
     try:
         with Client(
-            job.target,
-            tls=job.tls_ca or job.tls,
-            api_key=job.api_key,
+            arguments.target,
+            tls=arguments.tls_ca or arguments.tls,
+            api_key=arguments.api_key,
             user_agent="vlm2vec-evaluate",
         ) as client:
-            target = find_target(client.models(), job.model)
+            target = find_target(client.models(), arguments.model)
             # The space pins the version, also while a canary takes a share or the champion changes.
-            yield by_client(client, job.window, model=target.model, space=target.space), target
+            yield by_client(client, arguments.window, model=target.model, space=target.space), target
     except (VLM2VecError, OSError) as error:
-        raise EvaluationError(f"{job.target}: {error}") from error
+        raise EvaluationError(f"{arguments.target}: {error}") from error
 
 
-def _version(job: Job, target: Target) -> "tuple[Registry, PublishedVersion]":
+def _version(arguments: EvaluateArguments, target: EvaluationTarget) -> "tuple[Registry, PublishedVersion]":
     """Where to record, asked for before anything is embedded."""
     from vlm2vec_registry.errors import RegistryError
     from vlm2vec_registry.store import Registry
 
     try:
-        registry = Registry(job.registry)
+        registry = Registry(arguments.registry)
         version = registry.version(target.model, target.version)
     except RegistryError as error:
-        raise EvaluationError(f"--registry {job.registry}: {error}") from error
+        raise EvaluationError(f"--registry {arguments.registry}: {error}") from error
     if version.space != target.space:
         raise EvaluationError(
             f"{target.model} version {target.version} has space {version.space} in the registry, "
@@ -136,7 +137,7 @@ def _version(job: Job, target: Target) -> "tuple[Registry, PublishedVersion]":
     return registry, version
 
 
-def _write(path: Path, target: Target, suite: Suite, evaluation: Evaluation) -> None:
+def _write(path: Path, target: EvaluationTarget, suite: Suite, evaluation: Evaluation) -> None:
     """Writes the JSON file, which appears whole."""
     about = {
         "model": target.model, "version": target.version, "space": target.space,

@@ -7,7 +7,7 @@ from vlm2vec_evaluation.errors import EvaluationError
 
 
 @dataclass(frozen=True)
-class Target:
+class EvaluationTarget:
     """The version of a model that is evaluated."""
 
     model: str
@@ -16,7 +16,7 @@ class Target:
     backbone: str
 
 
-def find_target(models: list[Model], reference: str) -> Target:
+def find_target(models: list[Model], reference: str) -> EvaluationTarget:
     """What NAME, NAME@ALIAS or NAME@VERSION means on a server with ``models``.
 
     Without a name it is the only model, without a suffix the champion. Raises `EvaluationError`
@@ -31,7 +31,7 @@ def find_target(models: list[Model], reference: str) -> Target:
     model, wanted = found[0], wanted or "champion"
     for version in model.versions:
         if wanted == version.version or wanted in version.aliases:
-            return Target(model.name, version.version, version.space, model.backbone)
+            return EvaluationTarget(model.name, version.version, version.space, model.backbone)
     known = [item.version for item in model.versions]
     known += sorted(alias for item in model.versions for alias in item.aliases)
     raise EvaluationError(

@@ -11,13 +11,13 @@ import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from vlm2vec_registry import artifact
 from vlm2vec_registry.embedding_config import FILE_NAME, EmbeddingConfig
 from vlm2vec_registry.errors import ArtifactError, MissingError, OutageError
+from vlm2vec_registry.snapshot import PublishedVersion, Snapshot
 from vlm2vec_registry.space import base_digest, space_of
 
 # Seven retries of two minutes each are MLflow's default: an outage would look like a hang.
@@ -26,7 +26,6 @@ os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
 os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
 os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
 
-CHAMPION, CANARY, SHADOW = "champion", "canary", "shadow"
 SPACE, BASE, DIGESTS, EMBEDDING = (
     "vlm2vec.space", "vlm2vec.base", "vlm2vec.digests", "vlm2vec.embedding",
 )  # fmt: skip
@@ -35,46 +34,6 @@ SHARE, PREVIOUS = "vlm2vec.canary_share", "vlm2vec.previous_champion"
 """Tags of a model: the canary's share, 0 to 1, and the version to roll back to."""
 ARTIFACT_PATH = "adapter"
 EXPERIMENT = "vlm2vec"
-
-
-@dataclass(frozen=True)
-class PublishedVersion:
-    """One adapter version as the registry describes it. ``uri`` is where its files are,
-    ``digests`` are theirs, ``base`` is the hexadecimal digest of the base it was made for."""
-
-    model: str
-    name: str
-    uri: str
-    run_id: str
-    created: int
-    space: str
-    base: str
-    digests: dict[str, str]
-    embedding: dict[str, Any]
-    tags: dict[str, str] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class Snapshot:
-    """All that the registry says of a model at one moment. ``broken`` are versions that no server
-    could use, and why."""
-
-    model: str
-    versions: dict[str, PublishedVersion]
-    aliases: dict[str, str]
-    canary_share: float = 0.0
-    broken: dict[str, str] = field(default_factory=dict)
-
-    def to_json(self) -> str:
-        """For a file that a server starts from while the registry is away."""
-        return json.dumps(asdict(self), sort_keys=True)
-
-    @classmethod
-    def from_json(cls, text: str) -> "Snapshot":
-        """The counterpart of `to_json`. Raises ValueError, TypeError, KeyError."""
-        values = json.loads(text)
-        versions = {key: PublishedVersion(**value) for key, value in values["versions"].items()}
-        return cls(**{**values, "versions": versions})
 
 
 class Registry:

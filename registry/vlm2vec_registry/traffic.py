@@ -1,7 +1,8 @@
 """Who gets the traffic of a model: champion, canary and shadow, as aliases and two tags in MLflow."""
 
 from vlm2vec_registry.errors import MissingError
-from vlm2vec_registry.store import CANARY, CHAMPION, PREVIOUS, SHADOW, SHARE, Registry
+from vlm2vec_registry.snapshot import CANARY, CHAMPION, SHADOW
+from vlm2vec_registry.store import PREVIOUS, SHARE, Registry
 
 
 def promote(registry: Registry, model: str, name: str) -> str:

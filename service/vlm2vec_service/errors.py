@@ -11,7 +11,7 @@ from vlm2vec_registry.errors import Code, ServeError
 __all__ = [
     "AdapterError", "CheckpointError", "Code", "DeadlineError", "ExhaustedError", "ForbiddenError",
     "InvalidInputError", "NotFoundError", "ServeError", "StartError", "UnauthenticatedError",
-    "UnavailableError", "listed",
+    "UnavailableError", "WorkerLostError", "listed",
 ]  # fmt: skip
 
 
@@ -93,6 +93,10 @@ class UnavailableError(ServeError):
     def __init__(self, message: str, retry_after: float = 1.0) -> None:
         super().__init__(message)
         self.retry_after = retry_after
+
+
+class WorkerLostError(UnavailableError):
+    """The worker died, hung or was cut off before it answered; nobody knows what it had done."""
 
 
 class DeadlineError(ServeError):

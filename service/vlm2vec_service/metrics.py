@@ -2,7 +2,7 @@
 
 from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, Histogram
 
-from vlm2vec.worker.v1 import worker_pb2
+from vlm2vec_service.scheduling.batch import BatchResult
 
 SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 POWERS = tuple(float(2**i) for i in range(15))
@@ -120,24 +120,18 @@ class Metrics:
         self.canary_share.labels(model).set(canary_share)
 
     def batch(
-        self,
-        model: str,
-        worker: str,
-        inputs: int,
-        tokens: int,
-        token_budget: int,
-        response: worker_pb2.RunBatchResponse,
+        self, model: str, worker: str, tokens: int, token_budget: int, result: BatchResult
     ) -> None:
-        """A batch came back."""
-        self.batch_inputs.labels(model).observe(inputs)
+        """Counts a batch of ``tokens`` that came back from a worker."""
+        self.batch_inputs.labels(model).observe(len(result.vectors))
         self.batch_tokens.labels(model).observe(tokens)
         self.batch_fill.labels(model).observe(tokens / token_budget)
         hits, misses = self._cache_seen.get((model, worker), (0, 0))
-        if response.cache_misses < misses:  # another process, which counts anew
+        if result.cache_misses < misses:  # another process, which counts anew
             hits = misses = 0
-        self._cache_seen[model, worker] = (response.cache_hits, response.cache_misses)
-        self.cache_hits.labels(model, worker).inc(max(0, response.cache_hits - hits))
-        self.cache_misses.labels(model, worker).inc(max(0, response.cache_misses - misses))
-        self.device_memory.labels(model, worker).set(response.device_memory_bytes)
-        self.device_memory_total.labels(model, worker).set(response.device_memory_total_bytes)
-        self.device_seconds.labels(model, worker).inc(response.inference_seconds)
+        self._cache_seen[model, worker] = (result.cache_hits, result.cache_misses)
+        self.cache_hits.labels(model, worker).inc(max(0, result.cache_hits - hits))
+        self.cache_misses.labels(model, worker).inc(max(0, result.cache_misses - misses))
+        self.device_memory.labels(model, worker).set(result.device_memory_bytes)
+        self.device_memory_total.labels(model, worker).set(result.device_memory_total_bytes)
+        self.device_seconds.labels(model, worker).inc(result.seconds)

@@ -1,5 +1,5 @@
-"""Every query of the dashboards, the alerts and the autoscalers, on a real Prometheus that scrapes a real
-server under load."""
+"""Every query of the dashboards, the alerts and the autoscalers, on a real Prometheus that scrapes
+a real server under load."""
 
 import contextlib
 import json
@@ -21,7 +21,8 @@ from tests.e2e.cases import case_inputs, options, text
 from tests.e2e.server import Server, running_server, wait_until
 from vlm2vec.v1 import embedding_pb2 as pb
 from vlm2vec_registry import traffic
-from vlm2vec_registry.store import SHADOW, Registry
+from vlm2vec_registry.snapshot import SHADOW
+from vlm2vec_registry.store import Registry
 
 DASHBOARDS = {
     path.stem: json.loads(path.read_text()) for path in (CHART / "dashboards").glob("*.json")
@@ -35,7 +36,7 @@ TARGETS = [
 ]
 
 
-class Load:
+class MixedLoad:
     """Calls of every kind, one after the other, in a thread, until told to end."""
 
     def __init__(self, server: Server) -> None:
@@ -92,7 +93,7 @@ def prometheus(checkpoints: Path, tmp_path_factory: pytest.TempPathFactory) -> I
     with (
         running_server(folder, *flags) as server,
         running_prometheus(folder, [server.metrics_address], RULES) as running,
-        Load(server) as load,
+        MixedLoad(server) as load,
     ):
         wait_until(lambda: running.query("vlm2vec_adapter_load_seconds_count > 0"))
         traffic.start_canary(registry, MODEL, "3", 0.5)

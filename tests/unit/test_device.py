@@ -13,7 +13,7 @@ import torch
 from vlm2vec_service.engine import Engine
 from vlm2vec_service.engine.linear import LowRank
 from vlm2vec_service.engine.packing import Item
-from vlm2vec_service.worker.servicer import Device
+from vlm2vec_service.worker.device import DeviceQueue
 
 BATCH = cast(list[Item], [])
 LAYER = LowRank(torch.zeros(1, 1), torch.zeros(1, 1))
@@ -42,8 +42,8 @@ class SlowEngine:
 
 
 @contextlib.contextmanager
-def running(engine: SlowEngine) -> Iterator[Device]:
-    device = Device(cast(Engine, engine))
+def running(engine: SlowEngine) -> Iterator[DeviceQueue]:
+    device = DeviceQueue(cast(Engine, engine))
     over = threading.Event()
     thread = threading.Thread(target=device.run_until, args=(over.is_set,))
     thread.start()

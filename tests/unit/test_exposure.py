@@ -10,8 +10,9 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from vlm2vec_service.errors import StartError
-from vlm2vec_service.frontend.addresses import Exposure, bind, is_local, open_access
+from vlm2vec_service.frontend.addresses import bind, is_local
 from vlm2vec_service.frontend.auth.callers import new_key
+from vlm2vec_service.frontend.credentials import Exposure, open_access
 from vlm2vec_service.metrics import Metrics
 from vlm2vec_service.settings import AuthSettings, HttpSettings, ServerSettings
 

@@ -8,9 +8,10 @@ from PIL import Image
 
 from vlm2vec.v1 import embedding_pb2 as pb
 from vlm2vec_service.errors import InvalidInputError
+from vlm2vec_service.frontend.limits import check_options
 from vlm2vec_service.frontend.vectors import encode_vector
 from vlm2vec_service.metrics import MODALITIES
-from vlm2vec_service.preprocess.messages import check_options, modality, parse_input
+from vlm2vec_service.preprocess.messages import modality, parse_input
 from vlm2vec_service.settings import Limits
 
 VECTOR = np.array([0.6, -0.8, 0.0, 0.25], np.float32)

@@ -3,56 +3,23 @@
 import asyncio
 from collections.abc import Callable, Coroutine
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
-import grpc
 import numpy as np
 import pytest
 from prometheus_client import CollectorRegistry
 
-from vlm2vec.worker.v1 import worker_pb2
+from tests.unit.scripted_worker import ScriptedWorker
 from vlm2vec_registry.embedding_config import EmbeddingConfig
 from vlm2vec_service.errors import AdapterError, ExhaustedError
 from vlm2vec_service.metrics import Metrics
-from vlm2vec_service.preprocess import Prepared, Preprocessor, Request
+from vlm2vec_service.preprocess import Prepared, Request
 from vlm2vec_service.settings import RegistrySettings
-from vlm2vec_service.supervision.process import Worker
-from vlm2vec_service.versions import loader as module
-from vlm2vec_service.versions.catalog import BASE_VERSION, Model, Version
+from vlm2vec_service.versions import residency as module
+from vlm2vec_service.versions.catalog import BASE_VERSION, ServedModel, Version
+from vlm2vec_service.versions.fetching import VersionFiles
 from vlm2vec_service.versions.loader import Loader
-
-
-class ScriptedWorker:
-    """Holds what it is told to; refuses names in ``refused``, is slow where there is a ``gate``."""
-
-    def __init__(self) -> None:
-        self.ready = True
-        self.device = "cuda:0"
-        self.holds: list[str] = []
-        self.loads: list[str] = []
-        self.refused: set[str] = set()
-        self.gate: asyncio.Event | None = None
-        self.component = 1.0
-
-    async def load_adapter(self, name: str, folder: Path) -> None:
-        self.loads.append(name)
-        if self.gate:
-            await self.gate.wait()
-        if name in self.refused:
-            raise grpc.aio.AioRpcError(
-                grpc.StatusCode.FAILED_PRECONDITION, grpc.aio.Metadata(), grpc.aio.Metadata(), "no"
-            )
-        self.holds.append(name)
-
-    async def unload_adapter(self, name: str) -> None:
-        if name in self.holds:
-            self.holds.remove(name)
-
-    async def run_batch(self, request: worker_pb2.RunBatchRequest) -> worker_pb2.RunBatchResponse:
-        (item,) = request.items
-        assert item.adapter in self.holds
-        vector = np.array([self.component, 0], np.float32)
-        return worker_pb2.RunBatchResponse(vectors=vector.tobytes())
+from vlm2vec_service.versions.residency import Residency, State, VersionState
 
 
 class OneToken:
@@ -63,7 +30,7 @@ class OneToken:
         return Prepared(np.zeros(1, np.int32), positions)
 
 
-class World:
+class LoaderScene:
     """A loader of versions a to d, each of 100 bytes, on two workers."""
 
     def __init__(self, folder: Path, **settings: Any) -> None:
@@ -72,13 +39,15 @@ class World:
             (folder / name).mkdir(exist_ok=True)
             (folder / name / "adapter_model.safetensors").write_bytes(bytes(100))
             versions[name] = Version(name, folder / name, f"space {name}", EmbeddingConfig())
-        self.model = Model("m", folder, "qwen2_vl", b"", versions)
-        self.workers = [ScriptedWorker(), ScriptedWorker()]
+        self.model = ServedModel("m", folder, "qwen2_vl", b"", versions)
+        self.workers = [ScriptedWorker(name="first"), ScriptedWorker(name="second")]
         self.metrics = CollectorRegistry()
+        self.residency = Residency(self.model, self.workers)
         self.loader = Loader(
-            self.model,
-            cast(list[Worker], self.workers),
-            cast(Preprocessor, OneToken()),
+            self.residency,
+            VersionFiles(b""),
+            self.workers,
+            OneToken(),
             RegistrySettings(**settings),
             Metrics(self.metrics),
         )
@@ -90,24 +59,24 @@ class World:
     @property
     def held(self) -> str:
         """Names of what is held, the same by all."""
-        held = sorted(self.loader.held)
+        held = sorted(self.residency.held)
         assert all(sorted(worker.holds) == held for worker in self.workers)
         return "".join(held)
 
 
-Check = Callable[[World], Coroutine[Any, Any, None]]
+Check = Callable[[LoaderScene], Coroutine[Any, Any, None]]
 
 
 def run(folder: Path, check: Check, **settings: Any) -> None:
     async def scene() -> None:
         async with asyncio.timeout(10):
-            await check(World(folder, **settings))
+            await check(LoaderScene(folder, **settings))
 
     asyncio.run(scene())
 
 
 def test_the_least_lately_used_leaves(tmp_path: Path) -> None:
-    async def check(world: World) -> None:
+    async def check(world: LoaderScene) -> None:
         await world.ensure("abac")
         assert world.held == "ac"
         await world.ensure("ab")
@@ -120,7 +89,7 @@ def test_the_least_lately_used_leaves(tmp_path: Path) -> None:
 
 
 def test_bytes_are_a_limit_too(tmp_path: Path) -> None:
-    async def check(world: World) -> None:
+    async def check(world: LoaderScene) -> None:
         await world.ensure("abc")
         assert world.held == "bc"
 
@@ -128,7 +97,7 @@ def test_bytes_are_a_limit_too(tmp_path: Path) -> None:
 
 
 def test_what_has_traffic_or_answers_stays(tmp_path: Path) -> None:
-    async def check(world: World) -> None:
+    async def check(world: LoaderScene) -> None:
         await world.ensure("a")
         world.model.aliases["champion"] = "a"
         async with world.loader.using(world.model.versions["b"]):
@@ -144,7 +113,7 @@ def test_what_has_traffic_or_answers_stays(tmp_path: Path) -> None:
 
 
 def test_unloading_waits_for_requests_and_new_ones_load_again(tmp_path: Path) -> None:
-    async def check(world: World) -> None:
+    async def check(world: LoaderScene) -> None:
         version = world.model.versions["a"]
         async with world.loader.using(version):
             unloading = asyncio.create_task(world.loader.unload(version))
@@ -162,17 +131,17 @@ def test_unloading_waits_for_requests_and_new_ones_load_again(tmp_path: Path) ->
 
 
 def test_many_who_want_it_load_it_once_and_may_leave(tmp_path: Path) -> None:
-    async def check(world: World) -> None:
+    async def check(world: LoaderScene) -> None:
         gate = world.workers[0].gate = asyncio.Event()
         waiting = [asyncio.create_task(world.ensure("a")) for _ in range(5)]
         await asyncio.sleep(0.05)
-        assert world.loader.is_loading("a")
+        assert world.residency.state("a").state is State.LOADING
         waiting[0].cancel()
         gate.set()
         await asyncio.gather(*waiting[1:])
         assert world.held == "a"
         assert world.workers[0].loads == ["a"]
-        assert not world.loader.is_loading("a")
+        assert world.residency.state("a") == VersionState(State.HELD)
 
     run(tmp_path, check)
 
@@ -180,8 +149,9 @@ def test_many_who_want_it_load_it_once_and_may_leave(tmp_path: Path) -> None:
 def test_a_refusal_is_cleaned_up_remembered_and_tried_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async def check(world: World) -> None:
-        world.workers[1].refused.add("a")
+    async def check(world: LoaderScene) -> None:
+        for worker in world.workers:
+            worker.unloadable.add("a")
         for _ in range(3):  # only the first asks the workers
             with pytest.raises(AdapterError, match="version 'a' could not be loaded: no"):
                 await world.ensure("a")
@@ -191,25 +161,58 @@ def test_a_refusal_is_cleaned_up_remembered_and_tried_again(
             "vlm2vec_adapter_load_failures_total", {"model": "m"}
         )
         assert failures == 1
-        world.workers[1].refused.clear()
+        assert world.residency.state("a") == VersionState(State.FAILED, "no")
+        for worker in world.workers:
+            worker.unloadable.clear()
         await asyncio.sleep(0.06)
         await world.ensure("a")
         assert world.held == "a"
-        assert world.loader.failures == {}
+        assert world.residency.failures == {}
 
     monkeypatch.setattr(module, "FIRST_RETRY", 0.05)
     run(tmp_path, check)
 
 
 def test_vectors_that_are_not_finite_never_answer(tmp_path: Path) -> None:
-    async def check(world: World) -> None:
-        world.workers[1].component = float("nan")
+    async def check(world: LoaderScene) -> None:
+        for worker in world.workers:
+            worker.vectors[0] = float("nan")
         with pytest.raises(AdapterError, match="not finite"):
             await world.ensure("a")
         assert world.held == ""
         # On a CPU no batch is run to warm it up.
-        world.workers[1].device = "cpu"
+        for worker in world.workers:
+            worker.device = "cpu"
         await world.ensure("b")
         assert world.held == "b"
+
+    run(tmp_path, check)
+
+
+@pytest.mark.parametrize("reason", ["no", "its vectors are not finite numbers"])
+def test_what_one_of_two_workers_cannot_answer_the_other_does(tmp_path: Path, reason: str) -> None:
+    async def check(world: LoaderScene) -> None:
+        first, second = world.workers
+        if reason == "no":
+            first.unloadable.add("a")
+        else:
+            first.vectors[0] = float("nan")
+        world.model.aliases["champion"] = "a"
+        await world.ensure("a")
+        assert (first.holds, second.holds) == ([], ["a"])
+        assert first.refused == {"a": reason}
+        found = world.residency.state("a")
+        assert found == VersionState(State.HELD, f"worker first: {reason}")
+        assert world.residency.ready
+        failures = world.metrics.get_sample_value(
+            "vlm2vec_adapter_load_failures_total", {"model": "m"}
+        )
+        assert failures == 1
+        # The other goes: nobody answers with it, and everybody says so.
+        second.ready = False
+        assert world.residency.state("a") == VersionState(State.FAILED, reason)
+        assert not world.residency.ready
+        first.ready = False
+        assert world.residency.state("a") == VersionState(State.LOADING)
 
     run(tmp_path, check)

@@ -13,7 +13,8 @@ from vlm2vec_cli.main import vlm2vec
 from vlm2vec_registry import artifact, traffic
 from vlm2vec_registry.errors import ArtifactError, MissingError, OutageError
 from vlm2vec_registry.space import base_digest, space_of
-from vlm2vec_registry.store import Registry, Snapshot
+from vlm2vec_registry.snapshot import Snapshot
+from vlm2vec_registry.store import Registry
 
 MODEL = "qwen"
 LORA, DORA = (adapter_folder("qwen2_vl", name) for name in ("lora", "dora"))

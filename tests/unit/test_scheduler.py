@@ -2,19 +2,26 @@
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
 from typing import cast
 
-import grpc
 import numpy as np
 import pytest
 from prometheus_client import CollectorRegistry
 
-from vlm2vec.worker.v1 import worker_pb2
-from vlm2vec_service.errors import DeadlineError, ExhaustedError, InvalidInputError, ServeError
+from tests.unit.scripted_worker import ScriptedWorker
+from vlm2vec_service.errors import (
+    AdapterError,
+    DeadlineError,
+    ExhaustedError,
+    InvalidInputError,
+    NotFoundError,
+    ServeError,
+    WorkerLostError,
+)
 from vlm2vec_service.metrics import Metrics
 from vlm2vec_service.preprocess import Prepared
-from vlm2vec_service.scheduling.fair_queue import BULK_EVERY, Done, FairQueue, Work
+from vlm2vec_service.scheduling.batch import BatchInput
+from vlm2vec_service.scheduling.fair_queue import BULK_EVERY, Embedded, FairQueue, QueuedInput
 from vlm2vec_service.scheduling.scheduler import CRASHES, Lane, Scheduler
 
 FOREVER = time.monotonic() + 1e6
@@ -26,53 +33,18 @@ def work(
     caller: str = "a",
     interactive: bool = True,
     deadline: float = FOREVER,
-) -> Work:
+    adapter: str = "",
+) -> QueuedInput:
     """Input ``number``, which is also its first token."""
     ids = np.full(tokens, number, np.int32)
     positions = np.broadcast_to(np.arange(tokens, dtype=np.int32), (3, tokens))
-    future: asyncio.Future[Done] = asyncio.get_running_loop().create_future()
-    return Work(Prepared(ids, positions), "", None, interactive, caller, deadline, future)
+    future: asyncio.Future[Embedded] = asyncio.get_running_loop().create_future()
+    item = BatchInput(Prepared(ids, positions), adapter)
+    return QueuedInput(item, interactive, caller, deadline, future)
 
 
-def numbers(works: list[Work]) -> list[int]:
-    return [int(item.prepared.token_ids[0]) for item in works]
-
-
-def batch_numbers(request: worker_pb2.RunBatchRequest) -> list[int]:
-    return [int(np.frombuffer(item.token_ids, np.int32)[0]) for item in request.items]
-
-
-def rpc_error(code: grpc.StatusCode, details: str = "") -> grpc.aio.AioRpcError:
-    return grpc.aio.AioRpcError(code, grpc.aio.Metadata(), grpc.aio.Metadata(), details)
-
-
-class ScriptedWorker:
-    """Answers each input with the vector ``[number]``, or the one in ``vectors``; ``behave`` may hold
-    a batch up or raise."""
-
-    def __init__(self, token_budget: int = 4) -> None:
-        self.name = "scripted"
-        self.token_budget = token_budget
-        self.ready = True
-        self.batches: list[list[int]] = []
-        self.running = 0
-        self.most_running = 0
-        self.vectors: dict[int, float] = {}
-        self.behave: Callable[[list[int]], Awaitable[None]] | None = None
-
-    async def run_batch(self, request: worker_pb2.RunBatchRequest) -> worker_pb2.RunBatchResponse:
-        batch = batch_numbers(request)
-        self.batches.append(batch)
-        self.running += 1
-        self.most_running = max(self.most_running, self.running)
-        try:
-            await asyncio.sleep(0)
-            if self.behave is not None:
-                await self.behave(batch)
-        finally:
-            self.running -= 1
-        vectors = [self.vectors.get(number, number) for number in batch]
-        return worker_pb2.RunBatchResponse(vectors=np.array(vectors, np.float32).tobytes())
+def numbers(inputs: list[QueuedInput]) -> list[int]:
+    return [int(queued.input.prepared.token_ids[0]) for queued in inputs]
 
 
 def start(
@@ -185,7 +157,7 @@ def test_a_death_is_retried_with_everybody_in_it() -> None:
             nonlocal deaths
             deaths += 1
             if deaths <= 2:  # both batches under way
-                raise rpc_error(grpc.StatusCode.UNAVAILABLE)
+                raise WorkerLostError("gone")
 
         worker.behave = die_once
         scheduler, _ = start(worker)
@@ -197,14 +169,15 @@ def test_a_death_is_retried_with_everybody_in_it() -> None:
 
 
 @pytest.mark.parametrize(
-    ("code", "error", "attempts"),
+    ("raised", "error", "attempts"),
     [
-        (grpc.StatusCode.UNAVAILABLE, ServeError, 4 + CRASHES - 1),
-        (grpc.StatusCode.INTERNAL, ServeError, 4),
-        (grpc.StatusCode.INVALID_ARGUMENT, InvalidInputError, 4),
+        (WorkerLostError("poison"), ServeError, 4 + CRASHES),
+        (ServeError("poison"), ServeError, 4),
+        (InvalidInputError("input", "poison"), InvalidInputError, 4),
+        (NotFoundError("poison"), AdapterError, 4),
     ],
 )
-def test_poison_fails_alone(code: grpc.StatusCode, error: type[Exception], attempts: int) -> None:
+def test_poison_fails_alone(raised: ServeError, error: type[Exception], attempts: int) -> None:
     """Whole, (once more where the worker died,) by halves, then by itself."""
 
     async def check() -> None:
@@ -212,7 +185,7 @@ def test_poison_fails_alone(code: grpc.StatusCode, error: type[Exception], attem
 
         async def poisoned(batch: list[int]) -> None:
             if 5 in batch:
-                raise rpc_error(code, "poison")
+                raise raised
 
         worker.behave = poisoned
         scheduler, _ = start(worker)
@@ -222,10 +195,9 @@ def test_poison_fails_alone(code: grpc.StatusCode, error: type[Exception], attem
         assert isinstance(answers[5], error)
         for i in (0, 1, 2, 3, 4, 6, 7):
             answer = answers[i]
-            assert isinstance(answer, Done)
+            assert isinstance(answer, Embedded)
             assert answer.vector.tolist() == [i]
-        alone = code == grpc.StatusCode.UNAVAILABLE
-        assert sum(5 in batch for batch in worker.batches) == attempts + alone
+        assert sum(5 in batch for batch in worker.batches) == attempts
         # Suspects run one at a time, or nobody could say which of two killed the worker.
         assert worker.most_running == 1
 
@@ -242,7 +214,7 @@ def test_a_vector_that_is_not_finite_is_an_error_of_its_input() -> None:
         )
         with pytest.raises(ServeError, match="not a finite number"):
             raise cast(Exception, answers.pop(2))
-        assert [float(cast(Done, done).vector[0]) for done in answers] == [0, 1, 3]
+        assert [float(cast(Embedded, done).vector[0]) for done in answers] == [0, 1, 3]
         assert worker.batches == [[0, 1, 2, 3]]
 
     asyncio.run(check())
@@ -282,5 +254,71 @@ def test_admission_refuses_what_the_deadline_cannot_see_done() -> None:
             scheduler.admit(time.monotonic() + 0.1)
         for task in tasks:
             task.cancel()
+
+    asyncio.run(check())
+
+
+def two_lanes() -> tuple[Scheduler, ScriptedWorker, ScriptedWorker]:
+    """A scheduler with two workers, of which only the second could load the adapter "a"."""
+    scheduler = Scheduler("m", 1000, 1000, Metrics(CollectorRegistry()))
+    first, second = ScriptedWorker(name="first"), ScriptedWorker(name="second")
+    first.refused["a"] = "no room"
+    second.holds.append("a")
+    for worker in (first, second):
+        scheduler.add_worker(worker)
+    return scheduler, first, second
+
+
+def test_what_one_worker_could_not_load_is_answered_by_the_other() -> None:
+    async def check() -> None:
+        scheduler, first, second = two_lanes()
+        mixed = [work(i, adapter="a" if i % 2 else "") for i in range(20)]
+        answers = await asyncio.gather(*(scheduler.run(queued) for queued in mixed))
+        assert [float(done.vector[0]) for done in answers] == list(range(20))
+        assert all(number % 2 == 0 for batch in first.batches for number in batch)
+        assert {1, 19} <= {number for batch in second.batches for number in batch}
+        assert (scheduler.queue.tokens, scheduler.queue.requests) == (0, 0)
+
+    asyncio.run(check())
+
+
+def test_suspects_of_a_dead_worker_wait_for_one_that_has_their_adapter() -> None:
+    async def check() -> None:
+        scheduler, first, second = two_lanes()
+        died = False
+
+        async def die_once(_: list[int]) -> None:
+            nonlocal died
+            if not died:
+                died = True
+                raise WorkerLostError("gone")
+
+        second.behave = die_once
+        first.ready = False
+        mixed = [work(i, adapter="a" if i % 2 else "") for i in range(4)]
+        tasks = [asyncio.create_task(scheduler.run(queued)) for queued in mixed]
+        await asyncio.sleep(0)
+        first.ready = True
+        answers = await asyncio.gather(*tasks)
+        assert [float(done.vector[0]) for done in answers] == [0, 1, 2, 3]
+        assert all(number % 2 == 0 for batch in first.batches for number in batch)
+
+    asyncio.run(check())
+
+
+def test_what_no_worker_could_load_is_refused_with_the_reason() -> None:
+    async def check() -> None:
+        scheduler, first, second = two_lanes()
+        first.ready = second.ready = False
+        waiting = asyncio.create_task(scheduler.run(work(1, adapter="a")))
+        other = asyncio.create_task(scheduler.run(work(2)))
+        await asyncio.sleep(0.01)
+        second.refused["a"] = "no room either"
+        first.ready = second.ready = True
+        assert (await scheduler.run(work(3))).vector.tolist() == [3.0]
+        with pytest.raises(AdapterError, match="could not be loaded: no room"):
+            await waiting
+        assert (await other).vector.tolist() == [2.0]
+        assert (scheduler.queue.tokens, scheduler.queue.requests) == (0, 0)
 
     asyncio.run(check())

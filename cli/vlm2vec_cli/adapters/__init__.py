@@ -1,6 +1,7 @@
-"""``vlm2vec adapters``: what a model owner does with versions, all of it plain MLflow.
+"""The commands ``vlm2vec adapters``, by which a model owner publishes and rolls out versions.
 
-``group`` opens the registry; ``publish``, ``show`` and ``traffic`` hold the commands.
+``group`` opens the registry; ``publish``, ``show`` and ``traffic`` hold the commands. What they do
+is plain MLflow, which the MLflow UI does as well.
 """
 
 from vlm2vec_cli.adapters import publish, show, traffic

@@ -1,4 +1,4 @@
-"""The group ``vlm2vec adapters``, and how its commands open the registry."""
+"""The group of commands ``vlm2vec adapters``, and how each of them opens the registry."""
 
 from typing import TYPE_CHECKING
 

@@ -1,4 +1,4 @@
-"""``vlm2vec adapters publish``: a PEFT folder becomes a version."""
+"""The command ``vlm2vec adapters publish``, which makes a PEFT folder a version of a model."""
 
 import json
 from pathlib import Path
@@ -6,22 +6,23 @@ from pathlib import Path
 import click
 
 from vlm2vec_cli.adapters.group import adapters, open_registry
+from vlm2vec_cli.parse import FILE, FOLDER
 from vlm2vec_service.errors import StartError
 
 
 @adapters.command()
-@click.argument("folder", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@click.argument("folder", type=FOLDER)
 @click.option("--model", required=True, help="The model it is a version of; made if it is new.")
 @click.option(
     "--base",
-    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    type=FOLDER,
     help="Checkpoint folder it was trained on. Default: what adapter_config.json names, where that "
     "is a folder here.",
 )
 @click.option("--alias", help="Point this alias to it, such as canary.")
 @click.option(
     "--metrics",
-    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    type=FILE,
     help="JSON file of numbers to record with it.",
 )
 @click.option("--run", "run_id", help="MLflow run that made it; default: a run of its own.")

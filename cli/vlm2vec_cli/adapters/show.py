@@ -1,4 +1,4 @@
-"""``vlm2vec adapters list``, ``show`` and ``diff``: what there is, read only."""
+"""The commands ``vlm2vec adapters list``, ``show`` and ``diff``, which change nothing."""
 
 import difflib
 import json
@@ -13,7 +13,8 @@ import click
 from vlm2vec_cli.adapters.group import VERSION, adapters, open_registry
 
 if TYPE_CHECKING:
-    from vlm2vec_registry.store import PublishedVersion, Registry
+    from vlm2vec_registry.snapshot import PublishedVersion
+    from vlm2vec_registry.store import Registry
 
 MOST_BYTES = 1 << 40
 

@@ -1,4 +1,7 @@
-"""``vlm2vec adapters canary``, ``shadow``, ``promote`` and ``rollback``: who answers."""
+"""The commands ``vlm2vec adapters canary``, ``shadow``, ``promote`` and ``rollback``.
+
+They decide which version of a model answers.
+"""
 
 import sys
 from pathlib import Path
@@ -7,20 +10,22 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from vlm2vec_cli.adapters.group import VERSION, adapters, open_registry
+from vlm2vec_cli.parse import FILE
 from vlm2vec_evaluation.gate import EXAMPLE
 from vlm2vec_registry.space_ready import read_ready
 
 if TYPE_CHECKING:
-    from vlm2vec_registry.store import PublishedVersion, Registry
+    from vlm2vec_registry.snapshot import PublishedVersion
+    from vlm2vec_registry.store import Registry
 
 
-class Share(click.ParamType[float]):
-    """``5%`` or ``0.05``."""
+class ShareType(click.ParamType[float]):
+    """The type of an option that takes a share of traffic: ``5%`` or ``0.05``."""
 
     name = "share"
 
     def convert(self, value: Any, param: Any, ctx: Any) -> float:
-        """A number from 0 to 1."""
+        """Returns the share as a number from 0 to 1."""
         text = str(value)
         try:
             share = float(text[:-1]) / 100 if text.endswith("%") else float(text)
@@ -34,7 +39,9 @@ class Share(click.ParamType[float]):
 @adapters.command()
 @click.argument("model")
 @click.option("--version", help="A version, or an alias of one.")
-@click.option("--share", type=Share(), help="Share of the calls that name no version: 5% or 0.05.")
+@click.option(
+    "--share", type=ShareType(), help="Share of the calls that name no version: 5% or 0.05."
+)
 @click.option("--off", is_flag=True, help="End it: all calls go to the champion.")
 @click.pass_context
 def canary(
@@ -89,7 +96,7 @@ def shadow(context: click.Context, model: str, version: str | None, off: bool) -
     "--require-space-ready",
     "ready",
     multiple=True,
-    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    type=FILE,
     help="Refuse unless this file, which python -m vlm2vec reembed writes at its end, says that a "
     "corpus is in the version's space. Repeatable.",
 )

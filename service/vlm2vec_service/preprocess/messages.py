@@ -11,40 +11,6 @@ from vlm2vec_service.preprocess.prepared import Request
 from vlm2vec_service.preprocess.video import sample_video
 from vlm2vec_service.settings import Limits
 
-MAX_ID_BYTES = 256
-MAX_NAME_BYTES = 256
-
-
-def check_options(options: pb.CallOptions) -> None:
-    """Refuses what no server could do. Raises `InvalidInputError` naming the field."""
-    model = options.model
-    names = {
-        "options.model.name": model.name,
-        "options.model.alias": model.alias,
-        "options.model.version": model.version,
-        "options.model.space": model.space,
-        "options.routing_key": options.routing_key,
-    }
-    for field, value in names.items():
-        if len(value.encode()) > MAX_NAME_BYTES:
-            raise InvalidInputError(field, f"longer than {MAX_NAME_BYTES} bytes")
-    selector = model.WhichOneof("selector")
-    if selector and not getattr(model, selector):
-        raise InvalidInputError(f"options.model.{selector}", "set, but empty")
-    if options.priority not in pb.Priority.values():
-        raise InvalidInputError("options.priority", f"{options.priority} is no priority")
-    if options.output.dtype not in pb.Dtype.values():
-        raise InvalidInputError("options.output.dtype", f"{options.output.dtype} is no format")
-
-
-def check_dimensions(options: pb.OutputOptions, dimension: int) -> None:
-    """Refuses to cut to more than a whole vector's ``dimension``."""
-    if options.dimensions > dimension:
-        raise InvalidInputError(
-            "options.output.dimensions",
-            f"{options.dimensions} are more than the model's {dimension}",
-        )
-
 
 def modality(message: pb.Input) -> str:
     """Which kinds of parts it has; one of `metrics.MODALITIES`."""

@@ -5,23 +5,24 @@ import asyncio
 import contextvars
 import time
 from collections import OrderedDict, deque
+from collections.abc import Container
 from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
 
 from vlm2vec_service.errors import DeadlineError
-from vlm2vec_service.preprocess.prepared import Prepared
+from vlm2vec_service.scheduling.batch import BatchInput
 
 SHADOW_SHARE = 0.25
-"""Of the token budget, for a batch of shadow work: whatever comes waits no longer than for that."""
+"""Of the token budget, for a batch of shadow inputs: whatever comes waits no longer than for that."""
 BULK_EVERY = 8
-"""One batch in so many is of bulk work, so that interactive load never starves it."""
+"""One batch in so many is of bulk inputs, so that interactive load never starves them."""
 
 
 @dataclass(frozen=True)
-class Done:
-    """A vector, float32 ``(dim,)``, and the seconds it waited and ran."""
+class Embedded:
+    """A vector, float32 ``(dim,)``, and the seconds that its input waited and ran."""
 
     vector: npt.NDArray[np.float32]
     queue_seconds: float
@@ -29,26 +30,24 @@ class Done:
 
 
 @dataclass(eq=False)
-class Work:
-    """One prepared input that waits. ``adapter`` is empty for the base model; ``deadline`` is in
-    the time of ``time.monotonic``. ``context`` is the request's, for the trace."""
+class QueuedInput:
+    """One input that waits. ``deadline`` is in the time of ``time.monotonic``; ``context`` is the
+    request's, for the trace."""
 
-    prepared: Prepared
-    adapter: str
-    normalize: bool | None
+    input: BatchInput
     interactive: bool
     caller: str
     deadline: float
-    future: asyncio.Future[Done]
+    future: asyncio.Future[Embedded]
     shadow: bool = False
-    """A copy that nobody waits for: it runs when there is nothing else."""
+    """Whether it is a copy that nobody waits for: it runs when there is nothing else."""
     queued_at: float = field(default_factory=time.monotonic)
     context: contextvars.Context = field(default_factory=contextvars.copy_context)
 
     @property
     def tokens(self) -> int:
         """What it takes of the token budget."""
-        return len(self.prepared)
+        return len(self.input.prepared)
 
     def is_dead(self) -> bool:
         """Whether nobody waits for it any more: cancelled, or its deadline passed (which is then
@@ -57,26 +56,35 @@ class Work:
             self.future.set_exception(DeadlineError("the deadline passed in the queue"))
         return self.future.done()
 
+    def fail(self, error: Exception) -> None:
+        """Answers with ``error``, unless there is an answer."""
+        if not self.future.done():
+            self.future.set_exception(error)
+
+
+Level = OrderedDict[str, deque[QueuedInput]]
+"""The inputs of one priority by caller; the caller whose turn it is comes first."""
+
 
 class FairQueue:
     """Three levels, and in each a queue for every caller. Single-threaded: the event loop's."""
 
     def __init__(self) -> None:
-        self._interactive: OrderedDict[str, deque[Work]] = OrderedDict()
-        self._bulk: OrderedDict[str, deque[Work]] = OrderedDict()
-        self._shadow: OrderedDict[str, deque[Work]] = OrderedDict()
+        self._interactive: Level = OrderedDict()
+        self._bulk: Level = OrderedDict()
+        self._shadow: Level = OrderedDict()
         self._batches = 0
         self.tokens = 0
-        """Of what somebody will want; shadow work takes nobody's place in the queue."""
+        """Of what somebody will want; shadow inputs take nobody's place in the queue."""
         self.requests = 0
 
-    def put(self, work: Work) -> None:
+    def put(self, queued: QueuedInput) -> None:
         """Adds at the end of its caller's queue."""
-        wait = self._shadow if work.shadow else self._bulk
-        level = self._interactive if work.interactive else wait
-        level.setdefault(work.caller, deque()).append(work)
-        if not work.shadow:
-            self.tokens += work.tokens
+        wait = self._shadow if queued.shadow else self._bulk
+        level = self._interactive if queued.interactive else wait
+        level.setdefault(queued.caller, deque()).append(queued)
+        if not queued.shadow:
+            self.tokens += queued.tokens
             self.requests += 1
 
     @property
@@ -84,42 +92,68 @@ class FairQueue:
         """Whether somebody waits for an answer."""
         return bool(self._interactive)
 
-    def take(self, token_budget: int) -> list[Work]:
-        """The next batch: at most ``token_budget`` tokens, or one longer input by itself.
+    def take(self, token_budget: int, refused: Container[str] = ()) -> list[QueuedInput]:
+        """Takes the next batch: at most ``token_budget`` tokens, or one longer input by itself.
 
-        It is not filled up with bulk work where somebody waits for it: that would make each of
-        them wait for a whole batch.
+        Inputs for one of the ``refused`` adapters stay where they are. The batch is not filled up
+        with bulk inputs where somebody waits for it: that would make each of them wait for a whole
+        batch.
         """
         self._batches += 1
         levels = [self._interactive, self._bulk, self._shadow]
         if self._batches % BULK_EVERY == 0:
             levels[:2] = [self._bulk, self._interactive]
-        batch: list[Work] = []
+        batch: list[QueuedInput] = []
         for level in levels:
             left = int(token_budget * SHADOW_SHARE) if level is self._shadow else token_budget
-            while (work := self._pop(level, left if batch else None)) is not None:
-                batch.append(work)
-                left -= work.tokens
+            while (queued := self._pop(level, left if batch else None, refused)) is not None:
+                batch.append(queued)
+                left -= queued.tokens
             if batch:
                 return batch
         return batch
 
-    def _pop(self, level: OrderedDict[str, deque[Work]], left: int | None) -> Work | None:
-        """The oldest work of the caller whose turn it is, unless it has more than ``left`` tokens.
-        Cancelled and expired work is dropped on the way."""
-        while level:
-            caller, waiting = next(iter(level.items()))
-            work = waiting[0]
-            dead = work.is_dead()
-            if not dead and left is not None and work.tokens > left:
+    def remove(self, adapters: Container[str]) -> list[QueuedInput]:
+        """Takes out every input for one of ``adapters``, and returns them."""
+        removed = []
+        for level in (self._interactive, self._bulk, self._shadow):
+            for waiting in list(level.values()):
+                for queued in [item for item in waiting if item.input.adapter in adapters]:
+                    self._remove(level, queued)
+                    removed.append(queued)
+        return removed
+
+    def _pop(self, level: Level, left: int | None, refused: Container[str]) -> QueuedInput | None:
+        """The oldest input of the caller whose turn it is, unless it has more than ``left`` tokens.
+        Cancelled and expired inputs are dropped on the way."""
+        while (queued := _first(level, refused)) is not None:
+            dead = queued.is_dead()
+            if not dead and left is not None and queued.tokens > left:
                 return None
-            waiting.popleft()
-            level.move_to_end(caller)
-            if not waiting:
-                del level[caller]
-            if not work.shadow:
-                self.tokens -= work.tokens
-                self.requests -= 1
+            self._remove(level, queued)
+            if queued.caller in level:
+                level.move_to_end(queued.caller)
             if not dead:
-                return work
+                return queued
         return None
+
+    def _remove(self, level: Level, queued: QueuedInput) -> None:
+        waiting = level[queued.caller]
+        if waiting[0] is queued:
+            waiting.popleft()
+        else:
+            waiting.remove(queued)
+        if not waiting:
+            del level[queued.caller]
+        if not queued.shadow:
+            self.tokens -= queued.tokens
+            self.requests -= 1
+
+
+def _first(level: Level, refused: Container[str]) -> QueuedInput | None:
+    """The oldest input for none of the ``refused`` adapters, of the first caller who has one."""
+    for waiting in level.values():
+        for queued in waiting:
+            if queued.input.adapter not in refused:
+                return queued
+    return None

@@ -5,24 +5,22 @@ import contextvars
 import logging
 import time
 from collections import deque
-from collections.abc import Coroutine, Sequence
+from collections.abc import Container, Coroutine, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
 
-import grpc
 import numpy as np
 
-from vlm2vec.worker.v1 import worker_pb2
 from vlm2vec_service.errors import (
     AdapterError,
     DeadlineError,
     ExhaustedError,
-    InvalidInputError,
+    NotFoundError,
     ServeError,
+    WorkerLostError,
 )
 from vlm2vec_service.metrics import Metrics
-from vlm2vec_service.scheduling.fair_queue import Done, FairQueue, Work
-from vlm2vec_service.worker.codec import decode_vectors, encode_item
+from vlm2vec_service.scheduling.batch import BatchWorker
+from vlm2vec_service.scheduling.fair_queue import Embedded, FairQueue, QueuedInput
 
 log = logging.getLogger(__name__)
 
@@ -30,40 +28,31 @@ CRASHES = 3
 """Times that an input may take the worker down alone before it is refused."""
 
 
-class WorkerLike(Protocol):
-    """What the scheduler needs of a worker."""
-
-    name: str
-    token_budget: int
-
-    @property
-    def ready(self) -> bool:
-        """Whether it can take batches now."""
-
-    async def run_batch(self, request: worker_pb2.RunBatchRequest) -> worker_pb2.RunBatchResponse:
-        """Raises `grpc.aio.AioRpcError`; UNAVAILABLE means that the worker is gone."""
-
-
 @dataclass(eq=False)
 class Batch:
     """Inputs that run together. A ``suspect`` was there when a worker died and runs alone, so
     that the next death says who it was; ``deaths`` counts those it suffered alone."""
 
-    works: list[Work]
+    inputs: list[QueuedInput]
     suspect: bool = False
     deaths: int = 0
 
     @property
     def interactive(self) -> bool:
         """Whether somebody waits for part of it."""
-        return any(work.interactive for work in self.works)
+        return any(queued.interactive for queued in self.inputs)
+
+    @property
+    def adapters(self) -> set[str]:
+        """Names of the adapters that the inputs are for; the base model's is empty."""
+        return {queued.input.adapter for queued in self.inputs}
 
 
 @dataclass(eq=False)
 class Lane:
     """One worker, what it runs, what waits in it, and how to wake the task that feeds it."""
 
-    worker: WorkerLike
+    worker: BatchWorker
     wake: asyncio.Event = field(default_factory=asyncio.Event)
     running: Batch | None = None
     waiting: list[Batch] = field(default_factory=list)
@@ -114,7 +103,7 @@ class Scheduler:
         metrics.queue_requests.labels(model).set_function(lambda: self.queue.requests)
         metrics.queue_tokens.labels(model).set_function(lambda: self.queue.tokens)
 
-    def add_worker(self, worker: WorkerLike) -> Lane:
+    def add_worker(self, worker: BatchWorker) -> Lane:
         """Starts feeding ``worker``; ``wake`` of the lane has to be set whenever it gets ready."""
         lane = Lane(worker)
         self._lanes.append(lane)
@@ -168,11 +157,11 @@ class Scheduler:
         rate = self._tokens_per_second * max(1, sum(lane.worker.ready for lane in self._lanes))
         return self.queue.tokens / rate if rate else 0.0
 
-    async def run(self, work: Work) -> Done:
-        """Queues ``work`` and waits for its answer. Raises what went wrong."""
-        self.queue.put(work)
+    async def run(self, queued: QueuedInput) -> Embedded:
+        """Queues an input and waits for its answer. Raises what went wrong."""
+        self.queue.put(queued)
         self._wake_all()
-        return await work.future
+        return await queued.future
 
     def close(self) -> None:
         """Stops feeding."""
@@ -182,56 +171,76 @@ class Scheduler:
     async def _feed(self, lane: Lane) -> None:
         while True:
             lane.wake.clear()
+            self._fail_refused()
             while (batch := self._next(lane)) is not None:
                 lane.sent(batch)
-                self._start(self._run(lane, batch), batch.works[0].context.copy())
+                self._start(self._run(lane, batch), batch.inputs[0].context.copy())
             await lane.wake.wait()
 
+    def _fail_refused(self) -> None:
+        """Answers the inputs for adapters that no worker could load."""
+        first, *others = (lane.worker.refused for lane in self._lanes)
+        nowhere = {name: reason for name, reason in first.items()
+                   if all(name in refused for refused in others)}  # fmt: skip
+        if not nowhere:
+            return
+        suspects = [queued for batch in self._suspects for queued in batch.inputs]
+        for queued in [*self.queue.remove(nowhere), *suspects]:
+            if reason := nowhere.get(queued.input.adapter):
+                queued.fail(AdapterError(f"the version could not be loaded: {reason}"))
+
     def _next(self, lane: Lane) -> Batch | None:
-        if self._suspects:
+        refused = lane.worker.refused
+        if any(not refused.keys() >= batch.adapters for batch in self._suspects):
             # A suspect waits for the lane to be empty; nothing else is sent before it has run.
             if lane.running or not lane.worker.ready:
                 return None
-            batch = self._suspects.popleft()
-            batch.works = [work for work in batch.works if not work.is_dead()]
-            return batch if batch.works else self._next(lane)
+            if (batch := self._next_suspect(refused)) is not None:
+                return batch
         if not lane.may_send(self.queue.has_interactive):
             return None
-        works = self.queue.take(lane.worker.token_budget)
-        return Batch(works) if works else None
+        inputs = self.queue.take(lane.worker.token_budget, refused)
+        return Batch(inputs) if inputs else None
+
+    def _next_suspect(self, refused: Container[str]) -> Batch | None:
+        """The oldest suspect, without the inputs for ``refused`` adapters, which stay suspects."""
+        for _ in range(len(self._suspects)):
+            batch = self._suspects.popleft()
+            alive = [queued for queued in batch.inputs if not queued.is_dead()]
+            batch.inputs = [queued for queued in alive if queued.input.adapter not in refused]
+            if elsewhere := [queued for queued in alive if queued.input.adapter in refused]:
+                self._suspects.append(Batch(elsewhere, suspect=True, deaths=batch.deaths))
+            if batch.inputs:
+                return batch
+        return None
 
     async def _run(self, lane: Lane, batch: Batch) -> None:
-        tokens = sum(work.tokens for work in batch.works)
+        tokens = sum(queued.tokens for queued in batch.inputs)
         started = time.monotonic()
-        request = worker_pb2.RunBatchRequest(
-            items=[encode_item(w.prepared, w.adapter, w.normalize) for w in batch.works],
-            interactive=batch.interactive,
-        )
         try:
-            response = await lane.worker.run_batch(request)
-            vectors = decode_vectors(response, len(batch.works))
-        except grpc.aio.AioRpcError as error:
+            result = await lane.worker.run(
+                [queued.input for queued in batch.inputs], batch.interactive
+            )
+        except ServeError as error:
             self._failed(batch, error)
         except Exception as error:
             log.exception("a batch of model %s failed", self.model)
-            _answer(batch.works, ServeError(f"the batch failed: {type(error).__name__}"))
+            _answer(batch.inputs, ServeError(f"the batch failed: {type(error).__name__}"))
         else:
-            seconds = response.inference_seconds
-            finite = np.isfinite(vectors).all(axis=1)
+            finite = np.isfinite(result.vectors).all(axis=1)
             _answer(
-                [batch.works[i] for i in np.flatnonzero(~finite)],
+                [batch.inputs[i] for i in np.flatnonzero(~finite)],
                 ServeError("the model's vector for it holds what is not a finite number"),
             )
-            for work, vector in zip(batch.works, vectors, strict=True):
-                if not work.future.done():
+            for queued, vector in zip(batch.inputs, result.vectors, strict=True):
+                if not queued.future.done():
                     # From the queue to the vector, less the time on the device.
-                    waited = max(0.0, time.monotonic() - work.queued_at - seconds)
-                    work.future.set_result(Done(vector, waited, seconds))
+                    waited = max(0.0, time.monotonic() - queued.queued_at - result.seconds)
+                    queued.future.set_result(Embedded(vector, waited, result.seconds))
             self._learn(lane, tokens, started)
             self.metrics.batch(
-                self.model, lane.worker.name, len(batch.works), tokens,
-                lane.worker.token_budget, response,
-            )  # fmt: skip
+                self.model, lane.worker.name, tokens, lane.worker.token_budget, result
+            )
         finally:
             lane.done(batch)
             self._wake_all()
@@ -244,30 +253,28 @@ class Scheduler:
         known = self._tokens_per_second
         self._tokens_per_second = 0.8 * known + 0.2 * rate if known else rate
 
-    def _failed(self, batch: Batch, error: grpc.aio.AioRpcError) -> None:
+    def _failed(self, batch: Batch, error: ServeError) -> None:
         """Retries a batch whose worker died once as it was, then by halves, so that an input that
         kills workers fails alone; so does one that raises an error."""
-        died = error.code() in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED)
+        died = isinstance(error, WorkerLostError)
         log.warning(
             "a batch of %d of model %s failed: %s %s",
-            len(batch.works), self.model, error.code().name, error.details(),
+            len(batch.inputs), self.model, type(error).__name__, error,
         )  # fmt: skip
         if died and not batch.suspect:
-            self._suspects.append(Batch(batch.works, suspect=True))
-        elif len(batch.works) > 1:
-            middle = len(batch.works) // 2
-            for part in (batch.works[:middle], batch.works[middle:]):
+            self._suspects.append(Batch(batch.inputs, suspect=True))
+        elif len(batch.inputs) > 1:
+            middle = len(batch.inputs) // 2
+            for part in (batch.inputs[:middle], batch.inputs[middle:]):
                 self._suspects.append(Batch(part, suspect=True))
         elif died and batch.deaths + 1 < CRASHES:
-            self._suspects.append(Batch(batch.works, suspect=True, deaths=batch.deaths + 1))
+            self._suspects.append(Batch(batch.inputs, suspect=True, deaths=batch.deaths + 1))
         elif died:
-            _answer(batch.works, ServeError("this input takes the worker down; report it"))
-        elif error.code() == grpc.StatusCode.INVALID_ARGUMENT:
-            _answer(batch.works, InvalidInputError("input", error.details() or ""))
-        elif error.code() == grpc.StatusCode.NOT_FOUND:  # unloaded since it was admitted
-            _answer(batch.works, AdapterError(error.details() or ""))
+            _answer(batch.inputs, ServeError("this input takes the worker down; report it"))
+        elif isinstance(error, NotFoundError):  # unloaded since it was admitted
+            _answer(batch.inputs, AdapterError(str(error)))
         else:
-            _answer(batch.works, ServeError(f"the worker failed: {error.details()}"))
+            _answer(batch.inputs, error)
 
     def _wake_all(self) -> None:
         for lane in self._lanes:
@@ -281,7 +288,6 @@ class Scheduler:
         task.add_done_callback(self._tasks.discard)
 
 
-def _answer(works: Sequence[Work], error: ServeError) -> None:
-    for work in works:
-        if not work.future.done():
-            work.future.set_exception(error)
+def _answer(inputs: Sequence[QueuedInput], error: ServeError) -> None:
+    for queued in inputs:
+        queued.fail(error)

@@ -1,4 +1,4 @@
-"""Workers as the front end sees them: started, watched and restarted, or reached over TCP."""
+"""A worker as the front end sees it: started, watched and restarted, or reached over TCP."""
 
 import asyncio
 import contextlib
@@ -6,18 +6,15 @@ import logging
 import os
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Sequence
 from dataclasses import fields
 from pathlib import Path
 
-import grpc
-
-from vlm2vec.worker.v1 import worker_pb2, worker_pb2_grpc
-from vlm2vec_registry import artifact
-from vlm2vec_service import tracing
+from vlm2vec_service.errors import DeadlineError, NotFoundError, ServeError, WorkerLostError
 from vlm2vec_service.metrics import Metrics
+from vlm2vec_service.scheduling.batch import BatchInput, BatchResult
 from vlm2vec_service.settings import EngineSettings
-from vlm2vec_service.worker.codec import CHANNEL_OPTIONS
+from vlm2vec_service.supervision.link import Link, open_link
 
 log = logging.getLogger(__name__)
 
@@ -28,15 +25,15 @@ STOP_SECONDS = 15.0
 """What a worker is given to stop by itself."""
 POLL = 2.0
 """Seconds between looks at a worker on another host."""
-CLIENT_OPTIONS = (*CHANNEL_OPTIONS, ("grpc.max_reconnect_backoff_ms", 200))
-"""By default a worker that got ready would go unnoticed for seconds."""
 
 
 class Worker:
     """One worker: keeps it alive and tells it which adapters to hold.
 
-    ``address`` of another host's worker, or None for a process of its own. ``on_change`` is called
-    whenever it gets ready or stops being it.
+    ``address`` is that of a worker on another host, or None for a process of its own. ``wanted``
+    are the folders of the adapters that it should hold, by name; ``refused`` are the adapters that
+    it could not load or must not answer with, and why. ``on_change`` is called whenever the worker gets ready or
+    stops being it.
     """
 
     def __init__(
@@ -60,10 +57,10 @@ class Worker:
         self.dimension = 0
         self.device = ""
         self.ready = False
-        self.failed_adapters: dict[str, str] = {}
         self.wanted: dict[str, Path] = {}
+        self.refused: dict[str, str] = {}
         self.on_change: Callable[[], None] = lambda: None
-        self._stub: worker_pb2_grpc.WorkerServiceAsyncStub | None = None
+        self._link: Link | None = None
         self._process: asyncio.subprocess.Process | None = None
         self._backoff = FIRST_BACKOFF
 
@@ -74,7 +71,7 @@ class Worker:
             started = asyncio.get_running_loop().time()
             try:
                 await (self._live() if self.address is None else self._watch(self.address))
-            except (OSError, grpc.aio.AioRpcError) as error:
+            except (OSError, ServeError) as error:
                 log.error("worker %s: %s", self.name, error)
             finally:
                 self._set_ready(False)
@@ -85,55 +82,61 @@ class Worker:
             self._backoff = min(2 * self._backoff, LAST_BACKOFF)
             self.metrics.restarts.labels(self.model, self.name).inc()
 
-    async def run_batch(self, request: worker_pb2.RunBatchRequest) -> worker_pb2.RunBatchResponse:
-        """Raises `grpc.aio.AioRpcError`. A worker that does not answer in time is killed."""
-        assert self._stub is not None
+    async def run(self, inputs: Sequence[BatchInput], interactive: bool) -> BatchResult:
+        """Runs a batch; see `BatchWorker.run`. A worker that does not answer in time is killed."""
+        assert self._link is not None
         try:
-            with _gone_is_unavailable():
-                response = await self._stub.RunBatch(request, timeout=self.batch_timeout)
-        except grpc.aio.AioRpcError as error:
-            hangs = error.code() == grpc.StatusCode.DEADLINE_EXCEEDED
-            if hangs or error.code() == grpc.StatusCode.UNAVAILABLE:
-                # Before its end is noticed: the batch would come back at once and fail again, as
-                # if it had taken down another worker.
-                self._set_ready(False)
-                self.kill(0.0 if hangs else STOP_SECONDS)
-            if not hangs:
-                raise
+            result = await self._link.run(inputs, interactive, self.batch_timeout)
+        except DeadlineError as error:
+            self._lost(0.0)
             log.error("worker %s hangs: killed", self.name)
-            raise _died("killed: it hung") from error
+            raise WorkerLostError("killed: it hung") from error
+        except WorkerLostError:
+            self._lost(STOP_SECONDS)
+            raise
         self._backoff = FIRST_BACKOFF
-        return response
+        return result
 
     async def load_adapter(self, name: str, folder: Path) -> None:
-        """Loads now if it is ready, and after every restart. Raises `grpc.aio.AioRpcError` if the
-        worker refuses it, and does not try again then."""
+        """Loads an adapter now if the worker is ready, and after every restart. Raises
+        `AdapterError`, and others of `ServeError`, if the worker refuses it now."""
         self.wanted[name] = folder
+        self.refused.pop(name, None)
         try:
-            if self._stub is not None and self.ready:
-                request = await asyncio.to_thread(self._load_request, name, folder)
-                with _gone_is_unavailable():
-                    await self._stub.LoadAdapter(request)
-                self.failed_adapters.pop(name, None)
-        except grpc.aio.AioRpcError as error:
             # A worker that is gone loads it when it is back.
-            if error.code() != grpc.StatusCode.UNAVAILABLE:
-                self.wanted.pop(name, None)
-                raise
+            with contextlib.suppress(WorkerLostError):
+                if self._link is not None and self.ready:
+                    await self._link.load_adapter(name, folder, self.address is not None)
+        except ServeError as error:
+            self.refused[name] = str(error)
+            raise
         finally:
             self._count_adapters()
 
-    async def unload_adapter(self, name: str) -> None:
-        """Forgets it. Raises `grpc.aio.AioRpcError`."""
+    async def refuse_adapter(self, name: str, reason: str) -> None:
+        """Takes out an adapter that was loaded and turned out to be of no use here; it stays refused
+        until it is loaded anew."""
         self.wanted.pop(name, None)
-        self.failed_adapters.pop(name, None)
+        self.refused[name] = reason
         self._count_adapters()
-        if self._stub is not None and self.ready:
-            with _gone_is_unavailable():
-                await self._stub.UnloadAdapter(worker_pb2.UnloadAdapterRequest(name=name))
+        await self._unload(name)
+
+    async def unload_adapter(self, name: str) -> None:
+        """Forgets an adapter, whether or not the worker holds it. Raises `ServeError` where the
+        worker does not let it go."""
+        self.wanted.pop(name, None)
+        self.refused.pop(name, None)
+        self._count_adapters()
+        await self._unload(name)
+
+    async def _unload(self, name: str) -> None:
+        if self._link is not None and self.ready:
+            with contextlib.suppress(NotFoundError, WorkerLostError):
+                await self._link.unload_adapter(name)
 
     def kill(self, after: float = 0.0) -> None:
-        """Kills the process, if it still runs then; `keep_running` starts another."""
+        """Kills the process, if it still runs ``after`` so many seconds; `keep_running` starts
+        another."""
         process = self._process
 
         def now() -> None:
@@ -141,6 +144,12 @@ class Worker:
                 process.kill()
 
         asyncio.get_running_loop().call_later(after, now)
+
+    def _lost(self, kill_after: float) -> None:
+        # Before the process's end is noticed: a batch would come back at once and fail again, as if
+        # it had taken down another worker.
+        self._set_ready(False)
+        self.kill(kill_after)
 
     async def _live(self) -> None:
         """One life of a process: start, serve, end."""
@@ -155,8 +164,8 @@ class Worker:
             )  # fmt: skip
             ended = asyncio.create_task(self._process.wait())
             try:
-                async with _channel(address) as channel:
-                    greeting = asyncio.create_task(self._greet(channel))
+                async with open_link(address) as link:
+                    greeting = asyncio.create_task(self._greet(link))
                     try:
                         await asyncio.wait({greeting, ended}, return_when=asyncio.FIRST_COMPLETED)
                         if greeting.done():
@@ -178,43 +187,32 @@ class Worker:
 
     async def _watch(self, address: str) -> None:
         """A worker on another host, while it answers."""
-        async with _channel(address) as channel:
-            await self._greet(channel)
-            assert self._stub is not None
+        async with open_link(address) as link:
+            await self._greet(link)
             while True:
                 await asyncio.sleep(POLL)
-                status = await self._stub.GetStatus(worker_pb2.GetStatusRequest(), timeout=30)
-                held = set(self.wanted) - set(self.failed_adapters) <= set(status.adapters)
+                status = await link.status(timeout=30)
+                held = self.wanted.keys() - self.refused.keys() <= status.adapters
                 if not (self.ready and held):
                     return  # it could not be reached, or was restarted: greet again
 
-    async def _greet(self, channel: grpc.aio.Channel) -> None:
+    async def _greet(self, link: Link) -> None:
         """Waits for the worker, loads what it should hold, and calls it ready."""
-        self._stub = worker_pb2_grpc.WorkerServiceStub(channel)
-        status = await self._stub.GetStatus(worker_pb2.GetStatusRequest(), wait_for_ready=True)
+        self._link = link
+        status = await link.status()
         self.token_budget, self.dimension = status.token_budget, status.dimension
         self.device = status.device
-        self.failed_adapters.clear()
+        self.refused = {name: why for name, why in self.refused.items() if name not in self.wanted}
         for name, folder in list(self.wanted.items()):
             try:
-                request = await asyncio.to_thread(self._load_request, name, folder)
-                await self._stub.LoadAdapter(request)
-            except grpc.aio.AioRpcError as error:
-                if error.code() == grpc.StatusCode.UNAVAILABLE:
-                    raise
-                log.error("worker %s: adapter %s: %s", self.name, name, error.details())
-                self.failed_adapters[name] = error.details() or error.code().name
+                await link.load_adapter(name, folder, self.address is not None)
+            except WorkerLostError:
+                raise
+            except ServeError as error:
+                log.error("worker %s: adapter %s: %s", self.name, name, error)
+                self.refused[name] = str(error)
         log.info("worker %s is ready on %s", self.name, status.device)
         self._set_ready(True)
-
-    def _load_request(self, name: str, folder: Path) -> worker_pb2.LoadAdapterRequest:
-        """By the folder's path here, or with its files for another host. What is missing is for the
-        worker to say."""
-        if self.address is None:
-            return worker_pb2.LoadAdapterRequest(name=name, folder=str(folder))
-        paths = (folder / file for file in artifact.FILES)
-        files = {path.name: path.read_bytes() for path in paths if path.is_file()}
-        return worker_pb2.LoadAdapterRequest(name=name, folder=str(folder), files=files)
 
     def _set_ready(self, ready: bool) -> None:
         self.ready = ready
@@ -223,14 +221,8 @@ class Worker:
         self.on_change()
 
     def _count_adapters(self) -> None:
-        held = len(self.wanted) - len(self.failed_adapters) if self.ready else 0
+        held = len(self.wanted.keys() - self.refused.keys()) if self.ready else 0
         self.metrics.adapters.labels(self.model, self.name).set(held)
-
-
-def _channel(address: str) -> grpc.aio.Channel:
-    return grpc.aio.insecure_channel(
-        address, options=CLIENT_OPTIONS, interceptors=tracing.channel_interceptors()
-    )
 
 
 def _flags(settings: EngineSettings) -> list[str]:
@@ -238,22 +230,3 @@ def _flags(settings: EngineSettings) -> list[str]:
     for item in fields(settings):
         flags += ["--" + item.name.replace("_", "-"), str(getattr(settings, item.name))]
     return flags
-
-
-def _died(details: str) -> grpc.aio.AioRpcError:
-    return grpc.aio.AioRpcError(
-        grpc.StatusCode.UNAVAILABLE, grpc.aio.Metadata(), grpc.aio.Metadata(), details
-    )
-
-
-@contextlib.contextmanager
-def _gone_is_unavailable() -> Iterator[None]:
-    """For calls to a worker: when their channel is closed, gRPC cancels whoever awaits them, who
-    would take that for the end of its own task."""
-    try:
-        yield
-    except asyncio.CancelledError as error:
-        task = asyncio.current_task()
-        if task is None or task.cancelling():
-            raise
-        raise _died("the worker is gone") from error

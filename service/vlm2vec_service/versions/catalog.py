@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from vlm2vec_registry.embedding_config import EmbeddingConfig
+from vlm2vec_registry.snapshot import CANARY, CHAMPION, SHADOW, PublishedVersion
 from vlm2vec_registry.space import space_of
-from vlm2vec_registry.store import CANARY, CHAMPION, SHADOW, PublishedVersion
 from vlm2vec_service.errors import (
     AdapterError,
     InvalidInputError,
@@ -25,12 +25,13 @@ TRAFFIC = (CHAMPION, CANARY, SHADOW)
 @dataclass(frozen=True)
 class Version:
     """One version of a model: an adapter in ``folder``, or one that is ``published`` in the registry
-    and fetched when it is needed, or neither: the base model."""
+    and fetched when it is needed, or neither: the base model. ``config`` is its
+    ``embedding.json``."""
 
     name: str
     folder: Path | None
     space: str
-    embedding: EmbeddingConfig
+    config: EmbeddingConfig
     published: PublishedVersion | None = None
 
     @property
@@ -38,11 +39,17 @@ class Version:
         """Whether there is no adapter."""
         return self.name == BASE_VERSION
 
+    @property
+    def adapter(self) -> str:
+        """The name by which workers hold it; empty for the base model."""
+        return "" if self.is_base else self.name
+
 
 @dataclass
-class Model:
+class ServedModel:
     """A base model and its versions. ``aliases`` maps an alias to a version's name; ``digest`` is
-    that of the base. ``retired`` are spaces that were served once and are no more."""
+    that of the base. ``retired`` are spaces that were served once and are no more. Only `Residency`
+    changes it."""
 
     name: str
     base: Path
@@ -114,9 +121,9 @@ class Model:
 class Catalog:
     """The models by name."""
 
-    models: dict[str, Model]
+    models: dict[str, ServedModel]
 
-    def model(self, name: str) -> Model:
+    def model(self, name: str) -> ServedModel:
         """The model called ``name``; with an empty name, the only one there is.
 
         Raises `NotFoundError`, or `InvalidInputError` where a name is needed.
@@ -139,7 +146,7 @@ def _position(model: str, routing_key: str) -> float:
 def read_version(name: str, folder: Path | None, base_digest: bytes) -> Version:
     """A version from its adapter folder. Raises `AdapterError` that says what is wrong with it."""
     try:
-        embedding = EmbeddingConfig.read(folder) if folder else EmbeddingConfig()
-        return Version(name, folder, space_of(base_digest, folder), embedding)
+        config = EmbeddingConfig.read(folder) if folder else EmbeddingConfig()
+        return Version(name, folder, space_of(base_digest, folder), config)
     except (OSError, ValueError) as error:
         raise AdapterError(f"version {name!r}: {error}") from error

@@ -9,18 +9,22 @@ snapshot that was saved beside the cache.
 import asyncio
 import contextlib
 import logging
-import os
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from vlm2vec_registry.embedding_config import EmbeddingConfig
 from vlm2vec_registry.errors import MissingError, OutageError
-from vlm2vec_registry.store import CANARY, CHAMPION, Registry, Snapshot
+from vlm2vec_registry.files import write_whole
+from vlm2vec_registry.snapshot import CANARY, CHAMPION, Snapshot
 from vlm2vec_service.errors import ServeError
 from vlm2vec_service.metrics import Metrics
-from vlm2vec_service.versions.catalog import TRAFFIC, Model, Version
+from vlm2vec_service.versions.catalog import TRAFFIC, Version
 from vlm2vec_service.versions.loader import Loader
+from vlm2vec_service.versions.residency import Residency
+
+if TYPE_CHECKING:
+    from vlm2vec_registry.store import Registry
 
 log = logging.getLogger(__name__)
 
@@ -33,14 +37,15 @@ class Follower:
 
     def __init__(
         self,
-        model: Model,
+        residency: Residency,
         loader: Loader,
-        registry: Callable[[], Registry],
+        registry: "Callable[[], Registry]",
         state: Path,
         poll_seconds: float,
         metrics: Metrics,
     ) -> None:
-        self.model = model
+        self.residency = residency
+        self.model = residency.model
         self.loader = loader
         self.state = state
         self.poll_seconds = poll_seconds
@@ -50,14 +55,14 @@ class Follower:
         self.on_change: Callable[[], None] = lambda: None
         """Called when an alias points elsewhere."""
         self._registry = registry
-        self._own = dict(model.versions)
-        self._own_aliases = dict(model.aliases)
+        self._own = dict(self.model.versions)
+        self._own_aliases = dict(self.model.aliases)
         self._poked = asyncio.Event()
         self._saved = ""
         self._complaints: dict[str, str] = {}
         # For alerts, which see an increase from 0, and a registry that never answered.
-        metrics.registry_errors.labels(model.name)
-        metrics.registry_success.labels(model.name)
+        metrics.registry_errors.labels(self.model.name)
+        metrics.registry_success.labels(self.model.name)
 
     def poke(self) -> None:
         """Looks at the registry now."""
@@ -102,10 +107,11 @@ class Follower:
         for alias in sorted({*aliases, *self.model.aliases}):
             if alias not in TRAFFIC:
                 self._point(alias, aliases.get(alias))
-        self.model.canary_share = min(self.model.canary_share, snapshot.canary_share)
+        # While aliases move, nobody gets more of the canary than both shares allow.
+        self.residency.share(min(self.model.canary_share, snapshot.canary_share))
         for alias in TRAFFIC:
             await self._switch(alias, aliases.get(alias))
-        self.model.canary_share = snapshot.canary_share if CANARY in self.model.aliases else 0.0
+        self.residency.share(snapshot.canary_share if CANARY in self.model.aliases else 0.0)
         self._show()
 
     def _take_versions(self, snapshot: Snapshot) -> None:
@@ -118,15 +124,9 @@ class Follower:
                 self.broken[name] = "its digests are not those first seen: versions do not change"
                 versions[name] = known
             else:
-                embedding = EmbeddingConfig.from_dict(published.embedding)
-                versions[name] = Version(name, None, published.space, embedding, published)
-        spaces = {version.space for version in versions.values()}
-        self.model.retired |= {v.space for v in self.model.versions.values()}
-        self.model.retired -= spaces
-        for name in set(self.model.in_traffic) - set(versions):
-            # Deleted while it answers: it goes on until an alias points elsewhere.
-            versions[name] = self.model.versions[name]
-        self.model.versions = versions
+                config = EmbeddingConfig.from_dict(published.embedding)
+                versions[name] = Version(name, None, published.space, config, published)
+        self.residency.take(versions)
 
     async def _switch(self, alias: str, target: str | None) -> None:
         """Points an alias with traffic to ``target`` once that is loaded."""
@@ -157,10 +157,7 @@ class Follower:
         before = self.model.aliases.get(alias)
         if before == target:
             return
-        if target is None:
-            del self.model.aliases[alias]
-        else:
-            self.model.aliases[alias] = target
+        self.residency.point(alias, target)
         log.info("model %s: %s is %s now, it was %s", self.model.name, alias, target, before)
         self.on_change()
 
@@ -194,13 +191,7 @@ class Follower:
         if text == self._saved:
             return
         try:
-            with tempfile.NamedTemporaryFile(
-                "w", dir=self.state.parent, prefix=".", delete=False
-            ) as file:
-                file.write(text)
-                file.flush()
-                os.fsync(file.fileno())
-            Path(file.name).rename(self.state)
+            write_whole(self.state, text)
         except OSError as error:
             log.error("%s: %s", self.state, error)
             return

@@ -16,7 +16,8 @@ import numpy.typing as npt
 from vlm2vec_service.errors import DeadlineError, ServeError
 from vlm2vec_service.metrics import Metrics
 from vlm2vec_service.preprocess import Prepared
-from vlm2vec_service.scheduling.fair_queue import Work
+from vlm2vec_service.scheduling.batch import BatchInput
+from vlm2vec_service.scheduling.fair_queue import QueuedInput
 from vlm2vec_service.scheduling.scheduler import Scheduler
 from vlm2vec_service.versions.catalog import Version
 
@@ -71,17 +72,15 @@ class Shadow:
         prepare: Callable[[], Awaitable[Prepared]],
     ) -> None:
         try:
-            work = Work(
-                prepared=await prepare(),
-                adapter="" if shadow.is_base else shadow.name,
-                normalize=None,
+            queued = QueuedInput(
+                BatchInput(await prepare(), shadow.adapter),
                 interactive=False,
                 caller="",
                 deadline=time.monotonic() + PATIENCE,
                 future=asyncio.get_running_loop().create_future(),
                 shadow=True,
             )
-            done = await self.scheduler.run(work)
+            embedded = await self.scheduler.run(queued)
         except DeadlineError:
             self.metrics.shadow_dropped.labels(self.model).inc()
             return
@@ -91,7 +90,7 @@ class Shadow:
             return
         if versions != self._versions:
             return
-        pair = unit(vector), unit(done.vector)
+        pair = unit(vector), unit(embedded.vector)
         self.metrics.shadow_cosine.labels(self.model).observe(float(pair[0] @ pair[1]))
         self._pairs.append(pair)
         if len(self._pairs) == GROUP:

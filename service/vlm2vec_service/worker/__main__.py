@@ -28,7 +28,7 @@ def worker(**values: Any) -> None:
 
     It trusts whoever can connect: keep its port inside the cluster.
     """
-    from vlm2vec_service.worker.servicer import serve as serve_worker
+    from vlm2vec_service.worker.server import serve as serve_worker
 
     log = take(LogSettings, values)
     configure(log.log_level, log.log_format)

@@ -10,8 +10,10 @@ from vlm2vec.v1 import adapters_pb2 as pb
 from vlm2vec.v1 import adapters_pb2_grpc
 from vlm2vec_service.errors import AdapterError, ForbiddenError, InvalidInputError
 from vlm2vec_service.frontend.access import current
-from vlm2vec_service.frontend.pipeline import Pipeline, Served
+from vlm2vec_service.frontend.pipeline import Pipeline
+from vlm2vec_service.frontend.served import Served
 from vlm2vec_service.versions.catalog import Version
+from vlm2vec_service.versions.residency import State
 
 Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
 WATCH_SECONDS = 0.5
@@ -98,28 +100,22 @@ class AdapterServicer(adapters_pb2_grpc.AdapterServiceServicer):
         return self.pipeline.served[model.name], version
 
 
+STATES = {
+    State.AVAILABLE: pb.ADAPTER_STATE_AVAILABLE,
+    State.FETCHING: pb.ADAPTER_STATE_LOADING,
+    State.LOADING: pb.ADAPTER_STATE_LOADING,
+    State.HELD: pb.ADAPTER_STATE_LOADED,
+    State.FAILED: pb.ADAPTER_STATE_FAILED,
+}
+
+
 def _adapter(served: Served, version: Version) -> pb.Adapter:
-    state, reason = _state(served, version)
+    found = served.residency.state(version.name)
     return pb.Adapter(
         model=served.model.name,
         version=version.name,
         space=version.space,
         aliases=served.model.aliases_of(version.name),
-        state=state,
-        reason=reason,
+        state=STATES[found.state],
+        reason=found.reason,
     )
-
-
-def _state(served: Served, version: Version) -> "tuple[pb.AdapterState.ValueType, str]":
-    name, loader = version.name, served.loader
-    for worker in served.workers:
-        if name in worker.failed_adapters:
-            return pb.ADAPTER_STATE_FAILED, worker.failed_adapters[name]
-    if name in loader.held:
-        ready = all(worker.ready for worker in served.workers)
-        return (pb.ADAPTER_STATE_LOADED if ready else pb.ADAPTER_STATE_LOADING), ""
-    if loader.is_loading(name):
-        return pb.ADAPTER_STATE_LOADING, ""
-    if name in loader.failures:
-        return pb.ADAPTER_STATE_FAILED, loader.failures[name].reason
-    return pb.ADAPTER_STATE_AVAILABLE, ""

@@ -9,11 +9,12 @@ import grpc
 
 from vlm2vec.v1 import embedding_pb2 as pb
 from vlm2vec.v1 import embedding_pb2_grpc
-from vlm2vec_service.errors import InvalidInputError, ServeError, UnavailableError
+from vlm2vec_service.errors import ServeError, UnavailableError
 from vlm2vec_service.frontend import calls
 from vlm2vec_service.frontend.access import current, public
-from vlm2vec_service.frontend.pipeline import Caller, Pipeline
-from vlm2vec_service.preprocess.messages import MAX_ID_BYTES
+from vlm2vec_service.frontend.limits import check_stream_request
+from vlm2vec_service.frontend.pipeline import Pipeline
+from vlm2vec_service.frontend.request import Caller
 
 Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
 
@@ -112,16 +113,11 @@ class EmbeddingServicer(embedding_pb2_grpc.EmbeddingServiceServicer):
         """One request of a stream; whatever happens is its answer."""
         answer = pb.EmbedStreamResponse(id=request.id)
         try:
-            if not 1 <= len(request.id.encode()) <= MAX_ID_BYTES:
-                raise InvalidInputError("id", f"needed, 1 to {MAX_ID_BYTES} bytes")
-            if not request.HasField("input"):
-                raise InvalidInputError("input", "missing")
+            check_stream_request(request)
             caller = self._caller(context, streams=True)
-            target = await self.pipeline.target(request.options, caller)
-            await self.pipeline.room(target)
-            with self.pipeline.admitted(target, caller):
-                embedding = await self.pipeline.embed(request.input, target, caller, "input")
-            answer.embedding.CopyFrom(embedding)
+            inputs = {"input": request.input}
+            (embedded,) = await self.pipeline.answer(inputs, request.options, caller)
+            answer.embedding.CopyFrom(embedded.to_proto())
         except Exception as error:  # noqa: BLE001 (every request gets an answer)
             shown: ServeError = public(error, current.get().id)
             answer.error.code = shown.code
@@ -134,6 +130,4 @@ class EmbeddingServicer(embedding_pb2_grpc.EmbeddingServiceServicer):
         seconds = context.time_remaining()
         if seconds is None:
             seconds = self.pipeline.settings.default_deadline_seconds
-        call = current.get()
-        deadline = time.monotonic() + seconds
-        return Caller(call.caller, deadline, call.identity, call.quota, streams)
+        return Caller.of_current_call(time.monotonic() + seconds, streams)

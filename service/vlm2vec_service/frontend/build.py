@@ -1,0 +1,155 @@
+"""What is served, from its settings: models with their versions, workers and queues."""
+
+import functools
+import hashlib
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from vlm2vec_registry.cache import Cache
+from vlm2vec_registry.snapshot import CHAMPION, PublishedVersion
+from vlm2vec_registry.space import base_digest
+from vlm2vec_registry.store import Registry
+from vlm2vec_service.backbones import load_preprocessor
+from vlm2vec_service.backbones.table import read_json
+from vlm2vec_service.errors import CheckpointError, StartError
+from vlm2vec_service.frontend.pipeline import Pipeline
+from vlm2vec_service.frontend.served import Served
+from vlm2vec_service.metrics import Metrics
+from vlm2vec_service.scheduling.scheduler import Scheduler
+from vlm2vec_service.settings import (
+    EngineSettings,
+    Limits,
+    RegistrySettings,
+    ServerSettings,
+    VideoSettings,
+)
+from vlm2vec_service.supervision.process import Worker
+from vlm2vec_service.versions.catalog import BASE_VERSION, Catalog, ServedModel, read_version
+from vlm2vec_service.versions.fetching import VersionFiles
+from vlm2vec_service.versions.follower import Follower
+from vlm2vec_service.versions.loader import Loader
+from vlm2vec_service.versions.residency import Residency
+from vlm2vec_service.versions.shadow import Shadow
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Deployment:
+    """What to serve. ``adapters`` by model and version, ``aliases`` by model and alias; ``workers``
+    are addresses of workers on other hosts, by model (a model without one gets processes here)."""
+
+    models: Mapping[str, Path]
+    adapters: Mapping[tuple[str, str], Path] = field(default_factory=dict)
+    aliases: Mapping[tuple[str, str], str] = field(default_factory=dict)
+    workers: Mapping[str, Sequence[str]] = field(default_factory=dict)
+
+
+def read_catalog(deployment: Deployment, registry: bool = False) -> Catalog:
+    """Reads every checkpoint and adapter folder once. Raises `ServeError` naming what is wrong.
+
+    The champion is the alias given, or the adapter given last, or the base model; unless there is a
+    ``registry``, which knows better than to take the base model for a version.
+    """
+    catalog = Catalog({})
+    for name, base in deployment.models.items():
+        log.info("model %s: reading %s", name, base)
+        backbone = read_json(base / "config.json").get("model_type", "")
+        try:
+            digest = base_digest(base)
+        except OSError as error:
+            raise CheckpointError(f"{base}: {error}") from error
+        versions = {BASE_VERSION: read_version(BASE_VERSION, None, digest)}
+        for (model, version), folder in deployment.adapters.items():
+            if model == name:
+                versions[version] = read_version(version, folder, digest)
+        aliases = {alias: v for (model, alias), v in deployment.aliases.items() if model == name}
+        if len(versions) > 1 or not registry:
+            aliases.setdefault(CHAMPION, list(versions)[-1])
+        catalog.models[name] = ServedModel(name, base, backbone, digest, versions, aliases)
+    for model, version in deployment.adapters:
+        catalog.model(model).choose(version=version)
+    for model, alias in deployment.aliases:
+        catalog.model(model).choose(alias=alias)
+    for model in deployment.workers:
+        catalog.model(model)
+    return catalog
+
+
+def build(
+    deployment: Deployment,
+    settings: ServerSettings,
+    engine: EngineSettings,
+    limits: Limits,
+    video: VideoSettings,
+    registry: RegistrySettings = RegistrySettings(),  # noqa: B008 (it is frozen)
+) -> Pipeline:
+    """Everything but what runs; needs a running event loop."""
+    catalog = read_catalog(deployment, bool(registry.registry))
+    metrics = Metrics()
+    connect = functools.cache(lambda: Registry(registry.registry))
+    served = {}
+    for model in catalog.models.values():
+        addresses = deployment.workers.get(model.name, ())
+        devices = engine.device.split(",")
+        workers = [
+            Worker(
+                f"{model.name}/{place}", model.name, model.base,
+                engine if addresses else EngineSettings(**{**vars(engine), "device": place}),
+                metrics, settings.batch_timeout_seconds, place if addresses else None,
+            )
+            for place in (addresses or devices)
+        ]  # fmt: skip
+        scheduler = Scheduler(
+            model.name, settings.max_queue_requests, settings.max_queue_tokens, metrics
+        )
+        preprocessor = load_preprocessor(model.base, limits)
+        residency = Residency(model, workers)
+        files = _files(model, connect, registry)
+        loader = Loader(residency, files, workers, preprocessor, registry, metrics)
+        follower = _follower(residency, loader, connect, registry, metrics)
+        shadow = Shadow(model.name, scheduler, metrics)
+        served[model.name] = Served(
+            preprocessor, scheduler, workers, residency, loader, shadow, follower
+        )
+    return Pipeline(
+        catalog, served, settings, limits, video.video_frames, metrics,
+        registry.adapters_read_only, registry.webhook_secret_file,
+    )  # fmt: skip
+
+
+def _files(
+    model: ServedModel, connect: Callable[[], Registry], settings: RegistrySettings
+) -> VersionFiles:
+    """Where the model's versions come from. Raises `StartError` for a cache that cannot be used."""
+    if not settings.registry:
+        return VersionFiles(model.digest)
+    folder = Path(settings.cache_dir).expanduser()
+    try:
+        cache = Cache(folder, settings.cache_bytes)
+    except OSError as error:
+        raise StartError(f"--cache-dir {folder}: {error}") from error
+
+    def fetch(version: PublishedVersion, place: Path) -> None:
+        connect().download(version, place, settings.max_artifact_bytes)
+
+    return VersionFiles(model.digest, cache, fetch)
+
+
+def _follower(
+    residency: Residency,
+    loader: Loader,
+    connect: Callable[[], Registry],
+    settings: RegistrySettings,
+    metrics: Metrics,
+) -> Follower | None:
+    """Makes what follows the registry; None where there is none."""
+    if not settings.registry:
+        return None
+    # Another registry may have a model of the same name.
+    name = f"{settings.registry}\0{residency.model.name}"
+    source = hashlib.sha256(name.encode()).hexdigest()[:16]
+    state = Path(settings.cache_dir).expanduser() / f"registry-{source}.json"
+    return Follower(residency, loader, connect, state, settings.poll_seconds, metrics)

@@ -1,0 +1,65 @@
+"""Who has to show a credential, and where: what the front end shows to the network."""
+
+import asyncio
+import logging
+from dataclasses import dataclass, field
+
+from vlm2vec_service.errors import StartError
+from vlm2vec_service.frontend.access import Access
+from vlm2vec_service.frontend.addresses import is_local
+from vlm2vec_service.frontend.auth.authenticator import Authenticator
+from vlm2vec_service.frontend.auth.quota import Quotas
+from vlm2vec_service.frontend.pipeline import Pipeline
+from vlm2vec_service.frontend.reload import Reloaded, follow
+from vlm2vec_service.frontend.tls import Certificate, follow_certificate
+from vlm2vec_service.settings import AuthSettings, HttpSettings, TlsSettings
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Exposure:
+    """The settings of everything that faces callers."""
+
+    http: HttpSettings = field(default_factory=HttpSettings)
+    tls: TlsSettings = field(default_factory=TlsSettings)
+    auth: AuthSettings = field(default_factory=AuthSettings)
+
+
+def open_access(
+    pipeline: Pipeline, exposure: Exposure
+) -> tuple[Access, Reloaded[Certificate] | None]:
+    """What calls pass, and the certificate, if there is TLS. Raises `StartError` where
+    strangers could call, and for files that are not there."""
+    auth = exposure.auth
+    certificate = follow_certificate(exposure.tls)
+    authenticator = Authenticator(auth, exposure.tls)
+    addresses = {"listen": pipeline.settings.listen, "http_listen": exposure.http.http_listen}
+    for name, address in addresses.items():
+        if not address or is_local(address):
+            continue
+        if not authenticator.required and not auth.allow_anonymous:
+            raise StartError(
+                f"{address} can be reached from other hosts, and no credentials are asked for: "
+                "give --callers, --jwt-keys or --tls-client-ca; or --allow-anonymous, where the "
+                "network is trusted",
+                name,
+            )
+        if authenticator.required and certificate is None:
+            log.warning("%s %s: credentials travel unencrypted without TLS", name, address)
+    quotas = Quotas(
+        auth.caller_requests_per_second, auth.caller_tokens_per_second, auth.caller_burst_seconds
+    )
+    return Access(pipeline.metrics, pipeline.draining, authenticator, quotas), certificate
+
+
+def follow_files(
+    access: Access, settings: AuthSettings, certificate: Reloaded[Certificate] | None
+) -> list[asyncio.Task[None]]:
+    """Keeps callers, keys and certificates as their files have them."""
+    authenticator, metrics = access.authenticator, access.metrics
+    files = [*authenticator.files, *([certificate] if certificate else [])]
+    return [
+        asyncio.create_task(follow(files, settings.reload_seconds, metrics)),
+        asyncio.create_task(authenticator.follow_url(metrics)),
+    ]

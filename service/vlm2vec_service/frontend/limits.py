@@ -1,0 +1,52 @@
+"""What a call's options may be, and how many inputs it may have."""
+
+from vlm2vec.v1 import embedding_pb2 as pb
+from vlm2vec_service.errors import InvalidInputError
+
+MAX_ID_BYTES = 256
+MAX_NAME_BYTES = 256
+
+
+def check_options(options: pb.CallOptions) -> None:
+    """Refuses what no server could do. Raises `InvalidInputError` naming the field."""
+    model = options.model
+    names = {
+        "options.model.name": model.name,
+        "options.model.alias": model.alias,
+        "options.model.version": model.version,
+        "options.model.space": model.space,
+        "options.routing_key": options.routing_key,
+    }
+    for field, value in names.items():
+        if len(value.encode()) > MAX_NAME_BYTES:
+            raise InvalidInputError(field, f"longer than {MAX_NAME_BYTES} bytes")
+    selector = model.WhichOneof("selector")
+    if selector and not getattr(model, selector):
+        raise InvalidInputError(f"options.model.{selector}", "set, but empty")
+    if options.priority not in pb.Priority.values():
+        raise InvalidInputError("options.priority", f"{options.priority} is no priority")
+    if options.output.dtype not in pb.Dtype.values():
+        raise InvalidInputError("options.output.dtype", f"{options.output.dtype} is no format")
+
+
+def check_dimensions(options: pb.OutputOptions, dimension: int) -> None:
+    """Refuses to cut to more than a whole vector's ``dimension``."""
+    if options.dimensions > dimension:
+        raise InvalidInputError(
+            "options.output.dimensions",
+            f"{options.dimensions} are more than the model's {dimension}",
+        )
+
+
+def check_count(field: str, count: int, most: int) -> None:
+    """Refuses a call without inputs, and one of more than ``most``, which is ``max_inputs``."""
+    if not 1 <= count <= most:
+        raise InvalidInputError(field, f"{count} given; 1 to max_inputs, {most}, are accepted")
+
+
+def check_stream_request(request: pb.EmbedStreamRequest) -> None:
+    """Refuses a request of a stream without an id or an input."""
+    if not 1 <= len(request.id.encode()) <= MAX_ID_BYTES:
+        raise InvalidInputError("id", f"needed, 1 to {MAX_ID_BYTES} bytes")
+    if not request.HasField("input"):
+        raise InvalidInputError("input", "missing")

@@ -1,0 +1,106 @@
+"""One request on its way: who asks, what answers it, and what came of it."""
+
+import asyncio
+import time
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from vlm2vec.v1 import embedding_pb2 as pb
+from vlm2vec_service.errors import DeadlineError
+from vlm2vec_service.frontend.access import current
+from vlm2vec_service.frontend.auth.identity import ANYONE, Identity
+from vlm2vec_service.frontend.auth.quota import UNLIMITED, Quota
+from vlm2vec_service.frontend.served import Served
+from vlm2vec_service.frontend.vectors import encode_vector
+from vlm2vec_service.versions.catalog import Version
+
+
+@dataclass(frozen=True)
+class Caller:
+    """Who asks, and until when an answer is of use (in the time of ``time.monotonic``). One that
+    streams waits where its quota is spent and where the queue is full; any other is refused."""
+
+    name: str
+    deadline: float
+    identity: Identity = ANYONE
+    quota: Quota = UNLIMITED
+    streams: bool = False
+
+    @classmethod
+    def of_current_call(cls, deadline: float, streams: bool = False) -> "Caller":
+        """Makes the caller of the call that is being answered, as `Access` knows it."""
+        call = current.get()
+        return cls(call.caller, deadline, call.identity, call.quota, streams)
+
+    @property
+    def remaining(self) -> float | None:
+        """Seconds until the deadline; None for one that lies too far ahead for a timer."""
+        seconds = self.deadline - time.monotonic()
+        return seconds if seconds < 1e9 else None
+
+    async def pay(self, tokens: int) -> None:
+        """Takes what an input costs from the quota. Raises `DeadlineError`."""
+        if self.quota is UNLIMITED:
+            return
+        try:
+            async with asyncio.timeout(self.remaining):
+                await self.quota.pay(tokens, self.streams)
+        except TimeoutError as error:
+            raise DeadlineError("the deadline passed while the token quota was spent") from error
+
+
+@dataclass(frozen=True)
+class Route:
+    """Which version of which model answers a request with these options."""
+
+    served: Served
+    version: Version
+    options: pb.CallOptions
+
+    @property
+    def interactive(self) -> bool:
+        """Whether somebody waits for the answer."""
+        return bool(self.options.priority != pb.PRIORITY_BULK)
+
+    @property
+    def normalize(self) -> bool | None:
+        """Whether the caller wants vectors of length 1; None leaves it to the version."""
+        output = self.options.output
+        return output.normalize if output.HasField("normalize") else None
+
+    @property
+    def unit(self) -> bool:
+        """Whether vectors are to have length 1."""
+        wanted = self.normalize
+        return self.version.config.normalize if wanted is None else wanted
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What came of one input: ``vector`` is float32 ``(dim,)`` as the engine gave it; the rest are
+    seconds in each stage."""
+
+    route: Route
+    vector: npt.NDArray[np.float32]
+    tokens: int
+    preprocess_seconds: float
+    queue_seconds: float
+    inference_seconds: float
+
+    def to_proto(self) -> pb.Embedding:
+        """Packs the answer, the vector in the format that the caller asked for."""
+        route = self.route
+        return pb.Embedding(
+            vector=encode_vector(self.vector, route.options.output, route.unit),
+            model=route.served.model.name,
+            version=route.version.name,
+            space=route.version.space,
+            tokens=self.tokens,
+            timings=pb.Timings(
+                preprocess_seconds=self.preprocess_seconds,
+                queue_seconds=self.queue_seconds,
+                inference_seconds=self.inference_seconds,
+            ),
+        )

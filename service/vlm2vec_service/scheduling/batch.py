@@ -1,0 +1,60 @@
+"""What travels to a worker and back, and what the scheduler needs of one.
+
+Nothing here knows how it travels: ``supervision`` does.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from vlm2vec_service.preprocess.prepared import Prepared
+
+
+@dataclass(frozen=True)
+class BatchInput:
+    """One input of a batch: ``adapter`` is a loaded version's name, or empty for the base model;
+    ``normalize`` None leaves it to the adapter whether the vector gets length 1."""
+
+    prepared: Prepared
+    adapter: str = ""
+    normalize: bool | None = None
+
+
+@dataclass(frozen=True)
+class BatchResult:
+    """What a worker made of a batch: ``vectors`` are float32 ``(inputs, dim)``, ``seconds`` is the
+    time on the device. The hits and misses of the vision cache count from the start of the worker's
+    process; bytes of device memory are 0 where they are not known."""
+
+    vectors: npt.NDArray[np.float32]
+    seconds: float
+    cache_hits: int = 0
+    cache_misses: int = 0
+    device_memory_bytes: int = 0
+    device_memory_total_bytes: int = 0
+
+
+class BatchWorker(Protocol):
+    """A worker as the scheduler sees it."""
+
+    name: str
+    token_budget: int
+
+    @property
+    def ready(self) -> bool:
+        """Whether it can take batches now."""
+
+    @property
+    def refused(self) -> Mapping[str, str]:
+        """The adapters that it could not load, each with the reason: their inputs have to go to
+        another worker."""
+
+    async def run(self, inputs: Sequence[BatchInput], interactive: bool) -> BatchResult:
+        """Runs a batch; an ``interactive`` one overtakes what waits in the worker.
+
+        Raises `WorkerLostError` where the worker is gone, `InvalidInputError` and `NotFoundError`
+        for what is wrong with an input, and `ServeError` for any other fault.
+        """

@@ -1,0 +1,139 @@
+"""The connection to one worker, which speaks its gRPC and raises our own errors."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import grpc
+
+from vlm2vec.worker.v1 import worker_pb2, worker_pb2_grpc
+from vlm2vec_registry import artifact
+from vlm2vec_service import tracing
+from vlm2vec_service.errors import (
+    AdapterError,
+    DeadlineError,
+    InvalidInputError,
+    NotFoundError,
+    ServeError,
+    WorkerLostError,
+)
+from vlm2vec_service.scheduling.batch import BatchInput, BatchResult
+from vlm2vec_service.worker.codec import CHANNEL_OPTIONS, decode_vectors, encode_item
+
+CLIENT_OPTIONS = (*CHANNEL_OPTIONS, ("grpc.max_reconnect_backoff_ms", 200))
+"""By default a worker that got ready would go unnoticed for seconds."""
+
+
+@dataclass(frozen=True)
+class WorkerStatus:
+    """What a worker says of itself: tokens of a batch, components of a vector, the name of its
+    device, and the adapters it holds."""
+
+    token_budget: int
+    dimension: int
+    device: str
+    adapters: frozenset[str]
+
+
+class Link:
+    """Calls to one worker. Every method raises `WorkerLostError` where the worker is gone."""
+
+    def __init__(self, channel: grpc.aio.Channel) -> None:
+        self._stub: worker_pb2_grpc.WorkerServiceAsyncStub
+        self._stub = worker_pb2_grpc.WorkerServiceStub(channel)
+
+    async def status(self, timeout: float | None = None) -> WorkerStatus:
+        """Asks the worker what it is and holds. With a ``timeout``, in seconds, it has to answer by
+        then, or `DeadlineError` is raised; without one this waits until the worker is there."""
+        with _our_errors():
+            status = await self._stub.GetStatus(
+                worker_pb2.GetStatusRequest(), wait_for_ready=timeout is None, timeout=timeout
+            )
+        return WorkerStatus(
+            status.token_budget, status.dimension, status.device, frozenset(status.adapters)
+        )
+
+    async def run(
+        self, inputs: Sequence[BatchInput], interactive: bool, timeout: float
+    ) -> BatchResult:
+        """Runs a batch. Raises `DeadlineError` after ``timeout`` seconds, `InvalidInputError` where
+        the device's memory does not hold an input, `NotFoundError` for an adapter that is not
+        loaded, and `ServeError` for any other fault of the worker."""
+        request = worker_pb2.RunBatchRequest(
+            items=[encode_item(one.prepared, one.adapter, one.normalize) for one in inputs],
+            interactive=interactive,
+        )
+        with _our_errors():
+            response = await self._stub.RunBatch(request, timeout=timeout)
+        return BatchResult(
+            decode_vectors(response, len(inputs)),
+            response.inference_seconds,
+            response.cache_hits,
+            response.cache_misses,
+            response.device_memory_bytes,
+            response.device_memory_total_bytes,
+        )
+
+    async def load_adapter(self, name: str, folder: Path, with_files: bool) -> None:
+        """Has the worker load the PEFT folder ``folder`` as ``name``; ``with_files`` sends it the
+        files, for a worker that does not see this host's disk. Raises `AdapterError` with the
+        worker's reason if it refuses."""
+        request = await asyncio.to_thread(_load_request, name, folder, with_files)
+        with _our_errors():
+            await self._stub.LoadAdapter(request)
+
+    async def unload_adapter(self, name: str) -> None:
+        """Has the worker forget an adapter. Raises `NotFoundError` if it does not have it."""
+        with _our_errors():
+            await self._stub.UnloadAdapter(worker_pb2.UnloadAdapterRequest(name=name))
+
+
+@contextlib.asynccontextmanager
+async def open_link(address: str) -> AsyncIterator[Link]:
+    """Gives the link to the worker at ``address``, ``unix:PATH`` or HOST:PORT; the worker does not
+    have to be there yet."""
+    async with grpc.aio.insecure_channel(
+        address, options=CLIENT_OPTIONS, interceptors=tracing.channel_interceptors()
+    ) as channel:
+        yield Link(channel)
+
+
+def _load_request(name: str, folder: Path, with_files: bool) -> worker_pb2.LoadAdapterRequest:
+    if not with_files:
+        return worker_pb2.LoadAdapterRequest(name=name, folder=str(folder))
+    # What is missing is for the worker to say.
+    paths = (folder / file for file in artifact.FILES)
+    files = {path.name: path.read_bytes() for path in paths if path.is_file()}
+    return worker_pb2.LoadAdapterRequest(name=name, folder=str(folder), files=files)
+
+
+@contextlib.contextmanager
+def _our_errors() -> Iterator[None]:
+    """Turns gRPC's errors into ours. When a channel is closed, gRPC cancels whoever awaits a call on
+    it, who would take that for the end of its own task."""
+    try:
+        yield
+    except asyncio.CancelledError as error:
+        task = asyncio.current_task()
+        if task is None or task.cancelling():
+            raise
+        raise WorkerLostError("the worker is gone") from error
+    except grpc.aio.AioRpcError as error:
+        raise _ours(error.code(), error.details() or error.code().name) from error
+
+
+def _ours(code: grpc.StatusCode, details: str) -> ServeError:
+    match code:
+        case grpc.StatusCode.UNAVAILABLE | grpc.StatusCode.CANCELLED:
+            return WorkerLostError(details)
+        case grpc.StatusCode.DEADLINE_EXCEEDED:
+            return DeadlineError(details)
+        case grpc.StatusCode.INVALID_ARGUMENT:
+            return InvalidInputError("input", details)
+        case grpc.StatusCode.NOT_FOUND:
+            return NotFoundError(details)
+        case grpc.StatusCode.FAILED_PRECONDITION:
+            return AdapterError(details)
+    return ServeError(f"the worker failed: {details}")

@@ -13,7 +13,7 @@ import pytest
 
 from vlm2vec.v1 import embedding_pb2 as pb
 from vlm2vec_service.errors import InvalidInputError
-from vlm2vec_service.frontend.http.fetch import Fetcher, Media, is_public, parse_origins
+from vlm2vec_service.frontend.http.fetch import Fetcher, RemoteMedia, is_public, parse_origins
 from vlm2vec_service.settings import HttpSettings, Limits
 
 LIMITS = Limits(max_image_bytes=1000, max_video_bytes=5000)
@@ -67,7 +67,7 @@ def fetch(*urls: str, kind: str = "image_url", **settings: Any) -> list[pb.Part]
         parts = [pb.Part() for _ in urls]
         try:
             await fetcher.fill(
-                [Media(part, kind, url, "input") for part, url in zip(parts, urls, strict=True)]
+                [RemoteMedia(part, kind, url, "input") for part, url in zip(parts, urls, strict=True)]
             )
         finally:
             await fetcher.close()

@@ -1,6 +1,5 @@
 """Lines of a JSON-lines file to requests: pictures opened, limits kept."""
 
-import base64
 import json
 import re
 from dataclasses import dataclass
@@ -10,13 +9,12 @@ from typing import Any
 from PIL import Image
 
 from vlm2vec_service.errors import InvalidInputError
+from vlm2vec_service.preprocess.data_uri import read_data_uri
 from vlm2vec_service.preprocess.images import decode_image
 from vlm2vec_service.preprocess.prepared import Request
 from vlm2vec_service.settings import Limits, VideoSettings
 
 KEYS = {"id", "adapter", "prompt", "instruction", "text", "images", "video"}
-DATA_URI = re.compile(r"data:[\w.+-]+/[\w.+-]+;base64,(?P<data>.*)", re.DOTALL)
-
 UNWRITABLE = re.compile(r"[\0\ud800-\udfff]")
 """What JSON can hold and a name in an output file cannot."""
 
@@ -94,13 +92,7 @@ class LineReader:
         if not isinstance(source, str):
             raise InvalidInputError(field, "expected a path or a data URI")
         if source.startswith("data:"):
-            match = DATA_URI.fullmatch(source)
-            if match is None:
-                raise InvalidInputError(field, "a data URI must be base64: data:TYPE;base64,...")
-            try:
-                return base64.b64decode(match["data"], validate=True)
-            except ValueError as error:
-                raise InvalidInputError(field, f"no base64: {error}") from error
+            return read_data_uri(source, field)
         path = self.folder / source
         try:
             size = path.stat().st_size

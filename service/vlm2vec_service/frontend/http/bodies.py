@@ -4,70 +4,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema
 
-TEXT = {"type": "string"}
-URL = {
-    "anyOf": [TEXT, {"type": "object", "properties": {"url": TEXT}, "required": ["url"]}],
-    "description": "A data URI; or an https URL, where the server fetches from its origin.",
-}
-PART = {
-    "type": "object",
-    "properties": {
-        "type": {"enum": ["text", "image_url", "video_url"]},
-        "text": TEXT,
-        "image_url": URL,
-        "video_url": URL,
-    },
-    "required": ["type"],
-}
-PARTS = {"anyOf": [TEXT, {"type": "array", "items": PART}]}
-ITEM = {
-    "type": "object",
-    "properties": {
-        "instruction": {**TEXT, "description": "The task."},
-        "prompt": {**TEXT, "description": "A raw prompt with the model's own placeholders."},
-        "text": TEXT,
-        "image_url": URL,
-        "video_url": URL,
-        "content": PARTS,
-    },
-    "additionalProperties": False,
-}
-ONE = {"anyOf": [TEXT, ITEM]}
-TOKENS = {
-    "type": "array",
-    "items": {"type": "integer", "minimum": 0},
-    "minItems": 1,
-    "description": "Ids of the model's own tokenizer.",
-}
-INPUT = {
-    "anyOf": [
-        TEXT,
-        {"type": "array", "items": ONE, "minItems": 1},
-        TOKENS,
-        {"type": "array", "items": TOKENS, "minItems": 1},
-        ITEM,
-        {"type": "null"},
-    ],
-    "description": "One thing to embed or a list of them: text, token ids, or objects with media.",
-}
-MESSAGES = {
-    "anyOf": [
-        {
-            "type": "array",
-            "items": {
-                "type": "object",
-                "properties": {
-                    "role": {"enum": ["system", "developer", "user"]},
-                    "content": PARTS,
-                },
-                "required": ["role", "content"],
-            },
-            "minItems": 1,
-        },
-        {"type": "null"},
-    ],
-    "description": "One thing to embed as a chat: the system's content is the instruction.",
-}
+from vlm2vec_service.frontend.http.input_shapes import INPUT, MANY, MESSAGES, ONE
 
 MODEL = Field(
     default="",
@@ -88,8 +25,8 @@ class EmbeddingsBody(Body):
     """A request to embed; ``input`` or ``messages`` is needed."""
 
     model: str | None = MODEL
-    input: Annotated[Any, WithJsonSchema(INPUT)] = None
-    messages: Annotated[Any, WithJsonSchema(MESSAGES)] = None
+    input: Annotated[Any, WithJsonSchema(INPUT.schema(nullable=True))] = None
+    messages: Annotated[Any, WithJsonSchema(MESSAGES.schema(nullable=True))] = None
     instruction: str | None = INSTRUCTION
     encoding_format: Literal["float", "base64"] | None = Field(
         default=None, description="base64 is of little-endian float32."
@@ -110,8 +47,8 @@ class RerankBody(Body):
     """A query, and what to order by it."""
 
     model: str | None = MODEL
-    query: Annotated[Any, WithJsonSchema(ONE)]
-    documents: Annotated[Any, WithJsonSchema({"type": "array", "items": ONE, "minItems": 1})]
+    query: Annotated[Any, WithJsonSchema(ONE.schema())]
+    documents: Annotated[Any, WithJsonSchema(MANY.schema())]
     top_n: Annotated[int, Field(ge=1, lt=2**31)] | None = Field(
         default=None, description="Return only the best so many."
     )
@@ -167,7 +104,7 @@ class RerankAnswer(BaseModel):
     usage: Usage
 
 
-class ModelVersion(BaseModel):
+class ServedVersion(BaseModel):
     """A version, its vector space, and the aliases that point to it."""
 
     version: str
@@ -185,7 +122,7 @@ class ModelObject(BaseModel):
     backbone: str
     dimension: int
     ready: bool
-    versions: list[ModelVersion]
+    versions: list[ServedVersion]
 
 
 class ModelList(BaseModel):

@@ -13,7 +13,7 @@ from vlm2vec_service.frontend.http.bodies import EmbeddingsAnswer, EmbeddingsBod
 from vlm2vec_service.frontend.http.caller import caller_of
 from vlm2vec_service.frontend.http.errors import RESPONSES
 from vlm2vec_service.frontend.http.fetch import Fetcher
-from vlm2vec_service.frontend.http.inputs import Reader, call_options
+from vlm2vec_service.frontend.http.inputs import InputReader, call_options
 from vlm2vec_service.frontend.pipeline import Pipeline
 
 
@@ -30,7 +30,7 @@ def routes(pipeline: Pipeline, fetcher: Fetcher) -> APIRouter:
         request.options.output.dimensions = body.dimensions or 0
         if body.normalize is not None:
             request.options.output.normalize = body.normalize
-        reader = Reader(pipeline.limits, pipeline.settings.max_inputs)
+        reader = InputReader(pipeline.limits, pipeline.settings.max_inputs)
         if (body.input is None) == (body.messages is None):
             raise InvalidInputError("input", "needed, or messages: exactly one of them")
         if body.messages is not None:

@@ -32,7 +32,7 @@ Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 
 @dataclass(frozen=True)
-class Media:
+class RemoteMedia:
     """A part of an input that is to be filled with what ``url`` points to."""
 
     part: pb.Part
@@ -103,7 +103,7 @@ class Fetcher:
             keepalive_expiry=5.0,
         )
 
-    async def fill(self, items: Sequence[Media]) -> None:
+    async def fill(self, items: Sequence[RemoteMedia]) -> None:
         """Fetches all; what they hold together is limited like a body. Raises
         `InvalidInputError`."""
         if not self.origins:
@@ -122,7 +122,7 @@ class Fetcher:
         """Closes connections."""
         await self._pool.aclose()
 
-    async def _fill(self, item: Media, left: list[int]) -> None:
+    async def _fill(self, item: RemoteMedia, left: list[int]) -> None:
         video = item.kind == "video_url"
         most = self.limits.max_video_bytes if video else self.limits.max_image_bytes
         seconds = self.settings.fetch_seconds

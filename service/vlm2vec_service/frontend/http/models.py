@@ -5,7 +5,7 @@ from fastapi import APIRouter, Response
 from vlm2vec.v1 import embedding_pb2 as pb
 from vlm2vec_service.errors import NotFoundError
 from vlm2vec_service.frontend import calls
-from vlm2vec_service.frontend.http.bodies import ModelList, ModelObject, ModelVersion, Status
+from vlm2vec_service.frontend.http.bodies import ModelList, ModelObject, ServedVersion, Status
 from vlm2vec_service.frontend.http.caller import caller_of
 from vlm2vec_service.frontend.http.errors import RESPONSES
 from vlm2vec_service.frontend.pipeline import Pipeline
@@ -55,7 +55,7 @@ def _model(model: pb.Model) -> ModelObject:
         dimension=model.dimension,
         ready=model.ready,
         versions=[
-            ModelVersion(version=item.version, space=item.space, aliases=list(item.aliases))
+            ServedVersion(version=item.version, space=item.space, aliases=list(item.aliases))
             for item in model.versions
         ],
     )

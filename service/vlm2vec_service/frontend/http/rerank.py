@@ -6,14 +6,13 @@ import orjson
 from fastapi import APIRouter, Response
 
 from vlm2vec.v1 import embedding_pb2 as pb
-from vlm2vec_service.errors import InvalidInputError
 from vlm2vec_service.frontend import calls
 from vlm2vec_service.frontend.access import current
 from vlm2vec_service.frontend.http.bodies import RerankAnswer, RerankBody
 from vlm2vec_service.frontend.http.caller import caller_of
 from vlm2vec_service.frontend.http.errors import RESPONSES
 from vlm2vec_service.frontend.http.fetch import Fetcher
-from vlm2vec_service.frontend.http.inputs import Reader, call_options
+from vlm2vec_service.frontend.http.inputs import InputReader, call_options
 from vlm2vec_service.frontend.pipeline import Pipeline
 
 
@@ -25,9 +24,7 @@ def routes(pipeline: Pipeline, fetcher: Fetcher) -> APIRouter:
     @router.post("/v2/rerank", response_model=RerankAnswer, include_in_schema=False)
     async def rerank(body: RerankBody) -> Response:
         """Order documents by the cosine of their vectors to the query's."""
-        if not isinstance(body.documents, list):
-            raise InvalidInputError("documents", "expected a list")
-        reader = Reader(pipeline.limits, pipeline.settings.max_inputs)
+        reader = InputReader(pipeline.limits, pipeline.settings.max_inputs)
         query = reader.one(body.query, "query", body.instruction or "")
         instruction = body.document_instruction or ""
         documents = reader.many(body.documents, "documents", instruction)

@@ -1,0 +1,82 @@
+"""The shapes of what a request embeds: `InputReader` checks by them, the OpenAPI page shows them."""
+
+from vlm2vec_service.frontend.http.shapes import (
+    Anything,
+    ByType,
+    Choice,
+    ListOf,
+    Narrowed,
+    Object,
+    OneOrMany,
+    Shape,
+    Tagged,
+    Text,
+    TokenIds,
+)
+
+TEXT = Text()
+URL = ByType(
+    {str: TEXT, dict: Object({"url": TEXT, "detail": Anything()}, required=("url",))},
+    expected="a string or an object",
+    description="A data URI; or an https URL, where the server fetches from its origin.",
+)
+TOKENS = TokenIds(description="Ids of the model's own tokenizer.")
+
+
+def _part(kind: str, shape: Shape) -> Object:
+    return Object({"type": Choice((kind,)), kind: shape}, required=("type", kind))
+
+
+def _content(*parts: Object) -> ByType:
+    expected = "a string or a list of parts"
+    return ByType({str: TEXT, list: ListOf(Tagged("type", parts), expected)}, expected=expected)
+
+
+TEXT_PART = _part("text", TEXT)
+CONTENT = _content(TEXT_PART, _part("image_url", URL), _part("video_url", URL))
+"""A string, or a list of text, images and videos, as a chat has them."""
+
+ITEM = Object(
+    {
+        "instruction": TEXT.described("The task."),
+        "prompt": TEXT.described("A raw prompt with the model's own placeholders."),
+        "text": TEXT,
+        "image_url": URL,
+        "video_url": URL,
+        "content": CONTENT,
+    }
+)
+ONE = ByType({str: TEXT, list: TOKENS, dict: ITEM}, "a string, token ids or an object")
+"""One thing to embed."""
+MANY = ListOf(ONE, "a list", least=1)
+"""Things to embed; `InputReader` says how many there may be, which is a setting."""
+INPUT = OneOrMany(
+    ONE,
+    MANY,
+    description="One thing to embed or a list of them: text, token ids, or objects with media.",
+)
+
+
+def _message(content: Shape, *roles: str) -> Object:
+    return Object(
+        {"role": Choice(roles), "content": content, "name": Anything()},
+        required=("role", "content"),
+    )
+
+
+MESSAGES = ListOf(
+    Tagged(
+        "role",
+        (
+            _message(
+                Narrowed(CONTENT, _content(TEXT_PART), "an instruction is text"),
+                "system",
+                "developer",
+            ),
+            _message(CONTENT, "user"),
+        ),
+    ),
+    "a list of messages",
+    least=1,
+    description="One thing to embed as a chat: the system's content is the instruction.",
+)

@@ -1,0 +1,24 @@
+"""Data URIs (RFC 2397) to the bytes that they hold."""
+
+import base64
+
+from vlm2vec_service.errors import InvalidInputError
+
+
+def read_data_uri(uri: str, field: str) -> bytes:
+    """Decodes ``data:TYPE;base64,...``; TYPE may be left out and is not looked at.
+
+    Raises `InvalidInputError` naming ``field``.
+    """
+    head, comma, data = uri.partition(",")
+    if not comma or not head.startswith("data:") or not head.endswith(";base64"):
+        raise InvalidInputError(field, "a data URI must be base64: data:TYPE;base64,...")
+    return read_base64(data, field)
+
+
+def read_base64(data: str, field: str) -> bytes:
+    """Decodes base64 (RFC 4648) with its padding. Raises `InvalidInputError` naming ``field``."""
+    try:
+        return base64.b64decode(data, validate=True)
+    except ValueError as error:
+        raise InvalidInputError(field, f"no base64: {error}") from error

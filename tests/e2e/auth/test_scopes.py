@@ -1,0 +1,100 @@
+"""Who may do what: scopes of methods, and models that are kept from callers."""
+
+import urllib.error
+import urllib.request
+from typing import Any
+
+import grpc
+import httpx
+import pytest
+from grpc_health.v1 import health_pb2
+from grpc_reflection.v1alpha.proto_reflection_descriptor_database import (
+    ProtoReflectionDescriptorDatabase,
+)
+
+from tests.e2e.auth.guarded import DENIED, OK, UNKNOWN, Guarded
+from vlm2vec.v1 import adapters_pb2
+from vlm2vec.v1 import embedding_pb2 as pb
+
+CREDENTIALS = [
+    (None, UNKNOWN),
+    ("vlm2vec_of-somebody-else", UNKNOWN),
+    ("embed", OK),
+    ("all", OK),
+    ("read", DENIED),
+    ("write", DENIED),
+    ("other", DENIED),
+    ("expired", UNKNOWN),
+]
+
+
+@pytest.mark.parametrize(("credential", "expected"), CREDENTIALS)
+def test_embedding_needs_its_scope(guarded: Guarded, credential: str | None, expected: str) -> None:
+    assert [way(credential) for way in guarded.ways] == [expected] * 3
+
+
+def test_models_are_kept_from_callers(guarded: Guarded) -> None:
+    # What is not allowed is not told from what does not exist.
+    for model, expected in (("other", OK), ("qwen", DENIED), ("nothing", DENIED)):
+        assert [way("other", model) for way in guarded.ways] == [expected] * 3
+    assert guarded.embed_http("embed", "nothing") == "NOT_FOUND"
+    headers = {"authorization": guarded.authorization("other")}
+    url = f"http://{guarded.server.http_address}/v1/models"
+    assert [m["id"] for m in httpx.get(url, headers=headers).json()["data"]] == ["other"]
+    assert httpx.get(f"{url}/qwen", headers=headers).status_code == 403
+    listed = guarded.server.adapters.ListAdapters(
+        adapters_pb2.ListAdaptersRequest(), metadata=guarded.metadata("other")
+    )
+    assert not listed.adapters
+    request = adapters_pb2.DescribeAdapterRequest(model="qwen", version="1")
+    assert guarded.grpc("DescribeAdapter", request, "other") == DENIED
+
+
+@pytest.mark.parametrize(
+    ("method", "request_", "allowed"),
+    [
+        ("ListAdapters", adapters_pb2.ListAdaptersRequest(), ("read", "all")),
+        ("DescribeAdapter",
+         adapters_pb2.DescribeAdapterRequest(model="qwen", version="1"), ("read", "all")),
+        ("PreloadAdapter",
+         adapters_pb2.PreloadAdapterRequest(model="qwen", version="1"), ("write", "all")),
+        ("ListModels", pb.ListModelsRequest(), ("embed", "all")),
+    ],
+)  # fmt: skip
+def test_methods_need_their_scope(
+    guarded: Guarded, method: str, request_: Any, allowed: tuple[str, ...]
+) -> None:
+    for credential in ("embed", "read", "write", "all"):
+        expected = OK if credential in allowed else DENIED
+        assert guarded.grpc(method, request_, credential) == expected, credential
+    assert guarded.grpc(method, request_, None) == UNKNOWN
+
+
+def test_streams_of_changes_need_their_scope(guarded: Guarded) -> None:
+    for credential, code in (("embed", DENIED), (None, UNKNOWN)):
+        watch = guarded.server.adapters.WatchAdapters(
+            adapters_pb2.WatchAdaptersRequest(), metadata=guarded.metadata(credential)
+        )
+        with pytest.raises(grpc.RpcError) as refused:
+            next(iter(watch))
+        assert isinstance(refused.value, grpc.Call)
+        assert refused.value.code().name == code
+
+
+def test_what_is_open_and_what_is_not(guarded: Guarded) -> None:
+    server = guarded.server
+    url, headers = f"http://{server.http_address}", {"authorization": guarded.authorization("read")}
+    for path in ("/healthz", "/readyz"):
+        assert httpx.get(url + path).status_code == 200
+    for path in ("/docs", "/openapi.json", "/nothing"):
+        assert httpx.get(url + path).status_code == 401
+    page = httpx.get(url + "/openapi.json", headers=headers).json()
+    assert page["components"]["securitySchemes"]["key"]["scheme"] == "bearer"
+    assert httpx.get(url + "/nothing", headers=headers).status_code == 404
+    server.health.Check(health_pb2.HealthCheckRequest())
+    with pytest.raises(grpc.RpcError, match="UNAUTHENTICATED"):
+        ProtoReflectionDescriptorDatabase(server.channel).get_services()
+    metrics = f"http://{server.metrics_address}/metrics"
+    with pytest.raises(urllib.error.HTTPError, match="401"):
+        urllib.request.urlopen(metrics)
+    assert "vlm2vec_requests_total" in httpx.get(metrics, headers=headers).text

@@ -1,8 +1,10 @@
-"""One server for all tests that leave it as it was: both parity checkpoints, all adapters."""
+"""One server for all tests that leave it as it was: both parity checkpoints, all adapters; and a
+client that speaks HTTP to it."""
 
 from collections.abc import Iterator
 from pathlib import Path
 
+import httpx
 import pytest
 
 from tests.conftest import adapter_folder
@@ -23,3 +25,10 @@ def server(checkpoints: Path, tmp_path_factory: pytest.TempPathFactory) -> Itera
     folder = tmp_path_factory.mktemp("server")
     with running_server(folder, *flags, "--dtype", "float32") as started:
         yield started
+
+
+@pytest.fixture(scope="module")
+def http(server: Server) -> Iterator[httpx.Client]:
+    """A client of the server, for paths such as ``/v1/embeddings``."""
+    with httpx.Client(base_url=f"http://{server.http_address}", timeout=60) as client:
+        yield client

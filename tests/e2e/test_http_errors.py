@@ -1,0 +1,136 @@
+"""Requests over HTTP that are refused, and the parameter that the error names."""
+
+import json
+import uuid
+from collections.abc import Iterator
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.e2e.server import Server
+
+GIF = "data:image/gif;base64,R0lGODlhAQABAAAAACw="
+LONG = "x" * 257
+BAD: list[tuple[dict[str, Any], int, str | None]] = [
+    ({}, 400, "input"),
+    ({"input": None}, 400, "input"),
+    ({"input": "a", "messages": [{"role": "user", "content": "a"}]}, 400, "input"),
+    ({"input": []}, 400, "input"),
+    ({"input": [[]]}, 400, "input[0]"),
+    ({"input": 3}, 400, "input"),
+    ({"input": True}, 400, "input"),
+    ({"input": [True]}, 400, "input[0]"),
+    ({"input": [1, "a"]}, 400, "input"),
+    ({"input": [1, -2]}, 400, "input"),
+    ({"input": [[1, 2**40]]}, 400, "input[0]"),
+    ({"input": [1, 2048]}, 400, "input[0].token_ids[1]"),
+    ({"input": ["a"] * 65}, 400, "input"),
+    ({"input": ""}, 400, "input[0].text"),
+    ({"input": "\ud800"}, 400, "input"),
+    ({"input": {"words": "a"}}, 400, "input.words"),
+    ({"input": {"\ud800": "a"}}, 400, "input.?"),
+    ({"input": {"prompt": "a", "text": "b"}}, 400, "input[0].parts[0].text"),
+    ({"input": {"image_url": "data:image/png,abc"}}, 400, "input.image_url"),
+    ({"input": {"image_url": "data:image/png;base64,a"}}, 400, "input.image_url"),
+    ({"input": {"image_url": {"href": "x"}}}, 400, "input.image_url.href"),
+    ({"input": {"image_url": "data:image/png;base64,AAAA"}}, 400, "input[0].parts[0].image"),
+    ({"input": {"image_url": GIF}}, 400, "input[0].parts[0].image"),
+    ({"input": {"video_url": GIF}}, 400, "input[0].parts[0].video.file"),
+    ({"input": {"image_url": "http://127.0.0.1/a.png"}}, 400, "input.image_url"),
+    ({"input": {"image_url": "file:///etc/passwd"}}, 400, "input.image_url"),
+    ({"input": {"content": [{"type": "audio"}]}}, 400, "input.content[0].type"),
+    ({"input": {"content": [{"type": "text"}]}}, 400, "input.content[0].text"),
+    ({"input": {"content": [{"type": "image_url", "image_url": GIF}] * 18}}, 400,
+     "input.content[17].image_url"),
+    ({"messages": []}, 400, "messages"),
+    ({"messages": [{"role": "assistant", "content": "a"}]}, 400, "messages[0].role"),
+    ({"messages": [{"role": "user"}]}, 400, "messages[0].content"),
+    ({"messages": [{"role": "system", "content": [{"type": "image_url", "image_url": GIF}]}]},
+     400, "messages[0].content"),
+    ({"input": "a", "dimensions": 0}, 400, "dimensions"),
+    ({"input": "a", "dimensions": 129}, 400, "dimensions"),
+    ({"input": "a", "dimensions": "8"}, 400, "dimensions"),
+    ({"input": "a", "dimensions": 10**30}, 400, "dimensions"),
+    ({"input": "a", "encoding_format": "int8"}, 400, "encoding_format"),
+    ({"input": "a", "priority": "high"}, 400, "priority"),
+    ({"input": "a", "user": LONG}, 400, "user"),
+    ({"input": "a", "temperature": 1}, 400, "temperature"),
+    ({"input": "a", "model": 5}, 400, "model"),
+    ({"input": "a", "model": LONG}, 400, "model"),
+    ({"input": "a", "model": "qwen@"}, 400, "model"),
+    ({"input": "a", "model": ""}, 400, "model"),
+    ({"input": "a", "model": "gwen"}, 404, None),
+    ({"input": "a", "model": "qwen@nothing"}, 404, None),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("body", "status", "param"), BAD, ids=lambda item: str(item)[:40])
+def test_bad_requests_are_named(
+    http: httpx.Client, body: dict[str, Any], status: int, param: str | None
+) -> None:
+    content = json.dumps({"model": "qwen", **body})  # httpx would not send half a surrogate pair
+    headers = {"content-type": "application/json"}
+    answer = http.post("/v1/embeddings", content=content, headers=headers)
+    assert (answer.status_code, answer.json()["error"]["param"]) == (status, param), answer.text
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"{", b'{"input": "\xff\xfe"}', b"[1]", b'"a"', b"null", b"\0", b"[" * 100_000,
+     b'{"input": 1' + b"0" * 10_000 + b"}", b'{"input": NaN}'],
+    ids=lambda item: str(item[:12]),
+)  # fmt: skip
+@pytest.mark.parametrize("path", ["/v1/embeddings", "/v1/rerank"])
+def test_bodies_that_are_no_object_in_json(http: httpx.Client, path: str, content: bytes) -> None:
+    headers = {"content-type": "application/json"}
+    answer = http.post(path, content=content, headers=headers)
+    assert answer.status_code == 400
+    error = answer.json()["error"]
+    assert error["type"] == "invalid_request_error"
+    assert error["message"]
+
+
+@pytest.mark.parametrize(
+    ("body", "param"),
+    [
+        ({"documents": ["a"]}, "query"),
+        ({"query": "a"}, "documents"),
+        ({"query": "a", "documents": []}, "documents"),
+        ({"query": "a", "documents": "b"}, "documents"),
+        ({"query": "a", "documents": [1, 2]}, "documents[0]"),
+        ({"query": "a", "documents": ["b", ""]}, "documents[1].text"),
+        ({"query": "", "documents": ["b"]}, "query.text"),
+        ({"query": "a", "documents": ["b"], "top_n": 0}, "top_n"),
+        ({"query": "a", "documents": ["b"] * 65}, "documents"),
+    ],
+)
+def test_bad_rankings_are_named(http: httpx.Client, body: dict[str, Any], param: str) -> None:
+    answer = http.post("/v1/rerank", json={"model": "qwen", **body})
+    assert (answer.status_code, answer.json()["error"]["param"]) == (400, param), answer.text
+
+
+def test_unknown_paths_and_methods(server: Server, http: httpx.Client) -> None:
+    assert http.get("/v1/chat").status_code == 404
+    assert http.get("/v1/embeddings").status_code == 405
+    assert http.post("/v1/models").status_code == 405
+    name = f"/{uuid.uuid4().hex}"
+    assert http.get(name).json()["error"]["type"] == "not_found_error"
+    # What callers choose never becomes a label.
+    assert name not in server.metrics_text()
+
+
+def test_too_large_a_body_is_not_read(http: httpx.Client) -> None:
+    def chunks() -> Iterator[bytes]:
+        for _ in range(65):
+            yield b" " * 1_048_576
+
+    # By its length, and by what comes. The connection is closed, maybe before all is sent.
+    for content in (b" " * 67_108_865, chunks()):
+        try:
+            answer = http.post("/v1/embeddings", content=content)
+        except httpx.TransportError:
+            continue
+        assert answer.status_code == 413
+        assert "http_max_body_bytes" in answer.json()["error"]["message"]
+    assert http.get("/healthz").status_code == 200

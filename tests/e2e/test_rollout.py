@@ -3,13 +3,10 @@
 import functools
 import json
 import shutil
-import threading
 import time
-from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Self
 
 import grpc
 import numpy as np
@@ -17,58 +14,19 @@ import pytest
 
 from tests.conftest import adapter_folder
 from tests.e2e.cases import Golden, case_inputs, cosine, unpack
-from tests.e2e.mlflow_server import WEBHOOKS, Mlflow, running_mlflow
-from tests.e2e.server import Server, running_server, wait_until
+from tests.e2e.mlflow_server import WEBHOOKS, running_mlflow
+from tests.e2e.rollout import ADAPTERS, MODEL, Rollout, Traffic
+from tests.e2e.server import running_server, wait_until
 from vlm2vec.v1 import adapters_pb2
 from vlm2vec.v1 import embedding_pb2 as pb
 from vlm2vec_registry import traffic
-from vlm2vec_registry.store import PublishedVersion, Registry
+from vlm2vec_registry.store import Registry
 
-MODEL = "qwen"
-ADAPTERS = {"1": "lora", "2": "dora"}
-"""The parity adapter behind each version."""
-CASES = ("text", "text-long", "image")
-"""So that MLflow may call a server on this host."""
 LOADED = adapters_pb2.ADAPTER_STATE_LOADED
-FAILED = adapters_pb2.ADAPTER_STATE_FAILED
-
-
-@dataclass
-class World:
-    """An MLflow server, its registry, and a server that follows it."""
-
-    mlflow: Mlflow
-    registry: Registry
-    server: Server
-    flags: list[str]
-    versions: dict[str, PublishedVersion]
-
-    def champion(self) -> str:
-        """The version that the server says is champion."""
-        return next((v for v, aliases in self.aliases().items() if "champion" in aliases), "")
-
-    def aliases(self) -> dict[str, list[str]]:
-        """Aliases of every version, as the server says."""
-        (model,) = self.server.embedding.ListModels(pb.ListModelsRequest()).models
-        return {version.version: list(version.aliases) for version in model.versions}
-
-    def promote(self, version: str) -> None:
-        """Makes a version the champion, and waits until the server has followed."""
-        traffic.promote(self.registry, MODEL, version)
-        wait_until(lambda: self.champion() == version, pause=0.01)
-
-    def describe(self, version: str) -> adapters_pb2.Adapter:
-        """What AdapterService says of a version."""
-        request = adapters_pb2.DescribeAdapterRequest(model=MODEL, version=version)
-        return self.server.adapters.DescribeAdapter(request).adapter
-
-    def has_failed(self, version: str) -> bool:
-        """Whether a version could not be loaded."""
-        return self.describe(version).state == FAILED
 
 
 @pytest.fixture(scope="module")
-def world(checkpoints: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+def rollout(checkpoints: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rollout]:
     """Versions 1 (lora, champion) and 2 (dora), followed by a server."""
     folder = tmp_path_factory.mktemp("rollout")
     base = checkpoints / "qwen2_vl"
@@ -84,86 +42,25 @@ def world(checkpoints: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterat
         ]  # fmt: skip
         versions = {version.name: version for version in registry.versions(MODEL)}
         with running_server(folder, *flags) as server:
-            yield World(mlflow, registry, server, flags, versions)
+            yield Rollout(mlflow, registry, server, flags, versions)
 
 
-class Traffic:
-    """A stream of requests until it is told to end; checks every answer against the golden one."""
-
-    def __init__(self, world: World, golden: Golden, options: pb.CallOptions) -> None:
-        self.world, self.golden, self.options = world, golden, options
-        self.answers: Counter[str] = Counter()
-        self.errors: list[Any] = []
-        self._enough = threading.Event()
-        self._thread = threading.Thread(target=self._run)
-        self._room = threading.Semaphore(128)
-
-    def __enter__(self) -> Self:
-        self._thread.start()
-        wait_until(lambda: self.total or self.errors)
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self._enough.set()
-        self._thread.join()
-
-    @property
-    def total(self) -> int:
-        return sum(self.answers.values())
-
-    def reach(self, count: int) -> None:
-        """Waits for so many answers."""
-        wait_until(lambda: self.total >= count or self.errors, 250)
-
-    def _requests(self) -> Iterator[pb.EmbedStreamRequest]:
-        inputs, number = case_inputs("qwen"), 0
-        while not self._enough.is_set():
-            self._room.acquire()
-            case = CASES[number % len(CASES)] if number % 16 == 0 else "text"
-            options = pb.CallOptions()
-            options.CopyFrom(self.options)
-            options.routing_key = str(number)
-            yield pb.EmbedStreamRequest(id=f"{number}/{case}", options=options, input=inputs[case])
-            number += 1
-
-    def _run(self) -> None:
-        try:
-            for answer in self.world.server.embedding.EmbedStream(self._requests()):
-                self._room.release()
-                self._check(answer)
-        except grpc.RpcError as error:
-            self.errors.append(error)
-
-    def _check(self, answer: pb.EmbedStreamResponse) -> None:
-        if answer.HasField("error"):
-            self.errors.append(answer.error)
-            return
-        embedding, case = answer.embedding, answer.id.partition("/")[2]
-        version = self.world.versions[embedding.version]
-        key = f"qwen2_vl/{ADAPTERS[version.name]}/{case}"
-        if embedding.space != version.space:
-            self.errors.append(f"{answer.id}: version {version.name}, space {embedding.space}")
-        if cosine(unpack(embedding.vector), self.golden[key]) < 0.9999:
-            self.errors.append(f"{answer.id}: not the vector of version {version.name}")
-        self.answers[version.name] += 1
-
-
-def test_ten_thousand_requests_while_the_champion_flips(world: World, golden: Golden) -> None:
-    with Traffic(world, golden, pb.CallOptions(priority=pb.PRIORITY_BULK)) as requests:
+def test_ten_thousand_requests_while_the_champion_flips(rollout: Rollout, golden: Golden) -> None:
+    with Traffic(rollout, golden, pb.CallOptions(priority=pb.PRIORITY_BULK)) as requests:
         for flip in range(50):
-            world.promote("2" if flip % 2 == 0 else "1")
+            rollout.promote("2" if flip % 2 == 0 else "1")
         requests.reach(10_000)
     assert requests.errors == []
     assert requests.total >= 10_000
     assert min(requests.answers["1"], requests.answers["2"]) > 200
-    assert world.champion() == "1"
+    assert rollout.champion() == "1"
 
 
-def test_a_canary_takes_its_share_by_key(world: World, golden: Golden) -> None:
-    traffic.start_canary(world.registry, MODEL, "2", 0.3)
-    wait_until(lambda: world.server.metric("canary_share", model=MODEL) == 0.3)
+def test_a_canary_takes_its_share_by_key(rollout: Rollout, golden: Golden) -> None:
+    traffic.start_canary(rollout.registry, MODEL, "2", 0.3)
+    wait_until(lambda: rollout.server.metric("canary_share", model=MODEL) == 0.3)
     try:
-        with Traffic(world, golden, pb.CallOptions()) as requests:
+        with Traffic(rollout, golden, pb.CallOptions()) as requests:
             requests.reach(2_000)
         assert requests.errors == []
         share = requests.answers["2"] / requests.total
@@ -173,60 +70,60 @@ def test_a_canary_takes_its_share_by_key(world: World, golden: Golden) -> None:
 
         def version_for(key: str) -> str:
             request = pb.EmbedRequest(inputs=[message], options=pb.CallOptions(routing_key=key))
-            return str(world.server.embedding.Embed(request).embeddings[0].version)
+            return str(rollout.server.embedding.Embed(request).embeddings[0].version)
 
         before = {key: version_for(key) for key in map(str, range(40))}
         assert {key: version_for(key) for key in before} == before
         assert set(before.values()) == {"1", "2"}
         # Who gives no key is one caller, and sees one space.
         assert len({version_for("") for _ in range(20)}) == 1
-        traffic.start_canary(world.registry, MODEL, "2", 0.6)
-        wait_until(lambda: world.server.metric("canary_share", model=MODEL) == 0.6)
+        traffic.start_canary(rollout.registry, MODEL, "2", 0.6)
+        wait_until(lambda: rollout.server.metric("canary_share", model=MODEL) == 0.6)
         more = {key: version_for(key) for key in before}
         assert all(more[key] == "2" for key, version in before.items() if version == "2")
     finally:
-        traffic.stop_canary(world.registry, MODEL)
-        wait_until(lambda: world.server.metric("canary_share", model=MODEL) == 0)
+        traffic.stop_canary(rollout.registry, MODEL)
+        wait_until(lambda: rollout.server.metric("canary_share", model=MODEL) == 0)
 
 
-def test_pins_hold_while_the_champion_flips(world: World, golden: Golden) -> None:
+def test_pins_hold_while_the_champion_flips(rollout: Rollout, golden: Golden) -> None:
     pins = {
-        "1": pb.ModelRef(space=world.versions["1"].space),
+        "1": pb.ModelRef(space=rollout.versions["1"].space),
         "2": pb.ModelRef(version="2"),
     }
     for version, pin in pins.items():
-        with Traffic(world, golden, pb.CallOptions(model=pin)) as requests:
+        with Traffic(rollout, golden, pb.CallOptions(model=pin)) as requests:
             for target in ("2", "1"):
-                world.promote(target)
+                rollout.promote(target)
             requests.reach(300)
         assert requests.errors == []
         assert set(requests.answers) == {version}
 
 
-def test_the_shadow_is_compared_and_never_answers(world: World, golden: Golden) -> None:
-    world.registry.set_alias(MODEL, "shadow", "2")
-    wait_until(lambda: world.aliases()["2"] == ["shadow"])
+def test_the_shadow_is_compared_and_never_answers(rollout: Rollout, golden: Golden) -> None:
+    rollout.registry.set_alias(MODEL, "shadow", "2")
+    wait_until(lambda: rollout.aliases()["2"] == ["shadow"])
     try:
         request = pb.EmbedRequest(inputs=[case_inputs("qwen")["text"]])
         for _ in range(40):  # with pauses: a shadow runs when there is nothing else to do
-            (embedding,) = world.server.embedding.Embed(request).embeddings
+            (embedding,) = rollout.server.embedding.Embed(request).embeddings
             assert embedding.version == "1"
             assert cosine(unpack(embedding.vector), golden["qwen2_vl/lora/text"]) > 0.9999
-        wait_until(lambda: world.server.metric("shadow_neighbour_overlap_count") >= 1)
-        assert world.server.metric("shadow_errors_total") == 0
-        compared = world.server.metric("shadow_cosine_count", model=MODEL)
-        mean = world.server.metric("shadow_cosine_sum", model=MODEL) / compared
+        wait_until(lambda: rollout.server.metric("shadow_neighbour_overlap_count") >= 1)
+        assert rollout.server.metric("shadow_errors_total") == 0
+        compared = rollout.server.metric("shadow_cosine_count", model=MODEL)
+        mean = rollout.server.metric("shadow_cosine_sum", model=MODEL) / compared
         ours, theirs = (golden[f"qwen2_vl/{name}/text"] for name in ("lora", "dora"))
         assert mean == pytest.approx(cosine(ours, theirs), abs=1e-3)
     finally:
-        world.registry.delete_alias(MODEL, "shadow")
-        wait_until(lambda: world.aliases()["2"] == [])
+        rollout.registry.delete_alias(MODEL, "shadow")
+        wait_until(lambda: rollout.aliases()["2"] == [])
 
 
 def test_what_cannot_be_loaded_leaves_the_old_one(
-    world: World, golden: Golden, checkpoints: Path, tmp_path: Path
+    rollout: Rollout, golden: Golden, checkpoints: Path, tmp_path: Path
 ) -> None:
-    registry, base = world.registry, checkpoints / "qwen2_vl"
+    registry, base = rollout.registry, checkpoints / "qwen2_vl"
 
     def version(name: str, change: Callable[[bytes], bytes] = bytes, **tags: str) -> str:
         """A version that was good when it was published, ``change`` made to its weights since."""
@@ -253,60 +150,62 @@ def test_what_cannot_be_loaded_leaves_the_old_one(
         "other-base": (version("other-base", base="00" * 32), "another base"),
         "other-space": (version("other-space", space="00" * 16), "not 0000"),
     }
-    with Traffic(world, golden, pb.CallOptions()) as requests:
+    with Traffic(rollout, golden, pb.CallOptions()) as requests:
         for name, (number, problem) in cases.items():
             registry.set_alias(MODEL, "champion", number)
-            wait_until(functools.partial(world.has_failed, number))
-            assert problem in world.describe(number).reason, name
-            assert world.champion() == "1"
+            wait_until(functools.partial(rollout.has_failed, number))
+            assert problem in rollout.describe(number).reason, name
+            assert rollout.champion() == "1"
             pinned = pb.EmbedRequest(
                 options=pb.CallOptions(model=pb.ModelRef(version=number)),
                 inputs=[case_inputs("qwen")["text"]],
             )
             with pytest.raises(grpc.RpcError) as caught:
-                world.server.embedding.Embed(pinned)
+                rollout.server.embedding.Embed(pinned)
             assert isinstance(caught.value, grpc.Call)
             assert caught.value.code() == grpc.StatusCode.FAILED_PRECONDITION
     assert requests.errors == []
     assert set(requests.answers) == {"1"}
-    assert world.server.metric("adapter_load_failures_total", model=MODEL) >= len(cases)
+    assert rollout.server.metric("adapter_load_failures_total", model=MODEL) >= len(cases)
     traffic.promote(registry, MODEL, "1")
     for number, _ in cases.values():
         registry.client.delete_model_version(MODEL, number)
-    wait_until(lambda: set(world.aliases()) == {"base", "1", "2"})
+    wait_until(lambda: set(rollout.aliases()) == {"base", "1", "2"})
 
 
-def test_a_retired_space_says_so(world: World, checkpoints: Path, tmp_path: Path) -> None:
+def test_a_retired_space_says_so(rollout: Rollout, checkpoints: Path, tmp_path: Path) -> None:
     folder = tmp_path / "adapter"
     folder.mkdir()
     for path in adapter_folder("qwen2_vl", "lora").iterdir():
         (folder / path.name).write_bytes(path.read_bytes())
     (folder / "embedding.json").write_text('{"prompt": {"suffix": "!"}}')
-    version = world.registry.publish(MODEL, folder, base=checkpoints / "qwen2_vl")
-    assert version.space not in {item.space for item in world.versions.values()}
+    version = rollout.registry.publish(MODEL, folder, base=checkpoints / "qwen2_vl")
+    assert version.space not in {item.space for item in rollout.versions.values()}
     options = pb.CallOptions(model=pb.ModelRef(space=version.space))
     request = pb.EmbedRequest(options=options, inputs=[case_inputs("qwen")["text"]])
-    wait_until(lambda: version.name in world.aliases())
-    assert world.server.embedding.Embed(request).embeddings[0].version == version.name
-    assert world.describe(version.name).state == LOADED
-    world.registry.client.delete_model_version(MODEL, version.name)
-    wait_until(lambda: version.name not in world.aliases())
+    wait_until(lambda: version.name in rollout.aliases())
+    assert rollout.server.embedding.Embed(request).embeddings[0].version == version.name
+    assert rollout.describe(version.name).state == LOADED
+    rollout.registry.client.delete_model_version(MODEL, version.name)
+    wait_until(lambda: version.name not in rollout.aliases())
     with pytest.raises(grpc.RpcError) as caught:
-        world.server.embedding.Embed(request)
+        rollout.server.embedding.Embed(request)
     assert isinstance(caught.value, grpc.Call)
     assert caught.value.code() == grpc.StatusCode.FAILED_PRECONDITION
     assert "retired" in (caught.value.details() or "")
 
 
-def test_a_webhook_makes_it_follow_at_once(world: World, golden: Golden, tmp_path: Path) -> None:
+def test_a_webhook_makes_it_follow_at_once(
+    rollout: Rollout, golden: Golden, tmp_path: Path
+) -> None:
     (tmp_path / "secret").write_text("a secret of the two\n")
     flags = [
-        *world.flags, "--poll-seconds", "3600", "--webhook-secret-file", str(tmp_path / "secret"),
+        *rollout.flags, "--poll-seconds", "3600", "--webhook-secret-file", str(tmp_path / "secret"),
         "--adapters-read-only",
     ]  # fmt: skip
-    client = world.registry.client
+    client = rollout.registry.client
     with running_server(tmp_path, *flags) as server:
-        follower = replace(world, server=server)
+        follower = replace(rollout, server=server)
         assert follower.champion() == "1"
         for secret, status in (("a secret of the two", 204), ("a guess", 401)):
             webhook = client.create_webhook(
@@ -328,21 +227,21 @@ def test_a_webhook_makes_it_follow_at_once(world: World, golden: Golden, tmp_pat
     client.delete_webhook(client.list_webhooks()[0].webhook_id)
 
 
-def test_mlflow_killed_in_the_middle(world: World, golden: Golden, tmp_path: Path) -> None:
+def test_mlflow_killed_in_the_middle(rollout: Rollout, golden: Golden, tmp_path: Path) -> None:
     """The last test: nothing follows MLflow afterwards."""
-    with Traffic(world, golden, pb.CallOptions()) as requests:
-        world.promote("2")
-        world.mlflow.kill()
-        wait_until(lambda: world.server.metric("registry_errors_total", model=MODEL) >= 1)
+    with Traffic(rollout, golden, pb.CallOptions()) as requests:
+        rollout.promote("2")
+        rollout.mlflow.kill()
+        wait_until(lambda: rollout.server.metric("registry_errors_total", model=MODEL) >= 1)
         requests.reach(requests.total + 500)
     assert requests.errors == []
-    assert world.champion() == "2"
-    stale = time.time() - world.server.metric("registry_last_success_timestamp_seconds")
+    assert rollout.champion() == "2"
+    stale = time.time() - rollout.server.metric("registry_last_success_timestamp_seconds")
     assert 0 < stale < 300
 
     # A server that starts now has the cache and what was last known.
-    with running_server(tmp_path, *world.flags) as second:
-        other = replace(world, server=second)
+    with running_server(tmp_path, *rollout.flags) as second:
+        other = replace(rollout, server=second)
         assert other.champion() == "2"
         (embedding,) = second.embedding.Embed(
             pb.EmbedRequest(inputs=[case_inputs("qwen")["text"]])

@@ -1,4 +1,5 @@
-"""Servers as the chart configures them, behind a real Envoy: lost, replaced and drained under load."""
+"""Servers as the chart configures them, behind a real Envoy: lost, replaced and drained under
+load."""
 
 import contextlib
 import itertools
@@ -18,7 +19,7 @@ PAUSE = 0.02
 """Seconds between calls, for those who share the machine."""
 
 
-class Callers:
+class SteadyCallers:
     """Threads that embed one text after the other, and one that streams, until told to end."""
 
     def __init__(self, address: str) -> None:
@@ -79,7 +80,7 @@ def test_no_call_fails_while_servers_are_lost_replaced_and_drained(
         names = ("first", "second", "third")
         first, second, third = pool.map(stack.enter_context, map(server, names))
         envoy = stack.enter_context(running_envoy(tmp_path, [first.address, second.address]))
-        callers = stack.enter_context(Callers(envoy.address))
+        callers = stack.enter_context(SteadyCallers(envoy.address))
 
         def serves(server: Server, more: int = 10) -> None:
             """Waits for it to answer so many more inputs."""

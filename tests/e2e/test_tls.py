@@ -28,8 +28,8 @@ NAME = "indexer.example.com"
 
 
 @dataclass
-class Client:
-    """Somebody with a certificate, or without."""
+class TlsClient:
+    """A caller over TLS, with a certificate of its own or without."""
 
     server: Server
     trusted: bytes
@@ -94,9 +94,9 @@ class Secured:
     folder: Path
     authority: trustme.CA
 
-    def client(self, name: str | None, authority: trustme.CA | None = None) -> Client:
+    def client(self, name: str | None, authority: trustme.CA | None = None) -> TlsClient:
         issued = (authority or self.authority).issue_cert(name) if name else None
-        return Client(self.server, self.authority.cert_pem.bytes(), issued, self.folder)
+        return TlsClient(self.server, self.authority.cert_pem.bytes(), issued, self.folder)
 
     def replace(self, name: str, content: bytes) -> None:
         """As a mounted secret is: at once."""
@@ -104,7 +104,7 @@ class Secured:
         os.replace(self.folder / "new", self.folder / name)
 
 
-class Pictures(BaseHTTPRequestHandler):
+class PictureStore(BaseHTTPRequestHandler):
     """A store inside the cluster, with one picture."""
 
     picture = png(Image.effect_mandelbrot((84, 56), (-2, -1, 1, 1), 50).convert("RGB"))
@@ -120,7 +120,7 @@ class Pictures(BaseHTTPRequestHandler):
 
 @pytest.fixture(scope="module")
 def store() -> Iterator[str]:
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Pictures)
+    server = ThreadingHTTPServer(("127.0.0.1", 0), PictureStore)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     yield f"http://127.0.0.1:{server.server_port}"
     server.shutdown()
@@ -191,7 +191,7 @@ def test_closed_metrics_come_over_tls(secured: Secured) -> None:
 
 def test_allowed_urls_are_fetched(secured: Secured, store: str) -> None:
     url = f"https://{secured.server.http_address}/v1/embeddings"
-    data = "data:image/png;base64," + base64.b64encode(Pictures.picture).decode()
+    data = "data:image/png;base64," + base64.b64encode(PictureStore.picture).decode()
     with httpx.Client(verify=secured.client(NAME).context(), timeout=60) as client:
         items = [{"image_url": image} for image in (f"{store}/a.png", data)]
         answer = client.post(url, json={"input": items})

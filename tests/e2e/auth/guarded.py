@@ -126,7 +126,7 @@ class Guarded:
 @contextlib.contextmanager
 def running_guarded(checkpoints: Path, folder: Path) -> Iterator[Guarded]:
     """Starts a server with the models ``qwen`` and ``other``, which are the same, and stops it in
-    the end. Its callers have keys of every kind; it also takes tokens that `Guarded.token` makes."""
+    the end. Its callers have keys of every kind; it takes tokens of `Guarded.token`, too."""
     known = {
         "embed": new_key("--name", "embed"),
         "read": new_key("--name", "read", "--scope", "adapters:read"),

@@ -9,14 +9,36 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 SERVICE = ROOT / "service" / "vlm2vec_service"
+OURS = {
+    "vlm2vec": ROOT / "clients" / "python" / "vlm2vec",
+    "vlm2vec_cli": ROOT / "cli",
+    "vlm2vec_demo": ROOT / "demo",
+    "vlm2vec_evaluation": ROOT / "evaluation",
+    "vlm2vec_registry": ROOT / "registry",
+    "vlm2vec_service": ROOT / "service",
+    "vlm2vec_training": ROOT / "training",
+}
+"""Our packages and where their code is."""
+TORCH = {"torch", "torchvision", "transformers"}
+PROTOCOL = {"grpc", "grpc_health", "google", "vlm2vec"}
+"""gRPC, protobuf, and the client that holds the generated stubs."""
 
 RULES = {
+    OURS["vlm2vec"]: {*OURS} - {"vlm2vec"},
+    OURS["vlm2vec_registry"]: {*OURS, "torch", "grpc"} - {"vlm2vec_registry"},
+    OURS["vlm2vec_service"]: {"vlm2vec_cli", "vlm2vec_demo", "vlm2vec_evaluation", "vlm2vec_training"},
+    OURS["vlm2vec_evaluation"]: {"vlm2vec_cli", "vlm2vec_demo", "vlm2vec_training"},
+    OURS["vlm2vec_training"]: {"vlm2vec_cli", "vlm2vec_demo", "vlm2vec_evaluation"},
+    OURS["vlm2vec_demo"]: {"vlm2vec_cli"},
+    SERVICE / "frontend": TORCH,
+    SERVICE / "preprocess": TORCH,
+    SERVICE / "scheduling": TORCH | PROTOCOL,
+    SERVICE / "versions": TORCH | PROTOCOL,
+    SERVICE / "supervision": TORCH,
     SERVICE / "engine": {"grpc"},
-    SERVICE / "preprocess": {"torch", "torchvision", "transformers"},
-    SERVICE / "frontend": {"torch", "torchvision", "transformers"},
-    SERVICE / "scheduling": {"torch", "torchvision", "transformers"},
-    ROOT / "registry": {"torch", "grpc"},
-}
+    **{file: TORCH for file in SERVICE.glob("backbones/*/preprocess.py")},
+    **{file: {"grpc"} for file in SERVICE.glob("backbones/*/model.py")},
+}  # fmt: skip
 """Top-level packages that no file of a folder may import, at any nesting level."""
 
 LIGHT = {
@@ -58,9 +80,9 @@ def test_helper_finds_imports_at_any_nesting_level(source: str, packages: set[st
     assert imported(source) == packages
 
 
-@pytest.mark.parametrize("folder", RULES, ids=lambda folder: folder.name)
+@pytest.mark.parametrize("folder", RULES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_folder_imports_nothing_it_must_not(folder: Path) -> None:
-    files = sorted(folder.rglob("*.py"))
+    files = [folder] if folder.suffix else sorted(folder.rglob("*.py"))
     assert files
     violations = {
         str(file.relative_to(ROOT)): found
@@ -79,3 +101,36 @@ def test_modules_leave_heavy_packages_unimported(modules: tuple[str, ...], heavy
         [sys.executable, "-c", code], capture_output=True, text=True, check=True
     )
     assert result.stdout.split() == []
+
+
+def test_the_rules_cover_every_backbone() -> None:
+    families = [path for path in (SERVICE / "backbones").iterdir() if (path / "model.py").exists()]
+    assert families
+    for family in families:
+        assert {family / "preprocess.py", family / "model.py"} <= set(RULES)
+
+
+def test_only_the_link_and_the_worker_speak_the_workers_grpc() -> None:
+    speaking = {
+        str(file.relative_to(SERVICE))
+        for file in SERVICE.rglob("*.py")
+        if "vlm2vec.worker.v1" in file.read_text()
+    }
+    servers = {"worker/codec.py", "worker/server.py", "worker/servicer.py"}
+    assert speaking == {"supervision/link.py", *servers}
+
+
+def test_packages_import_in_one_direction() -> None:
+    arrows = {
+        name: {
+            found
+            for file in folder.rglob("*.py")
+            for found in imported(file.read_text()) & set(OURS)
+        }
+        - {name}
+        for name, folder in OURS.items()
+    }
+    while arrows:
+        lowest = {name for name, targets in arrows.items() if not targets & set(arrows)}
+        assert lowest, f"a circle among {', '.join(sorted(arrows))}"
+        arrows = {name: targets for name, targets in arrows.items() if name not in lowest}

@@ -1,4 +1,4 @@
-"""``python -m vlm2vec``."""
+"""Runs the command ``python -m vlm2vec``."""
 
 import sys
 

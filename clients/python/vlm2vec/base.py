@@ -1,27 +1,27 @@
-"""What the two clients share: settings, and calls without their I/O."""
+"""What the two clients share: their settings, and the parts of their calls that need no I/O."""
 
 import itertools
 from collections.abc import Iterable, Iterator
 
 import numpy as np
 
-from vlm2vec.batches import MAX_INPUTS
-from vlm2vec.channel import endpoint
+from vlm2vec.endpoint import endpoint
 from vlm2vec.inputs import Input, InputLike
-from vlm2vec.items import Requests
 from vlm2vec.media import FilePath
 from vlm2vec.options import Options, Priority, call_options
 from vlm2vec.results import Embedding, OneSpace
 from vlm2vec.retry import Deadline, RetryPolicy
+from vlm2vec.stream_items import StreamRequests
+from vlm2vec.unary_requests import MAX_INPUTS
 from vlm2vec.vectors import Array
 from vlm2vec.window import Window
 
 STREAM_ABOVE = 4 * MAX_INPUTS
-"""Inputs above which embed opens a stream instead of making one unary call after the other."""
+"""How many inputs embed may have before it opens a stream instead of making unary calls."""
 
 
 class BaseClient:
-    """Settings of a client."""
+    """The settings of a client, and what follows from them for its calls."""
 
     def __init__(
         self,
@@ -37,24 +37,27 @@ class BaseClient:
         keepalive: float = 60.0,
         user_agent: str = "",
     ) -> None:
-        """Connects at the first call.
+        """Takes the settings; the client connects at the first call.
 
         Args:
-            server: ``host:port``; calls take turns among the addresses that the host resolves to.
-                Or any target of gRPC, such as ``unix:/run/vlm2vec.sock``.
+            server: ``host:port``, or any target of gRPC, such as ``unix:/run/vlm2vec.sock``. Calls
+                take turns among the addresses that the host resolves to.
             tls: True to trust the system's authorities, or the path of a PEM file of authorities.
             certificate: Paths of a client's PEM certificate chain and key, for mutual TLS.
-            api_key: Sent as a bearer token with every call, also without TLS.
-            timeout: Seconds that one unary request may take with its retries, where the call does
-                not say; None is no limit.
-            max_retries: Tries after the first.
-            initial_backoff: Seconds that the first wait is below; each further may be twice that.
-            max_message_bytes: Largest message to send or receive; at most the server's limit.
+            api_key: The key that is sent as a bearer token with every call, also without TLS.
+            timeout: Seconds that one unary request may take with its retries, for calls without a
+                timeout of their own; None is no limit.
+            max_retries: How many times a call is made again after it failed.
+            initial_backoff: The longest wait before the first retry, in seconds; each further one
+                may be twice as long.
+            max_message_bytes: The largest message to send or receive; no more than the server's
+                limit.
             keepalive: Seconds of silence after which a connection is probed. A server that allows
                 fewer probes ends the connection, which is then opened again.
-            user_agent: Put before the client's own.
+            user_agent: A name of the caller, which is put before that of this client.
 
-        Raises ValueError for a certificate without TLS, OSError for a PEM file it cannot read.
+        Raises ValueError for a certificate without TLS, and OSError for a PEM file that cannot be
+        read.
         """
         self._endpoint = endpoint(
             server,
@@ -71,10 +74,13 @@ class BaseClient:
         self._open()
 
     def _open(self) -> None:
-        """Opens the channel, where that may be done outside of a coroutine."""
+        """Opens the channel, in clients whose channel may be opened outside of a coroutine."""
 
     def _deadlines(self, timeout: float | None) -> Iterator[Deadline]:
-        """The deadline of each unary request: that of the whole call, or else a new one each."""
+        """Yields the deadline of each unary request.
+
+        With a ``timeout`` it is that of the whole call; otherwise each request has a new one.
+        """
         if timeout is not None:
             yield from itertools.repeat(Deadline(timeout))
         while True:
@@ -89,10 +95,10 @@ class BaseClient:
         timeout: float | None,
         options: Options,
     ) -> Window:
-        """The state of a new stream, which is bulk work unless ``options`` say otherwise."""
+        """Makes the state of a new stream, which is bulk work unless ``options`` say otherwise."""
         asked = call_options(**with_priority("bulk", options))
         return Window(
-            Requests(asked, instruction, self._max_message_bytes),
+            StreamRequests(asked, instruction, self._max_message_bytes),
             window,
             details=details,
             on_error=on_error,
@@ -102,12 +108,12 @@ class BaseClient:
 
 
 def with_priority(default: Priority, options: Options) -> Options:
-    """The options, with a priority where they have none."""
+    """Returns the options, with the priority ``default`` if they have none."""
     return {**options, "priority": options.get("priority", default)}
 
 
 def as_list(inputs: InputLike | Iterable[InputLike]) -> tuple[list[InputLike], bool]:
-    """The inputs, and whether it is a single one."""
+    """Returns the inputs as a list, and whether the caller gave a single one."""
     if isinstance(inputs, Input | str) or not isinstance(inputs, Iterable):
         return [inputs], True
     return list(inputs), False
@@ -116,7 +122,10 @@ def as_list(inputs: InputLike | Iterable[InputLike]) -> tuple[list[InputLike], b
 def embedded(
     found: list[Embedding], single: bool, details: bool
 ) -> Array | Embedding | list[Embedding]:
-    """What embed returns; raises `SpaceChanged` where the vectors do not compare."""
+    """Returns what embed returns for the embeddings ``found``, which are in the inputs' order.
+
+    Raises `SpaceChanged` if they are not all of one space.
+    """
     space = OneSpace()
     for embedding in found:
         space.check(embedding)

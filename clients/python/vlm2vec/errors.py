@@ -1,4 +1,4 @@
-"""Errors: one class for each way in which a call can fail."""
+"""The errors of this client: one class for each way in which a call can fail."""
 
 import re
 from collections.abc import Iterable
@@ -10,20 +10,21 @@ from vlm2vec.v1 import embedding_pb2 as pb
 
 
 class VLM2VecError(Exception):
-    """Base of all errors of this client, and the class of those that have none of their own."""
+    """Base of all errors of this client, and the class of those whose code has no other class."""
 
     default_code: ClassVar[grpc.StatusCode] = grpc.StatusCode.UNKNOWN
+    """The status code of an error that is raised without one."""
 
     code: grpc.StatusCode
     """The gRPC status code."""
     message: str
-    """A sentence that names the field and the limit."""
+    """A sentence that says what is wrong; of an input at fault it names the field and the limit."""
     field: str
-    """The field at fault, such as ``input.parts[0].image``; empty where none is, or none is known."""
+    """The field at fault, such as ``input.parts[0].image``; empty where no field is known to be."""
     retry_after: float | None
-    """Seconds after which trying again makes sense; None where the server does not say."""
+    """Seconds after which it makes sense to try again; None where the server does not say."""
     id: int | str | None
-    """The item of a stream, or the index of an input, that failed; None where it is not known."""
+    """The id of the item, or the index of the input, that failed; None where it is not known."""
 
     def __init__(
         self,
@@ -43,10 +44,11 @@ class VLM2VecError(Exception):
 
     @property
     def retryable(self) -> bool:
-        """Whether trying the same again can help.
+        """Whether it can help to make the same call again.
 
-        UNAVAILABLE can, as a broken connection comes without a hint. RESOURCE_EXHAUSTED can where
-        the server hints when; without a hint it is a limit that waiting does not lift.
+        It can after UNAVAILABLE, hint or not, because a broken connection gives no hint. It can
+        after RESOURCE_EXHAUSTED where the server says when; otherwise that is a limit, which
+        waiting does not lift.
         """
         if self.code is grpc.StatusCode.RESOURCE_EXHAUSTED:
             return self.retry_after is not None
@@ -72,7 +74,7 @@ class FailedPrecondition(VLM2VecError):
 
 
 class SpaceChanged(FailedPrecondition):
-    """Vectors of one call are of different spaces and do not compare: pin a version or a space."""
+    """Vectors of one call are of different spaces and do not compare; pin a version or a space."""
 
 
 class Unauthenticated(VLM2VecError):
@@ -133,10 +135,10 @@ _FIELD = re.compile(r"(?:inputs?|query|candidates|options)\b[\w.\[\]]*(?=: )")
 
 
 def _cut_off(error: grpc.RpcError) -> bool:
-    """Whether somebody between us and an answer gave up, which is no answer.
+    """Tells whether the call was cut off on its way, so that ``error`` is no answer of the server.
 
-    A proxy that loses its server in the middle resets the stream: INTERNAL to gRPC. A server that
-    stops cancels what it has not begun. Cancelling of our own has other details.
+    A proxy that loses its server in the middle resets the stream, which gRPC calls INTERNAL. A
+    server that stops cancels what it has not begun. A call that we cancel has other details.
     """
     code, details = error.code(), error.details() or ""
     if code is grpc.StatusCode.CANCELLED:
@@ -145,7 +147,7 @@ def _cut_off(error: grpc.RpcError) -> bool:
 
 
 def from_rpc(error: grpc.RpcError) -> VLM2VecError:
-    """The error of a failed call."""
+    """Returns the error of a failed call, of the class of its status code."""
     code = error.code()
     message = error.details() or code.name
     if _cut_off(error):
@@ -160,7 +162,7 @@ def from_rpc(error: grpc.RpcError) -> VLM2VecError:
 
 
 def from_item(error: pb.Error, id: int | str) -> VLM2VecError:
-    """The error of one item of a stream."""
+    """Returns the error of the item ``id`` of a stream, of the class of its status code."""
     code = _CODES.get(error.code, grpc.StatusCode.UNKNOWN)
     return _CLASSES.get(code, VLM2VecError)(
         error.message or code.name,
@@ -172,7 +174,7 @@ def from_item(error: pb.Error, id: int | str) -> VLM2VecError:
 
 
 def _retry_after(error: grpc.RpcError) -> float | None:
-    """Seconds from the trailer ``retry-after-ms``."""
+    """Returns the value of the trailer ``retry-after-ms`` in seconds, or None without it."""
     trailers = cast(Iterable[tuple[str, str | bytes]], error.trailing_metadata() or ())
     for key, value in trailers:
         if key == "retry-after-ms":

@@ -1,4 +1,4 @@
-"""What to embed, and its message."""
+"""Inputs, each of which becomes one vector, and the messages that carry them."""
 
 import os
 from collections.abc import Iterator, Sequence
@@ -15,15 +15,15 @@ from vlm2vec.v1 import embedding_pb2 as pb
 
 @dataclass(frozen=True)
 class Input:
-    """What becomes one vector: words, images and a video together.
+    """Words, images and a video that together become one vector.
 
-    Either ``instruction`` and ``text``, which the server joins with the media by the prompt
-    template of the model, or ``prompt``. Raises ValueError for both, and TypeError for one image
-    where a sequence is due.
+    The words are either ``instruction`` and ``text``, which the server joins with the media by the
+    prompt template of the model, or ``prompt``. Raises ValueError if both are given, and TypeError
+    if ``images`` is one image and not a sequence.
     """
 
     text: str | None = None
-    """The words."""
+    """The words to embed; None for none."""
     instruction: str | None = None
     """The task, such as "Represent the given image for classification"; None takes the call's."""
     images: Sequence[ImageLike] = ()
@@ -45,11 +45,11 @@ class Input:
 
 
 InputLike: TypeAlias = Input | str | Path
-"""An `Input`; a string is its text, a pathlib.Path an image."""
+"""An `Input`, or a string, which stands for a text, or a pathlib.Path, which is an image."""
 
 
 def as_input(item: InputLike) -> Input:
-    """The `Input` that ``item`` stands for; raises TypeError if it is none."""
+    """Returns the `Input` that ``item`` stands for; raises TypeError for any other type."""
     match item:
         case Input():
             return item
@@ -61,7 +61,7 @@ def as_input(item: InputLike) -> Input:
 
 
 def to_proto(item: InputLike, instruction: str | None, max_bytes: int) -> pb.Input:
-    """The message for ``item``; ``instruction`` is used where it has none and no prompt.
+    """Returns the message for ``item``; ``instruction`` is for one that has none and no prompt.
 
     Reads files and encodes pixels. Raises `InvalidInput` for a file that cannot be read, pixels of
     a wrong shape, and a message above ``max_bytes``.
@@ -80,7 +80,10 @@ def to_proto(item: InputLike, instruction: str | None, max_bytes: int) -> pb.Inp
 
 
 def has_media(item: object) -> bool:
-    """Whether making the message means to read files or to encode pixels."""
+    """Tells whether files are read or pixels encoded to make the message of ``item``.
+
+    ``item`` is an `InputLike`, or a pair of an id and one.
+    """
     match item:
         case (_, value):
             return has_media(value)
@@ -90,7 +93,7 @@ def has_media(item: object) -> bool:
 
 
 def _parts(source: Input) -> Iterator[pb.Part]:
-    """Media first, as in the prompt."""
+    """Yields the parts of a message: the media first, as in the prompt."""
     for index, image in enumerate(source.images):
         yield pb.Part(image=image_bytes(image, f"images[{index}]"))
     if source.video is not None:

@@ -1,4 +1,4 @@
-"""Images and videos to the encoded bytes that travel."""
+"""Turns images and videos into the encoded bytes that travel."""
 
 import io
 import os
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image as PILImage
 
 FilePath: TypeAlias = Union[str, "os.PathLike[str]"]
+"""The path of a file."""
 ImageLike: TypeAlias = Union[FilePath, bytes, "PILImage", npt.NDArray[np.uint8]]
 """A path, an encoded file, a PIL image, or uint8 RGB pixels ``(height, width, 3)``."""
 VideoLike: TypeAlias = FilePath | bytes | Sequence[ImageLike]
@@ -26,7 +27,7 @@ _PNG_MODES = {"1", "L", "LA", "P", "RGB", "RGBA"}
 
 
 def image_bytes(image: ImageLike, field: str) -> bytes:
-    """The encoded image: files as they are, pixels as PNG.
+    """Returns the encoded image: files as they are, pixels as PNG.
 
     Raises `InvalidInput`, naming ``field``, where the file cannot be read or the array is not
     uint8 RGB, TypeError for anything else, and ImportError for an array without Pillow.
@@ -43,7 +44,7 @@ def image_bytes(image: ImageLike, field: str) -> bytes:
 
 
 def video(source: VideoLike, field: str) -> pb.Video:
-    """The message for a video; raises as `image_bytes` does."""
+    """Returns the message for a video; raises what `image_bytes` raises."""
     if isinstance(source, bytes | str | os.PathLike):
         return pb.Video(file=file_bytes(source, field))
     frames = [image_bytes(frame, f"{field}[{index}]") for index, frame in enumerate(source)]
@@ -51,7 +52,10 @@ def video(source: VideoLike, field: str) -> pb.Video:
 
 
 def file_bytes(source: FilePath | bytes, field: str) -> bytes:
-    """What the file holds; raises `InvalidInput` where it cannot be read."""
+    """Returns what a file holds, or bytes as they are.
+
+    Raises `InvalidInput`, naming ``field``, where the file cannot be read.
+    """
     if isinstance(source, bytes):
         return source
     try:

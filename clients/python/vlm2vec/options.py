@@ -1,45 +1,52 @@
-"""What a call asks for beside its inputs."""
+"""The options of a call: which model answers, how urgently, and what its vectors are like."""
 
 from typing import Literal, TypeAlias, TypedDict
 
 from vlm2vec.v1 import embedding_pb2 as pb
 
 Priority: TypeAlias = Literal["interactive", "bulk"]
+"""How urgent a call is: "interactive" goes first."""
 Dtype: TypeAlias = Literal["float32", "float16", "int8", "binary"]
+"""The number format in which vectors travel."""
 
 PRIORITIES: dict[str, pb.Priority.ValueType] = {
     "interactive": pb.PRIORITY_INTERACTIVE,
     "bulk": pb.PRIORITY_BULK,
 }
+"""The priorities by name."""
 DTYPES: dict[str, pb.Dtype.ValueType] = {
     "float32": pb.DTYPE_FLOAT32,
     "float16": pb.DTYPE_FLOAT16,
     "int8": pb.DTYPE_INT8,
     "binary": pb.DTYPE_BINARY,
 }
+"""The number formats by name."""
 
 
 class Options(TypedDict, total=False):
-    """The keywords that embed, stream and rank share; at most one of alias, version and space."""
+    """The keyword arguments that embed, stream and rank share.
+
+    At most one of ``alias``, ``version`` and ``space`` may be given.
+    """
 
     model: str
     """The model's name; needed where the server has more than one."""
     alias: str | None
     """A movable name for a version, such as "canary"; the default is "champion"."""
     version: str | None
-    """One version."""
+    """The name of one version, which then answers whatever the aliases mean."""
     space: str | None
-    """The vector space an index was built in: vectors come from it, or the call fails."""
+    """The vector space an index was built in: vectors are of this space, or the call fails."""
     routing_key: str
-    """Calls with the same key get the same version while a canary takes a share."""
+    """Calls with the same key get the same version while a canary takes a share of the traffic."""
     priority: Priority
     """"interactive" where somebody waits, "bulk" where nobody does."""
     dimensions: int
-    """Keep the first so many components and normalise again; 0 keeps all."""
+    """How many of the first components to keep, then normalised again; 0 keeps all."""
     normalize: bool | None
-    """L2-normalise; None means as the model's adapter says, which is usually yes."""
+    """Whether to L2-normalise; None means as the model's adapter says, which is usually yes."""
     dtype: Dtype
-    """How vectors travel; they arrive as float32 arrays all the same."""
+    """The number format in which vectors travel; they arrive as float32 arrays all the same."""
 
 
 def call_options(
@@ -54,7 +61,11 @@ def call_options(
     normalize: bool | None = None,
     dtype: str = "float32",
 ) -> pb.CallOptions:
-    """The message for `Options`; raises ValueError for what contradicts itself or is unknown."""
+    """Returns the message for `Options`.
+
+    Raises ValueError for more than one of ``alias``, ``version`` and ``space``, and for a priority
+    or dtype that is unknown.
+    """
     if sum(selector is not None for selector in (alias, version, space)) > 1:
         raise ValueError("give at most one of alias, version and space")
     if priority not in PRIORITIES:

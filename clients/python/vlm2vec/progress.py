@@ -1,4 +1,4 @@
-"""A bar that counts results."""
+"""A progress bar on standard error, which counts results."""
 
 import operator
 import sys
@@ -7,21 +7,21 @@ from typing import Protocol
 
 
 class Bar(Protocol):
-    """What moves."""
+    """The part of a tqdm bar that is used: it counts up."""
 
     def update(self, n: float = 1) -> object:
-        """Moves on by ``n``."""
+        """Counts ``n`` more."""
 
 
 class _NoBar:
     def update(self, n: float = 1) -> None:
-        """Shows nothing."""
+        """Does nothing."""
 
 
 def bar(enabled: bool, items: object) -> AbstractContextManager[Bar]:
-    """A bar on standard error, with an end where ``items`` knows its length.
+    """Returns a bar on standard error, or one that shows nothing if it is not ``enabled``.
 
-    Raises ImportError without tqdm.
+    The bar has an end where ``items`` knows its length. Raises ImportError without tqdm.
     """
     if not enabled:
         return nullcontext(_NoBar())
@@ -33,7 +33,7 @@ def bar(enabled: bool, items: object) -> AbstractContextManager[Bar]:
 
 
 def wanted(asked: bool | None) -> bool:
-    """Whether to show a bar: where there is a terminal, unless told otherwise."""
+    """Tells whether to show a bar: as ``asked``; for None, if there are tqdm and a terminal."""
     if asked is not None:
         return asked
     try:

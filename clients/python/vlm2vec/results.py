@@ -1,4 +1,4 @@
-"""What calls return."""
+"""The objects that calls return, and how they are read from messages."""
 
 from dataclasses import dataclass
 from typing import Protocol
@@ -13,47 +13,47 @@ class Timings:
     """Seconds that an input spent in each stage on the server."""
 
     preprocess: float
-    """Decoding, resizing, tokenising."""
+    """Seconds to decode, resize and tokenise the input."""
     queue: float
-    """Waiting for the device."""
+    """Seconds that it waited for the device."""
     inference: float
-    """The batch on the device."""
+    """Seconds that its batch took on the device."""
 
 
 @dataclass(frozen=True, eq=False)
 class Embedding:
-    """A vector and where it comes from."""
+    """A vector, and where it comes from."""
 
     vector: Array
-    """float32 ``(dim,)``."""
+    """The vector, float32 ``(dim,)``."""
     model: str
     """The model's name."""
     version: str
-    """The version that made it."""
+    """The version that made the vector."""
     space: str
     """The vector space: vectors of different spaces do not compare."""
     tokens: int
     """Tokens of the input, image and video tokens included."""
     timings: Timings
-    """Where the time went."""
+    """The time that the input spent in each stage on the server."""
 
 
 @dataclass(frozen=True)
 class Ranked:
-    """One candidate's place."""
+    """One candidate of a `Ranking`, with its score."""
 
     index: int
-    """Its index among the candidates."""
+    """The candidate's index among those that were given."""
     score: float
     """Cosine of its vector to the query's, -1 to 1."""
 
 
 @dataclass(frozen=True)
 class Ranking:
-    """Candidates, the best first."""
+    """Candidates in the order in which they match a query, and who says so."""
 
     candidates: tuple[Ranked, ...]
-    """The best first; of equal scores, the earlier."""
+    """The candidates, the best first; of equal scores, the one that was given earlier."""
     model: str
     """The model's name."""
     version: str
@@ -67,9 +67,9 @@ class ModelVersion:
     """A version of a model."""
 
     version: str
-    """Its name."""
+    """The version's name."""
     space: str
-    """The vector space it makes vectors in."""
+    """The vector space that it makes vectors in."""
     aliases: tuple[str, ...]
     """The aliases that point to it."""
 
@@ -79,7 +79,7 @@ class Model:
     """A model that is served."""
 
     name: str
-    """Its name."""
+    """The model's name."""
     backbone: str
     """The architecture, such as "qwen2_vl"."""
     dimension: int
@@ -87,29 +87,29 @@ class Model:
     ready: bool
     """Whether a worker is ready for it."""
     versions: tuple[ModelVersion, ...]
-    """Its versions."""
+    """The versions of the model that are served."""
 
 
 class HasSpace(Protocol):
-    """What was made by one version, in one space."""
+    """Anything that was made by one version, and so in one space."""
 
     @property
     def version(self) -> str:
-        """The version."""
+        """The name of the version."""
 
     @property
     def space(self) -> str:
-        """The space."""
+        """The name of the vector space."""
 
 
 class OneSpace:
-    """Sees to it that all vectors of a call are of one space."""
+    """Checks that all vectors of a call are of one space."""
 
     def __init__(self) -> None:
         self._first: HasSpace | None = None
 
     def check(self, item: HasSpace) -> None:
-        """Raises `SpaceChanged` if ``item`` is of another space than the first was."""
+        """Raises `SpaceChanged` if ``item`` is of another space than the first that was checked."""
         if self._first is None:
             self._first = item
         elif item.space != self._first.space:
@@ -121,7 +121,7 @@ class OneSpace:
 
 
 def embedding(message: pb.Embedding) -> Embedding:
-    """The `Embedding` in ``message``; raises `Internal` where its vector is malformed."""
+    """Returns the `Embedding` in ``message``; raises `Internal` where its vector is malformed."""
     timings = message.timings
     return Embedding(
         vector=to_array(message.vector),
@@ -136,7 +136,7 @@ def embedding(message: pb.Embedding) -> Embedding:
 
 
 def models(message: pb.ListModelsResponse) -> list[Model]:
-    """The models in ``message``, by name."""
+    """Returns the models in ``message``, in its order."""
     return [
         Model(
             name=model.name,

@@ -1,4 +1,4 @@
-"""When to try again, and how long there is."""
+"""When a call that failed is made again, and until when."""
 
 import random
 import time
@@ -11,27 +11,31 @@ class Deadline:
     """A moment after which nothing is tried any more."""
 
     def __init__(self, seconds: float | None) -> None:
-        """Lies ``seconds`` ahead; None is never."""
+        """Sets the moment ``seconds`` from now; None means that there is no deadline."""
         self._end = None if seconds is None else time.monotonic() + seconds
 
     def remaining(self) -> float | None:
-        """Seconds left, 0 when it has passed; None if there is no deadline."""
+        """Returns the seconds left, 0 once it has passed, or None if there is no deadline."""
         return None if self._end is None else max(0.0, self._end - time.monotonic())
 
 
 @dataclass(frozen=True)
 class RetryPolicy:
-    """Exponential backoff with full jitter; the server's hint is the least wait."""
+    """Exponential backoff with full jitter, on top of the wait that the server asks for."""
 
     max_retries: int
-    """Tries after the first."""
+    """How many times to try again after the first try."""
     initial_backoff: float
-    """Seconds that the first wait is below; each further one may be twice as long."""
+    """The longest first wait in seconds; each further one may be twice as long."""
     max_backoff: float = 30.0
-    """Seconds that no wait without a hint exceeds."""
+    """The longest wait in seconds, beside what the server asks for."""
 
     def delay(self, error: VLM2VecError, attempt: int, deadline: Deadline) -> float | None:
-        """Seconds to wait after ``error`` of try number ``attempt`` (from 0); None to give up."""
+        """Returns the seconds to wait before the next try, or None to give up.
+
+        ``error`` is how try number ``attempt``, from 0, failed; ``deadline`` is the last moment to
+        try again.
+        """
         if attempt >= self.max_retries or not error.retryable:
             return None
         jitter = random.uniform(0, min(self.max_backoff, self.initial_backoff * 2.0**attempt))

@@ -1,4 +1,4 @@
-"""Packed vectors to arrays."""
+"""Turns the packed vectors of messages into arrays."""
 
 from collections.abc import Callable
 from typing import TypeAlias
@@ -10,10 +10,11 @@ from vlm2vec.errors import Internal
 from vlm2vec.v1 import embedding_pb2 as pb
 
 Array: TypeAlias = npt.NDArray[np.float32]
+"""One float32 vector ``(dim,)``, or several ``(n, dim)``."""
 
 
 def to_array(vector: pb.Vector) -> Array:
-    """The components as float32 ``(dimension,)``, writable.
+    """Returns the components as a writable float32 array ``(dimension,)``.
 
     int8 gives ``scale / 127`` times the bytes. binary gives 1 where the component was positive and
     -1 elsewhere, so that a dot product is the dimension less twice the Hamming distance; the bits

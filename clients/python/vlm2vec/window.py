@@ -1,21 +1,21 @@
-"""The state of a stream, without its I/O: what is asked, answered, and to be asked again."""
+"""The state of a stream, without I/O: what is asked, what is answered, and what to ask again."""
 
 import heapq
 import time
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal, TypeAlias
+from typing import TypeAlias
 
 from vlm2vec import errors
-from vlm2vec.items import Id, Requests
 from vlm2vec.results import Embedding, OneSpace, embedding
 from vlm2vec.retry import Deadline, RetryPolicy
+from vlm2vec.stream_items import Id, StreamRequests
 from vlm2vec.v1 import embedding_pb2 as pb
 from vlm2vec.vectors import Array
 
-OnError: TypeAlias = Literal["raise", "yield"]
-Result: TypeAlias = Array | Embedding | errors.VLM2VecError
+ItemResult: TypeAlias = Array | Embedding | errors.VLM2VecError
+"""What a stream yields for one item: its vector, its `Embedding`, or its error."""
 
 
 @dataclass
@@ -24,19 +24,20 @@ class _Unanswered:
     request: pb.EmbedStreamRequest
     retries: int = 0
     waiting: bool = False
-    """For the moment to try it again."""
+    """Whether it waits for the moment at which it is tried again."""
 
 
 class Window:
-    """At most ``size`` items between being pulled and being yielded.
+    """The at most ``size`` items of a stream that were pulled and are not yet yielded.
 
-    A driver makes and adds items while there is `room`, sends what `outgoing` gives, passes on answers, says
-    when the connection `broke`, and yields `results` until it is `finished`.
+    A driver makes and adds items while there is `room`, sends what `outgoing` gives, passes every
+    answer to `answer` and the error of a call that broke to `broke`, and yields `results` until
+    the window is `finished`.
     """
 
     def __init__(
         self,
-        requests: Requests,
+        requests: StreamRequests,
         size: int,
         *,
         details: bool,
@@ -49,14 +50,14 @@ class Window:
             raise ValueError(f"window is {size}, not at least 1")
         if on_error not in ("raise", "yield"):
             raise ValueError(f"on_error is {on_error!r}, neither 'raise' nor 'yield'")
-        self.results: deque[tuple[Id, Result]] = deque()
-        """What to yield next."""
+        self.results: deque[tuple[Id, ItemResult]] = deque()
+        """The results to yield next, with the ids of their items."""
         self.exhausted = False
-        """Whether all items have been added."""
+        """Whether all items have been added; the driver sets it."""
         self.deadline = deadline
-        """Of the whole stream."""
+        """The deadline of the whole stream."""
         self.make = requests.make
-        """Makes the request of an item; changes nothing of the window."""
+        """Makes the request of an item, as `StreamRequests.make`; any thread may call it."""
         self._size = size
         self._details = details
         self._raise = on_error == "raise"
@@ -93,7 +94,7 @@ class Window:
             self._unsent.append(request.id)
 
     def outgoing(self) -> Iterator[pb.EmbedStreamRequest]:
-        """Takes out what is to be sent now."""
+        """Yields the requests to send now, each of which then counts as sent."""
         now = time.monotonic()
         while self._waiting and self._waiting[0][0] <= now:
             id = heapq.heappop(self._waiting)[1]
@@ -103,14 +104,14 @@ class Window:
             yield self._unanswered[self._unsent.popleft()].request
 
     def wait(self) -> float | None:
-        """Seconds until `outgoing` has something to be tried again; None if nothing waits."""
+        """Returns the seconds until `outgoing` has a request to try again; None if none waits."""
         return max(0.0, self._waiting[0][0] - time.monotonic()) if self._waiting else None
 
     def answer(self, response: pb.EmbedStreamResponse) -> None:
         """Turns an answer into a result, or lets its item wait for another try.
 
-        Ignores answers to what is not asked. Raises the item's error, if errors are to be raised,
-        and `errors.SpaceChanged` where the caller could not see it.
+        Ignores answers to what was not asked. Raises the item's error if errors are to be raised,
+        and `errors.SpaceChanged` where the results are bare vectors, which do not say their space.
         """
         asked = self._unanswered.get(response.id)
         if asked is None or asked.waiting:
@@ -130,10 +131,10 @@ class Window:
         self.results.append((asked.id, result if self._details else result.vector))
 
     def broke(self, error: errors.VLM2VecError) -> float:
-        """Makes all that is unanswered outgoing again, for a connection to be opened.
+        """Makes all that is unanswered outgoing again, after a call of EmbedStream broke.
 
-        Returns the seconds to wait before. Raises ``error`` if it is not for another try, or if
-        too many connections broke without one answer.
+        Returns the seconds to wait before the next call. Raises ``error`` if trying again cannot
+        help, or if too many calls broke without one answer.
         """
         delay = self._retries.delay(error, self._breaks, self.deadline)
         if delay is None:

@@ -1,1 +1,1 @@
-"""The client for asyncio."""
+"""The client whose calls are awaited, for asyncio."""

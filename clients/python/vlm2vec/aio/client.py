@@ -5,8 +5,8 @@ from collections.abc import AsyncIterator, Iterable, Iterator
 from types import TracebackType
 from typing import Literal, Self, TypeVar, Unpack, overload
 
-from vlm2vec import batches, results
-from vlm2vec.aio.streaming import StreamingClient
+from vlm2vec import results, unary_requests
+from vlm2vec.aio.streaming_client import StreamingClient
 from vlm2vec.base import STREAM_ABOVE, as_list, embedded, with_priority
 from vlm2vec.inputs import InputLike
 from vlm2vec.options import Options, call_options
@@ -17,7 +17,7 @@ T = TypeVar("T")
 
 
 class AsyncClient(StreamingClient):
-    """`Client` for asyncio: the same names and arguments, to ``await`` and ``async for``.
+    """`Client` for asyncio: its methods have the same arguments, for ``await`` and ``async for``.
 
     A client belongs to the event loop in which it is first used.
     """
@@ -78,7 +78,7 @@ class AsyncClient(StreamingClient):
         timeout: float | None = None,
         **options: Unpack[Options],
     ) -> Array | Embedding | list[Embedding]:
-        """As `Client.embed`; files are read and pixels encoded in a thread."""
+        """Does what `Client.embed` does; reads files and encodes pixels in a thread."""
         items, single = as_list(inputs)
         if len(items) > STREAM_ABOVE:
             asked = with_priority("interactive", options)
@@ -90,13 +90,13 @@ class AsyncClient(StreamingClient):
         deadlines = self._deadlines(timeout)
         found: list[Embedding] = []
         async for request in _in_thread(
-            batches.embed_requests(
+            unary_requests.embed_requests(
                 items, instruction, call_options(**options), self._max_message_bytes
             )
         ):
-            with batches.counted_from(len(found)):
+            with unary_requests.counted_from(len(found)):
                 response = await self._transport.embed(request, next(deadlines))
-            found += map(results.embedding, batches.embeddings_of(request, response))
+            found += map(results.embedding, unary_requests.embeddings_of(request, response))
         return embedded(found, single, details)
 
     async def rank(
@@ -110,11 +110,11 @@ class AsyncClient(StreamingClient):
         timeout: float | None = None,
         **options: Unpack[Options],
     ) -> Ranking:
-        """As `Client.rank`; files are read and pixels encoded in a thread."""
+        """Does what `Client.rank` does; reads files and encodes pixels in a thread."""
         deadlines = self._deadlines(timeout)
-        merged = batches.MergedRanking()
+        merged = unary_requests.MergedRanking()
         async for request in _in_thread(
-            batches.rank_requests(
+            unary_requests.rank_requests(
                 query,
                 candidates,
                 instruction,
@@ -124,7 +124,7 @@ class AsyncClient(StreamingClient):
                 self._max_message_bytes,
             )
         ):
-            with batches.counted_from(merged.count):
+            with unary_requests.counted_from(merged.count):
                 merged.add(request, await self._transport.rank(request, next(deadlines)))
         return merged.ranking(top_k)
 
@@ -134,6 +134,6 @@ class AsyncClient(StreamingClient):
 
 
 async def _in_thread(source: Iterator[T]) -> AsyncIterator[T]:
-    """What ``source`` gives, each made in a thread."""
+    """Yields what ``source`` yields, each of which is made in a thread."""
     while (item := await asyncio.to_thread(next, source, None)) is not None:
         yield item

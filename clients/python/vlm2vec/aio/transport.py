@@ -1,4 +1,4 @@
-"""A channel, and calls on it."""
+"""An open gRPC channel, and the calls that are made on it."""
 
 import asyncio
 import itertools
@@ -6,8 +6,8 @@ from typing import TypeVar
 
 import grpc.aio
 
-from vlm2vec.aio.connection import Connection, Events
-from vlm2vec.channel import Endpoint
+from vlm2vec.aio.stream_call import Events, StreamCall
+from vlm2vec.endpoint import Endpoint
 from vlm2vec.errors import from_rpc
 from vlm2vec.retry import Deadline, RetryPolicy
 from vlm2vec.v1 import embedding_pb2 as pb
@@ -18,10 +18,10 @@ Response = TypeVar("Response")
 
 
 class Transport:
-    """An open channel of the running event loop."""
+    """Makes the calls of a client on one channel, which belongs to the running event loop."""
 
     def __init__(self, endpoint: Endpoint, retries: RetryPolicy) -> None:
-        """Connects at the first call."""
+        """Opens the channel, which connects at the first call."""
         if endpoint.credentials is None:
             self._channel = grpc.aio.insecure_channel(endpoint.target, endpoint.options)
         else:
@@ -33,7 +33,7 @@ class Transport:
         self._retries = retries
 
     async def embed(self, request: pb.EmbedRequest, deadline: Deadline) -> pb.EmbedResponse:
-        """Calls Embed; this and the other calls raise a `VLM2VecError`."""
+        """Calls Embed. This and the other unary calls raise a `VLM2VecError` where they fail."""
         return await self._call(self._stub.Embed, request, deadline)
 
     async def rank(self, request: pb.RankRequest, deadline: Deadline) -> pb.RankResponse:
@@ -44,9 +44,9 @@ class Transport:
         """Calls ListModels."""
         return await self._call(self._stub.ListModels, pb.ListModelsRequest(), deadline)
 
-    def connect(self, deadline: Deadline, events: Events) -> Connection:
-        """Starts a stream, whose answers become ``events``."""
-        return Connection(self._stub.EmbedStream, events, deadline.remaining(), self._metadata)
+    def open_stream(self, deadline: Deadline, events: Events) -> StreamCall:
+        """Starts a call of EmbedStream, whose answers are put into ``events``."""
+        return StreamCall(self._stub.EmbedStream, events, deadline.remaining(), self._metadata)
 
     async def close(self) -> None:
         """Closes the connections; calls under way fail."""
@@ -58,7 +58,7 @@ class Transport:
         request: Request,
         deadline: Deadline,
     ) -> Response:
-        """Makes a unary call, again where that can help."""
+        """Makes a unary call, and makes it again after an error for which that can help."""
         for attempt in itertools.count():
             try:
                 return await method(request, timeout=deadline.remaining(), metadata=self._metadata)

@@ -1,16 +1,16 @@
 """``python -m vlm2vec embed``: images and texts to a file of vectors."""
 
 import argparse
-import os
 import sys
 from pathlib import Path
 
 import numpy as np
 
 from vlm2vec.command.flags import add_flag, add_switch, one_of
-from vlm2vec.command.server import add_server_flags, open_client, options
+from vlm2vec.command.server_flags import add_server_flags, open_client, options
 from vlm2vec.command.sources import add_source_flags, sources
 from vlm2vec.errors import VLM2VecError
+from vlm2vec.files import whole
 from vlm2vec.options import DTYPES
 from vlm2vec.progress import wanted
 from vlm2vec.results import Embedding, OneSpace
@@ -21,7 +21,7 @@ float32; and model and space. What cannot be embedded is reported, and the rest 
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
-    """The flags of the command."""
+    """Adds the flags of this command to its parser."""
     add_source_flags(parser)
     add_flag(parser, "--output", "the .npz file to write", type=Path, required=True)
     add_flag(parser, "--instruction", "the task, such as 'Represent the given image.'")
@@ -41,7 +41,10 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Embeds and writes; 0 if all have vectors, 1 if some have not."""
+    """Embeds the inputs and writes the file; returns 0 if all have vectors, otherwise 1.
+
+    Raises `VLM2VecError`, ValueError and OSError where nothing can be done.
+    """
     named = sources(arguments)
     output: Path = arguments.output
     if not output.parent.is_dir():
@@ -75,18 +78,14 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _write(path: Path, embeddings: list[tuple[str, Embedding]]) -> None:
-    """Writes the file, which appears whole."""
-    partial = path.with_name(f".{path.name}.part")
+    """Writes names and their embeddings, at least one, to an .npz file."""
     first = embeddings[0][1]
-    try:
-        with partial.open("wb") as file:
-            np.savez(
-                file,
-                ids=np.array([name for name, _ in embeddings]),
-                vectors=np.stack([embedding.vector for _, embedding in embeddings]),
-                model=np.array(first.model),
-                space=np.array(first.space),
-            )
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
+    # Given a path, savez would append .npz to one that ends otherwise.
+    with whole(path) as partial, partial.open("wb") as file:
+        np.savez(
+            file,
+            ids=np.array([name for name, _ in embeddings]),
+            vectors=np.stack([embedding.vector for _, embedding in embeddings]),
+            model=np.array(first.model),
+            space=np.array(first.space),
+        )

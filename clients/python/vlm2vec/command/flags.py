@@ -1,4 +1,4 @@
-"""Flags that are environment variables too."""
+"""Flags of the command, each of which may also be given as an environment variable."""
 
 import argparse
 import os
@@ -6,7 +6,9 @@ from collections.abc import Callable, Iterable
 from typing import Any, TypeAlias
 
 PREFIX = "VLM2VEC_"
+"""What the names of the environment variables begin with."""
 Parser: TypeAlias = "argparse.ArgumentParser | argparse._ArgumentGroup"
+"""Anything that flags may be added to."""
 
 
 def add_flag(
@@ -19,7 +21,7 @@ def add_flag(
     type: Callable[[str], Any] = str,
     metavar: str | None = None,
 ) -> None:
-    """Adds a flag with a value, whose default is that of the environment or else ``default``."""
+    """Adds a flag with a value; its default is the environment variable, or else ``default``."""
     given = os.environ.get(variable(name)) or None
     parser.add_argument(
         name,
@@ -33,18 +35,18 @@ def add_flag(
 
 
 def add_texts(parser: Parser, name: str, help: str) -> None:
-    """Adds a flag that may be repeated; `texts` has its values."""
+    """Adds a flag that may be repeated; `texts` reads its values."""
     parser.add_argument(name, action="append", help=_help(name, help, None))
 
 
 def texts(arguments: argparse.Namespace, name: str) -> list[str]:
-    """The values of a flag that may be repeated; in the environment, a line for each."""
+    """Returns the values of a flag that may be repeated; in the environment, each is a line."""
     given: list[str] | None = getattr(arguments, name.removeprefix("--"))
     return given or os.environ.get(variable(name), "").splitlines()
 
 
 def add_switch(parser: Parser, name: str, help: str, default: bool | None = False) -> None:
-    """Adds a flag without a value, and its ``--no-`` form; in the environment, 1 or 0.
+    """Adds a flag without a value, and its ``--no-`` form; in the environment, it is 1 or 0.
 
     Raises ValueError for anything else in the environment.
     """
@@ -59,7 +61,7 @@ def add_switch(parser: Parser, name: str, help: str, default: bool | None = Fals
 
 
 def one_of(names: Iterable[str]) -> Callable[[str], str]:
-    """A type of flags: one of ``names``, in the environment too."""
+    """Makes a type for `add_flag` that allows one of ``names``, in the environment too."""
     allowed = list(names)
 
     def parse(value: str) -> str:
@@ -71,7 +73,7 @@ def one_of(names: Iterable[str]) -> Callable[[str], str]:
 
 
 def variable(name: str) -> str:
-    """The environment variable of a flag."""
+    """Returns the name of the environment variable of a flag."""
     return PREFIX + name.removeprefix("--").replace("-", "_").upper()
 
 

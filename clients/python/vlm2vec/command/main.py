@@ -1,11 +1,11 @@
-"""Parsing, and exit statuses."""
+"""The entry point of ``python -m vlm2vec``: it parses the flags and runs one of the commands."""
 
 import argparse
 import sys
 from collections.abc import Sequence
 
-from vlm2vec.channel import client_version
 from vlm2vec.command import embed, rank, reembed
+from vlm2vec.endpoint import client_version
 from vlm2vec.errors import VLM2VecError
 
 _EPILOG = """\
@@ -16,11 +16,15 @@ Exit status: 0 when all is done, 1 when some inputs failed, 2 when nothing could
 Examples:
   python -m vlm2vec embed 'photos/**/*.jpg' --output photos.npz --instruction 'Represent the image.'
   python -m vlm2vec rank --query 'a cat and a dog' --top-k 3 'photos/*.jpg'
-  python -m vlm2vec reembed --from-space 3f0c... --to alias:canary --input all.parquet --output new"""
+  python -m vlm2vec reembed --from-space 3f0c... --to alias:canary --input all.parquet --output new
+"""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs the command with ``argv``, or the arguments of the process; the exit status."""
+    """Runs the command with ``argv``, or with the arguments of the process.
+
+    Returns the exit status.
+    """
     try:
         arguments = _parser().parse_args(argv)
         status: int = arguments.run(arguments)

@@ -3,7 +3,7 @@
 import argparse
 
 from vlm2vec.command.flags import add_flag
-from vlm2vec.command.server import add_server_flags, open_client, options
+from vlm2vec.command.server_flags import add_server_flags, open_client, options
 from vlm2vec.command.sources import add_source_flags, sources
 
 DESCRIPTION = """\
@@ -12,7 +12,7 @@ the vectors, and the path or text."""
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
-    """The flags of the command."""
+    """Adds the flags of this command to its parser."""
     add_source_flags(parser)
     add_flag(parser, "--query", "what to look for", required=True)
     add_flag(parser, "--top-k", "print only the best so many; 0 is all", type=int, default=0)
@@ -22,7 +22,10 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Ranks and prints; 0."""
+    """Ranks the candidates and prints a table; returns 0.
+
+    Raises `VLM2VecError`, ValueError and OSError where that cannot be done.
+    """
     named = sources(arguments)
     with open_client(arguments) as client:
         ranking = client.rank(

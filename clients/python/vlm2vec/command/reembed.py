@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 from vlm2vec.command.flags import add_flag, add_switch, add_texts, one_of, texts
-from vlm2vec.command.server import add_connection_flags, connection
+from vlm2vec.command.server_flags import add_connection_flags, connection
 from vlm2vec.progress import wanted
 
 DESCRIPTION = """\
@@ -29,7 +29,7 @@ Needs pyarrow, and --engine ray needs Ray: pip install 'vlm2vec-client[reembed]'
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
-    """The flags of the command."""
+    """Adds the flags of this command to its parser."""
     add_flag(parser, "--input", "the corpus, .parquet or .jsonl", type=Path, required=True)
     add_flag(parser, "--output", "a .parquet file, or a folder", type=Path, required=True)
     add_flag(parser, "--from-space", "the space of the present vectors", required=True)
@@ -57,7 +57,10 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Embeds and writes; 0 if all rows have vectors, 1 if some failed."""
+    """Embeds the corpus and writes its vectors; returns 0 if all rows have one, otherwise 1.
+
+    Raises `VLM2VecError`, ValueError and OSError where the run stops before its end.
+    """
     from vlm2vec.reembed.run import run as reembed
     from vlm2vec.reembed.settings import Settings
 

@@ -1,4 +1,4 @@
-"""What the command embeds: images by pattern, and texts."""
+"""Flags that say what to embed: images, by path or pattern, and texts."""
 
 import argparse
 import glob
@@ -9,7 +9,7 @@ from vlm2vec.inputs import InputLike
 
 
 def add_source_flags(parser: argparse.ArgumentParser) -> None:
-    """The flags that `sources` reads."""
+    """Adds the flags that `sources` reads."""
     parser.add_argument(
         "patterns", nargs="*", metavar="IMAGES", help="files or patterns; ** is any depth"
     )
@@ -17,10 +17,11 @@ def add_source_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def sources(arguments: argparse.Namespace) -> list[tuple[str, InputLike]]:
-    """Names and inputs, images first; raises ValueError if there are none.
+    """Returns pairs of a name and an input, images first.
 
-    An image's name is its path, a text's the text. Images of one pattern are in the order of
-    their paths.
+    The name of an image is its path, and that of a text is the text. Images of one pattern are in
+    the order of their paths. Raises ValueError for a pattern that no file matches, and if there are
+    no inputs at all.
     """
     found: list[tuple[str, InputLike]] = []
     for pattern in arguments.patterns:

@@ -1,5 +1,6 @@
-"""Re-embedding: a corpus through the service, into another vector space.
+"""Re-embedding: a corpus is embedded anew by the service, into another vector space.
 
-``corpus`` and ``rows`` are what is read, ``job`` is how one part of it is embedded, ``parts`` and
-``folder`` are what is written, ``engines`` are where parts run, and ``run`` puts it together.
+``settings`` and ``job`` say what is to be done; ``corpus`` and ``rows`` read the corpus; ``embed``
+embeds one part of it, and ``engines`` say where parts are embedded; ``part_files`` and ``folder``
+write and check the results; ``run`` puts it all together.
 """

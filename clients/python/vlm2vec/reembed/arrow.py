@@ -1,4 +1,4 @@
-"""pyarrow, which only re-embedding needs."""
+"""pyarrow, which only re-embedding needs: importing this raises ImportError without it."""
 
 try:
     import pyarrow as pa

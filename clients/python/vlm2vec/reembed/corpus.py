@@ -13,40 +13,43 @@ from vlm2vec.reembed.arrow import pa, pq
 from vlm2vec.reembed.rows import KEYS, IdType, id_type_of, unknown_keys
 
 BATCH_ROWS = 64
-"""Rows of a parquet file that are decoded at a time."""
+"""How many rows of a parquet file are decoded at a time."""
 SPACE_KEY = b"vlm2vec.space"
 """The key, in a parquet file's schema metadata, of the space that its vectors are in."""
 
 
 @dataclass(frozen=True)
 class Part:
-    """Rows that follow each other."""
+    """Rows of a corpus that follow each other, and whose vectors are written to one file."""
 
     index: int
     """Its place among the parts, from 0."""
     first: int
     """The number of its first row, from 0."""
     rows: int
-    """How many there are."""
+    """How many rows it has."""
     offset: int
     """Bytes of a JSON-lines file before the first row; 0 in a parquet file."""
 
 
 @dataclass(frozen=True)
 class Corpus:
-    """What is known of a corpus before any of it is embedded."""
+    """What `survey` finds out about a corpus before any of it is embedded."""
 
     path: Path
+    """The file."""
     sha256: str
-    """Of the whole file."""
+    """The SHA-256 of the whole file, in hexadecimal."""
     rows: int
+    """How many rows the file has."""
     parts: tuple[Part, ...]
+    """All rows, cut into parts, in order."""
     id_type: IdType
-    """Of all ids, as of the first."""
+    """The type that all ids must have, which is that of the first."""
     space: str | None
-    """The space of its vectors, where the file says so itself."""
+    """The space of the vectors in the file, where it says so itself; otherwise None."""
     stamp: tuple[int, int]
-    """Size and time of the last change, in bytes and nanoseconds."""
+    """The size of the file in bytes, and the time of its last change in nanoseconds."""
 
     def check_unchanged(self) -> None:
         """Raises ValueError if the file was written to since it was surveyed."""
@@ -58,7 +61,7 @@ class Corpus:
 
 
 def survey(path: Path, part_rows: int, ignore: Collection[str]) -> Corpus:
-    """Reads the file once, in bounded memory.
+    """Reads the file once, in bounded memory, and cuts it into parts of ``part_rows`` rows.
 
     Raises OSError, and ValueError for a file that is neither parquet nor JSON lines, has no rows
     or no ids, or has columns that a row may not have and that are not to be ignored.
@@ -81,9 +84,11 @@ def survey(path: Path, part_rows: int, ignore: Collection[str]) -> Corpus:
 
 
 def read(path: Path, part: Part) -> Iterator[dict[str, Any] | InvalidInput]:
-    """The rows of a part, a few at a time in memory; the error in place of one that is no row.
+    """Yields the rows of a part, of which a few at a time are in memory.
 
-    Raises ValueError where the file has not as many rows as the part.
+    A line that is no JSON object gives an `InvalidInput` in place of a row.
+
+    Raises ValueError where the file has fewer rows than the part.
     """
     rows = _read_parquet(path, part) if path.suffix == ".parquet" else _read_lines(path, part)
     count = 0
@@ -148,7 +153,7 @@ def _read_parquet(path: Path, part: Part) -> Iterator[dict[str, Any]]:
 
 
 def _groups(metadata: Any, part: Part) -> tuple[list[int], int]:
-    """The row groups that a part lies in, and how many of their rows are before it."""
+    """Returns the row groups that a part lies in, and how many of their rows come before it."""
     groups: list[int] = []
     skip = first = 0
     for index in range(metadata.num_row_groups):

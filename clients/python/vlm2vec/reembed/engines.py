@@ -11,26 +11,33 @@ from typing import Any, TypeAlias
 from vlm2vec.errors import VLM2VecError
 from vlm2vec.reembed.corpus import Part
 from vlm2vec.reembed.embed import embed_part
-from vlm2vec.reembed.job import Done, Job
+from vlm2vec.reembed.job import EmbeddedPart, Job
 from vlm2vec.sync.client import Client
 
 Engine: TypeAlias = Callable[
-    [Job, Sequence[Part], int, Callable[[int], object]], Generator[Done, None, None]
+    [Job, Sequence[Part], int, Callable[[int], object]], Generator[EmbeddedPart, None, None]
 ]
-"""Embeds parts, so many at a time, in any order; tells how many more rows are through."""
+"""Embeds parts of a job, at most so many at a time, and yields each when its file is there.
+
+The parts come in any order. The function at the end is called with the number of rows that were
+done since it was called last.
+"""
 
 
 def local(
     job: Job, parts: Sequence[Part], streams: int, advance: Callable[[int], object]
-) -> Generator[Done, None, None]:
-    """In threads: while one stream ends and its part is written, the others keep the server busy."""
+) -> Generator[EmbeddedPart, None, None]:
+    """Embeds ``parts`` in ``streams`` threads of this process.
+
+    While one stream ends and its part is written, the others keep the server busy.
+    """
     lock = threading.Lock()
 
     def count(rows: int) -> None:
         with lock:
             advance(rows)
 
-    client = Client(**job.connection)
+    client = Client(**job.settings.connection)
     pool = ThreadPoolExecutor(streams)
     try:
         running = [pool.submit(embed_part, client, job, part, count) for part in parts]
@@ -44,8 +51,10 @@ def local(
 
 def ray(
     job: Job, parts: Sequence[Part], streams: int, advance: Callable[[int], object]
-) -> Generator[Done, None, None]:
-    """On the cluster that RAY_ADDRESS names, or on a local one that ends with this process.
+) -> Generator[EmbeddedPart, None, None]:
+    """Embeds ``parts`` as tasks of Ray Data, ``streams`` at a time.
+
+    They run on the cluster that RAY_ADDRESS names, or on a local one that ends with this process.
 
     Corpus, pictures and output have to be at the same paths on every node.
     """
@@ -62,7 +71,7 @@ def ray(
     def embed(row: dict[str, Any]) -> dict[str, Any]:
         # An exception would come wrapped in others, and be tried again.
         try:
-            with Client(**job.connection) as client:
+            with Client(**job.settings.connection) as client:
                 return {**asdict(embed_part(client, job, Part(**row))), "error": ""}
         except (VLM2VecError, ValueError, OSError) as error:
             return {"index": row["index"], "rows": 0, "failed": 0, "error": str(error)}
@@ -81,7 +90,7 @@ def ray(
         for row in results.iter_rows():
             if problem := row.pop("error"):
                 raise VLM2VecError(problem)
-            done = Done(**row)
+            done = EmbeddedPart(**row)
             advance(done.rows)
             yield done
     except (ray.exceptions.RayError, ConnectionError) as error:
@@ -89,3 +98,4 @@ def ray(
 
 
 ENGINES: dict[str, Engine] = {"local": local, "ray": ray}
+"""The engines by the names that ``--engine`` takes."""

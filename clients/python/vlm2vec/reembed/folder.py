@@ -1,4 +1,4 @@
-"""What is on the disk: the parts, the manifest, and at the end the result."""
+"""The files of a run on the disk: the parts, the manifest, and at the end the result."""
 
 import contextlib
 import fcntl
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from vlm2vec.reembed.parts import replace, unfinished
+from vlm2vec.files import unfinished, whole
 
 IDENTITY = (
     "input_sha256",
@@ -22,35 +22,38 @@ IDENTITY = (
     "dimension",
     "instruction",
 )
-"""What two runs must have in common to be one job."""
+"""The keys of the manifest in which two runs have to agree to be one job."""
 
 
 @dataclass(frozen=True)
 class Layout:
-    """Where everything is. What is no vectors has a name that readers of parquet folders skip."""
+    """The paths of the files that a run writes.
+
+    Files without vectors have names that readers of parquet folders skip.
+    """
 
     output: Path
     """What the user asked for: a ``.parquet`` file or a folder."""
     folder: Path
-    """Of the parts; with a file, a folder beside it that is gone in the end."""
+    """The folder of the part files: the output, or one beside the file that is gone in the end."""
     ready: Path
-    """Says that all is there."""
+    """The file that is written last, and says that all is there."""
     errors: Path
-    """The rows that failed."""
+    """The file that lists the rows that failed."""
 
     @property
     def single(self) -> bool:
-        """Whether the parts become one file."""
+        """Whether the parts become one file at the end."""
         return self.folder != self.output
 
     @property
     def manifest(self) -> Path:
-        """Says what the parts are of."""
+        """The file that says which job the parts are of."""
         return self.folder / "_manifest.json"
 
 
 def layout(output: Path) -> Layout:
-    """The places for an output; raises ValueError where it cannot be."""
+    """Returns the paths for an output; raises ValueError where it cannot be written."""
     if not output.parent.is_dir():
         raise ValueError(f"{output}: the folder {output.parent} does not exist")
     if output.suffix != ".parquet":
@@ -65,9 +68,9 @@ def layout(output: Path) -> Layout:
 
 @contextlib.contextmanager
 def locked(places: Layout) -> Iterator[None]:
-    """Makes the folder and keeps others from working in it; the lock ends with the process.
+    """Makes the folder of the parts, and locks it until the block or the process ends.
 
-    Raises ValueError if somebody else does, or if something else is there.
+    Raises ValueError if another process has it locked, or if it holds files of something else.
     """
     folder = places.folder
     if folder.exists() and not places.manifest.exists() and _visible(folder):
@@ -82,9 +85,10 @@ def locked(places: Layout) -> Iterator[None]:
 
 
 def begin(places: Layout, job: Mapping[str, Any]) -> bool:
-    """Writes the manifest, or compares it with the one that is there; whether there was one.
+    """Writes the manifest, or compares ``job`` with the one that is there.
 
-    Drops half-written files. Raises ValueError if what is there is of another job.
+    Returns whether there was one. Deletes files that were left half written. Raises ValueError
+    if what is there is of another job.
     """
     for place in {places.folder, places.output, places.ready, places.errors}:
         for partial in unfinished(place):
@@ -97,9 +101,10 @@ def begin(places: Layout, job: Mapping[str, Any]) -> bool:
 
 
 def finished(places: Layout, job: Mapping[str, Any]) -> int | None:
-    """The number of failed rows, if the output is one file and complete; else None.
+    """Returns the number of failed rows if the output is one file and complete, otherwise None.
 
-    Takes away what is left of its parts. Raises ValueError if the output is of another job.
+    Deletes what is left of its parts if no row failed. Raises ValueError if the output is of
+    another job.
     """
     if not places.single or not places.output.exists():
         return None
@@ -116,13 +121,13 @@ def finished(places: Layout, job: Mapping[str, Any]) -> int | None:
 
 
 def job_digest(job: Mapping[str, Any]) -> str:
-    """Tells one job from another, by `IDENTITY`."""
+    """Returns a hash of the values of `IDENTITY`, by which one job is told from another."""
     identity = json.dumps({key: job[key] for key in IDENTITY}, sort_keys=True)
     return hashlib.sha256(identity.encode()).hexdigest()
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """The object in a file; raises ValueError if there is none."""
+    """Reads the JSON object in a file; raises ValueError if it holds anything else."""
     try:
         values = json.loads(path.read_bytes())
     except ValueError as error:
@@ -133,8 +138,9 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def write_json(path: Path, values: Mapping[str, Any]) -> None:
-    """Writes a file that appears whole."""
-    replace(path, lambda partial: partial.write_text(json.dumps(values, indent=2) + "\n"))
+    """Writes ``values`` as a JSON object to a file, which is there whole or not at all."""
+    with whole(path) as partial:
+        partial.write_text(json.dumps(values, indent=2) + "\n")
 
 
 def _check_same(place: Path, begun: Mapping[str, Any], job: Mapping[str, Any]) -> None:

@@ -1,20 +1,22 @@
-"""What is to be done: settings that all parts of a job share."""
+"""A job: what is known once, and shared by all parts of a corpus while they are embedded."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from vlm2vec.reembed.rows import IdType
+from vlm2vec.reembed.settings import Settings
 
 
 @dataclass(frozen=True)
 class Target:
-    """What answers, as the server names it."""
+    """The version that the vectors are asked of, as the server names it."""
 
     model: str
+    """The model's name."""
     version: str
+    """The version's name."""
     space: str
+    """The vector space that the version makes vectors in."""
     dimension: int
     """Components of a vector."""
 
@@ -23,33 +25,25 @@ class Target:
 class Job:
     """All that embedding a part takes; it travels to wherever the part is embedded."""
 
-    connection: Mapping[str, Any] = field(repr=False)
-    """The arguments of `Client`, the API key among them."""
+    settings: Settings
+    """What the run was asked for; ``source`` is absolute, as tasks may have another folder."""
     target: Target
-    source: Path
-    """The corpus; paths in it start in its folder."""
+    """The version that all vectors come from."""
     id_type: IdType
-    ignore: tuple[str, ...]
-    """Columns that are left out."""
-    instruction: str | None
-    """The task of the rows that have none."""
-    dimensions: int
-    """Keep the first so many components; 0 keeps all."""
-    window: int
-    """Rows under way at a time."""
+    """The type of all ids of the corpus."""
     folder: Path
-    """Where the parts go."""
+    """The folder that the part files are written to, absolute."""
     digest: str
-    """Tells this job's parts from those of another."""
-    from_space: str
-    """The space of the vectors that are replaced."""
+    """A hash that tells the part files of this job from those of another."""
 
 
 @dataclass(frozen=True)
-class Done:
-    """A part whose file is there."""
+class EmbeddedPart:
+    """Says that a part is embedded and that its file is there."""
 
     index: int
+    """The part's place among the parts, from 0."""
     rows: int
-    """With those that failed."""
+    """The rows of the part, with those that failed."""
     failed: int
+    """How many of them failed."""

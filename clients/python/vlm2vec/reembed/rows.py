@@ -1,4 +1,4 @@
-"""One row of a corpus to the input that it describes."""
+"""Rows of a corpus: which keys they may have, and the inputs that they describe."""
 
 from collections.abc import Collection, Mapping
 from pathlib import Path
@@ -6,24 +6,26 @@ from typing import Any, Literal, TypeAlias
 
 from vlm2vec.errors import InvalidInput
 from vlm2vec.inputs import Input
-from vlm2vec.items import Id
 from vlm2vec.media import ImageLike, VideoLike
+from vlm2vec.stream_items import Id
 
 IdType: TypeAlias = Literal["int64", "string"]
-
+"""The type of the ids of a corpus: integers of 64 bits, or strings that are not empty."""
 TEXTS = ("text", "instruction", "prompt")
+"""The keys whose values are strings."""
 KEYS = ("id", *TEXTS, "image", "images", "video")
-"""What a row may have; only ``id`` is a must."""
+"""The keys that a row may have; only ``id`` has to be there."""
 PRESENT_VECTOR = "vector"
-"""A further column, which is left alone: the vectors that are to be replaced."""
+"""A further key, which is left alone: the vectors that are to be replaced."""
 
 
 def parse(
     values: Mapping[str, Any], folder: Path, id_type: IdType, ignore: Collection[str]
 ) -> tuple[Id, Input]:
-    """The id and the input of a row; relative paths start in ``folder``.
+    """Returns the id and the input of a row, whose relative paths start in ``folder``.
 
-    A key that is None is absent. Raises `InvalidInput`, which begins with the key at fault.
+    A key whose value is None counts as absent. Raises `InvalidInput`, whose message begins with the
+    key at fault.
     """
     given = {key: value for key, value in values.items() if value is not None}
     if unknown := unknown_keys(given, ignore):
@@ -54,12 +56,12 @@ def parse(
 
 
 def unknown_keys(keys: Collection[str], ignore: Collection[str]) -> list[str]:
-    """Those that are no part of a row, by name."""
+    """Returns the keys that a row may not have and that are not to be ignored, sorted."""
     return sorted(set(keys) - {*KEYS, PRESENT_VECTOR, *ignore})
 
 
 def id_type_of(id: object) -> IdType | None:
-    """Which type of ids this one is of; None if it can be no id."""
+    """Returns the type of ids that ``id`` belongs to, or None if it cannot be an id."""
     match id:
         case bool():
             return None
@@ -83,7 +85,7 @@ def _media_list(sources: Any, key: str, folder: Path) -> list[ImageLike]:
 
 
 def _media(source: Any, key: str, folder: Path) -> Path | bytes:
-    """A path below ``folder``, or the encoded file itself."""
+    """Returns a path, which starts in ``folder`` if it is relative, or the encoded file itself."""
     if isinstance(source, bytes):
         return source
     if not isinstance(source, str):
@@ -101,7 +103,7 @@ def _check_text(key: str, value: Any) -> None:
 
 
 def _is_unicode(text: str) -> bool:
-    """Whether it has a UTF-8 form; what JSON holds need not."""
+    """Tells whether ``text`` has a UTF-8 form; a string of JSON need not have one."""
     try:
         text.encode()
     except UnicodeEncodeError:

@@ -1,13 +1,14 @@
-"""The whole run: survey, resolve, go on from what is there, embed, and say that it is complete."""
+"""A whole run: it surveys the corpus, embeds what is missing, and writes the ready file."""
 
 import contextlib
 import json
 import shutil
 import sys
-from pathlib import Path
+from dataclasses import replace
 from typing import Any
 
 from vlm2vec.errors import VLM2VecError
+from vlm2vec.files import whole
 from vlm2vec.progress import bar
 from vlm2vec.reembed import folder
 from vlm2vec.reembed.corpus import Corpus, Part, survey
@@ -15,18 +16,19 @@ from vlm2vec.reembed.embed import resolve
 from vlm2vec.reembed.engines import ENGINES
 from vlm2vec.reembed.folder import Layout
 from vlm2vec.reembed.job import Job, Target
-from vlm2vec.reembed.parts import check_part, failures_of, merge, part_path, replace
+from vlm2vec.reembed.part_files import check_part, failed_rows, merge, part_path
 from vlm2vec.reembed.settings import Result, Settings
 from vlm2vec.sync.client import Client
 
 FORMAT = "vlm2vec-space-ready/1"
+"""The format of the manifest and the ready file, which each names itself."""
 
 
 def run(settings: Settings) -> Result:
     """Embeds what is not embedded yet, and at the end writes the ready file.
 
-    Raises `VLM2VecError`, OSError and ValueError. What is written until then stays, and the next
-    run with the same settings goes on from it.
+    Raises `VLM2VecError`, OSError and ValueError. The parts that are written by then stay, and the
+    next run with the same settings goes on from them.
     """
     places = folder.layout(settings.output)
     corpus = survey(settings.source, settings.part_rows, settings.ignore)
@@ -54,7 +56,7 @@ def run(settings: Settings) -> Result:
 
 
 def _embed(settings: Settings, corpus: Corpus, job: Job, places: Layout, resuming: bool) -> int:
-    """Embeds the parts that are not there; the number of failed rows in all."""
+    """Embeds the parts that are not there yet; returns the number of failed rows in all."""
     with bar(settings.progress, range(corpus.rows)) as shown:
         failed: dict[int, int] = {}
         for part in corpus.parts if resuming else ():
@@ -81,7 +83,7 @@ def _embed(settings: Settings, corpus: Corpus, job: Job, places: Layout, resumin
 
 
 def _drop(pending: list[Part], places: Layout) -> None:
-    """Takes away what is not true any more, the ready file first."""
+    """Deletes what is not true any more: the ready file first, then the files of these parts."""
     if not pending:
         return
     places.ready.unlink(missing_ok=True)
@@ -107,13 +109,9 @@ def _write_errors(job: Job, failed: dict[int, int], places: Layout) -> None:
     if not indices:
         places.errors.unlink(missing_ok=True)
         return
-
-    def write(path: Path) -> None:
-        with path.open("w") as file:
-            for index in indices:
-                file.writelines(json.dumps(row) + "\n" for row in failures_of(job, index))
-
-    replace(places.errors, write)
+    with whole(places.errors) as path, path.open("w") as file:
+        for index in indices:
+            file.writelines(json.dumps(row) + "\n" for row in failed_rows(job, index))
 
 
 def _check_spaces(settings: Settings, corpus: Corpus, target: Target) -> None:
@@ -149,24 +147,18 @@ def _manifest(settings: Settings, corpus: Corpus, target: Target) -> dict[str, A
 def _job(
     settings: Settings, corpus: Corpus, target: Target, places: Layout, manifest: dict[str, Any]
 ) -> Job:
-    # Tasks may run in another working directory.
     return Job(
-        connection=settings.connection,
+        # Tasks may run in another working directory.
+        settings=replace(settings, source=settings.source.absolute()),
         target=target,
-        source=settings.source.absolute(),
         id_type=corpus.id_type,
-        ignore=settings.ignore,
-        instruction=settings.instruction,
-        dimensions=settings.dimensions,
-        window=settings.window,
         folder=places.folder.absolute(),
         digest=folder.job_digest(manifest),
-        from_space=settings.from_space,
     )
 
 
 def _warn_if_moved(settings: Settings, client: Client, target: Target) -> None:
-    """Says so if an alias has come to mean another space meanwhile: the vectors are of the first."""
+    """Warns if the alias means another space now than at the start, which all vectors are of."""
     try:
         now = resolve(client, settings.selector, settings.dimensions)
     except VLM2VecError as error:

@@ -1,4 +1,4 @@
-"""What a run is asked for, and what it gives."""
+"""The settings of a run, and its result."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -13,40 +13,40 @@ SELECTORS = ("alias", "version", "space")
 
 @dataclass(frozen=True)
 class Settings:
-    """Raises ValueError for what cannot be."""
+    """What a run is asked for; raises ValueError for values that cannot be."""
 
     connection: Mapping[str, Any] = field(repr=False)
-    """The arguments of `Client`."""
+    """The arguments of `Client`, the API key among them."""
     model: str
-    """Its name; empty where the server has one only."""
+    """The model's name; empty where the server has only one."""
     to: str
-    """``alias:NAME``, ``version:NAME`` or ``space:NAME``."""
+    """The target: ``alias:NAME``, ``version:NAME`` or ``space:NAME``."""
     from_space: str
     """The space of the corpus's present vectors."""
     source: Path
-    """The corpus."""
+    """The corpus, a ``.parquet`` or ``.jsonl`` file; relative paths in it start in its folder."""
     output: Path
     """A ``.parquet`` file, or a folder."""
     instruction: str | None = None
-    """The task of the rows that have none."""
+    """The instruction of the rows that have none."""
     dimensions: int = 0
-    """Keep the first so many components; 0 keeps all."""
+    """How many of a vector's first components to keep; 0 keeps all."""
     ignore: tuple[str, ...] = ()
-    """Columns that are left out."""
+    """Columns of the corpus that are left out."""
     part_rows: int = 4096
-    """Rows of a part."""
+    """Rows of a part file; the last may have fewer."""
     streams: int = 2
-    """Parts under way at a time."""
+    """How many parts are embedded at a time."""
     window: int = 256
-    """Rows of a part under way at a time."""
+    """How many rows of a part may be without an answer at a time."""
     max_failed: int = 1000
-    """Failed rows above which the run stops."""
+    """How many rows may fail before the run stops."""
     retry_failed: bool = False
-    """Embed parts with failed rows again."""
+    """Whether to embed the parts that have failed rows again."""
     engine: str = "local"
-    """One of `vlm2vec.reembed.engines.ENGINES`."""
+    """Where the parts are embedded: a key of `vlm2vec.reembed.engines.ENGINES`."""
     progress: bool = False
-    """Show a bar."""
+    """Whether to show a bar on standard error; needs tqdm."""
 
     def __post_init__(self) -> None:
         kind, _, name = self.to.partition(":")
@@ -59,7 +59,7 @@ class Settings:
 
     @property
     def selector(self) -> Options:
-        """Model and version, as calls take them."""
+        """The model and the version, alias or space of ``to``, as calls take them."""
         kind, _, name = self.to.partition(":")
         options: Options = {"model": self.model}
         match kind:
@@ -74,12 +74,13 @@ class Settings:
 
 @dataclass(frozen=True)
 class Result:
-    """What there is at the end."""
+    """What a run that came to its end has written."""
 
     rows: int
-    """With those that failed."""
+    """Rows of the corpus, with those that failed."""
     failed: int
+    """How many rows have no vector."""
     space: str
-    """Of all vectors."""
+    """The space of all vectors."""
     places: Layout
-    """Where everything is."""
+    """The paths of the files."""

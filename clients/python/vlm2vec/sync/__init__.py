@@ -1,1 +1,1 @@
-"""The client that blocks."""
+"""The client whose calls block."""

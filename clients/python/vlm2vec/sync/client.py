@@ -4,20 +4,20 @@ from collections.abc import Iterable
 from types import TracebackType
 from typing import Literal, Self, Unpack, overload
 
-from vlm2vec import batches, results
+from vlm2vec import results, unary_requests
 from vlm2vec.base import STREAM_ABOVE, as_list, embedded, with_priority
 from vlm2vec.inputs import InputLike
 from vlm2vec.options import Options, call_options
 from vlm2vec.results import Embedding, Model, Ranking
-from vlm2vec.sync.streaming import StreamingClient
+from vlm2vec.sync.streaming_client import StreamingClient
 from vlm2vec.vectors import Array
 
 
 class Client(StreamingClient):
     """Embeds text, images and video on a server. Threads may share a client.
 
-    Calls raise a `VLM2VecError` where the server cannot answer, ValueError or TypeError where the
-    arguments make no sense. Close the client, or use it in ``with``.
+    Calls raise a `VLM2VecError` where the server cannot answer, and ValueError or TypeError where
+    the arguments make no sense. Close the client, or use it in ``with``.
     """
 
     def __enter__(self) -> Self:
@@ -74,26 +74,26 @@ class Client(StreamingClient):
         timeout: float | None = None,
         **options: Unpack[Options],
     ) -> Array | Embedding | list[Embedding]:
-        """Embeds one input, or several as a whole.
+        """Embeds one input, or several, and returns when all are done.
 
-        A call of more than 64 inputs, or of more bytes than a message may have, is several
-        requests; one of more than 256 inputs is a stream.
+        More than 64 inputs, or more bytes than a message may have, are sent in several requests;
+        more than 256 inputs are sent in a stream.
 
         Args:
             inputs: One input, or any number: `Input`, text, or the pathlib.Path of an image.
             instruction: The task, for inputs that have none of their own and no prompt.
-            details: Return `Embedding` objects, with version, space, tokens and timings.
+            details: Whether to return `Embedding` objects, with version, space, tokens and timings.
             timeout: Seconds for the whole call. Without it, each request has the client's
                 timeout, and a stream has none.
-            **options: See `Options`.
+            **options: The options that `Options` describes.
 
         Returns:
             float32 ``(dim,)`` for one input, ``(n, dim)`` in order for several; ``(0, 0)`` for
             none. With ``details``, an `Embedding` or a list of them.
 
         Raises:
-            VLM2VecError: No input has a vector if one is bad.
-            SpaceChanged: The server switched versions in the middle.
+            VLM2VecError: An input is bad, or the server cannot answer; no vector is returned then.
+            SpaceChanged: The server switched versions in the middle, so the vectors do not compare.
         """
         items, single = as_list(inputs)
         if len(items) > STREAM_ABOVE:
@@ -105,12 +105,12 @@ class Client(StreamingClient):
             return embedded([by_id[index] for index in range(len(items))], single, details)
         deadlines = self._deadlines(timeout)
         found: list[Embedding] = []
-        for request in batches.embed_requests(
+        for request in unary_requests.embed_requests(
             items, instruction, call_options(**options), self._max_message_bytes
         ):
-            with batches.counted_from(len(found)):
+            with unary_requests.counted_from(len(found)):
                 response = self._transport.embed(request, next(deadlines))
-            found += map(results.embedding, batches.embeddings_of(request, response))
+            found += map(results.embedding, unary_requests.embeddings_of(request, response))
         return embedded(found, single, details)
 
     def rank(
@@ -130,12 +130,12 @@ class Client(StreamingClient):
 
         Args:
             query: What to look for.
-            candidates: At least one.
-            top_k: Return only the best so many; 0 returns all.
-            instruction: The task of the query, if it has none.
-            candidate_instruction: The task of the candidates that have none.
-            timeout: Seconds for the whole call; the client's timeout for each request without.
-            **options: See `Options`.
+            candidates: The inputs to put in order, at least one.
+            top_k: How many of the best to return; 0 returns all.
+            instruction: The task of the query, if it has none of its own.
+            candidate_instruction: The task of the candidates that have none of their own.
+            timeout: Seconds for the whole call. Without it, each request has the client's timeout.
+            **options: The options that `Options` describes.
 
         Raises:
             VLM2VecError: An input is bad, or the server cannot answer.
@@ -143,8 +143,8 @@ class Client(StreamingClient):
             ValueError: There are no candidates.
         """
         deadlines = self._deadlines(timeout)
-        merged = batches.MergedRanking()
-        for request in batches.rank_requests(
+        merged = unary_requests.MergedRanking()
+        for request in unary_requests.rank_requests(
             query,
             candidates,
             instruction,
@@ -153,7 +153,7 @@ class Client(StreamingClient):
             call_options(**options),
             self._max_message_bytes,
         ):
-            with batches.counted_from(merged.count):
+            with unary_requests.counted_from(merged.count):
                 merged.add(request, self._transport.rank(request, next(deadlines)))
         return merged.ranking(top_k)
 

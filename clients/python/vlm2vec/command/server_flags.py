@@ -1,4 +1,4 @@
-"""Flags that say which server and which model, and what they mean."""
+"""Flags that say which server and which model to use, and the client that they describe."""
 
 import argparse
 from typing import Any
@@ -9,7 +9,7 @@ from vlm2vec.sync.client import Client
 
 
 def add_server_flags(parser: argparse.ArgumentParser) -> None:
-    """The flags that `open_client` and `options` read, and ``--timeout``."""
+    """Adds the flags that `open_client` and `options` read, and ``--timeout``."""
     server = add_connection_flags(parser)
     add_flag(server, "--timeout", "seconds for everything", type=float)
     model = parser.add_argument_group("model")
@@ -22,7 +22,7 @@ def add_server_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def add_connection_flags(parser: argparse.ArgumentParser, max_retries: int = 5) -> Parser:
-    """The flags that `connection` reads; their group."""
+    """Adds the flags that `connection` reads, and returns their group."""
     server = parser.add_argument_group("server")
     add_flag(server, "--server", "host:port", default="localhost:50051")
     add_flag(server, "--api-key", "sent as a bearer token; better set where only you can see it")
@@ -35,12 +35,15 @@ def add_connection_flags(parser: argparse.ArgumentParser, max_retries: int = 5) 
 
 
 def open_client(arguments: argparse.Namespace) -> Client:
-    """The client that the flags describe; raises ValueError and OSError as `Client` does."""
+    """Opens the client that the flags describe; raises ValueError and OSError as `Client` does."""
     return Client(**connection(arguments))
 
 
 def connection(arguments: argparse.Namespace) -> dict[str, Any]:
-    """The arguments of `Client` that the flags describe; raises ValueError for half a pair."""
+    """Returns the arguments of `Client` that the flags describe.
+
+    Raises ValueError for a certificate without its key, or a key without its certificate.
+    """
     if bool(arguments.tls_cert) != bool(arguments.tls_key):
         raise ValueError("--tls-cert and --tls-key go together")
     return {
@@ -54,7 +57,7 @@ def connection(arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def options(arguments: argparse.Namespace, priority: Priority) -> Options:
-    """The options that the flags describe; ``priority`` is the default."""
+    """Returns the options that the flags describe, with ``priority`` if no flag says another."""
     return {
         "model": arguments.model or "",
         "alias": arguments.alias,

@@ -1,68 +1,68 @@
 """Part files: the vectors of one part of a corpus, and what failed, in one parquet file.
 
-A file is written beside its place, synced and renamed, so that it is there whole or not at all. It
-says itself which job and which part it is of: the files are the record of what is done.
+A file is there whole or not at all, and says itself which job and which part it is of: the files
+are the record of what is done.
 """
 
-import glob
 import json
-import os
-import uuid
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from vlm2vec.items import Id
+from vlm2vec.files import whole
 from vlm2vec.reembed.arrow import pa, pq
 from vlm2vec.reembed.corpus import Part
 from vlm2vec.reembed.job import Job
+from vlm2vec.stream_items import Id
 from vlm2vec.vectors import Array
 
 BATCH_ROWS = 1024
-"""Rows of vectors in memory while files are checked and merged."""
+"""Rows of a part file that are in memory at a time while it is checked."""
 
 
 @dataclass(frozen=True)
-class Failure:
-    """A row without a vector, and why."""
+class FailedRow:
+    """A row that has no vector, and the error that says why."""
 
     row: int
     """Its number in the corpus, from 0."""
     id: object
-    """As it stands in the corpus; None where it cannot be read."""
+    """Its id as it stands in the corpus; None where it cannot be read."""
     code: str
     """The name of a gRPC status code."""
     field: str
-    """The field at fault; empty where none is."""
+    """The field at fault; empty where no field is."""
     error: str
-    """A sentence."""
+    """The message of the error, a sentence."""
 
 
 def part_path(folder: Path, index: int) -> Path:
-    """Where the file of a part is."""
+    """Returns the path of the file of a part; ``index`` is the part's place, from 0."""
     return folder / f"part-{index:06}.parquet"
 
 
 def write_part(
-    job: Job, part: Part, ids: Sequence[Id], vectors: Array, failures: Sequence[Failure]
+    job: Job, part: Part, ids: Sequence[Id], vectors: Array, failed: Sequence[FailedRow]
 ) -> None:
-    """Writes the file of a part: ``ids``, and float32 ``(len(ids), dimension)``."""
-    listed = json.dumps([asdict(failure) for failure in failures], default=repr)
+    """Writes the file of a part, all at once.
+
+    ``vectors`` is float32 ``(len(ids), dimension)``, of the rows that have vectors; the others are
+    ``failed``. Raises OSError where the folder cannot be written.
+    """
+    listed = json.dumps([asdict(row) for row in failed], default=repr)
     schema = _schema(job, {**_identity(job, part), "failures": listed})
     flat = pa.array(vectors.reshape(-1), pa.float32())
     column = pa.FixedSizeListArray.from_arrays(flat, job.target.dimension)
     table = pa.table([pa.array(ids, schema.field("id").type), column], schema=schema)
-    replace(
-        part_path(job.folder, part.index),
-        lambda path: pq.write_table(table, path, **_HOW),
-    )
+    with whole(part_path(job.folder, part.index)) as path:
+        pq.write_table(table, path, **_HOW)
 
 
 def check_part(job: Job, part: Part) -> int | None:
-    """How many rows of the part failed, if its file is whole and of this job; None otherwise.
+    """Returns how many rows of a part failed, or None if its file is not whole or not of this job.
 
-    Reads all of it, and compares the checksums of its pages.
+    Reads the whole file, and compares the checksums of its pages.
     """
     try:
         with _open(part_path(job.folder, part.index)) as file:
@@ -76,43 +76,20 @@ def check_part(job: Job, part: Part) -> int | None:
     return failed if good else None
 
 
-def failures_of(job: Job, index: int) -> list[dict[str, Any]]:
-    """The failed rows of a part, as in `Failure`."""
+def failed_rows(job: Job, index: int) -> list[dict[str, Any]]:
+    """Reads the failed rows of a part from its file, each with the fields of `FailedRow`."""
     with _open(part_path(job.folder, index)) as file:
-        failures: list[dict[str, Any]] = json.loads(_metadata(file)["failures"])
-    return failures
+        rows: list[dict[str, Any]] = json.loads(_metadata(file)["failures"])
+    return rows
 
 
 def merge(job: Job, parts: Iterable[Part], output: Path) -> None:
-    """Writes the rows of all parts to one file, a row group for each part."""
-
-    def write(path: Path) -> None:
-        with pq.ParquetWriter(path, _schema(job, {}), **_HOW) as writer:
-            for part in parts:
-                with _open(part_path(job.folder, part.index)) as file:
-                    # Without the part's own metadata.
-                    writer.write_table(file.read().replace_schema_metadata(writer.schema.metadata))
-
-    replace(output, write)
-
-
-def unfinished(path: Path) -> Iterator[Path]:
-    """Files that `replace` was about to put at ``path``, or in a folder, when it was killed."""
-    if path.is_dir():
-        return path.glob(".*.tmp")
-    return path.parent.glob(f".{glob.escape(path.name)}.{'[0-9a-f]' * 32}.tmp")
-
-
-def replace(path: Path, write: Callable[[Path], object]) -> None:
-    """Lets ``write`` make a file that then takes its place at ``path``, whole and on the disk."""
-    partial = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
-    try:
-        write(partial)
-        _sync(partial)
-        os.replace(partial, path)
-        _sync(path.parent)
-    finally:
-        partial.unlink(missing_ok=True)
+    """Writes the rows of all parts to the file ``output``, a row group for each part."""
+    with whole(output) as path, pq.ParquetWriter(path, _schema(job, {}), **_HOW) as writer:
+        for part in parts:
+            with _open(part_path(job.folder, part.index)) as file:
+                # Without the part's own metadata.
+                writer.write_table(file.read().replace_schema_metadata(writer.schema.metadata))
 
 
 _HOW: dict[str, Any] = {
@@ -128,7 +105,7 @@ def _schema(job: Job, more: dict[str, str]) -> Any:
     target = job.target
     metadata = {
         "space": target.space,
-        "from_space": job.from_space,
+        "from_space": job.settings.from_space,
         "model": target.model,
         "version": target.version,
         **more,
@@ -141,7 +118,7 @@ def _schema(job: Job, more: dict[str, str]) -> Any:
 
 
 def _identity(job: Job, part: Part) -> dict[str, str]:
-    """What the file of a part has to say for itself."""
+    """Returns the metadata by which the file of a part is known to be that of this job."""
     return {
         "space": job.target.space,
         "job": job.digest,
@@ -161,12 +138,3 @@ def _metadata(file: Any) -> dict[str, str]:
 
 def _open(path: Path) -> Any:
     return pq.ParquetFile(path, page_checksum_verification=True)
-
-
-def _sync(path: Path) -> None:
-    """Has the system write a file, or the entries of a folder, to the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -1,4 +1,4 @@
-"""One call of EmbedStream."""
+"""One call of EmbedStream, whose answers are read in a thread."""
 
 import queue
 import threading
@@ -17,7 +17,7 @@ _FINISH_SECONDS = 5.0
 """How long a server may take to end a stream in which everything is answered."""
 
 
-class Connection:
+class StreamCall:
     """One call of EmbedStream: requests go in, answers and at last an error come out."""
 
     def __init__(
@@ -30,28 +30,31 @@ class Connection:
         self._reader.start()
 
     def send(self, requests: Iterator[pb.EmbedStreamRequest]) -> None:
-        """Lets ``requests`` go out, without waiting for it."""
+        """Queues ``requests`` to be sent, and does not wait until they are."""
         for request in requests:
             self._requests.put(request)
 
     def ready(self) -> bool:
-        """Whether `receive` returns at once."""
+        """Tells whether `receive` would return at once."""
         return not self._events.empty()
 
     def receive(self, timeout: float | None) -> pb.EmbedStreamResponse | VLM2VecError | None:
-        """The next answer, or why there are no more; None after ``timeout`` seconds."""
+        """Waits for the next answer, or for the error that says why there are no more.
+
+        Returns None after ``timeout`` seconds; a ``timeout`` of None waits without a limit.
+        """
         try:
             return self._events.get(timeout=timeout)
         except queue.Empty:
             return None
 
     def finish(self) -> None:
-        """Says that no requests follow, and waits for the server to end the call."""
+        """Says that no requests follow, and gives the server 5 seconds to end the call."""
         self._requests.put(None)
         self._reader.join(_FINISH_SECONDS)
 
     def close(self) -> None:
-        """Cancels the call if it goes on; its threads end."""
+        """Cancels the call if it has not ended, and waits for its thread to end."""
         self._requests.put(None)
         self._call.cancel()
         # The garbage collector may close a forgotten stream in any thread.

@@ -1,4 +1,4 @@
-"""Items of a stream to its requests."""
+"""Items of a stream, and the requests that carry them."""
 
 from typing import TypeAlias
 
@@ -7,32 +7,32 @@ from vlm2vec.inputs import InputLike, to_proto
 from vlm2vec.v1 import embedding_pb2 as pb
 
 Id: TypeAlias = int | str
-"""What tells items of a stream apart; an int travels as its digits."""
+"""The name of an item, which tells it from others of its stream; an int travels as its digits."""
 Item: TypeAlias = InputLike | tuple[Id, InputLike]
-"""An input, whose id is then its index, or an id and an input."""
+"""An input, whose id is then its place in the stream, from 0; or a pair of an id and an input."""
 
 _MAX_ID_BYTES = 256
 _OVERHEAD = 300
 """Bytes of a request around its input and options: id, lengths and field numbers, at most."""
 
 
-class Requests:
-    """Gives items ids, and makes their requests."""
+class StreamRequests:
+    """Makes the requests of a stream, and gives ids to the items that have none."""
 
     def __init__(
         self, options: pb.CallOptions, instruction: str | None, max_message_bytes: int
     ) -> None:
-        """All requests have ``options``, and ``instruction`` where the item has none."""
+        """Takes what all requests share: ``instruction`` is for the items that have none."""
         self._options = options
         self._instruction = instruction
         self._max_bytes = max_message_bytes - options.ByteSize() - _OVERHEAD
         self._count = 0
 
     def make(self, item: Item) -> tuple[Id, pb.EmbedStreamRequest | InvalidInput]:
-        """The item's id, and its request or why there is none.
+        """Returns the item's id, and its request or the error that says why there is none.
 
-        Reads files. Raises ValueError for an id that is not 1 to 256 bytes, TypeError for what is
-        no item.
+        Reads files and encodes pixels. Raises ValueError for an id that is not 1 to 256 bytes of
+        UTF-8, and TypeError for something that is no item.
         """
         id, source = item if isinstance(item, tuple) else (self._count, item)
         self._count += 1

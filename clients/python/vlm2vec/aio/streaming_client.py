@@ -1,20 +1,20 @@
-"""Streams of a client."""
+"""The part of the asyncio client that streams: `AsyncClient` adds the unary calls to it."""
 
 from collections.abc import AsyncGenerator, AsyncIterable, Iterable
 from typing import Any, Literal, Unpack, overload
 
-from vlm2vec.aio.stream import run
+from vlm2vec.aio.driver import drive
 from vlm2vec.aio.transport import Transport
 from vlm2vec.base import BaseClient
 from vlm2vec.errors import VLM2VecError
-from vlm2vec.items import Id, Item
 from vlm2vec.options import Options
 from vlm2vec.results import Embedding
+from vlm2vec.stream_items import Id, Item
 from vlm2vec.vectors import Array
 
 
 class StreamingClient(BaseClient):
-    """A client that has streams only."""
+    """A client that opens its channel at the first call, and has streams only."""
 
     _opened: Transport | None = None
 
@@ -88,11 +88,11 @@ class StreamingClient(BaseClient):
         timeout: float | None = None,
         **options: Unpack[Options],
     ) -> AsyncGenerator[tuple[Id, Any], None]:
-        """As `Client.stream`, for asyncio; ``items`` may be an async iterable.
+        """Does what `Client.stream` does, for asyncio; ``items`` may also be an async iterable.
 
         Files are read and pixels encoded in threads. A loop that ends early should close the
         generator, as with ``contextlib.aclosing``; otherwise the event loop does, a little later.
         """
         state = self._window(window, instruction, details, on_error, timeout, options)
         # The transport is opened when the generator starts, in its event loop.
-        return run(items, state, lambda *call: self._transport.connect(*call), progress)
+        return drive(items, state, lambda *call: self._transport.open_stream(*call), progress)

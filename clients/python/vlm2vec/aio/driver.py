@@ -1,34 +1,38 @@
-"""A window of requests, driven by tasks."""
+"""The loop behind a stream: it drives a `Window` with tasks of the running event loop."""
 
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable, Iterable
 
-from vlm2vec.aio.connection import Connection, Event, Events
+from vlm2vec.aio.stream_call import Event, Events, StreamCall
 from vlm2vec.errors import VLM2VecError
 from vlm2vec.inputs import has_media
-from vlm2vec.items import Id, Item
 from vlm2vec.progress import bar
 from vlm2vec.retry import Deadline
-from vlm2vec.window import Result, Window
+from vlm2vec.stream_items import Id, Item
+from vlm2vec.window import ItemResult, Window
 
 
-async def run(
+async def drive(
     items: Iterable[Item] | AsyncIterable[Item],
     window: Window,
-    connect: Callable[[Deadline, Events], Connection],
+    open_call: Callable[[Deadline, Events], StreamCall],
     progress: bool,
-) -> AsyncGenerator[tuple[Id, Result], None]:
-    """Embeds ``items``, pulled by a task beside, and yields results as they come."""
+) -> AsyncGenerator[tuple[Id, ItemResult], None]:
+    """Embeds ``items``, pulled by a task of its own, and yields results as they come.
+
+    ``open_call`` starts a call of EmbedStream: the first, and another whenever one breaks. Closing
+    the generator cancels the call. Raises what `Window` raises.
+    """
     events: Events = asyncio.Queue()
     room = asyncio.Event()
-    connection: Connection | None = None
+    call: StreamCall | None = None
     feeder = asyncio.create_task(_feed(items, window, room, events))
     feeder.add_done_callback(lambda _: events.put_nowait(None))
     try:
         with bar(progress, items) as shown:
             while True:
-                connection = connection or connect(window.deadline, events)
-                connection.send(window.outgoing())
+                call = call or open_call(window.deadline, events)
+                call.send(window.outgoing())
                 while window.results:
                     yield window.results[0]
                     # Only now has the caller seen it, and the next item may be pulled.
@@ -38,20 +42,20 @@ async def run(
                 if feeder.done():
                     feeder.result()
                 if window.finished:
-                    await connection.finish()
+                    await call.finish()
                     return
                 event = await _next(events, window.wait())
                 if isinstance(event, VLM2VecError):
-                    await connection.close()
-                    connection = None
+                    await call.close()
+                    call = None
                     await asyncio.sleep(window.broke(event))
                 elif event is not None:
                     window.answer(event)
     finally:
         feeder.cancel()
         await asyncio.gather(feeder, return_exceptions=True)
-        if connection is not None:
-            await connection.close()
+        if call is not None:
+            await call.close()
 
 
 async def _feed(
@@ -60,7 +64,7 @@ async def _feed(
     room: asyncio.Event,
     events: Events,
 ) -> None:
-    """Adds items while there is room; what takes long is done in a thread."""
+    """Adds items to the window while it has room; reads files and encodes pixels in threads."""
     source = aiter(items) if isinstance(items, AsyncIterable) else _each(items)
     while True:
         while not window.room:
@@ -82,7 +86,7 @@ async def _each(items: Iterable[Item]) -> AsyncIterator[Item]:
 
 
 async def _next(events: Events, timeout: float | None) -> Event:
-    """The next event; None after ``timeout`` seconds."""
+    """Waits for the next event; returns None after ``timeout`` seconds."""
     if timeout is None:
         return await events.get()
     try:

@@ -1,4 +1,4 @@
-"""How to reach a server: target, credentials and channel options."""
+"""How a server is reached: the target, the credentials and the options of a gRPC channel."""
 
 import json
 import os
@@ -18,14 +18,16 @@ _KEEPALIVE_TIMEOUT_MILLISECONDS = 20_000
 
 @dataclass(frozen=True)
 class Endpoint:
-    """All that opening a channel and calling on it takes."""
+    """All that it takes to open a channel to a server and to make calls on it."""
 
     target: str
+    """The server as gRPC names it, such as ``dns:///localhost:50051``."""
     options: tuple[tuple[str, str | int], ...]
+    """Names and values of gRPC's channel arguments."""
     credentials: grpc.ChannelCredentials | None
-    """None is a connection without TLS."""
+    """The keys and certificates for TLS; None is a connection without it."""
     metadata: tuple[tuple[str, str], ...]
-    """Sent with every call."""
+    """Names and values of the headers that are sent with every call."""
 
 
 def endpoint(
@@ -38,7 +40,10 @@ def endpoint(
     keepalive: float,
     user_agent: str,
 ) -> Endpoint:
-    """The `Endpoint` for the settings of a client; raises ValueError if they contradict."""
+    """Returns the `Endpoint` for the settings of a client, which `BaseClient` describes.
+
+    Raises ValueError if they contradict each other, and OSError for a file that cannot be read.
+    """
     initial, longest = _RECONNECT_MILLISECONDS
     return Endpoint(
         target=_target(server),
@@ -61,7 +66,7 @@ def endpoint(
 
 
 def _target(server: str) -> str:
-    """``host:port`` by DNS; what names a resolver already, such as unix:, stays."""
+    """Returns a target that gRPC resolves by DNS, unless ``server`` names a resolver itself."""
     scheme = server.partition(":")[0]
     named = scheme in {"dns", "ipv4", "ipv6", "unix", "unix-abstract", "xds"}
     return server if named else f"dns:///{server}"
@@ -88,7 +93,7 @@ def _read(path: FilePath) -> bytes:
 
 
 def client_version() -> str:
-    """The version of this package, or 0 where it runs without being installed."""
+    """Returns the version of this package, or "0" where it runs without being installed."""
     try:
         return version("vlm2vec-client")
     except PackageNotFoundError:

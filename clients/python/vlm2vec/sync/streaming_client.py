@@ -1,20 +1,20 @@
-"""Streams of a client."""
+"""The part of the blocking client that streams: `Client` adds the unary calls to it."""
 
 from collections.abc import Generator, Iterable
 from typing import Any, Literal, Unpack, overload
 
 from vlm2vec.base import BaseClient
 from vlm2vec.errors import VLM2VecError
-from vlm2vec.items import Id, Item
 from vlm2vec.options import Options
 from vlm2vec.results import Embedding
-from vlm2vec.sync.stream import run
+from vlm2vec.stream_items import Id, Item
+from vlm2vec.sync.driver import drive
 from vlm2vec.sync.transport import Transport
 from vlm2vec.vectors import Array
 
 
 class StreamingClient(BaseClient):
-    """A client that has streams only."""
+    """A client that opens its channel when it is made, and has streams only."""
 
     def _open(self) -> None:
         self._transport = Transport(self._endpoint, self._retries)
@@ -92,18 +92,18 @@ class StreamingClient(BaseClient):
 
         Args:
             items: Inputs, whose ids are then 0, 1, 2…, or pairs of an id and an input. An id is
-                an int, or a str of 1 to 256 bytes of UTF-8; within the window each only once.
+                an int, or a str of 1 to 256 bytes of UTF-8, and unique within the window.
             window: How many items may be without an answer at a time.
             instruction: The task, for inputs that have none of their own and no prompt.
-            details: Yield `Embedding` objects in place of vectors.
+            details: Whether to yield `Embedding` objects in place of vectors.
             on_error: "yield" gives the `VLM2VecError` of an item that failed in place of its
                 vector, and goes on; "raise" raises it.
-            progress: Show a bar on standard error; needs tqdm.
+            progress: Whether to show a bar on standard error; needs tqdm.
             timeout: Seconds for the whole stream; None is no limit.
-            **options: See `Options`; the priority is "bulk" unless given.
+            **options: The options that `Options` describes; the priority is "bulk" by default.
 
         Yields:
-            The id and float32 ``(dim,)``, in any order.
+            The id of an item and its vector, float32 ``(dim,)``; in any order.
 
         Raises:
             VLM2VecError: An item failed, or the stream did and could not be resumed.
@@ -112,4 +112,4 @@ class StreamingClient(BaseClient):
             ValueError: An id came twice in the window.
         """
         state = self._window(window, instruction, details, on_error, timeout, options)
-        return run(items, state, self._transport.connect, progress)
+        return drive(items, state, self._transport.open_stream, progress)

@@ -1,4 +1,4 @@
-"""One call of EmbedStream."""
+"""One call of EmbedStream, whose answers are read by a task."""
 
 import asyncio
 import contextlib
@@ -15,20 +15,20 @@ Method: TypeAlias = (
     "grpc.aio.StreamStreamMultiCallable[pb.EmbedStreamRequest, pb.EmbedStreamResponse]"
 )
 Event: TypeAlias = pb.EmbedStreamResponse | VLM2VecError | None
-"""An answer, why there are no more, or None: there is something to send."""
+"""An answer, or the error that says why there are no more, or None: there is something to send."""
 Events: TypeAlias = asyncio.Queue[Event]
 
 T = TypeVar("T")
 
 _FAILED_WRITE = "Internal error from Core"
-"""What gRPC says of a call in which a write failed."""
+"""The details that gRPC gives to a call in which a write failed."""
 _STATUS_SECONDS = 1.0
-"""How long the status of a call may be behind its end."""
+"""How long after its last answer the status of a call may come."""
 _FINISH_SECONDS = 5.0
 """How long a server may take to end a stream in which everything is answered."""
 
 
-class Connection:
+class StreamCall:
     """One call of EmbedStream: requests go in, answers and at last an error become events."""
 
     def __init__(
@@ -45,17 +45,17 @@ class Connection:
         self._reader = asyncio.create_task(self._read(events))
 
     def send(self, requests: Iterator[pb.EmbedStreamRequest]) -> None:
-        """Lets ``requests`` go out, without waiting for it."""
+        """Queues ``requests`` to be sent, and does not wait until they are."""
         for request in requests:
             self._requests.put_nowait(request)
 
     async def finish(self) -> None:
-        """Says that no requests follow, and waits for the server to end the call."""
+        """Says that no requests follow, and gives the server 5 seconds to end the call."""
         self._requests.put_nowait(None)
         await asyncio.wait({self._reader}, timeout=_FINISH_SECONDS)
 
     async def close(self) -> None:
-        """Cancels the call if it goes on; its tasks end."""
+        """Cancels the call if it has not ended, and waits for its tasks to end."""
         self._requests.put_nowait(None)
         self._call.cancel()
         await asyncio.wait({self._reader})
@@ -73,7 +73,7 @@ class Connection:
         events.put_nowait(self._end.result() if self._end.done() else broken)
 
     def _ended(self, call: grpc.aio.Call) -> None:
-        """Keeps the status of the server: gRPC calls this for each that it sets.
+        """Keeps the status that the server sent; gRPC calls this for each status that it sets.
 
         Where a write fails because the call is over, it replaces that status by one of its own,
         before or after, https://github.com/grpc/grpc/issues/36066.
@@ -90,7 +90,7 @@ class Connection:
 
 
 def _now(coroutine: Coroutine[Any, Any, T]) -> T:
-    """The result of a coroutine that does not have to wait for it."""
+    """Returns the result of a coroutine that has it already and does not have to wait."""
     try:
         coroutine.send(None)
     except StopIteration as stop:

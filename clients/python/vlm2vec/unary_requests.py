@@ -1,4 +1,4 @@
-"""Unary requests: lists cut to what one may hold, and answers put together again."""
+"""Unary requests: inputs are cut into as many as fit, and the answers are put together again."""
 
 import re
 from collections.abc import Iterable, Iterator, Sequence
@@ -10,9 +10,9 @@ from vlm2vec.results import OneSpace, Ranked, Ranking
 from vlm2vec.v1 import embedding_pb2 as pb
 
 MAX_INPUTS = 64
-"""Inputs of one request: what servers allow unless they are set up otherwise."""
+"""How many inputs go into one request: what servers allow unless they are set up otherwise."""
 _OVERHEAD = 8
-"""Bytes that framing adds to each input of a request, at most."""
+"""The most bytes that framing adds to each input of a request."""
 
 
 def embed_requests(
@@ -21,7 +21,10 @@ def embed_requests(
     options: pb.CallOptions,
     max_bytes: int,
 ) -> Iterator[pb.EmbedRequest]:
-    """Requests that hold ``inputs``, in order."""
+    """Yields requests of at most ``max_bytes`` that hold ``inputs``, in order.
+
+    Raises `InvalidInput`, with the index as its id, for an input that cannot be sent.
+    """
     room = _room(max_bytes, options)
     for group in _groups(inputs, instruction, room):
         yield pb.EmbedRequest(options=options, inputs=group)
@@ -36,7 +39,11 @@ def rank_requests(
     options: pb.CallOptions,
     max_bytes: int,
 ) -> Iterator[pb.RankRequest]:
-    """Requests that hold ``candidates``, in order, each with the query."""
+    """Yields requests of at most ``max_bytes`` that hold ``candidates``, in order, and the query.
+
+    Raises `InvalidInput` for a query or a candidate that cannot be sent; of a candidate, with the
+    index as its id.
+    """
     room = _room(max_bytes, options)
     asked = to_proto(query, instruction, room)
     for group in _groups(candidates, candidate_instruction, room - asked.ByteSize() - _OVERHEAD):
@@ -44,7 +51,7 @@ def rank_requests(
 
 
 def embeddings_of(request: pb.EmbedRequest, response: pb.EmbedResponse) -> Sequence[pb.Embedding]:
-    """The answer's embeddings; raises `Internal` if there is not one for each input."""
+    """Returns the embeddings of an answer; raises `Internal` if not each input has one."""
     if len(response.embeddings) != len(request.inputs):
         raise Internal(
             f"{len(response.embeddings)} embeddings came for {len(request.inputs)} inputs"
@@ -53,24 +60,27 @@ def embeddings_of(request: pb.EmbedRequest, response: pb.EmbedResponse) -> Seque
 
 
 class MergedRanking:
-    """One order out of the orders of several requests."""
+    """Merges the orders that several requests came back in into one."""
 
     def __init__(self) -> None:
         self.count = 0
-        """Candidates that were ranked."""
+        """How many candidates have been ranked so far."""
         self._space = OneSpace()
         self._ranked: list[Ranked] = []
         self._last = pb.RankResponse()
 
     def add(self, request: pb.RankRequest, response: pb.RankResponse) -> None:
-        """Takes the next answer; raises `SpaceChanged` if it does not compare with the others."""
+        """Adds the answer to the next request; raises `SpaceChanged` if its space is another."""
         self._space.check(response)
         self._ranked += [Ranked(self.count + r.index, r.score) for r in response.candidates]
         self.count += len(request.candidates)
         self._last = response
 
     def ranking(self, top_k: int) -> Ranking:
-        """The best ``top_k`` of all, or all for 0; raises ValueError if there were none."""
+        """Returns the best ``top_k`` of all candidates, or all for 0.
+
+        Raises ValueError if there were none.
+        """
         if not self.count:
             raise ValueError("there are no candidates to rank")
         best = sorted(self._ranked, key=lambda ranked: (-ranked.score, ranked.index))
@@ -80,7 +90,10 @@ class MergedRanking:
 
 @contextmanager
 def counted_from(first: int) -> Iterator[None]:
-    """Counts the input at fault from the first of the call, not of the request."""
+    """Mends the index in errors of one request, whose first input is number ``first`` of the call.
+
+    Servers count from the first input of a request, callers from the first of the call.
+    """
     try:
         yield
     except VLM2VecError as error:
@@ -102,7 +115,7 @@ def _room(max_bytes: int, options: pb.CallOptions) -> int:
 def _groups(
     inputs: Iterable[InputLike], instruction: str | None, max_bytes: int
 ) -> Iterator[list[pb.Input]]:
-    """As many messages together as one request may hold, by number and by bytes."""
+    """Yields the messages of ``inputs``, each time as many as one request may hold."""
     group: list[pb.Input] = []
     size = 0
     for index, item in enumerate(inputs):

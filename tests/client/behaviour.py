@@ -1,4 +1,4 @@
-"""What the test server does wrong."""
+"""Settings of the test server: what it does wrong."""
 
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -8,20 +8,20 @@ import grpc
 
 from vlm2vec.v1 import embedding_pb2 as pb
 
-Failure = tuple[grpc.StatusCode, str, Sequence[tuple[str, str]]]
-"""A status, its message and its trailers."""
+FailedStatus = tuple[grpc.StatusCode, str, Sequence[tuple[str, str]]]
+"""A status other than OK, its message and its trailers."""
 
 
 @dataclass
 class Behaviour:
-    """What goes wrong; nothing, to begin with."""
+    """What the test server does wrong; nothing, to begin with."""
 
-    unary_failures: deque[Failure] = field(default_factory=deque)
-    """Statuses of the next unary calls."""
+    unary_failures: deque[FailedStatus] = field(default_factory=deque)
+    """The statuses with which the next unary calls fail."""
     stream_lives: Iterator[int] | None = None
-    """After how many answers each next stream breaks."""
-    stream_failure: Failure = (grpc.StatusCode.UNAVAILABLE, "the worker is gone", ())
-    """With which status."""
+    """After how many answers each of the next streams breaks."""
+    stream_failure: FailedStatus = (grpc.StatusCode.UNAVAILABLE, "the worker is gone", ())
+    """The status with which streams break."""
     drain: bool = False
     """Streams that break end with OK, as if the client had finished."""
     item_error: Callable[[str], pb.Error | None] = lambda id: None

@@ -13,18 +13,21 @@ THREADS = "test-server"
 
 
 class Inbox:
-    """Reads requests in a thread; see the module."""
+    """Reads the requests of a stream in a thread, and hands them out to be answered."""
 
     def __init__(self, requests: Iterator[pb.EmbedStreamRequest]) -> None:
         self.most_waiting = 0
-        """At any time."""
+        """The most requests that waited at any time."""
         self._waiting: list[pb.EmbedStreamRequest] = []
         self._ended = False
         self._changed = threading.Condition()
         threading.Thread(target=self._read, args=(requests,), name=THREADS, daemon=True).start()
 
     def take(self, hold: int, order: random.Random | None) -> pb.EmbedStreamRequest | None:
-        """The next to answer, out of ``hold`` unless no more come for a while; None at the end."""
+        """Takes a request to answer, the first or by ``order`` any; None at the end.
+
+        Waits until ``hold`` requests wait, or no more have come for a while.
+        """
         with self._changed:
             self._changed.wait_for(lambda: len(self._waiting) >= hold or self._ended, timeout=0.02)
             self._changed.wait_for(lambda: self._waiting or self._ended)

@@ -1,4 +1,4 @@
-"""Corpora to re-embed, and what has to come of them."""
+"""Corpora to re-embed, and checks of what is written for them."""
 
 import json
 from collections.abc import Iterable

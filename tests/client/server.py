@@ -8,7 +8,7 @@ from typing import Any
 
 import grpc
 
-from tests.client.behaviour import Behaviour, Failure
+from tests.client.behaviour import Behaviour, FailedStatus
 from tests.client.inbox import THREADS, Inbox
 from tests.client.vectors import DIMENSION, packed, vector_of
 from vlm2vec.v1 import embedding_pb2 as pb
@@ -18,7 +18,7 @@ MAX_INPUTS = 64
 
 
 class Service(embedding_pb2_grpc.EmbeddingServiceServicer):
-    """The service, and what it saw."""
+    """The service, which keeps a record of what it was asked."""
 
     def __init__(self) -> None:
         self.behaviour = Behaviour()
@@ -30,7 +30,7 @@ class Service(embedding_pb2_grpc.EmbeddingServiceServicer):
         self.stream_requests: list[pb.EmbedStreamRequest] = []
         """The first requests of streams, up to a thousand."""
         self.most_unanswered = 0
-        """At any time, in one stream."""
+        """The most requests that were unanswered at any time in one stream."""
         self.open_streams = 0
         self.random = random.Random(7)
         self._embedded = 0
@@ -123,7 +123,7 @@ class Service(embedding_pb2_grpc.EmbeddingServiceServicer):
         if failure is not None:
             self._fail(context, failure)
 
-    def _fail(self, context: Any, failure: Failure) -> None:
+    def _fail(self, context: Any, failure: FailedStatus) -> None:
         code, message, trailers = failure
         context.set_trailing_metadata(tuple(trailers))
         context.abort(code, message)

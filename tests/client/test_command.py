@@ -44,7 +44,8 @@ def image(path: Path, instruction: str = "") -> pb.Input:
 
 def test_embed(photos: Path, service: Service) -> None:
     done = run(
-        photos, "embed", "photos/**/*.png", "photos/more/c [1].png", "--text", "a cat", "--text=dog",
+        photos, "embed", "photos/**/*.png", "photos/more/c [1].png",
+        "--text", "a cat", "--text=dog",
         "--server", service.address, "--output", "out.npz", "--instruction", "Represent.",
         "--model", "m", "--model-version", "3", "--progress",
     )  # fmt: skip

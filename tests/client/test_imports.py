@@ -1,4 +1,4 @@
-"""What the client does without."""
+"""The client works without the packages that it does not need."""
 
 import subprocess
 import sys

@@ -1,4 +1,4 @@
-"""Threads and tasks: whose they are, and that none stays."""
+"""Threads and tasks of a client: items are pulled in the right one, and none is left behind."""
 
 import asyncio
 import threading

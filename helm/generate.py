@@ -1,5 +1,7 @@
-"""Writes what the chart takes from elsewhere: the table of values in its README, from the comments of
-``values.yaml``, and the schema of ``settings``, from the options of ``vlm2vec serve``.
+"""Writes what the chart takes from elsewhere.
+
+That is the table of values in its README, from the comments of ``values.yaml``, and the schema of
+``settings``, from the options of ``vlm2vec serve``.
 
 With ``--check`` it writes nothing, and fails where something would change.
 """
@@ -84,8 +86,9 @@ def outputs() -> dict[Path, str]:
     before, after = text.split(BEGIN)[0], text.split(END)[1]
     values = json.loads(schema.read_text())
     values["properties"]["settings"] = settings_schema()
+    documented_values = table((CHART / "values.yaml").read_text())
     return {
-        readme: before + BEGIN + "\n" + table((CHART / "values.yaml").read_text()) + "\n" + END + after,
+        readme: before + BEGIN + "\n" + documented_values + "\n" + END + after,
         schema: json.dumps(values, indent=2, ensure_ascii=False) + "\n",
     }  # fmt: skip
 

@@ -1,4 +1,4 @@
-"""The parity data: tiny checkpoints written once a run, their adapters, cases and golden vectors."""
+"""The parity data: tiny checkpoints, written once a run, their adapters, cases, golden vectors."""
 
 import json
 from collections.abc import Sequence

@@ -65,8 +65,8 @@ class Registry:
         ``model``.
 
         The files go to ``run_id`` or to a run of their own, with ``metrics``. The same bytes on
-        the same base have the same space. Raises `ArtifactError` for pickles, a file that is missing
-        or wrong, and an ``embedding.json`` that names another backbone.
+        the same base have the same space. Raises `ArtifactError` for pickles, a file that is
+        missing or wrong, and an ``embedding.json`` that names another backbone.
         """
         artifact.check_folder(folder)
         backbone = _backbone(base)

@@ -1,4 +1,4 @@
-"""Who gets the traffic of a model: champion, canary and shadow, as aliases and two tags in MLflow."""
+"""Who gets a model's traffic: champion, canary and shadow, as aliases and two tags in MLflow."""
 
 from vlm2vec_registry.errors import MissingError
 from vlm2vec_registry.snapshot import CANARY, CHAMPION, SHADOW

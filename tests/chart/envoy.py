@@ -1,4 +1,4 @@
-"""A real Envoy in front of servers: round robin over those that its gRPC health checks find well."""
+"""A real Envoy in front of servers: round robin over those that its health checks find well."""
 
 import contextlib
 import json

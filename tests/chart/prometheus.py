@@ -21,7 +21,7 @@ NEEDED = "needs Prometheus: apt-get install --no-install-recommends prometheus"
 
 
 def find(program: str) -> str:
-    """The path of ``prometheus`` or ``promtool``; without it the test is skipped, but fails in CI."""
+    """The path of ``prometheus`` or ``promtool``; without it a test is skipped, in CI it fails."""
     found = shutil.which(program)
     if found is None:
         if os.environ.get("CI") == "true":

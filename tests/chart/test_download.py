@@ -1,4 +1,4 @@
-"""The init container's script, run with the real `hf` against a mirror of the hub in this process."""
+"""The init container's script, run with the real `hf` against a mirror of the hub here."""
 
 import http.server
 import json

@@ -1,4 +1,4 @@
-"""The MLflow that the chart bundles starts, and takes the host names it is asked by and no others."""
+"""The MLflow that the chart bundles starts, and answers to its host names and no others."""
 
 import http.client
 import subprocess

@@ -1,4 +1,4 @@
-"""The loop of a model owner, by the commands: train, publish, evaluate, be refused, promote, serve."""
+"""A model owner's loop, by the commands: train, publish, evaluate, be refused, promote, serve."""
 
 import json
 from pathlib import Path

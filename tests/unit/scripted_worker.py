@@ -11,10 +11,10 @@ from vlm2vec_service.scheduling.batch import BatchInput, BatchResult
 
 
 class ScriptedWorker:
-    """Answers an input with the vector ``[number]``, its first token, or what ``vectors`` has for it.
+    """Answers an input with the vector ``[number]``, its first token, or what ``vectors`` has.
 
-    ``behave`` may hold a batch up or raise; adapters named in ``unloadable`` are refused, and loading
-    waits for ``gate``, if there is one.
+    ``behave`` may hold a batch up or raise; adapters named in ``unloadable`` are refused, and
+    loading waits for ``gate``, if there is one.
     """
 
     def __init__(self, token_budget: int = 4, name: str = "scripted") -> None:

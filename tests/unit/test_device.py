@@ -73,7 +73,7 @@ def test_batches_go_first_and_steps_get_a_share_after_each() -> None:
         for batch in batches:
             batch.result(10)
         steps.join(10)
-    # A step takes longer than the share of a batch: one fits after each, the rest when all is quiet.
+    # A step takes longer than the share of a batch: one fits after each, the rest when it is quiet.
     # The first batch began before there were steps, and may have ended so.
     assert "".join(name[0] for name in engine.order) in ("bsbsbsss", "bbsbssss")
 

@@ -26,7 +26,7 @@ PROTOCOL = {"grpc", "grpc_health", "google", "vlm2vec"}
 RULES = {
     OURS["vlm2vec"]: {*OURS} - {"vlm2vec"},
     OURS["vlm2vec_registry"]: {*OURS, "torch", "grpc"} - {"vlm2vec_registry"},
-    OURS["vlm2vec_service"]: {"vlm2vec_cli", "vlm2vec_demo", "vlm2vec_evaluation", "vlm2vec_training"},
+    OURS["vlm2vec_service"]: {*OURS} - {"vlm2vec", "vlm2vec_registry", "vlm2vec_service"},
     OURS["vlm2vec_evaluation"]: {"vlm2vec_cli", "vlm2vec_demo", "vlm2vec_training"},
     OURS["vlm2vec_training"]: {"vlm2vec_cli", "vlm2vec_demo", "vlm2vec_evaluation"},
     OURS["vlm2vec_demo"]: {"vlm2vec_cli"},

@@ -57,9 +57,8 @@ class TwoWorkers:
         scheduler = Scheduler("m", 100, 100, metrics)
         self.lanes = [scheduler.add_worker(worker) for worker in self.workers]
         self.residency = Residency(model, self.workers)
-        loader = Loader(
-            self.residency, VersionFiles(b""), self.workers, FirstByte(), RegistrySettings(), metrics
-        )  # fmt: skip
+        files, settings = VersionFiles(b""), RegistrySettings()
+        loader = Loader(self.residency, files, self.workers, FirstByte(), settings, metrics)
         served = Served(
             FirstByte(), scheduler, cast(list[Worker], self.workers), self.residency, loader,
             Shadow("m", scheduler, metrics),

@@ -72,7 +72,8 @@ class Access:
         self.quotas = quotas
 
     def start(self, method: str, peer: str, id: str) -> Call:
-        """A call comes in, with the ``id`` that the caller gave it, if any. `finish` has to follow."""
+        """Notes a call that comes in, with the ``id`` that the caller gave it, if any. `finish` has
+        to follow."""
         good = 0 < len(id) <= 128 and id.isascii() and id.isprintable()
         call = Call(method, peer, id if good else uuid.uuid4().hex)
         current.set(call)

@@ -1,4 +1,4 @@
-"""The addresses that the front end listens on: which are this host's alone, and how they are taken."""
+"""The addresses that the front end listens on: which only this host reaches, and taking them."""
 
 import ipaddress
 import os

@@ -29,7 +29,7 @@ class _Handler(WSGIRequestHandler):
     timeout = 10
 
     def get_environ(self) -> dict[str, Any]:
-        """With the names in the client's certificate, if there is TLS."""
+        """The WSGI environment, with the names in the client's certificate if there is TLS."""
         peer: dict[str, Any] = getattr(self.connection, "getpeercert", dict)()
         return super().get_environ() | {CERTIFICATE: certificate_names(peer)}
 
@@ -40,8 +40,11 @@ class _Handler(WSGIRequestHandler):
 def start_metrics(
     address: str, authenticator: Authenticator, certificate: Reloaded[Certificate] | None
 ) -> None:
-    """Serves ``/metrics`` on HOST:PORT. Where metrics are closed a bearer credential is needed,
-    and comes over TLS if there is a certificate. Raises `StartError`."""
+    """Serves ``/metrics`` on ``address``, HOST:PORT, in a thread that ends with the process.
+
+    Where metrics are not open to everybody a credential is needed, and TLS is used if there is a
+    certificate. Raises `StartError` for an address that cannot be listened on.
+    """
     closed = authenticator.required and "metrics" not in authenticator.open
     app: Any = _closed(make_wsgi_app(), authenticator) if closed else make_wsgi_app()
     host, _, port = address.rpartition(":")

@@ -14,10 +14,10 @@ T = TypeVar("T")
 
 
 class Reloaded(Generic[T]):
-    """What ``read`` makes of ``paths``, made again when their bytes change.
+    """The ``value`` that ``read`` makes of ``paths``, made again when the files' bytes change.
 
-    ``value`` is the last good one: a change that cannot be read is logged, counted, and tried
-    again at the next look. Mounted secrets are swapped by links, so bytes are compared, not times.
+    A change that cannot be read leaves the last good value: it is logged, counted, and tried again
+    at the next look. Mounted secrets are swapped by links, so bytes are compared, not times.
     """
 
     def __init__(self, name: str, paths: Sequence[Path], read: Callable[[], T]) -> None:
@@ -30,7 +30,7 @@ class Reloaded(Generic[T]):
         self.value = read()
 
     def look(self, metrics: Metrics) -> None:
-        """Reads again if the files have changed."""
+        """Makes the value again if the files have changed, and counts it in ``metrics``."""
         try:
             now = self._snapshot()
             if now == self._bytes:
@@ -57,7 +57,7 @@ class Reloaded(Generic[T]):
 
 
 async def follow(items: Sequence[Reloaded[Any]], seconds: float, metrics: Metrics) -> None:
-    """Looks at all ``items`` every so many ``seconds``, for ever."""
+    """Looks at all ``items`` every ``seconds``, until it is cancelled."""
     while True:
         await asyncio.sleep(seconds)
         for item in items:

@@ -27,7 +27,8 @@ log = logging.getLogger(__name__)
 
 
 async def _load_first(pipeline: Pipeline) -> list[asyncio.Task[None]]:
-    """Has what is known now ready for the workers that start, and follows the registry from then."""
+    """Has the versions that are known now loaded by the workers that start, and from then on
+    follows the registry."""
     tasks = []
     for served in pipeline.served.values():
         for version in list(served.model.versions.values()):

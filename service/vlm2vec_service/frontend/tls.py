@@ -1,4 +1,4 @@
-"""TLS for gRPC and HTTP from PEM files that may be replaced while connections are made."""
+"""TLS for gRPC and HTTP, from PEM files that may be replaced while the server runs."""
 
 import ssl
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ from vlm2vec_service.settings import TlsSettings
 
 @dataclass(frozen=True)
 class Certificate:
-    """What the files held, for gRPC, and a context of it, for HTTP."""
+    """The server's certificate: the content of the PEM files, for gRPC, and a context, for HTTP."""
 
     chain: bytes
     key: bytes
@@ -23,7 +23,10 @@ class Certificate:
 
 
 def follow_certificate(settings: TlsSettings) -> Reloaded[Certificate] | None:
-    """The certificate of ``settings``; None where TLS is off. Raises `StartError`."""
+    """Reads the certificate that ``settings`` name; returns None where TLS is off.
+
+    Raises `StartError`, `InvalidInputError`.
+    """
     if not settings.tls_certificate:
         if settings.tls_key or settings.tls_client_ca:
             raise StartError("needed with --tls-key or --tls-client-ca", "tls_certificate")
@@ -36,7 +39,7 @@ def follow_certificate(settings: TlsSettings) -> Reloaded[Certificate] | None:
 
 
 def grpc_credentials(certificate: Reloaded[Certificate]) -> grpc.ServerCredentials:
-    """Credentials that take the newest certificate for each connection."""
+    """Makes gRPC credentials that use the newest certificate for each connection."""
     known = certificate.value
 
     def changed() -> Any:
@@ -52,7 +55,7 @@ def grpc_credentials(certificate: Reloaded[Certificate]) -> grpc.ServerCredentia
 
 
 def http_context(certificate: Reloaded[Certificate]) -> ssl.SSLContext:
-    """A context that hands each connection over to that of the newest certificate."""
+    """Makes a context that hands each connection over to the context of the newest certificate."""
 
     def newest(connection: ssl.SSLObject, name: str | None, context: ssl.SSLContext) -> None:
         connection.context = certificate.value.context
@@ -64,7 +67,7 @@ def http_context(certificate: Reloaded[Certificate]) -> ssl.SSLContext:
 
 
 def certificate_names(peer: dict[str, Any] | None) -> tuple[str, ...]:
-    """The names in a verified certificate (``SSLSocket.getpeercert``), subject names last."""
+    """Lists the names in a verified certificate (``SSLSocket.getpeercert``), the subject's last."""
     peer = peer or {}
     common = [v for part in peer.get("subject", ()) for k, v in part if k == "commonName"]
     return (*(value for _, value in peer.get("subjectAltName", ())), *common)
@@ -76,7 +79,10 @@ def _configuration(certificate: Certificate) -> Any:
 
 
 def _read(paths: list[Path]) -> Certificate:
-    """Checks that key and chain belong together. Raises `InvalidInputError`."""
+    """Reads chain, key and the clients' authorities, and checks that the first two fit together.
+
+    Raises `InvalidInputError`.
+    """
     chain, key, *client_ca = (path.read_bytes() for path in paths)
     context = _context(bool(client_ca))
     try:

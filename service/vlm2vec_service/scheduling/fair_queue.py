@@ -15,7 +15,7 @@ from vlm2vec_service.errors import DeadlineError
 from vlm2vec_service.scheduling.batch import BatchInput
 
 SHADOW_SHARE = 0.25
-"""Of the token budget, for a batch of shadow inputs: whatever comes waits no longer than for that."""
+"""Of the token budget, for a batch of shadow inputs: whatever comes waits for no more than that."""
 BULK_EVERY = 8
 """One batch in so many is of bulk inputs, so that interactive load never starves them."""
 

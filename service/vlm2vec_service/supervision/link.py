@@ -111,8 +111,8 @@ def _load_request(name: str, folder: Path, with_files: bool) -> worker_pb2.LoadA
 
 @contextlib.contextmanager
 def _our_errors() -> Iterator[None]:
-    """Turns gRPC's errors into ours. When a channel is closed, gRPC cancels whoever awaits a call on
-    it, who would take that for the end of its own task."""
+    """Turns gRPC's errors into ours. When a channel is closed, gRPC cancels whoever awaits a call
+    on it, who would take that for the end of its own task."""
     try:
         yield
     except asyncio.CancelledError as error:

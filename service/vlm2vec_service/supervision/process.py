@@ -32,8 +32,8 @@ class Worker:
 
     ``address`` is that of a worker on another host, or None for a process of its own. ``wanted``
     are the folders of the adapters that it should hold, by name; ``refused`` are the adapters that
-    it could not load or must not answer with, and why. ``on_change`` is called whenever the worker gets ready or
-    stops being it.
+    it could not load or must not answer with, and why. ``on_change`` is called whenever the worker
+    gets ready or stops being it.
     """
 
     def __init__(
@@ -114,8 +114,8 @@ class Worker:
             self._count_adapters()
 
     async def refuse_adapter(self, name: str, reason: str) -> None:
-        """Takes out an adapter that was loaded and turned out to be of no use here; it stays refused
-        until it is loaded anew."""
+        """Takes out an adapter that was loaded and turned out to be of no use here; it stays
+        refused until it is loaded anew."""
         self.wanted.pop(name, None)
         self.refused[name] = reason
         self._count_adapters()

@@ -24,8 +24,8 @@ TRAFFIC = (CHAMPION, CANARY, SHADOW)
 
 @dataclass(frozen=True)
 class Version:
-    """One version of a model: an adapter in ``folder``, or one that is ``published`` in the registry
-    and fetched when it is needed, or neither: the base model. ``config`` is its
+    """One version of a model: an adapter in ``folder``, or one that is ``published`` in the
+    registry and fetched when it is needed, or neither: the base model. ``config`` is its
     ``embedding.json``."""
 
     name: str

@@ -25,8 +25,8 @@ Fetch = Callable[[PublishedVersion, Path], None]
 
 
 class VersionFiles:
-    """Finds the files of one model's versions. ``base_digest`` is that of the model's base; ``cache``
-    and ``fetch`` are needed only for versions that are published in a registry."""
+    """Finds the files of one model's versions. ``base_digest`` is that of the model's base;
+    ``cache`` and ``fetch`` are needed only for versions that are published in a registry."""
 
     def __init__(
         self, base_digest: bytes, cache: Cache | None = None, fetch: Fetch | None = None
@@ -37,8 +37,8 @@ class VersionFiles:
         self._pool = ThreadPoolExecutor(FETCHES, "fetching", _give_way)
 
     async def find(self, version: Version) -> tuple[Path, int]:
-        """Returns the version's folder, verified, and the bytes of its weights; it stays where it is
-        until `release`. Raises `AdapterError`, `ArtifactError` and `OutageError`."""
+        """Returns the version's folder, verified, and the bytes of its weights; it stays where it
+        is until `release`. Raises `AdapterError`, `ArtifactError` and `OutageError`."""
         return await asyncio.get_running_loop().run_in_executor(self._pool, self._find, version)
 
     def release(self, version: Version) -> None:

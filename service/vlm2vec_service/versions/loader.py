@@ -1,7 +1,7 @@
 """Brings versions into the workers and lets them go: on demand, the least lately used first out.
 
-A version is loaded when an alias with traffic points to it, when it is preloaded, and when a request
-names it. Requests for other versions run on meanwhile.
+A version is loaded when an alias with traffic points to it, when it is preloaded, and when a
+request names it. Requests for other versions run on meanwhile.
 """
 
 import asyncio
@@ -66,11 +66,11 @@ class Loader:
         metrics.load_failures.labels(self.model)  # from 0, for alerts
 
     async def ensure(self, version: Version, traffic: bool = False) -> None:
-        """Returns when the workers hold ``version``; those that start load it before they are ready.
+        """Returns when the workers hold ``version``; one that starts loads it before it is ready.
 
-        One that is to get ``traffic`` is let in although there is no room. Raises `AdapterError` with
-        the reason if no worker can load it, at once if that was found lately, and `ExhaustedError`
-        where every place is taken by versions in use.
+        One that is to get ``traffic`` is let in although there is no room. Raises `AdapterError`
+        with the reason if no worker can load it, at once if that was found lately, and
+        `ExhaustedError` where every place is taken by versions in use.
         """
         name = version.name
         if version.is_base:

@@ -1,4 +1,4 @@
-"""The queue of a worker's device: batches one at a time, adapters loaded in the gaps between them."""
+"""The queue of a worker's device: batches one at a time, and adapters in the gaps between them."""
 
 import collections
 import contextlib

@@ -28,7 +28,8 @@ THREADS = 8
 def serve(base: Path, address: str, settings: EngineSettings) -> None:
     """Loads ``base`` and serves on ``address`` (``unix:PATH`` or ``HOST:PORT``) until SIGTERM, or
     until the parent that watches this process is gone."""
-    # A thread settles for the last number that any thread has set when it first asks: before the pool.
+    # Before the pool: a thread settles for the last number that any thread has set when it first
+    # asks.
     torch.set_num_threads(torch.get_num_threads())
     engine = Engine.load(base, settings)
     server = grpc.server(

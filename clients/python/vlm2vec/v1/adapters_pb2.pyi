@@ -30,11 +30,11 @@ class _AdapterStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_AdapterS
     ADAPTER_STATE_AVAILABLE: _AdapterState.ValueType  # 1
     """Known, not loaded."""
     ADAPTER_STATE_LOADING: _AdapterState.ValueType  # 2
-    """Being loaded."""
+    """Being fetched or loaded."""
     ADAPTER_STATE_LOADED: _AdapterState.ValueType  # 3
-    """Ready in every worker."""
+    """Ready: a worker answers with it; `reason` names any worker that could not load it."""
     ADAPTER_STATE_FAILED: _AdapterState.ValueType  # 4
-    """Could not be loaded; `reason` says why."""
+    """Could not be loaded, and no worker answers with it; `reason` says why."""
 
 class AdapterState(_AdapterState, metaclass=_AdapterStateEnumTypeWrapper):
     """Where a version is in its life."""
@@ -44,11 +44,11 @@ ADAPTER_STATE_UNSPECIFIED: AdapterState.ValueType  # 0
 ADAPTER_STATE_AVAILABLE: AdapterState.ValueType  # 1
 """Known, not loaded."""
 ADAPTER_STATE_LOADING: AdapterState.ValueType  # 2
-"""Being loaded."""
+"""Being fetched or loaded."""
 ADAPTER_STATE_LOADED: AdapterState.ValueType  # 3
-"""Ready in every worker."""
+"""Ready: a worker answers with it; `reason` names any worker that could not load it."""
 ADAPTER_STATE_FAILED: AdapterState.ValueType  # 4
-"""Could not be loaded; `reason` says why."""
+"""Could not be loaded, and no worker answers with it; `reason` says why."""
 Global___AdapterState: _TypeAlias = AdapterState  # noqa: Y015
 
 @_typing.final
@@ -72,7 +72,7 @@ class Adapter(_message.Message):
     state: Global___AdapterState.ValueType
     """Where it is in its life."""
     reason: _builtins.str
-    """Why it failed."""
+    """Why it failed; or, of one that is loaded, which worker could not load it, and why."""
     @_builtins.property
     def aliases(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """The aliases that point to it."""

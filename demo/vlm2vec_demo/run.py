@@ -16,7 +16,7 @@ from tqdm import tqdm
 from vlm2vec import Client, Input, VLM2VecError
 from vlm2vec.inputs import InputLike
 from vlm2vec_demo.digits import MODEL
-from vlm2vec_demo.served import DemoError, Server, serving
+from vlm2vec_demo.served import DemoError, DemoServer, serving
 from vlm2vec_demo.sheet import draw
 from vlm2vec_evaluation import Evaluation, Task, evaluate
 from vlm2vec_evaluation.source import Embed, Key, by_client, key_of
@@ -33,7 +33,7 @@ STREAM_SECONDS = 120.0
 
 
 @dataclass(frozen=True)
-class Job:
+class DemoArguments:
     """The command's arguments. ``progress`` None means on a terminal only."""
 
     folder: Path
@@ -50,7 +50,7 @@ class Scored:
     vectors: Vectors
 
 
-def run(job: Job) -> int:
+def run(arguments: DemoArguments) -> int:
     """Runs the demo and prints what it finds; the number of requests that failed.
 
     Raises `ServeError`.
@@ -58,25 +58,25 @@ def run(job: Job) -> int:
     if not (MODEL / "base").is_dir():
         raise DemoError(f"{MODEL} is not there: make train-default makes it, in half an hour")
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: the server is stopped
-    job.folder.mkdir(parents=True, exist_ok=True)
-    store, say = job.folder / "registry", _clock()
+    arguments.folder.mkdir(parents=True, exist_ok=True)
+    store, say = arguments.folder / "registry", _clock()
     say(f"publish v1 and v2 of {NAME} to an SQLite MLflow in {store}; v1 is the champion")
     registry = Registry(str(store))
     first, second = (_publish(registry, MODEL / name) for name in ("v1", "v2"))
     traffic.promote(registry, NAME, first)
     flags = [
         "--model", f"{NAME}={MODEL / 'base'}", "--registry", str(store), "--poll-seconds", "0.5",
-        "--cache-dir", str(job.folder / "cache"),
+        "--cache-dir", str(arguments.folder / "cache"),
     ]  # fmt: skip
-    with serving(job.folder, *flags) as server:
+    with serving(arguments.folder, *flags) as server:
         say(f"start a server that follows it; its log is {server.log}")
-        asked = _tasks(job.scenes)
+        asked = _tasks(arguments.scenes)
         inputs = _inputs(asked)
         server.wait(NAME)
         try:
             with Client(server.grpc, max_retries=0) as client:
                 say(f"v1 answers: stream {len(inputs)} inputs of digits that it never saw")
-                before = _score(client, asked, len(inputs), job.progress)
+                before = _score(client, asked, len(inputs), arguments.progress)
                 click.echo(f"\n{table({'v1': before.evaluation})}\n")
                 say("promote v2 while a stream runs")
                 answers = _promote(client, list(inputs.values()), registry, first, second)
@@ -84,16 +84,16 @@ def run(job: Job) -> int:
                 told = f"{answers[first]} by v1, {answers[second]} by v2"
                 say(f"answers in that stream: {told}; requests failed: {failed}")
                 say("v2 answers: stream the same inputs")
-                after = _score(client, asked, len(inputs), job.progress)
+                after = _score(client, asked, len(inputs), arguments.progress)
         except VLM2VecError as error:
             raise DemoError(f"{error}; see {server.log}") from error
         say("draw demo.png")
-        draw(job.folder / "demo.png", asked, [("v1", before.vectors), ("v2", after.vectors)])
-        pictures = _write_pictures(asked, job.folder / "pictures")
-        server.keep = job.keep
+        draw(arguments.folder / "demo.png", asked, [("v1", before.vectors), ("v2", after.vectors)])
+        pictures = _write_pictures(asked, arguments.folder / "pictures")
+        server.keep = arguments.keep
     scores = table({"v1": before.evaluation, "v2": after.evaluation})
     click.echo(f"\n{scores}\n\n  requests failed: {failed}\n")
-    click.echo(_next_steps(job, server, registry.uri, pictures))
+    click.echo(_next_steps(arguments, server, registry.uri, pictures))
     return failed
 
 
@@ -205,18 +205,20 @@ def _write_pictures(asked: list[Task], folder: Path) -> dict[str, Path]:
     return written
 
 
-def _next_steps(job: Job, server: Server, store: str, pictures: Mapping[str, Path]) -> str:
+def _next_steps(
+    arguments: DemoArguments, server: DemoServer, store: str, pictures: Mapping[str, Path]
+) -> str:
     python = Path(sys.executable)
     if python.is_relative_to(Path.cwd()):
         python = python.relative_to(Path.cwd())
     caption, picture = next(iter(pictures.items()))
     running = (
         f"The server runs until you say:  kill {server.process.pid}"
-        if job.keep
+        if arguments.keep
         else "The server is stopped; --keep leaves it running, for:"
     )
     return f"""\
-Queries and what was found:  {job.folder / "demo.png"}
+Queries and what was found:  {arguments.folder / "demo.png"}
 MLflow:  {python} -m mlflow ui --backend-store-uri {shlex.quote(store)}
 
 {running}

@@ -24,7 +24,7 @@ class DemoError(ServeError):
 
 
 @dataclass
-class Server:
+class DemoServer:
     """A server that was started; addresses are HOST:PORT. ``keep`` leaves it running."""
 
     process: subprocess.Popen[bytes]
@@ -59,7 +59,7 @@ class Server:
 
 
 @contextlib.contextmanager
-def serving(folder: Path, *flags: str) -> Iterator[Server]:
+def serving(folder: Path, *flags: str) -> Iterator[DemoServer]:
     """Starts ``vlm2vec serve`` with ``flags`` on ports of this host, and stops it in the end unless
     told to ``keep`` it. Its log is ``folder``/server.log. Settings of the caller's environment do
     not reach it."""
@@ -77,7 +77,7 @@ def serving(folder: Path, *flags: str) -> Iterator[Server]:
             stdin=subprocess.DEVNULL, stdout=output, stderr=output, env=environment,
             start_new_session=True,  # Ctrl-C is for us, who stop it
         )  # fmt: skip
-    server = Server(process, grpc, http, metrics, log)
+    server = DemoServer(process, grpc, http, metrics, log)
     try:
         yield server
     except BaseException:

@@ -1,7 +1,10 @@
 """Evaluation of embedding models by MMEB's protocol, and the gate that decides a promotion.
 
-``suite`` and ``data`` read what is asked, ``remote`` and ``local`` embed it, ``evaluation`` scores
-it, ``record`` writes the scores to a version in the registry and ``gate`` reads them there.
+``vlm2vec evaluate`` runs `run`: ``suite`` and ``data`` read the tasks, with prompts by ``prompts``;
+``source`` has a service embed their inputs and ``local`` the engine in this process, and
+``vector_file`` keeps the vectors; ``evaluation`` and ``metrics`` score them, and ``report`` prints
+the scores. ``record`` writes them to a version in the registry, where ``gate`` reads them. ``mteb``
+is for MTEB's own tasks.
 """
 
 from vlm2vec_evaluation.errors import EvaluationError

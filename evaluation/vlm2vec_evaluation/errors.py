@@ -1,4 +1,4 @@
-"""What stops an evaluation."""
+"""The error that stops an evaluation."""
 
 from vlm2vec_service.errors import ServeError
 

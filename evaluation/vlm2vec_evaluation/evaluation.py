@@ -1,4 +1,4 @@
-"""Tasks to scores: every distinct input is embedded once, candidates are ranked for each query."""
+"""Scores tasks: embeds every distinct input once, and ranks the candidates of each query."""
 
 import hashlib
 from collections.abc import Iterable
@@ -27,7 +27,7 @@ class Evaluation:
 
     @property
     def averages(self) -> dict[str, Scores]:
-        """Macro averages: by meta-task ("classification", …), by split ("ind", "ood"), "overall"."""
+        """Averages by meta-task ("classification", …), by split ("ind", "ood"), and "overall"."""
         return averages(self.data_sets)
 
 
@@ -38,12 +38,12 @@ def evaluate(
     vectors: Vectors | None = None,
     progress: bool = False,
 ) -> Evaluation:
-    """Ranks each query's candidates by cosine and scores the rank of the right one, or of the best
-    placed of several.
+    """Ranks each query's candidates by cosine, and scores the rank of the right one.
 
-    ``source`` is a client, whose server's default model then answers, or a function such as
-    `vlm2vec_evaluation.source.by_client` makes. Only inputs that are not in ``vectors`` are embedded,
-    and their vectors added there. ``tasks`` may be lazy: one is held at a time.
+    Where several are right, it is the rank of the best placed. ``source`` is a client, whose
+    server's default model then answers, or a function such as
+    `vlm2vec_evaluation.source.by_client` makes. Only inputs that are not in ``vectors`` are
+    embedded, and their vectors added there. ``tasks`` may be lazy: one is held at a time.
 
     Raises `EvaluationError` where an input has no vector, after all others of its task have theirs.
     """
@@ -88,7 +88,7 @@ class _Inputs:
 
     def __init__(self) -> None:
         self.items: dict[Key, InputLike] = {}
-        # The same candidates come with every query. Each object is held, so that its id stays its own.
+        # The same candidates come with every query. Each object is held: its id stays its own.
         self._seen: dict[int, tuple[InputLike, Key]] = {}
 
     def key(self, item: "InputLike") -> Key:

@@ -1,4 +1,4 @@
-"""The gate: may a version become the champion, by what was recorded of it?"""
+"""The gate: decides by recorded evaluations whether a version may become the champion."""
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -17,10 +17,10 @@ ROUNDING = 1e-9
 
 @dataclass(frozen=True)
 class Requirement:
-    """What a candidate has to have.
+    """The scores on a suite that a candidate has to have.
 
-    ``min_hit1`` is the least overall hit@1; ``max_drop`` how much hit@1 may be lower than the
-    champion's, on each data set and overall.
+    ``min_hit1`` is the least overall hit@1. ``max_drop`` is how much lower than the champion's
+    hit@1 may be, on each data set and overall.
     """
 
     suite: Suite
@@ -29,7 +29,7 @@ class Requirement:
 
 
 def parse(text: str) -> Requirement:
-    """A requirement from ``SUITE[:KEY=VALUE,...]``, such as suite.yaml:min_hit1=0.60,max_drop=0.005.
+    """Parses a requirement ``SUITE[:KEY=VALUE,...]``, such as `EXAMPLE`.
 
     Raises `EvaluationError`.
     """
@@ -49,10 +49,10 @@ def parse(text: str) -> Requirement:
 
 
 def check(registry: "Registry", model: str, version: str, requirement: Requirement) -> list[str]:
-    """Why ``version`` (a name or an alias) may not become the champion of ``model``; empty if it
-    may.
+    """Lists why ``version``, a name or an alias, may not become the champion of ``model``.
 
-    Reads the registry alone, embeds nothing. Raises what `Registry.version` raises.
+    The list is empty if it may. Reads the registry alone, and embeds nothing. Raises what
+    `Registry.version` raises.
     """
     from vlm2vec_registry.errors import MissingError
     from vlm2vec_registry.snapshot import CHAMPION
@@ -70,8 +70,10 @@ def reasons(
     candidate: "PublishedVersion",
     champion: "PublishedVersion | None",
 ) -> list[str]:
-    """`check` without the registry. Without a champion, or where it is the candidate, nothing can
-    drop."""
+    """Lists why ``candidate`` may not become the champion in place of ``champion``.
+
+    Without a champion, or where it is the candidate, no score can drop.
+    """
     try:
         mine = _current(requirement.suite, candidate)
         problems = _too_low(requirement, mine)

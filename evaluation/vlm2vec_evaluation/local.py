@@ -1,4 +1,4 @@
-"""Vectors from the engine in this process, without a server."""
+"""Embeds by the engine in this process, without a server."""
 
 import sys
 from collections.abc import Iterable, Iterator
@@ -28,7 +28,7 @@ ADAPTER = "adapter"
 
 @dataclass(frozen=True)
 class LocalModel:
-    """A checkpoint with at most one adapter, loaded."""
+    """A loaded checkpoint with at most one adapter, and the space of its vectors."""
 
     embed: Embed
     space: str
@@ -43,7 +43,10 @@ def load(
     video: VideoSettings,
     threads: int = 4,
 ) -> LocalModel:
-    """Loads ``base`` and ``adapter``. Raises `CheckpointError`, `AdapterError`."""
+    """Loads the checkpoint ``base`` and ``adapter``; inputs are decoded in ``threads`` threads.
+
+    Raises `CheckpointError` and `AdapterError`.
+    """
     preprocessor = load_preprocessor(base, limits)
     engine = Engine.load(base, engine_settings)
     name = ADAPTER if adapter else None

@@ -1,6 +1,6 @@
-"""Ranks to scores: hit@k, MRR, nDCG@5, and their averages.
+"""Computes scores of ranks, which are hit@k, MRR and nDCG@5, and their averages.
 
-Each query has one right candidate, at rank 1 where it is the best. With one right candidate,
+A rank is that of the right candidate, 1 where it is the best. With one right candidate,
 nDCG@5 is ``1 / log2(1 + rank)`` up to rank 5 and 0 beyond, for linear and exponential gain alike.
 """
 
@@ -15,7 +15,10 @@ from vlm2vec_evaluation.suite import META_TASKS, OVERALL, SPLITS
 
 @dataclass(frozen=True)
 class Scores:
-    """Each from 0 to 1. ``chance`` is the hit@1 of a blind choice."""
+    """The scores of a data set or their averages, each from 0 to 1.
+
+    ``chance`` is the hit@1 of a blind choice.
+    """
 
     hit1: float
     hit5: float
@@ -43,10 +46,11 @@ class DataSetScores:
 def rank(
     query: npt.NDArray[np.float32], candidates: npt.NDArray[np.float32], right: Sequence[bool]
 ) -> int:
-    """The place by inner product, from 1, of the best candidate that is right.
+    """Returns the rank by inner product, from 1, of the best candidate that is right.
 
-    ``query`` is float32 ``(dim,)``, ``candidates`` ``(n, dim)``, ``right`` says which are. A wrong
-    one of the same score is before it, so that a model that gives one vector for everything scores 0.
+    ``query`` is float32 ``(dim,)``, ``candidates`` ``(n, dim)``, and ``right`` says which of them
+    are. A wrong one of the same score is before it, so that a model that gives one vector for
+    everything scores 0.
     """
     scores = candidates @ query
     wanted = np.asarray(right)
@@ -54,7 +58,7 @@ def rank(
 
 
 def scores_of(ranks: Sequence[int], chances: Sequence[float]) -> Scores:
-    """The means over all queries. ``chances`` are the shares of candidates that are right."""
+    """Averages over queries. ``chances`` are the shares of their candidates that are right."""
     places = np.asarray(ranks, np.float64)
     return Scores(
         hit1=float(np.mean(places <= 1)),
@@ -67,7 +71,7 @@ def scores_of(ranks: Sequence[int], chances: Sequence[float]) -> Scores:
 
 
 def averages(data_sets: Mapping[str, DataSetScores]) -> dict[str, Scores]:
-    """The mean over data sets, each counting once, by meta-task, by split, and overall."""
+    """Averages over data sets, each counting once, by meta-task, by split, and overall."""
     rows = list(data_sets.values())
     groups = {name: [row for row in rows if row.meta_task == name] for name in META_TASKS}
     groups |= {name: [row for row in rows if row.split == name] for name in SPLITS}

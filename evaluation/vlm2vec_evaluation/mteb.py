@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from torch.utils.data import DataLoader
 
 REPRESENT = "Represent the given image."
-"""What VLM2Vec is told of a picture that is looked for."""
+"""VLM2Vec's instruction for a picture that is looked for."""
 
 
 class ServedEncoder(AbsEncoder):
@@ -45,11 +45,13 @@ class ServedEncoder(AbsEncoder):
         instructions: Mapping[str, Any] | None = None,
         window: int = 256,
     ) -> None:
-        """The version that ``model``, NAME, NAME@ALIAS or NAME@VERSION, is now; it stays that one.
+        """Chooses the version that ``model``, NAME, NAME@ALIAS or NAME@VERSION, is now.
 
-        ``instructions`` are by name of a task, type of a task, "query" or "document", and each a
-        string or such by "query" and "document". What is not there has the task's own prompt for
-        queries, and for documents none, or `REPRESENT` where there is a picture.
+        It stays that one, whatever the alias does.
+
+        ``instructions`` are by the name of a task, the type of a task, "query" or "document"; each
+        is a string, or strings by "query" and "document". Without one, queries have the task's own
+        prompt, and documents none, or `REPRESENT` where there is a picture.
 
         Raises `EvaluationError` if no such model is served.
         """
@@ -81,7 +83,10 @@ class ServedEncoder(AbsEncoder):
         prompt_type: PromptType | None = None,
         **kwargs: "Unpack[EncodeKwargs]",
     ) -> npt.NDArray[np.float32]:
-        """float32 ``(n, dim)``, in order. Raises `VLM2VecError` where an input has no vector."""
+        """Embeds ``inputs`` as float32 ``(n, dim)``, in order.
+
+        Raises `VLM2VecError` where an input has no vector.
+        """
         items = (
             Input(
                 text=text,

@@ -11,7 +11,7 @@ from vlm2vec_service.offline import mmeb
 
 
 def placeholder(backbone: str) -> str:
-    """Returns the image placeholder of ``backbone``. Raises `EvaluationError` for an unknown one."""
+    """Returns the image placeholder of ``backbone``. Raises `EvaluationError` if it is unknown."""
     if backbone not in FAMILIES:
         raise EvaluationError(
             f"backbone {backbone!r} has no known image placeholder; known are {', '.join(FAMILIES)}"

@@ -1,4 +1,4 @@
-"""Recorded evaluations: an MLflow run, and a tag of the version that was evaluated."""
+"""Records evaluations: in an MLflow run, and in a tag of the version that was evaluated."""
 
 import json
 import time
@@ -14,16 +14,15 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
 
     from vlm2vec_registry.snapshot import PublishedVersion
-
     from vlm2vec_registry.store import Registry
 
 PREFIX = "vlm2vec.evaluation."
-"""Before a suite's name: the tag that holds the last evaluation on it."""
+"""With a suite's name behind it, the tag that holds the last evaluation on that suite."""
 
 
 @dataclass(frozen=True)
 class Recorded:
-    """What a version's tag says. ``hit1`` and ``data`` are by data set."""
+    """A recorded evaluation, as a version's tag holds it. ``hit1`` and ``data`` are by data set."""
 
     suite: str
     suite_digest: str
@@ -38,7 +37,7 @@ def record(
     registry: "Registry", version: "PublishedVersion", suite: Suite, evaluation: Evaluation,
     space: str,
 ) -> Recorded:  # fmt: skip
-    """Logs the scores to a run and names it in a tag of ``version``.
+    """Logs the scores to a run, and names it in a tag of ``version``.
 
     Metrics are called ``DATA_SET/hit1`` and ``overall/hit1``; ``evaluation.json`` is the whole.
     Raises `EvaluationError` if the vectors were not of the version's space, or the evaluation has
@@ -102,7 +101,7 @@ def _log(
 
 
 def read(version: "PublishedVersion", suite: Suite) -> Recorded | None:
-    """The last evaluation of ``version`` on a suite of this name; None if there is none.
+    """Reads the last evaluation of ``version`` on a suite of this name; None if there is none.
 
     Raises `EvaluationError` for a tag that was not made by `record`.
     """

@@ -1,4 +1,4 @@
-"""Scores as a table for people and as JSON for programs."""
+"""Writes scores as a table for people and as JSON for programs."""
 
 from dataclasses import asdict
 from typing import Any
@@ -11,7 +11,7 @@ COLUMNS = {"hit1": "hit@1", "hit5": "hit@5", "hit10": "hit@10", "mrr": "MRR", "n
 
 
 def to_json(evaluation: Evaluation) -> dict[str, Any]:
-    """``{"averages": {group: scores}, "data_sets": {name: scores and what they are of}}``."""
+    """Returns ``{"averages": {group: scores}, "data_sets": {name: scores and their data}}``."""
     rows = {}
     for name, row in evaluation.data_sets.items():
         about = {"meta_task": row.meta_task, "split": row.split, "queries": row.queries}
@@ -21,7 +21,7 @@ def to_json(evaluation: Evaluation) -> dict[str, Any]:
 
 
 def table(evaluation: Evaluation) -> str:
-    """A line for each data set, and below them the averages."""
+    """Writes a line for each data set, and below them the averages."""
     width = max(map(len, [*evaluation.data_sets, "classification"]))
     labels = "".join(f"{label:>8}" for label in COLUMNS.values())
     lines = [f"{'data set':{width}}  {'meta-task':14}  {'split':5}  {'queries':>7}{labels}"]

@@ -1,8 +1,6 @@
-"""What ``vlm2vec evaluate`` does with its arguments."""
+"""Runs ``vlm2vec evaluate``."""
 
 import json
-import os
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -21,6 +19,7 @@ from vlm2vec_evaluation.source import Embed, by_client
 from vlm2vec_evaluation.suite import Suite, read_suite
 from vlm2vec_evaluation.target import EvaluationTarget, find_target
 from vlm2vec_evaluation.vector_file import open_vectors
+from vlm2vec_registry.files import write_whole
 from vlm2vec_service.settings import EngineSettings, Limits, VideoSettings
 
 if TYPE_CHECKING:
@@ -30,7 +29,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class EvaluateArguments:
-    """The command's arguments. ``progress`` None means on a terminal only."""
+    """The arguments of ``vlm2vec evaluate``."""
 
     suite: str
     data: Path | None
@@ -50,7 +49,7 @@ class EvaluateArguments:
     output: Path | None
     record: bool
     registry: str
-    progress: bool | None
+    progress: bool
     engine: EngineSettings
     limits: Limits
     video: VideoSettings
@@ -63,8 +62,9 @@ def run(arguments: EvaluateArguments) -> None:
     for data_set in chosen.data_sets:
         suite.path(data_set)  # what is missing is said before hours of embedding
     if arguments.output and not arguments.output.parent.is_dir():
-        raise EvaluationError(f"{arguments.output}: the folder {arguments.output.parent} does not exist")
-    show = sys.stderr.isatty() if arguments.progress is None else arguments.progress
+        raise EvaluationError(
+            f"{arguments.output}: the folder {arguments.output.parent} does not exist"
+        )
     with _source(arguments) as (embed, target):
         version = _version(arguments, target) if arguments.record else None
         with open_vectors(arguments.cache, target.space) as vectors:
@@ -72,7 +72,7 @@ def run(arguments: EvaluateArguments) -> None:
                 read_task(suite, data_set, target.backbone, arguments.limit)
                 for data_set in chosen.data_sets
             )
-            evaluation = evaluate(embed, tasks, vectors=vectors, progress=show)
+            evaluation = evaluate(embed, tasks, vectors=vectors, progress=arguments.progress)
     click.echo(f"{target.model} version {target.version}, space {target.space}: {suite.name}\n")
     click.echo(table(evaluation))
     if arguments.output:
@@ -95,15 +95,25 @@ def _chosen(suite: Suite, only: tuple[str, ...]) -> Suite:
 
 @contextmanager
 def _source(arguments: EvaluateArguments) -> Iterator[tuple[Embed, EvaluationTarget]]:
-    """What embeds, and what it is."""
+    """Gives what embeds, and which version that is."""
     if arguments.local:
         from vlm2vec_evaluation.local import load  # torch
 
         assert arguments.base is not None
-        model = load(arguments.base, arguments.adapter, arguments.engine, arguments.limits, arguments.video, arguments.threads)
+        model = load(
+            arguments.base,
+            arguments.adapter,
+            arguments.engine,
+            arguments.limits,
+            arguments.video,
+            arguments.threads,
+        )
         name, _, version = arguments.model.partition("@")
         place = arguments.adapter or arguments.base
-        yield model.embed, EvaluationTarget(name or str(place), version or "-", model.space, model.backbone)
+        yield (
+            model.embed,
+            EvaluationTarget(name or str(place), version or "-", model.space, model.backbone),
+        )
         return
     try:
         with Client(
@@ -114,13 +124,18 @@ def _source(arguments: EvaluateArguments) -> Iterator[tuple[Embed, EvaluationTar
         ) as client:
             target = find_target(client.models(), arguments.model)
             # The space pins the version, also while a canary takes a share or the champion changes.
-            yield by_client(client, arguments.window, model=target.model, space=target.space), target
+            yield (
+                by_client(client, arguments.window, model=target.model, space=target.space),
+                target,
+            )
     except (VLM2VecError, OSError) as error:
         raise EvaluationError(f"{arguments.target}: {error}") from error
 
 
-def _version(arguments: EvaluateArguments, target: EvaluationTarget) -> "tuple[Registry, PublishedVersion]":
-    """Where to record, asked for before anything is embedded."""
+def _version(
+    arguments: EvaluateArguments, target: EvaluationTarget
+) -> "tuple[Registry, PublishedVersion]":
+    """Finds the version to record on, before anything is embedded."""
     from vlm2vec_registry.errors import RegistryError
     from vlm2vec_registry.store import Registry
 
@@ -138,14 +153,12 @@ def _version(arguments: EvaluateArguments, target: EvaluationTarget) -> "tuple[R
 
 
 def _write(path: Path, target: EvaluationTarget, suite: Suite, evaluation: Evaluation) -> None:
-    """Writes the JSON file, which appears whole."""
+    """Writes the JSON file."""
     about = {
         "model": target.model, "version": target.version, "space": target.space,
         "suite": suite.name, "suite_digest": suite.digest,
     }  # fmt: skip
-    partial = path.with_name(f".{path.name}.part")
     try:
-        partial.write_text(json.dumps({**about, **to_json(evaluation)}, indent=2) + "\n")
-        os.replace(partial, path)
+        write_whole(path, json.dumps({**about, **to_json(evaluation)}, indent=2) + "\n")
     except OSError as error:
         raise EvaluationError(f"{path}: {error.strerror}") from error

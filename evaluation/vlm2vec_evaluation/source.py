@@ -1,4 +1,4 @@
-"""Where vectors come from: what identifies an input, and a running service as a source."""
+"""Sources of vectors: how an input is identified, and how a running service embeds it."""
 
 import hashlib
 import sys
@@ -15,15 +15,18 @@ if TYPE_CHECKING:  # the client imports gRPC, which takes a while
     from vlm2vec.inputs import InputLike
 
 Key: TypeAlias = bytes
-"""SHA-256 of an input: its words, and its images as they travel."""
+"""The SHA-256 of an input: of its words, and of its images as they travel."""
 Embed: TypeAlias = Callable[
     [Iterable[tuple[Key, "InputLike"]]], Iterator[tuple[Key, Vector | Exception]]
 ]
-"""Gives each input its vector, float32 ``(dim,)``, or why it has none, in any order."""
+"""Gives each input its vector, float32 ``(dim,)``, or the error for which it has none.
+
+The inputs may come in any order.
+"""
 
 
 def key_of(item: "InputLike") -> Key:
-    """32 bytes that are equal where the inputs' messages are. Reads image files.
+    """Returns 32 bytes that are equal for inputs of equal messages. Reads image files.
 
     Raises `EvaluationError` for a file that cannot be read.
     """
@@ -38,7 +41,10 @@ def key_of(item: "InputLike") -> Key:
 
 
 def by_client(client: "Client", window: int = 256, **options: "Unpack[Options]") -> Embed:
-    """Embeds through ``client``, ``window`` inputs at a time; ``options`` name model and version."""
+    """Makes a source of ``client``, which embeds ``window`` inputs at a time.
+
+    ``options`` are those of a call: they name the model and the version.
+    """
 
     from vlm2vec import VLM2VecError
 

@@ -1,4 +1,4 @@
-"""Suite files: which data sets are evaluated, where their data lie, how they are averaged."""
+"""Reads suite files, which say what data sets are evaluated and where their data lie."""
 
 import hashlib
 import json
@@ -18,7 +18,7 @@ SPLITS = ("ind", "ood")
 PROMPTS = ("mmeb", "template")
 OVERALL = "overall"
 NAME = re.compile(r"[A-Za-z0-9][\w.-]*")
-"""What a name may be: it becomes part of an MLflow tag and of metrics' names."""
+"""The pattern of a name, which becomes part of an MLflow tag and of metrics' names."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ class Suite:
         return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:32]
 
     def path(self, data_set: DataSet) -> Path:
-        """Where the rows of ``data_set`` are. Raises `EvaluationError` if nothing is there."""
+        """Finds the rows of ``data_set``. Raises `EvaluationError` if there is nothing."""
         path = self.root / data_set.path
         if not path.exists():
             raise EvaluationError(
@@ -71,13 +71,13 @@ class Suite:
 
 
 def shipped() -> list[str]:
-    """Names of the suites that come with this package."""
+    """Lists the names of the suites that come with this package."""
     folder = resources.files("vlm2vec_evaluation") / "suites"
     return sorted(item.name.removesuffix(".yaml") for item in folder.iterdir())
 
 
 def read_suite(source: str | Path, root: Path | None = None) -> Suite:
-    """The suite in the file ``source``, or the shipped one of that name.
+    """Reads the suite in the file ``source``, or the shipped one of that name.
 
     ``root`` is where relative paths start, if not at the file's folder. Raises `EvaluationError`
     that names the file and the key at fault.
@@ -96,7 +96,10 @@ def read_suite(source: str | Path, root: Path | None = None) -> Suite:
 
 
 def parse_suite(values: Any, name: str, root: Path) -> Suite:
-    """A suite from parsed YAML, called ``name`` if it does not say. Raises `EvaluationError`."""
+    """Makes a suite of parsed YAML; ``name`` is its name if the YAML has none.
+
+    Raises `EvaluationError` that names the key at fault.
+    """
     _check_keys("the whole", values, {"name", "images", "prompts", "data_sets"}, {"data_sets"})
     rows = values["data_sets"]
     if not isinstance(rows, list) or not rows:

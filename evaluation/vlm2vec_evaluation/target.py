@@ -1,4 +1,4 @@
-"""Which version of a served model is evaluated."""
+"""Finds the version of a served model that is to be evaluated."""
 
 from dataclasses import dataclass
 
@@ -8,7 +8,7 @@ from vlm2vec_evaluation.errors import EvaluationError
 
 @dataclass(frozen=True)
 class EvaluationTarget:
-    """The version of a model that is evaluated."""
+    """The version of a model that is evaluated, and the space of its vectors."""
 
     model: str
     version: str
@@ -17,7 +17,7 @@ class EvaluationTarget:
 
 
 def find_target(models: list[Model], reference: str) -> EvaluationTarget:
-    """What NAME, NAME@ALIAS or NAME@VERSION means on a server with ``models``.
+    """Finds what NAME, NAME@ALIAS or NAME@VERSION means on a server with ``models``.
 
     Without a name it is the only model, without a suffix the champion. Raises `EvaluationError`
     that lists what there is.

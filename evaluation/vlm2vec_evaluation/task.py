@@ -1,4 +1,4 @@
-"""Tasks: what is asked, among which candidates, and which of them is right."""
+"""Tasks: queries, the candidates of each, and which of them are right."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,17 +10,20 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Record:
-    """One query. Candidates that are equal count as one."""
+    """A query with its candidates, of which equal ones count as one."""
 
     query: "InputLike"
     candidates: Sequence["InputLike"]
     right: tuple[int, ...] = (0,)
-    """Index of the right candidate; or of several, where any will do."""
+    """The index of the right candidate; or of several, where any will do."""
 
 
 @dataclass(frozen=True)
 class Task:
-    """A data set in memory. Each candidate is hashed once if records share the object."""
+    """A data set in memory.
+
+    Records may share candidates: an object that stands in several is hashed once.
+    """
 
     name: str
     meta_task: str

@@ -1,4 +1,4 @@
-"""Vectors of one space on disk: an append-only file that survives a kill at any moment."""
+"""Keeps vectors of one space on disk, in an append-only file that survives a kill at any moment."""
 
 import fcntl
 import os
@@ -22,7 +22,7 @@ KEY_BYTES = 32
 
 
 class Vectors(Protocol):
-    """Vectors by the digest of their input; a dict is one."""
+    """A mapping of vectors by the digest of their input, as a dict is one."""
 
     def __contains__(self, key: object, /) -> bool: ...
     def __getitem__(self, key: bytes, /) -> Vector: ...
@@ -31,7 +31,7 @@ class Vectors(Protocol):
 
 @contextmanager
 def open_vectors(folder: Path, space: str) -> "Iterator[VectorFile]":
-    """The vectors of ``space`` in ``folder``, for this process alone.
+    """Opens the vectors of ``space`` in ``folder``, for this process alone.
 
     Raises `EvaluationError` where another process has them, or the file is none of ours.
     """
@@ -53,7 +53,10 @@ def open_vectors(folder: Path, space: str) -> "Iterator[VectorFile]":
 
 
 class VectorFile:
-    """An open file. What a kill left of a last record is cut off; a damaged record is forgotten."""
+    """An open file of vectors, by the keys of their inputs.
+
+    Opening it cuts off what a kill left of a last record, and leaves out damaged records.
+    """
 
     def __init__(self, path: Path, descriptor: int) -> None:
         self._path = path

@@ -1,4 +1,4 @@
-"""``vlm2vec evaluate`` as users run it: a real server, a real registry, and a kill in the middle."""
+"""``vlm2vec evaluate`` as users run it: with a server, a registry, and a kill in the middle."""
 
 import json
 import os

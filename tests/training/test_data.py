@@ -16,7 +16,7 @@ from vlm2vec_service.backbones import load_preprocessor
 from vlm2vec_service.preprocess import Request
 from vlm2vec_training.data import Example, Side, Subset, read_data
 from vlm2vec_training.errors import DataError
-from vlm2vec_training.loader import Loader
+from vlm2vec_training.loader import BatchLoader
 from vlm2vec_training.sampling import Row, batches
 
 MMEB = {
@@ -109,8 +109,8 @@ def test_bad_settings_are_named(tmp_path: Path, yaml: str, message: str) -> None
         read_data(tmp_path / "train.yaml")
 
 
-def loader(base: Path, found: Subset) -> Loader:
-    return Loader([found], load_preprocessor(base), EmbeddingConfig(backbone="qwen2_vl"), 1)
+def loader(base: Path, found: Subset) -> BatchLoader:
+    return BatchLoader([found], load_preprocessor(base), EmbeddingConfig(backbone="qwen2_vl"), 1)
 
 
 def test_an_unreadable_image_is_named_with_its_line(checkpoints: Path, tmp_path: Path) -> None:

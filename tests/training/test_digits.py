@@ -1,4 +1,4 @@
-"""The model that ships: its world, its evaluation sets, its recipe, and that it does what it is for."""
+"""The model that ships: its world, its evaluation sets and recipe, and that it does its task."""
 
 import random
 from pathlib import Path
@@ -15,7 +15,7 @@ from vlm2vec_demo.digits.held_out import HELD_OUT
 from vlm2vec_demo.digits.recipe import Recipe, run
 from vlm2vec_demo.digits.suite import write_suite
 from vlm2vec_demo.digits.tasks import tasks
-from vlm2vec_demo.digits.world import TEST_FROM, Scene, Thing, World, draw_scene, variants
+from vlm2vec_demo.digits.world import TEST_FROM, DigitWorld, Scene, Thing, draw_scene, variants
 from vlm2vec_evaluation.data import read_task
 from vlm2vec_evaluation.evaluation import Evaluation, evaluate
 from vlm2vec_evaluation.local import load
@@ -29,7 +29,7 @@ FEW = {"singles": 60, "pairs": 60, "scenes": 30}
 
 
 def test_training_draws_no_test_digit() -> None:
-    world = World()
+    world = DigitWorld()
     for digit in range(10):
         train, test = world.indices(digit, test=False), world.indices(digit, test=True)
         assert train.max() < TEST_FROM <= test.min()
@@ -46,7 +46,7 @@ def test_no_held_out_wording_is_trained_with() -> None:
 
 def test_a_drawn_digit_has_its_colour_at_its_place() -> None:
     scene = Scene("row", (Thing(3, 0), Thing(8, 2)))
-    drawn = World().draw([scene], np.random.default_rng(0), test=True)
+    drawn = DigitWorld().draw([scene], np.random.default_rng(0), test=True)
     for box, ink in zip(drawn.boxes[0], ([212, 36, 40], [38, 84, 214]), strict=True):
         x, y, half = round(box.x), round(box.y), round(box.side / 2)
         around = drawn.images[0, y - half : y + half, x - half : x + half].reshape(-1, 3)

@@ -14,9 +14,9 @@ from torch import Tensor
 from tests.training.data import write_data
 from vlm2vec_service.backbones import load_preprocessor
 from vlm2vec_training import gradcache
-from vlm2vec_training.adapter import Model, load_model
+from vlm2vec_training.adapter import TrainableModel, load_model
 from vlm2vec_training.data import read_data
-from vlm2vec_training.loader import Loader
+from vlm2vec_training.loader import BatchLoader
 from vlm2vec_training.loss import info_nce
 from vlm2vec_training.sampling import Row
 from vlm2vec_training.settings import AdapterSettings
@@ -29,7 +29,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_data(tmp_path_factory.mktemp("data"))
 
 
-def build(base: Path, kind: str, dtype: torch.dtype) -> Model:
+def build(base: Path, kind: str, dtype: torch.dtype) -> TrainableModel:
     torch.manual_seed(0)
     settings = AdapterSettings(adapter=kind, rank=4, dropout=0.0)
     model = load_model(base, settings, "cpu", "float32", checkpointing=False)
@@ -41,15 +41,19 @@ def build(base: Path, kind: str, dtype: torch.dtype) -> Model:
     return model
 
 
-def batch_of(base: Path, data: Path, model: Model, rows: list[Row] = ROWS) -> gradcache.Batch:
-    loader = Loader(read_data(data), load_preprocessor(base), model.embedding, 1)
+def batch_of(
+    base: Path, data: Path, model: TrainableModel, rows: list[Row] = ROWS
+) -> gradcache.ContrastiveBatch:
+    loader = BatchLoader(read_data(data), load_preprocessor(base), model.embedding, 1)
     try:
         return loader.batch(rows)
     finally:
         loader.close()
 
 
-def gradients(model: Model, batch: gradcache.Batch, chunk: int) -> tuple[float, dict[str, Tensor]]:
+def gradients(
+    model: TrainableModel, batch: gradcache.ContrastiveBatch, chunk: int
+) -> tuple[float, dict[str, Tensor]]:
     model.peft.zero_grad()
     loss = gradcache.backward(model.embedder, batch, 0.02, chunk)
     named = model.peft.named_parameters()
@@ -101,7 +105,9 @@ def test_hard_negatives_count(checkpoints: Path, data: Path) -> None:
     batch = batch_of(base, data, model)
     count = len(batch.queries)
     assert len(batch.targets) == count + 6
-    without = gradcache.Batch(batch.queries, batch.targets[:count], batch.contents[:count])
+    without = gradcache.ContrastiveBatch(
+        batch.queries, batch.targets[:count], batch.contents[:count]
+    )
     assert gradients(model, batch, 0)[0] > gradients(model, without, 0)[0]
 
 

@@ -23,10 +23,10 @@ from vlm2vec_training import gradcache
 from vlm2vec_training.adapter import load_model, save_adapter
 from vlm2vec_training.data import read_data
 from vlm2vec_training.errors import DataError, TrainingError
-from vlm2vec_training.loader import Loader
+from vlm2vec_training.loader import BatchLoader
 from vlm2vec_training.sampling import Row
 from vlm2vec_training.settings import AdapterSettings, TrainSettings
-from vlm2vec_training.trainer import Job, schedule, train
+from vlm2vec_training.trainer import TrainArguments, schedule, train
 
 SMALL = TrainSettings(
     batch=8, sub_batch=4, chunk=3, steps=6, warm_up=2, learning_rate=2e-3, held_out=8,
@@ -49,9 +49,9 @@ def base(checkpoints: Path) -> Path:
     return checkpoints / "qwen2_vl"
 
 
-def job(base: Path, data: Path, output: Path, **changes: object) -> Job:
+def small_run(base: Path, data: Path, output: Path, **changes: object) -> TrainArguments:
     settings = replace(SMALL, **changes)  # type: ignore[arg-type]
-    return Job(base, data, output, AdapterSettings(rank=4), settings, progress=False)
+    return TrainArguments(base, data, output, AdapterSettings(rank=4), settings)
 
 
 def command(base: Path, data: Path, output: Path, *more: str) -> list[str]:
@@ -67,7 +67,7 @@ def test_the_loss_of_twenty_steps_is_the_same_with_and_without_chunks(
     curves = []
     for chunk in (0, 5):
         changed = {"chunk": chunk, "steps": 20, "held_out": 0, "save_every": 100}
-        run = job(base, data, tmp_path / str(chunk), learning_rate=5e-4, **changed)
+        run = small_run(base, data, tmp_path / str(chunk), learning_rate=5e-4, **changed)
         # Other chunks draw other dropout.
         curves.append(train(replace(run, adapter=replace(run.adapter, dropout=0.0))).losses)
     assert len(curves[0]) == 20
@@ -78,7 +78,7 @@ def test_the_loss_of_twenty_steps_is_the_same_with_and_without_chunks(
 def test_a_killed_run_goes_on_to_the_result_of_one_that_was_not(
     base: Path, data: Path, tmp_path: Path
 ) -> None:
-    whole = job(base, data, tmp_path / "whole")
+    whole = small_run(base, data, tmp_path / "whole")
     train(whole)
     killed = tmp_path / "killed"
     arguments = command(base, data, killed)
@@ -91,7 +91,7 @@ def test_a_killed_run_goes_on_to_the_result_of_one_that_was_not(
     (state,) = (killed / "states").glob("step-*")
     done = json.loads((state / "facts.json").read_text())["step"]
     assert 2 <= done < 6
-    result = train(job(base, data, killed))
+    result = train(small_run(base, data, killed))
     assert len(result.losses) == 6 - done
     ours, theirs = (
         load_file(folder / "adapter_model.safetensors") for folder in (killed, whole.output)
@@ -104,16 +104,16 @@ def test_a_state_of_other_settings_is_refused_by_name(
     base: Path, data: Path, tmp_path: Path
 ) -> None:
     output = tmp_path / "out"
-    train(job(base, data, output, steps=1))
+    train(small_run(base, data, output, steps=1))
     with pytest.raises(TrainingError, match="holds an adapter"):
-        train(job(base, data, output, steps=1))
+        train(small_run(base, data, output, steps=1))
     model = load_model(base, AdapterSettings(rank=4), "cpu", "float32", checkpointing=False)
     optimizer = torch.optim.AdamW(gradcache.parameters_of(model.peft))
     from vlm2vec_training import states
 
     states.save(output / "states", 1, model.peft, optimizer, {"settings": {"seed": 1}})
     with pytest.raises(TrainingError, match=r"other settings: .*seed"):
-        train(job(base, data, output))
+        train(small_run(base, data, output))
 
 
 def test_gradient_checkpointing_changes_no_gradient(base: Path, data: Path) -> None:
@@ -123,7 +123,7 @@ def test_gradient_checkpointing_changes_no_gradient(base: Path, data: Path) -> N
         settings = AdapterSettings(rank=4, dropout=0.0)
         model = load_model(base, settings, "cpu", "float32", checkpointing)
         model.embedder.train()
-        loader = Loader(read_data(data), load_preprocessor(base), model.embedding, 1)
+        loader = BatchLoader(read_data(data), load_preprocessor(base), model.embedding, 1)
         batch = loader.batch([Row(0, 0), Row(1, 1)])
         loader.close()
         gradcache.backward(model.embedder, batch, 0.02, 2)
@@ -146,7 +146,7 @@ def test_the_engine_gives_the_trainers_vectors(
         adapter=kind, rank=4, dropout=0.0, image=f"num_crops={crops}" if crops else ""
     )
     model = load_model(base, settings, "cpu", "float32", checkpointing=False)
-    loader = Loader(read_data(data), load_preprocessor(base), model.embedding, 1)
+    loader = BatchLoader(read_data(data), load_preprocessor(base), model.embedding, 1)
     batch = loader.batch([Row(0, 0), Row(0, 1)])
     loader.close()
     inputs = [*batch.queries, *batch.targets]
@@ -158,7 +158,7 @@ def test_the_engine_gives_the_trainers_vectors(
     optimizer.step()
     with torch.no_grad():
         trained = model.embedder(inputs)
-    save_adapter(model, tmp_path)
+    save_adapter(model.peft, model.embedding, tmp_path)
     engine = Engine.load(base, EngineSettings(dtype="float32"))
     engine.load_adapter("trained", tmp_path)
     served = torch.from_numpy(engine.embed([(item, "trained") for item in inputs]))
@@ -204,4 +204,4 @@ def test_too_few_rows_to_hold_some_out_is_said_with_the_subset(
     base: Path, data: Path, tmp_path: Path
 ) -> None:
     with pytest.raises(DataError, match="subset captions: of 24 rows none is left"):
-        train(job(base, data, tmp_path, held_out=24))
+        train(small_run(base, data, tmp_path, held_out=24))

@@ -1,4 +1,4 @@
-"""The service's backbone with a PEFT adapter to train, and the folder that the engine loads."""
+"""Puts a PEFT adapter to train into the service's backbone, and saves it as the engine loads it."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,8 +19,12 @@ from vlm2vec_training.settings import AdapterSettings
 
 
 @dataclass(frozen=True)
-class Model:
-    """``embedder`` computes vectors with gradients for the adapter of ``peft``."""
+class TrainableModel:
+    """A checkpoint with a new adapter, of which only the adapter is trained.
+
+    ``peft`` is PEFT's model around ``backbone``, ``embedder`` computes vectors with gradients, and
+    ``embedding`` is what the adapter's ``embedding.json`` will say.
+    """
 
     backbone: Backbone
     peft: Any
@@ -30,8 +34,12 @@ class Model:
 
 def load_model(
     base: Path, settings: AdapterSettings, device: str, dtype: str, checkpointing: bool
-) -> Model:
-    """The checkpoint ``base`` with a new adapter. Raises `TrainingError`, `CheckpointError`."""
+) -> TrainableModel:
+    """Loads the checkpoint ``base`` and adds a new adapter.
+
+    With ``checkpointing``, activations are computed twice instead of kept. Raises `TrainingError`
+    for settings that are no good, and `CheckpointError`.
+    """
     if dtype not in DTYPES:
         raise TrainingError(f"--dtype {dtype!r} is not one of {', '.join(DTYPES)}")
     if settings.adapter not in ("lora", "dora"):
@@ -43,7 +51,7 @@ def load_model(
     if checkpointing:
         checkpoint_layers(backbone)
     autocast = torch.bfloat16 if dtype == "bfloat16" else None
-    return Model(backbone, peft, Embedder(backbone, autocast), embedding)
+    return TrainableModel(backbone, peft, Embedder(backbone, autocast), embedding)
 
 
 def add_adapter(backbone: Backbone, settings: AdapterSettings) -> Any:
@@ -72,7 +80,10 @@ def add_adapter(backbone: Backbone, settings: AdapterSettings) -> Any:
 
 
 def embedding_of(base: Path, backbone: Backbone, settings: AdapterSettings) -> EmbeddingConfig:
-    """The adapter's ``embedding.json``. Raises `TrainingError` for another backbone's settings."""
+    """Makes the adapter's ``embedding.json``.
+
+    Raises `TrainingError` for settings of pictures that ``backbone`` does not have.
+    """
     image = {}
     known = FAMILIES[backbone.name].image_settings
     for item in filter(None, settings.image.split(",")):
@@ -89,16 +100,16 @@ def embedding_of(base: Path, backbone: Backbone, settings: AdapterSettings) -> E
 
 
 def checkpoint_layers(backbone: Backbone) -> None:
-    """Makes the layers of both towers forget their activations and compute them again."""
+    """Makes the layers of both towers compute their activations again instead of keeping them."""
     for module in backbone.modules():
         enable = getattr(module, "gradient_checkpointing_enable", None)
         if enable is not None:
             enable({"use_reentrant": False})
 
 
-def save_adapter(model: Model, folder: Path) -> None:
-    """Writes the PEFT folder and ``embedding.json``."""
-    model.peft.save_pretrained(folder)
+def save_adapter(peft: Any, embedding: EmbeddingConfig, folder: Path) -> None:
+    """Writes the adapter of PEFT's model ``peft`` to ``folder``, with its ``embedding.json``."""
+    peft.save_pretrained(folder)
     # PEFT's model card is a form that nobody filled in.
     (folder / "README.md").unlink(missing_ok=True)
-    (folder / "embedding.json").write_text(model.embedding.to_json())
+    (folder / "embedding.json").write_text(embedding.to_json())

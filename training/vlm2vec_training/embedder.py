@@ -1,7 +1,7 @@
-"""The service's backbone with gradients: prepared inputs to vectors, as the engine computes them.
+"""Computes vectors of prepared inputs with gradients, by the service's backbone.
 
-Batches are packed by the engine's own `pack` and run through the same backbone methods; only what
-serves inference (adapter bank, inference mode) stays out.
+They are the engine's vectors: batches are packed by its own `pack` and run through the same methods
+of the backbone. Only what serves inference (adapter bank, inference mode) is left out.
 """
 
 from collections.abc import Mapping, Sequence
@@ -17,11 +17,11 @@ from vlm2vec_service.engine.packing import Item, PackedBatch, pack
 from vlm2vec_service.preprocess.prepared import Media, Prepared
 
 Features = Mapping[bytes, Tensor]
-"""Image and video features ``(tokens, hidden)`` by `Media.digest`."""
+"""Features ``(tokens, hidden)`` of images and videos, by `Media.digest`."""
 
 
 class Embedder(nn.Module):
-    """``backbone`` as a module from prepared inputs to L2-normalised vectors.
+    """A module from prepared inputs to L2-normalised vectors, around ``backbone``.
 
     ``autocast`` is the dtype of its matrix products, or None for the parameters' own. Where the
     vision tower has nothing to train, no gradient is kept for it.
@@ -34,12 +34,15 @@ class Embedder(nn.Module):
 
     @property
     def device(self) -> torch.device:
-        """Where the parameters are."""
+        """The device that holds the parameters."""
         return next(self.backbone.parameters()).device
 
     def forward(self, inputs: Sequence[Prepared], features: Features | None = None) -> Tensor:
-        """``(len(inputs), dim)``, in order, float32 or wider. ``features`` may hold those of media that were
-        encoded before; the rest are encoded here, each once."""
+        """Computes the vectors ``(len(inputs), dim)`` in order, float32 or wider.
+
+        ``features`` may hold those of media that were encoded before; the rest are encoded here,
+        each once.
+        """
         batch = pack([Item(item, None) for item in inputs], self.device)
         known = dict(features or {})
         missing = {
@@ -59,7 +62,7 @@ class Embedder(nn.Module):
         return vectors[places]
 
     def encode(self, media: Sequence[Media]) -> dict[bytes, Tensor]:
-        """Features of ``media``, which are all different."""
+        """Computes the features of ``media``, which are all different."""
         if not media:
             return {}
         trains = any(
@@ -77,7 +80,7 @@ class Embedder(nn.Module):
         )
 
     def _hidden(self, batch: PackedBatch, features: Features) -> Tensor:
-        """The first hidden states ``(total, hidden)``: token embeddings, features in their places."""
+        """Joins token embeddings and, in their places, features: ``(total, hidden)``."""
         hidden = self.backbone.embed_tokens(batch.token_ids)
         hidden = hidden.to(self.autocast or hidden.dtype)
         places, parts, offset = [], [], 0

@@ -1,4 +1,4 @@
-"""What can go wrong in training that a user can mend."""
+"""Errors of training that a user can mend."""
 
 from vlm2vec_service.errors import Code, ServeError
 

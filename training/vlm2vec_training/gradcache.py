@@ -1,13 +1,13 @@
-"""One contrastive step in bounded memory (GradCache, arXiv:2101.06983), over any processes.
+"""Computes a contrastive step in bounded memory, over any processes (GradCache, arXiv:2101.06983).
 
-All vectors are computed first, without activations; the loss's gradient with respect to them is exact
-and small. Then each chunk is computed again, and that gradient sent down through it. Gathering needs no
-gradient of its own: every process knows the whole loss, and its parts add up.
+All vectors are computed first, without activations; the loss's gradient with respect to them is
+exact and small. Then each chunk is computed again, and that gradient sent down through it.
+Gathering needs no gradient of its own: every process knows the whole loss, and its parts add up.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -16,15 +16,18 @@ from vlm2vec_service.preprocess import Prepared
 from vlm2vec_training import processes
 from vlm2vec_training.loss import info_nce
 
+T = TypeVar("T")
+
 Embed = Callable[[Sequence[Prepared]], Tensor]
+"""Computes the vectors ``(n, dim)`` of n inputs, in order."""
 
 
 @dataclass(frozen=True)
-class Batch:
-    """What this process contributes to a step.
+class ContrastiveBatch:
+    """The queries and targets that this process contributes to a step.
 
     ``targets`` are the positive of each query, in order, and behind them any number of hard
-    negatives. ``contents`` numbers the targets: equal ones are equal.
+    negatives. ``contents`` has a number for each target, equal for targets of equal contents.
     """
 
     queries: Sequence[Prepared]
@@ -32,16 +35,15 @@ class Batch:
     contents: Sequence[int]
 
 
-def backward(embed: Embed, batch: Batch, temperature: float, chunk: int) -> float:
+def backward(embed: Embed, batch: ContrastiveBatch, temperature: float, chunk: int) -> float:
     """Adds the gradient of the loss to the parameters behind ``embed``; returns the loss.
 
-    The loss is that of the batch of all processes, joined; each process adds the part of the gradient
-    that goes through its own inputs, and `processes.sum_gradients` makes it whole. ``chunk`` inputs have
-    activations at a time, 0 all.
+    The loss is that of the batch of all processes, joined; each process adds the part of the
+    gradient that goes through its own inputs, and `processes.sum_gradients` makes it whole.
+    ``chunk`` inputs have activations at a time, or all of them if it is 0.
     """
     inputs = [*batch.queries, *batch.targets]
-    size = chunk or len(inputs)
-    parts = [inputs[start : start + size] for start in range(0, len(inputs), size)]
+    parts = list(chunks(inputs, chunk or len(inputs)))
     whole = len(parts) == 1
     states, outputs = [], []
     with torch.set_grad_enabled(whole):
@@ -62,8 +64,11 @@ def backward(embed: Embed, batch: Batch, temperature: float, chunk: int) -> floa
     return loss.item()
 
 
-def joined_loss(vectors: Tensor, batch: Batch, temperature: float) -> Tensor:
-    """The loss over the batches of all processes; only ``vectors``, this one's, have a gradient."""
+def joined_loss(vectors: Tensor, batch: ContrastiveBatch, temperature: float) -> Tensor:
+    """Computes the loss over the batches of all processes.
+
+    Only ``vectors``, which are this process's queries and then its targets, get a gradient.
+    """
     count, here = len(batch.queries), processes.rank()
     contents = torch.tensor(batch.contents, device=vectors.device)
     queries = processes.gather(vectors[:count].detach())
@@ -81,7 +86,7 @@ def joined_loss(vectors: Tensor, batch: Batch, temperature: float) -> Tensor:
 
 
 def _random_state() -> Any:
-    """For dropout: a chunk has to drop the same when it is computed again."""
+    """Takes the state for dropout: a chunk has to drop the same when it is computed again."""
     return torch.get_rng_state(), (
         torch.cuda.get_rng_state_all() if torch.cuda.is_available() else None
     )
@@ -94,5 +99,10 @@ def _set_random_state(state: Any) -> None:
 
 
 def parameters_of(model: nn.Module) -> list[nn.Parameter]:
-    """What is trained, in a fixed order."""
+    """Lists the parameters that are trained, in a fixed order."""
     return [parameter for parameter in model.parameters() if parameter.requires_grad]
+
+
+def chunks(items: Sequence[T], size: int) -> Iterator[Sequence[T]]:
+    """Cuts ``items`` into parts of ``size``, of which the last may be smaller."""
+    return (items[start : start + size] for start in range(0, len(items), size))

@@ -1,4 +1,4 @@
-"""Rows to prepared inputs, by the service's own preprocessing, read ahead in threads."""
+"""Prepares rows for training by the service's own preprocessing, ahead of the model, in threads."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -15,12 +15,15 @@ from vlm2vec_service.preprocess.images import decode_image
 from vlm2vec_service.settings import Limits
 from vlm2vec_training.data import Example, Side, Subset
 from vlm2vec_training.errors import DataError
-from vlm2vec_training.gradcache import Batch
+from vlm2vec_training.gradcache import ContrastiveBatch
 from vlm2vec_training.sampling import Row
 
 
-class Loader:
-    """Prepares examples of ``subsets`` for a model on ``backbone``, in ``threads`` threads."""
+class BatchLoader:
+    """Makes batches of the rows of ``subsets``, prepared in ``threads`` threads.
+
+    ``embedding`` says how the adapter wants its inputs prepared. `close` ends the threads.
+    """
 
     def __init__(
         self,
@@ -36,12 +39,18 @@ class Loader:
         self.limits = Limits()
         self.pool = ThreadPoolExecutor(threads, thread_name_prefix="prepare")
 
-    def batch(self, rows: Iterable[Row]) -> Batch:
-        """The rows' queries, then their positives, then all hard negatives. Raises `DataError`."""
+    def batch(self, rows: Iterable[Row]) -> ContrastiveBatch:
+        """Prepares a batch of ``rows``: its targets are their positives, then all hard negatives.
+
+        Raises `DataError`.
+        """
         return self._collect(self._submit(rows))
 
-    def ahead(self, plan: Iterable[Sequence[Row]]) -> Iterator[Batch]:
-        """The batches of ``plan``; while one is trained on, the next is prepared."""
+    def ahead(self, plan: Iterable[Sequence[Row]]) -> Iterator[ContrastiveBatch]:
+        """Prepares the batches of ``plan``, each while the one before it is trained on.
+
+        Raises `DataError`.
+        """
         waiting: list[Future[_Ready]] | None = None
         for rows in plan:
             coming = self._submit(rows)
@@ -58,14 +67,14 @@ class Loader:
     def _submit(self, rows: Iterable[Row]) -> "list[Future[_Ready]]":
         return [self.pool.submit(self._ready, row) for row in rows]
 
-    def _collect(self, waiting: "Sequence[Future[_Ready]]") -> Batch:
+    def _collect(self, waiting: "Sequence[Future[_Ready]]") -> ContrastiveBatch:
         ready = [future.result() for future in waiting]
         targets = [item.targets[0] for item in ready]
         contents = [item.contents[0] for item in ready]
         for item in ready:
             targets += item.targets[1:]
             contents += item.contents[1:]
-        return Batch([item.query for item in ready], targets, contents)
+        return ContrastiveBatch([item.query for item in ready], targets, contents)
 
     def _ready(self, row: Row) -> "_Ready":
         subset = self.subsets[row.subset]

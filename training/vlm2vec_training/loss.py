@@ -1,4 +1,4 @@
-"""The contrastive loss."""
+"""The contrastive loss of training."""
 
 import torch
 from torch import Tensor
@@ -12,12 +12,12 @@ def info_nce(
     temperature: float,
     same: Tensor | None = None,
 ) -> Tensor:
-    """InfoNCE (arXiv:1807.03748): mean cross entropy of each query's positive among all targets.
+    """Computes InfoNCE (arXiv:1807.03748): the mean cross entropy of positives among all targets.
 
-    ``queries`` ``(n, dim)`` and ``targets`` ``(m, dim)`` have length 1; ``positive`` is int64 ``(n,)``,
-    the row of each query's target. Rows of ``targets`` that no query points to are hard negatives.
-    ``same``, int64 ``(m,)``, numbers the targets by content: another copy of a query's positive is no
-    negative.
+    ``queries`` ``(n, dim)`` and ``targets`` ``(m, dim)`` have length 1; ``positive``, int64
+    ``(n,)``, is the row of each query's target. Rows of ``targets`` that no query points to are
+    hard negatives. ``same``, int64 ``(m,)``, numbers the targets by content: another copy of a
+    query's positive is no negative.
     """
     logits = queries @ targets.T / temperature
     if same is not None:

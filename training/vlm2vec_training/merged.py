@@ -1,4 +1,4 @@
-"""LoRA and DoRA layers of PEFT as one matrix product."""
+"""Computes LoRA and DoRA layers of PEFT by one matrix product each."""
 
 import types
 from typing import Any
@@ -12,9 +12,9 @@ from torch.nn import functional as F
 def merge_products(model: nn.Module) -> int:
     """Makes every adapted layer of ``model`` multiply by its merged weight; returns how many.
 
-    The same function and gradients as PEFT's own, DoRA's norm without gradient as there
-    (arXiv:2402.09353, section 4.3), but without dropout. Faster where a batch has many more tokens
-    than the layer has rows, as with small models: PEFT takes three products for DoRA.
+    The function and its gradients stay PEFT's own, in which DoRA's norm has no gradient
+    (arXiv:2402.09353, section 4.3), but there is no dropout. It is faster where a batch has many
+    more tokens than the layer has rows, as with small models: PEFT takes three products for DoRA.
     """
     layers: list[Any] = [module for module in model.modules() if isinstance(module, Linear)]
     for layer in layers:

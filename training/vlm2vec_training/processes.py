@@ -1,4 +1,4 @@
-"""Several processes that train together, as torchrun starts them, or one alone."""
+"""What processes that train together exchange: those that torchrun starts, or one alone."""
 
 import os
 from collections.abc import Iterable, Iterator
@@ -11,7 +11,7 @@ from torch import Tensor
 
 @contextmanager
 def group(device: torch.device) -> Iterator[None]:
-    """Joins the processes that torchrun started, by NCCL on GPUs and by gloo on CPUs."""
+    """Joins the processes that torchrun started, if it did: by NCCL on GPUs, by gloo on CPUs."""
     if "WORLD_SIZE" not in os.environ or dist.is_initialized():
         yield
         return
@@ -23,17 +23,17 @@ def group(device: torch.device) -> Iterator[None]:
 
 
 def rank() -> int:
-    """This process's number, from 0."""
+    """Returns this process's number, from 0."""
     return dist.get_rank() if dist.is_initialized() else 0
 
 
 def world_size() -> int:
-    """How many processes there are."""
+    """Returns how many processes there are."""
     return dist.get_world_size() if dist.is_initialized() else 1
 
 
 def gather(part: Tensor) -> list[Tensor]:
-    """``part`` of every process, by rank; they may differ in their first dimension."""
+    """Returns ``part`` of every process, by rank; they may differ in their first dimension."""
     if world_size() == 1:
         return [part]
     count = torch.tensor([len(part)], device=part.device)
@@ -65,13 +65,13 @@ def sum_gradients(parameters: Iterable[Tensor]) -> None:
 
 
 def wait() -> None:
-    """Until every process is here."""
+    """Waits until every process has come to this call."""
     if world_size() > 1:
         dist.barrier()
 
 
 def total(value: float, device: torch.device) -> float:
-    """The sum of ``value`` over all processes."""
+    """Adds up ``value`` over all processes."""
     summed = torch.tensor([value], dtype=torch.float32, device=device)
     if world_size() > 1:
         dist.all_reduce(summed)

@@ -1,4 +1,8 @@
-"""Which rows are in which step: a function of the seed and the step alone, so that a run resumes."""
+"""Decides which rows are in which step.
+
+It follows from the seed and the step alone, so that a run that was killed goes on with the same
+rows.
+"""
 
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
@@ -7,7 +11,7 @@ import numpy as np
 
 
 class Row(NamedTuple):
-    """A row of a subset, both by index."""
+    """A row by the index of its subset and its index there."""
 
     subset: int
     row: int
@@ -16,7 +20,7 @@ class Row(NamedTuple):
 def batches(
     sizes: Sequence[int], weights: Sequence[float], batch: int, sub_batch: int, seed: int
 ) -> Iterator[list[Row]]:
-    """Endless batches of ``batch`` rows in sub-batches that are each of one subset.
+    """Makes endless batches of ``batch`` rows, in sub-batches that are each of one subset.
 
     A sub-batch's subset is drawn by ``weights``; a subset's rows come in a random order, and in
     another one when all have been.

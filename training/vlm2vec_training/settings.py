@@ -1,4 +1,4 @@
-"""What ``vlm2vec train`` can be told. Nothing here imports torch."""
+"""Settings of ``vlm2vec train``, each of which is an option. Nothing here imports torch."""
 
 from dataclasses import dataclass
 
@@ -7,7 +7,7 @@ from vlm2vec_service.settings import setting
 
 @dataclass(frozen=True)
 class AdapterSettings:
-    """The adapter that is trained. The defaults are VLM2Vec's (its ``src/arguments.py``)."""
+    """Settings of the adapter. The defaults are VLM2Vec's (its ``src/arguments.py``)."""
 
     adapter: str = setting("dora", "Kind of adapter: lora or dora.")
     rank: int = setting(16, "Rank of the adapter's matrices.")
@@ -18,14 +18,15 @@ class AdapterSettings:
         "lacks is skipped. Empty takes those that VLM2Vec trains."
     )  # fmt: skip
     image: str = setting(
-        "", "What embedding.json says of pictures, as KEY=NUMBER with commas: max_pixels=1003520 is "
-        "upstream's for Qwen2-VL, num_crops=4 its for Phi-3.5-vision. Empty leaves the checkpoint's."
+        "", "What embedding.json says of pictures, as KEY=NUMBER with commas: max_pixels=1003520 "
+        "is upstream's for Qwen2-VL, num_crops=4 its for Phi-3.5-vision. Empty leaves the "
+        "checkpoint's."
     )  # fmt: skip
 
 
 @dataclass(frozen=True)
 class TrainSettings:
-    """How it is trained. The defaults are VLM2Vec-V2's recipe; batches are of all processes."""
+    """Settings of the training. The defaults are VLM2Vec-V2's recipe."""
 
     batch: int = setting(1024, "Queries in a step, over all processes.")
     sub_batch: int = setting(64, "Queries of a step that come from one subset, together.")

@@ -1,11 +1,10 @@
-"""The state of a run on disk: what it takes to go on as if it had never stopped.
+"""Saves the state of a run, from which it goes on as if it had never stopped.
 
-A folder ``step-N`` of safetensors and JSON, written aside and moved into place, so that a kill at any
-moment leaves a whole one. What is random is decided by seed and step, and needs no state.
+A state is a folder ``step-N`` of safetensors and JSON, which appears whole, so that a kill at any
+moment leaves one to go on from. What is random is decided by seed and step, and needs no state.
 """
 
 import json
-import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -15,40 +14,42 @@ from peft import get_peft_model_state_dict, set_peft_model_state_dict
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from vlm2vec_registry.files import whole
 from vlm2vec_training.errors import TrainingError
 
 
 def save(folder: Path, step: int, peft: Any, optimizer: torch.optim.Optimizer, facts: Any) -> None:
-    """Writes the state behind ``step`` steps and removes older ones. ``facts`` is plain JSON."""
-    part = folder / ".part"
-    shutil.rmtree(part, ignore_errors=True)
-    part.mkdir(parents=True)
+    """Writes the state after ``step`` steps to ``folder`` and removes older ones.
+
+    ``facts`` is a dict of plain JSON, which `load` gives back.
+    """
     tensors = {
         f"adapter.{name}": tensor for name, tensor in get_peft_model_state_dict(peft).items()
     }
     for index, values in optimizer.state_dict()["state"].items():
         tensors |= {f"optimizer.{index}.{name}": value for name, value in values.items()}
-    whole = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    save_file(whole, part / "state.safetensors")
-    (part / "facts.json").write_text(json.dumps({"step": step, **facts}, indent=2) + "\n")
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     place = folder / f"step-{step}"
     shutil.rmtree(place, ignore_errors=True)
-    os.replace(part, place)
+    with whole(place) as part:
+        part.mkdir(parents=True)
+        save_file(tensors, part / "state.safetensors")
+        (part / "facts.json").write_text(json.dumps({"step": step, **facts}, indent=2) + "\n")
     for old in folder.glob("step-*"):
         if old != place:
             shutil.rmtree(old, ignore_errors=True)
 
 
 def latest(folder: Path) -> Path | None:
-    """The newest state in ``folder``, or None."""
+    """Finds the newest state in ``folder``, or None."""
     found = sorted(folder.glob("step-*"), key=lambda path: int(path.name.removeprefix("step-")))
     return found[-1] if found else None
 
 
 def load(state: Path, peft: Any, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
-    """Puts a state into adapter and optimizer; returns its facts, ``step`` among them.
+    """Puts ``state`` into adapter and optimizer; returns its facts, with ``step`` among them.
 
-    Raises `TrainingError`.
+    Raises `TrainingError` for a state that cannot be read.
     """
     try:
         facts: dict[str, Any] = json.loads((state / "facts.json").read_text())

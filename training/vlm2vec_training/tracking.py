@@ -1,4 +1,4 @@
-"""An MLflow run for a training run: parameters, curves, and what was trained on what."""
+"""Records a training run in MLflow: its parameters, its curves, and the code and data it is of."""
 
 import hashlib
 from collections.abc import Mapping
@@ -8,9 +8,9 @@ from typing import Any
 
 
 class Tracker:
-    """The run ``run_id`` at the MLflow server, database or folder ``uri``, or a new one.
+    """Writes to the MLflow run ``run_id``, or to a new one that is called ``name``.
 
-    Without ``uri`` nothing is recorded.
+    ``uri`` is a server, a database or a folder. Without one nothing is recorded.
     """
 
     def __init__(self, uri: str, run_id: str = "", name: str = "train") -> None:
@@ -32,7 +32,7 @@ class Tracker:
             self.run_id = str(self.client.create_run(number, run_name=name).info.run_id)
 
     def describe(self, parameters: Mapping[str, Any], tags: Mapping[str, str]) -> None:
-        """Records what was asked for, once."""
+        """Records the parameters and tags of the run, once."""
         if self.client is None:
             return
         for key, value in parameters.items():
@@ -41,13 +41,13 @@ class Tracker:
             self.client.set_tag(self.run_id, key, value)
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
-        """Records points of curves."""
+        """Adds a point at ``step`` to the curve of each of ``values``."""
         if self.client is not None:
             for key, value in values.items():
                 self.client.log_metric(self.run_id, key, value, step=step)
 
     def finish(self) -> None:
-        """Closes the run."""
+        """Marks the run as finished."""
         if self.client is not None:
             self.client.set_terminated(self.run_id)
 
@@ -56,7 +56,7 @@ EXPERIMENT = "vlm2vec-train"
 
 
 def code_identity() -> dict[str, str]:
-    """Versions of this code and of what computes with it, and a digest of this package's source."""
+    """Returns tags that name this package's source, by a digest, and what computes with it."""
     digest = hashlib.sha256()
     for path in sorted(Path(__file__).parent.rglob("*.py")):
         digest.update(path.read_bytes())

@@ -1,8 +1,7 @@
-"""The training loop: data to an adapter folder."""
+"""The training loop, which makes an adapter folder out of data."""
 
 import json
 import shutil
-import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from itertools import islice
@@ -15,19 +14,22 @@ from tqdm import tqdm
 
 from vlm2vec_service.backbones import load_preprocessor
 from vlm2vec_training import gradcache, processes, states
-from vlm2vec_training.adapter import Model, load_model, save_adapter
+from vlm2vec_training.adapter import TrainableModel, load_model, save_adapter
 from vlm2vec_training.data import Subset, read_data
 from vlm2vec_training.errors import DataError, TrainingError
-from vlm2vec_training.loader import Loader
+from vlm2vec_training.loader import BatchLoader
 from vlm2vec_training.sampling import Row, batches
 from vlm2vec_training.settings import AdapterSettings, TrainSettings
 from vlm2vec_training.tracking import Tracker, code_identity
 
 
 @dataclass(frozen=True)
-class Job:
-    """What to train on what. ``tracking`` is where MLflow is, or empty; ``progress`` None means on a
-    terminal only."""
+class TrainArguments:
+    """The arguments of ``vlm2vec train``, except those of publishing.
+
+    ``tracking`` is the MLflow server, database or folder to record in, or empty; ``progress`` says
+    whether to show a bar.
+    """
 
     base: Path
     data: Path
@@ -36,13 +38,17 @@ class Job:
     train: TrainSettings
     resume: bool = True
     tracking: str = ""
-    progress: bool | None = None
+    progress: bool = False
 
 
 @dataclass(frozen=True)
-class Result:
-    """What came out: the adapter's folder, its score, the loss of each step that ran, and where they
-    were recorded."""
+class TrainedAdapter:
+    """The result of a run.
+
+    ``hit1`` is the best score on held-out rows, which is that of the adapter in ``folder``, or
+    None without such rows. ``losses`` are those of the steps that ran, in order. ``run_id`` is the
+    MLflow run, or empty, and ``tags`` name the code and the data.
+    """
 
     folder: Path
     hit1: float | None
@@ -51,31 +57,37 @@ class Result:
     tags: dict[str, str]
 
 
-def train(job: Job) -> Result:
-    """Trains and writes the best adapter to ``job.output``.
+def train(arguments: TrainArguments) -> TrainedAdapter:
+    """Trains an adapter, and writes the best that there was to ``arguments.output``.
 
-    States go to ``job.output / "states"``; with ``job.resume`` the newest is gone on from. Raises
-    `ServeError` for data, settings and checkpoints that are no good.
+    States go to the folder ``states`` in there; with ``arguments.resume`` the run goes on from the
+    newest. Raises `ServeError` for data, settings and checkpoints that are no good.
     """
-    settings = job.train
+    settings = arguments.train
     if settings.batch % processes.world_size():
         raise TrainingError(
             f"--batch {settings.batch} is no multiple of the {processes.world_size()} processes"
         )
     torch.manual_seed(settings.seed)
     model = load_model(
-        job.base, job.adapter, settings.device, settings.dtype, settings.gradient_checkpointing
+        arguments.base,
+        arguments.adapter,
+        settings.device,
+        settings.dtype,
+        settings.gradient_checkpointing,
     )
-    subsets = read_data(job.data)
+    subsets = read_data(arguments.data)
     for subset in subsets:
         if len(subset) <= settings.held_out:
             raise DataError(
                 f"subset {subset.name}: of {len(subset)} rows none is left to train on; "
                 f"lower --held-out, {settings.held_out}"
             )
-    loader = Loader(subsets, load_preprocessor(job.base), model.embedding, settings.threads)
+    loader = BatchLoader(
+        subsets, load_preprocessor(arguments.base), model.embedding, settings.threads
+    )
     try:
-        return _Run(job, model, subsets, loader).go()
+        return _Run(arguments, model, subsets, loader).go()
     finally:
         loader.close()
 
@@ -83,8 +95,14 @@ def train(job: Job) -> Result:
 class _Run:
     """One training run in one process; the process of rank 0 writes files."""
 
-    def __init__(self, job: Job, model: Model, subsets: Sequence[Subset], loader: Loader) -> None:
-        self.job, self.settings, self.model = job, job.train, model
+    def __init__(
+        self,
+        arguments: TrainArguments,
+        model: TrainableModel,
+        subsets: Sequence[Subset],
+        loader: BatchLoader,
+    ) -> None:
+        self.arguments, self.settings, self.model = arguments, arguments.train, model
         self.subsets, self.loader = subsets, loader
         self.device = model.embedder.device
         self.parameters = gradcache.parameters_of(model.peft)
@@ -93,24 +111,25 @@ class _Run:
         )
         self.losses: list[float] = []
         self.writes = processes.rank() == 0
-        self.states = job.output / "states"
+        self.states = arguments.output / "states"
         self.tags = {f"data.{subset.name}": subset.digest for subset in subsets} | code_identity()
         self.facts: dict[str, Any] = {
             "best": None, "run_id": "", "settings": self._identity()
         }  # fmt: skip
 
-    def go(self) -> Result:
+    def go(self) -> TrainedAdapter:
         start = self._resume()
         self.tracker = Tracker(
-            self.job.tracking if self.writes else "", self.facts["run_id"], self.job.output.name
+            self.arguments.tracking if self.writes else "",
+            self.facts["run_id"],
+            self.arguments.output.name,
         )
         if not self.facts["run_id"]:
             self.facts["run_id"] = self.tracker.run_id
             self.tracker.describe(self._parameters(), self.tags)
-        shown = sys.stderr.isatty() if self.job.progress is None else self.job.progress
         bar = tqdm(
             total=self.settings.steps, initial=start, desc="train", unit=" steps",
-            disable=not (shown and self.writes),
+            disable=not (self.arguments.progress and self.writes),
         )  # fmt: skip
         with bar:
             for step, batch in enumerate(self._batches(start), start):
@@ -121,12 +140,12 @@ class _Run:
         self.tracker.finish()
         if self.writes:
             shutil.rmtree(self.states, ignore_errors=True)
-        return Result(
-            self.job.output, self.facts["best"], self.losses, self.tracker.run_id, self.tags
+        return TrainedAdapter(
+            self.arguments.output, self.facts["best"], self.losses, self.tracker.run_id, self.tags
         )
 
-    def _batches(self, start: int) -> Iterator[gradcache.Batch]:
-        """This process's part of each step from ``start`` on."""
+    def _batches(self, start: int) -> Iterator[gradcache.ContrastiveBatch]:
+        """Gives this process's part of each step from ``start`` on."""
         settings = self.settings
         plan = batches(
             [len(subset) - settings.held_out for subset in self.subsets],
@@ -138,7 +157,7 @@ class _Run:
         parts = (rows[first : first + size] for rows in islice(plan, start, settings.steps))
         return self.loader.ahead(parts)
 
-    def _step(self, step: int, batch: gradcache.Batch) -> None:
+    def _step(self, step: int, batch: gradcache.ContrastiveBatch) -> None:
         settings = self.settings
         rate = settings.learning_rate * schedule(step, settings.warm_up, settings.steps)
         for group in self.optimizer.param_groups:
@@ -160,7 +179,7 @@ class _Run:
         self.tracker.log(step + 1, {"loss": loss, "learning_rate": rate, "norm": float(norm)})
 
     def _after(self, done: int) -> None:
-        """Scores and states, where they are due behind ``done`` steps."""
+        """Scores the adapter and saves the state, where that is due after ``done`` steps."""
         settings = self.settings
         last = done == settings.steps
         if settings.held_out and (done % settings.evaluate_every == 0 or last):
@@ -176,7 +195,7 @@ class _Run:
 
     @torch.no_grad()
     def _evaluate(self) -> float:
-        """hit@1 among the held-out rows of each subset, the mean over subsets."""
+        """Computes hit@1 among the held-out rows of each subset; returns the mean over subsets."""
         self.model.embedder.eval()
         size = self.settings.chunk or self.settings.held_out
         mine = 0.0
@@ -185,7 +204,7 @@ class _Run:
             rows = range(len(subset) - self.settings.held_out, len(subset))
             batch = self.loader.batch([Row(index, row) for row in rows])
             queries, targets = (
-                torch.cat([self.model.embedder(part) for part in _chunks(inputs, size)])
+                torch.cat([self.model.embedder(part) for part in gradcache.chunks(inputs, size)])
                 for inputs in (batch.queries, batch.targets[: len(batch.queries)])
             )
             mine += hit1(queries, targets, batch.contents[: len(queries)])
@@ -193,15 +212,15 @@ class _Run:
 
     def _save_adapter(self) -> None:
         if self.writes:
-            save_adapter(self.model, self.job.output)
+            save_adapter(self.model.peft, self.model.embedding, self.arguments.output)
 
     def _resume(self) -> int:
-        """The step to go on with."""
-        state = states.latest(self.states) if self.job.resume else None
+        """Loads the newest state, if any; returns the number of the step to go on with."""
+        state = states.latest(self.states) if self.arguments.resume else None
         if state is None:
-            if self.job.resume and (self.job.output / "adapter_config.json").exists():
+            if self.arguments.resume and (self.arguments.output / "adapter_config.json").exists():
                 raise TrainingError(
-                    f"{self.job.output} holds an adapter; choose another --output, or give "
+                    f"{self.arguments.output} holds an adapter; choose another --output, or give "
                     "--no-resume to write over it"
                 )
             return 0
@@ -217,39 +236,38 @@ class _Run:
         return int(facts.pop("step"))
 
     def _identity(self) -> dict[str, Any]:
-        """All settings that decide the result."""
+        """Returns all settings that decide the result, as plain JSON."""
         free = ("chunk", "threads", "save_every", "device", "gradient_checkpointing")
         train = {key: value for key, value in asdict(self.settings).items() if key not in free}
         data = {key: value for key, value in self.tags.items() if key.startswith("data.")}
         plain: dict[str, Any] = json.loads(
-            json.dumps({**asdict(self.job.adapter), **train, **data})
+            json.dumps({**asdict(self.arguments.adapter), **train, **data})
         )
         return plain
 
     def _parameters(self) -> dict[str, Any]:
         return {
-            **asdict(self.job.adapter),
+            **asdict(self.arguments.adapter),
             **asdict(self.settings),
-            "base": self.job.base.name,
+            "base": self.arguments.base.name,
             "processes": processes.world_size(),
             "trained_parameters": sum(p.numel() for p in self.parameters),
         }
 
 
 def schedule(step: int, warm_up: int, steps: int) -> float:
-    """The learning rate's factor: up from 1/warm_up to 1, then down in a line to 0."""
+    """Returns the learning rate's factor: up from 1/``warm_up`` to 1, then down in a line to 0."""
     if step < warm_up:
         return (step + 1) / warm_up
     return max(0.0, (steps - step) / max(1, steps - warm_up))
 
 
 def hit1(queries: Tensor, targets: Tensor, contents: Sequence[int]) -> float:
-    """How many of ``queries`` ``(n, dim)`` are nearest to their own target, or to one of the same
-    content."""
+    """Returns the share of ``queries`` ``(n, dim)`` that are nearest to their own target.
+
+    ``targets`` ``(n, dim)`` are in the order of the queries. ``contents`` has a number for each; a
+    target of the same content as the query's own is as good.
+    """
     numbers = torch.tensor(contents, device=queries.device)
     best = (queries @ targets.T).argmax(dim=1)
     return (numbers[best] == numbers).float().mean().item()
-
-
-def _chunks(items: Sequence[Any], size: int) -> Iterator[Sequence[Any]]:
-    return (items[start : start + size] for start in range(0, len(items), size))

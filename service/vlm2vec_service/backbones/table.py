@@ -1,4 +1,4 @@
-"""The table of model families: what the rest of the code has to know of each, by ``model_type``.
+"""The table of model families, with all that the rest of the code has to know of each.
 
 A family is one folder here and one row in `FAMILIES`; nothing else names it. Importing the table
 imports neither torch nor a family's code, which follows when a row is asked for it.
@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from tokenizers import Tokenizer
 
 from vlm2vec_service.errors import CheckpointError
+from vlm2vec_service.preprocess.family import CheckpointFiles, FamilyPreprocessor
 from vlm2vec_service.preprocess.prepared import Preprocessor
 from vlm2vec_service.settings import Limits
 
@@ -22,27 +23,30 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Family:
-    """One row: a model family, which goes by the ``model_type`` of its ``config.json``."""
+    """One row of the table: a model family and where its code is.
+
+    The key of the row is the ``model_type`` in the ``config.json`` of the family's checkpoints,
+    which is also the `Backbone.name` of its class.
+    """
 
     preprocessor: str
-    """``MODULE:CLASS`` of the `Preprocessor`, called with the contents of ``config.json`` and
-    ``preprocessor_config.json``, the tokenizer and the `Limits`. Its module never imports torch."""
+    """The subclass of `FamilyPreprocessor` as ``MODULE:CLASS``. Its module never imports torch."""
     backbone: str
-    """``MODULE:CLASS`` of the `Backbone`, called with the contents of the same two files. Its
-    module never imports grpc."""
+    """The subclass of `Backbone` as ``MODULE:CLASS``. Its module never imports grpc."""
     image_placeholder: str
-    """What stands for the first image in a prompt."""
+    """The text that stands for the first image in a prompt."""
     image_settings: frozenset[str]
-    """Keys of ``image`` in ``embedding.json`` that the preprocessor reads."""
+    """The keys of ``image`` in ``embedding.json`` that the preprocessor reads."""
     targets: tuple[str, ...]
-    """Names of the linear layers that a new adapter is trained on by default."""
+    """The names of the linear layers that a new adapter is trained on by default."""
 
-    def preprocessor_class(self) -> Any:
+    def preprocessor_class(self) -> type[FamilyPreprocessor]:
         """Imports the preprocessor's class."""
-        return _imported(self.preprocessor)
+        found: type[FamilyPreprocessor] = _imported(self.preprocessor)
+        return found
 
     def backbone_class(self) -> "type[Backbone]":
-        """Imports the backbone's class, and so torch and transformers."""
+        """Imports the backbone's class, and with it torch and transformers."""
         found: type[Backbone] = _imported(self.backbone)
         return found
 
@@ -66,14 +70,14 @@ FAMILIES = {
         ),
     ),
 }  # fmt: skip
-"""The families that are served. ``targets`` are those of VLM2Vec's training
-(``src/arguments.py``) that the family has."""
+"""The families that are served, by ``model_type``. Their ``targets`` are those of VLM2Vec's
+training (``src/arguments.py``) that the family has."""
 
 
 def family_of(base: Path) -> Family:
     """Finds the family of the checkpoint in ``base`` by its ``config.json``.
 
-    Raises `CheckpointError` for a file that is missing, and a ``model_type`` that has no row.
+    Raises `CheckpointError` if the file is missing or its ``model_type`` has no row.
     """
     model_type = read_json(base / "config.json").get("model_type")
     if model_type not in FAMILIES:
@@ -87,8 +91,9 @@ def family_of(base: Path) -> Family:
 def load_preprocessor(base: Path, limits: Limits | None = None) -> Preprocessor:
     """Makes the preprocessor for the checkpoint in ``base``.
 
-    It reads ``config.json``, ``preprocessor_config.json`` and ``tokenizer.json``. Raises
-    `CheckpointError` that names the file that is missing or not understood.
+    It reads ``config.json``, ``preprocessor_config.json`` and ``tokenizer.json``; ``limits`` None
+    takes the default ones. Raises `CheckpointError` that names the file that is missing or not
+    understood.
     """
     make = family_of(base).preprocessor_class()
     try:
@@ -99,16 +104,15 @@ def load_preprocessor(base: Path, limits: Limits | None = None) -> Preprocessor:
     tokenizer.no_padding()
     config, image = (read_json(base / name) for name in ("config.json", "preprocessor_config.json"))
     try:
-        made: Preprocessor = make(config, image, tokenizer, limits or Limits())
+        return make(CheckpointFiles(config, image, tokenizer), limits or Limits())
     except KeyError as error:
         raise CheckpointError(
             f"{base}: neither config.json nor preprocessor_config.json has {error}"
         ) from error
-    return made
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """Reads the JSON object in ``path``. Raises `CheckpointError`."""
+    """Reads the JSON object in ``path``. Raises `CheckpointError` if there is none."""
     try:
         value = json.loads(path.read_text())
     except (OSError, ValueError) as error:

@@ -1,4 +1,4 @@
-"""Encoded images to RGB pictures, within limits."""
+"""Encoded images to RGB pictures, within `Limits`."""
 
 import io
 
@@ -8,7 +8,7 @@ from vlm2vec_service.errors import InvalidInputError
 from vlm2vec_service.settings import Limits
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
-"""What is decoded; Pillow's other readers are never reached by a caller's bytes."""
+"""The formats that are decoded; a caller's bytes never reach Pillow's other readers."""
 
 # Pillow's fixed limit would come before `Limits.max_image_pixels`, which `check_size` keeps.
 Image.MAX_IMAGE_PIXELS = None
@@ -18,7 +18,7 @@ def decode_image(data: bytes, limits: Limits, field: str = "image") -> Image.Ima
     """Decodes ``data`` to an RGB picture.
 
     The pixel count is checked on the header, before any pixel is decoded. EXIF orientation is
-    not applied, as in the models' own training. Raises `InvalidInputError` naming ``field``.
+    not applied, as in the models' own training. Raises `InvalidInputError` that names ``field``.
     """
     if len(data) > limits.max_image_bytes:
         raise InvalidInputError(
@@ -39,7 +39,10 @@ def decode_image(data: bytes, limits: Limits, field: str = "image") -> Image.Ima
 
 
 def check_size(image: Image.Image, limits: Limits, field: str) -> None:
-    """Refuses a picture of more than ``limits.max_image_pixels`` pixels, or of none."""
+    """Refuses a picture of more than ``limits.max_image_pixels`` pixels, or of none.
+
+    Raises `InvalidInputError` that names ``field``.
+    """
     width, height = image.size
     if not width or not height:
         raise InvalidInputError(field, f"the image is empty ({width}x{height})")

@@ -1,4 +1,4 @@
-"""Checks of one input against `Limits`, shared by the backbones."""
+"""Checks of one input against `Limits`, which hold for every model family."""
 
 from collections.abc import Collection, Sequence
 
@@ -9,7 +9,10 @@ from vlm2vec_service.settings import Limits
 
 
 def check_media(request: Request, limits: Limits) -> None:
-    """Refuses too many images or frames, and pictures of too many pixels."""
+    """Refuses too many images or video frames, and any picture of too many pixels.
+
+    Raises `InvalidInputError` that names the field and the limit.
+    """
     if len(request.images) > limits.max_images:
         raise InvalidInputError(
             "images", f"{len(request.images)} are more than max_images, {limits.max_images}"
@@ -26,7 +29,10 @@ def check_media(request: Request, limits: Limits) -> None:
 
 
 def check_tokens(count: int, limits: Limits) -> None:
-    """Refuses an input of more than ``limits.max_tokens`` tokens."""
+    """Refuses an input whose ``count`` of tokens is more than ``limits.max_tokens``.
+
+    Raises `InvalidInputError`.
+    """
     if count > limits.max_tokens:
         raise InvalidInputError(
             "input",
@@ -36,7 +42,9 @@ def check_tokens(count: int, limits: Limits) -> None:
 
 
 def check_token_ids(token_ids: Sequence[int], vocabulary: int, reserved: Collection[int]) -> None:
-    """Refuses ids that the model has no embedding for, or that stand for media."""
+    """Refuses ids that are not below ``vocabulary``, for which the model has no embedding, and
+    ids in ``reserved``, which stand for media. Raises `InvalidInputError` that names the id.
+    """
     for index, token in enumerate(token_ids):
         if token >= vocabulary:
             raise InvalidInputError(

@@ -1,4 +1,4 @@
-"""Messages to requests: what is well-formed, and pictures decoded."""
+"""Inputs of the public API to requests, checked and with their pictures decoded."""
 
 from collections.abc import Sequence
 
@@ -13,7 +13,7 @@ from vlm2vec_service.settings import Limits
 
 
 def modality(message: pb.Input) -> str:
-    """Which kinds of parts it has; one of `metrics.MODALITIES`."""
+    """Says which kinds of parts ``message`` has, by one of the names in `metrics.MODALITIES`."""
     kinds = {part.WhichOneof("part") for part in message.parts}
     media = "video" if "video" in kinds else "image" if "image" in kinds else ""
     text = "text" if "text" in kinds or message.prompt or message.instruction or not media else ""
@@ -21,8 +21,12 @@ def modality(message: pb.Input) -> str:
 
 
 def parse_input(message: pb.Input, limits: Limits, frames: int, field: str) -> Request:
-    """Decodes one input. ``frames`` are sampled from a video file; ``field`` is where the input
-    stands in the caller's message. Raises `InvalidInputError` naming the field below it."""
+    """Turns one input into a `Request` and decodes its images and its video.
+
+    ``frames`` is the number of frames to sample from a video file; ``field`` is where the input
+    stands in the caller's message. Raises `InvalidInputError` that names the part at fault, below
+    ``field``.
+    """
     images: list[Image.Image] = []
     texts: list[str] = []
     video: Sequence[Image.Image] = ()

@@ -1,6 +1,7 @@
 """What enters preprocessing and what leaves it."""
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
@@ -13,11 +14,12 @@ from vlm2vec_registry.embedding_config import EmbeddingConfig
 
 @dataclass(frozen=True)
 class Request:
-    """One thing to embed: a raw ``prompt`` with the model's own placeholders, or an
-    ``instruction`` and ``text`` that the adapter's prompt template joins, or ``token_ids`` of the
-    model's own tokenizer and nothing else.
+    """One input as the caller wrote it, with its pictures decoded.
 
-    ``images`` and ``video`` are decoded RGB pictures; a video is its frames, in order.
+    It has a raw ``prompt`` with the model's own placeholders, or an ``instruction`` and a
+    ``text`` that the adapter's prompt template joins, or ``token_ids`` of the model's own
+    tokenizer and nothing else. ``images`` and ``video`` are RGB pictures; a video is its frames,
+    in order.
     """
 
     prompt: str | None = None
@@ -30,11 +32,11 @@ class Request:
 
 @dataclass(frozen=True)
 class Media:
-    """One image or video, resized and ready for the engine.
+    """One image or video that has been resized and is ready for the engine.
 
     ``pixels`` is uint8 of shape ``(frames, height, width, 3)``; ``start`` is the index of its
-    first token in the input and ``tokens`` how many it takes there. ``digest`` is 16 bytes that are
-    equal exactly where the pixels and the kind are.
+    first token in the input and ``tokens`` the number of tokens that it takes there. ``digest``
+    is 16 bytes long; two digests are equal exactly where the pixels and the kind are.
     """
 
     kind: Literal["image", "video"]
@@ -51,7 +53,7 @@ class Media:
         start: int,
         tokens: int,
     ) -> "Media":
-        """With the digest of ``pixels``."""
+        """Makes a `Media` and computes its digest from ``kind`` and ``pixels``."""
         digest = hashlib.blake2b(f"{kind}{pixels.shape}".encode(), digest_size=16)
         digest.update(pixels.tobytes())
         return cls(kind, pixels, start, tokens, digest.digest())
@@ -61,21 +63,32 @@ class Media:
 class Prepared:
     """One input as the engine takes it.
 
-    ``token_ids`` is int32 ``(n,)``; media positions hold the model's placeholder id, or ``-N``
-    for image N on Phi-3.5-V. ``positions`` is int32 ``(3, n)``: the temporal, height and width
-    position of each token, all three equal where the model has plain positions.
+    ``token_ids`` is int32 ``(n,)``; where media stand it holds the model's placeholder id, or
+    ``-N`` for image N in a family whose placeholders are no tokens. ``positions`` is int32
+    ``(3, n)`` and holds the temporal, height and width position of each token; all three are
+    equal where the family counts tokens and nothing else.
     """
 
     token_ids: npt.NDArray[np.int32]
     positions: npt.NDArray[np.int32]
     media: tuple[Media, ...] = field(default=())
 
+    @classmethod
+    def in_sequence(cls, token_ids: Sequence[int], media: tuple[Media, ...] = ()) -> "Prepared":
+        """Makes an input whose positions are 0, 1, 2 and so on, on all three axes."""
+        positions = np.arange(len(token_ids), dtype=np.int32)
+        three_axes = np.broadcast_to(positions, (3, len(positions)))
+        return cls(np.asarray(token_ids, np.int32), three_axes, media)
+
     def __len__(self) -> int:
         return len(self.token_ids)
 
 
 class Preprocessor(Protocol):
-    """Turns requests into prepared inputs; safe to call from many threads."""
+    """Turns requests into prepared inputs; many threads may call it at once."""
 
     def prepare(self, request: Request, embedding: EmbeddingConfig) -> Prepared:
-        """Raises `InvalidInputError` naming the field at fault."""
+        """Turns ``request`` into the engine's input, as the adapter's ``embedding`` says.
+
+        Raises `InvalidInputError` that names the field at fault.
+        """

@@ -1,4 +1,4 @@
-"""Instruction, text and media placeholders to the prompt that a model was trained on."""
+"""Instruction, text and placeholders to a prompt of the form that the model was trained on."""
 
 from collections.abc import Sequence
 
@@ -8,9 +8,10 @@ from vlm2vec_service.preprocess.prepared import Request
 
 
 def render(template: PromptTemplate, request: Request, placeholders: Sequence[str]) -> str:
-    """The whole prompt: placeholders first, then instruction and text, as the template joins them.
+    """Joins the parts of ``request`` to a prompt: placeholders first, then instruction and text.
 
-    ``placeholders`` are the model's own, one for each image and video of the request.
+    ``placeholders`` are the model's own, one for each image and video of the request; ``template``
+    says what stands between the parts.
     """
     words = [part for part in (request.instruction, request.text) if part]
     parts = [" ".join(placeholders)] if placeholders else []
@@ -20,10 +21,13 @@ def render(template: PromptTemplate, request: Request, placeholders: Sequence[st
 
 
 def check_text(request: Request, reserved: Sequence[str], max_bytes: int) -> None:
-    """Refuses an input with nothing in it, too much text, or a placeholder where text belongs.
+    """Refuses an input with nothing in it, with too much text, with two kinds of prompt, or with
+    a placeholder where text belongs.
 
+    ``reserved`` lists the placeholders, ``max_bytes`` is the limit of each of the texts in UTF-8.
     A raw ``prompt`` may hold placeholders; in ``instruction`` and ``text`` one would shift every
-    image after it, so it is an error that says to use ``prompt``.
+    image after it, so the error says to use ``prompt``. Raises `InvalidInputError` that names the
+    field at fault.
     """
     if request.prompt is not None and (request.instruction or request.text):
         raise InvalidInputError("prompt", "give either prompt, or instruction and text")

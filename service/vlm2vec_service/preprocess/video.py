@@ -1,4 +1,4 @@
-"""Video files to uniformly sampled RGB frames, through PyAV."""
+"""Video files to RGB frames, sampled uniformly and decoded by PyAV."""
 
 import io
 from collections.abc import Iterator
@@ -11,14 +11,14 @@ from vlm2vec_service.errors import InvalidInputError
 from vlm2vec_service.settings import Limits
 
 FORMATS = "mov,matroska,avi,mpegts,mpeg,flv,asf,ogg,gif"
-"""Containers that are read, by FFmpeg's names (mov is mp4 too, matroska is webm). Playlists are
-none of them: they name other files, which FFmpeg would open wherever this runs."""
+"""The containers that are read, by FFmpeg's names (mov is mp4 too, matroska is webm). Playlists
+are not among them: they name other files, which FFmpeg would open on the machine that decodes."""
 CODECS = {
     "av1", "flv1", "gif", "h263", "h264", "hevc", "mjpeg", "mpeg1video", "mpeg2video", "mpeg4",
     "msmpeg4v2", "msmpeg4v3", "prores", "theora", "vc1", "vp8", "vp9", "wmv1", "wmv2", "wmv3",
 }  # fmt: skip
-"""What is decoded. FFmpeg's rarer decoders give pixel formats that its conversion to RGB does not
-know, of which one even ends the process."""
+"""The codecs that are decoded. FFmpeg's rarer decoders give pixel formats that its conversion to
+RGB does not know, of which one even ends the process."""
 
 
 def sample_video(
@@ -27,9 +27,9 @@ def sample_video(
     """Decodes ``count`` frames of the first video stream in ``data``.
 
     Frame ``floor(i * (n - 1) / (count - 1))`` of ``n`` is taken for each ``i``, as the models
-    were trained; a video with fewer frames than ``count`` gives all it has. It is decoded twice,
-    to count and then to keep, so memory holds ``count`` frames however long it is. Raises
-    `InvalidInputError` naming ``field``.
+    were trained; a video with fewer frames than ``count`` gives all it has. The file is decoded
+    twice, to count the frames and then to keep some, so that memory holds ``count`` frames
+    however long the video is. Raises `InvalidInputError` that names ``field``.
     """
     if len(data) > limits.max_video_bytes:
         raise InvalidInputError(

@@ -23,13 +23,13 @@ CLIP_VIT_L_14_336: dict[str, Any] = {
     "hidden_size": 1024, "intermediate_size": 4096, "num_hidden_layers": 24,
     "num_attention_heads": 16, "image_size": CROP, "patch_size": 14, "projection_dim": 768,
 }  # fmt: skip
-"""openai/clip-vit-large-patch14-336, which config.json only names."""
+"""The sizes of openai/clip-vit-large-patch14-336, which ``config.json`` only names."""
 VISION = "model.vision_embed_tokens."
 CLIP = f"{VISION}img_processor.vision_model."
 
 
 class Phi3V(Backbone):
-    """Language model ``model`` with the image embedding inside it; see `Backbone`."""
+    """The backbone of Phi-3.5-vision: the language model ``model``, with CLIP inside it."""
 
     name = "phi3_v"
     vision_prefix = VISION
@@ -59,8 +59,8 @@ class Phi3V(Backbone):
         self.std = torch.tensor(image_config["image_std"], device="cpu")
 
     def rename(self, name: str) -> str | None:
-        """Names have not changed; CLIP's last layer and output norm, which the model reads past,
-        and a second copy of the token embeddings are left out."""
+        """Keeps every name, for they have never changed, and leaves out what reaches no vector:
+        CLIP's last layer and output norm and a second copy of the token embeddings."""
         left_out = (f"{CLIP}post_layernorm.", f"{CLIP}embeddings.position_ids", f"{VISION}wte.")
         if name == "lm_head.weight" or name.startswith(left_out):
             return None
@@ -70,15 +70,15 @@ class Phi3V(Backbone):
         return name
 
     def known_as(self, name: str) -> Sequence[str]:
-        """One name only."""
+        """Lists ``name`` alone: the names of this family have never changed."""
         return (name,)
 
     def patches(self, media: Media) -> int:
-        """577 to a crop, the global view among them."""
+        """Counts 577 patches for each crop and for the global view."""
         return self._crops(media) * 577
 
     def encode(self, media: Sequence[Media]) -> list[Tensor]:
-        """CLIP over all crops of all images at once."""
+        """Runs CLIP over all crops of all images at once, and joins each image's crops."""
         embedding = self.model.vision_embed_tokens
         crops = torch.cat([self.crops(item) for item in media])
         states = embedding.clip_states(crops)
@@ -92,8 +92,11 @@ class Phi3V(Backbone):
         return list(features.split([item.tokens for item in media]))
 
     def crops(self, media: Media) -> Tensor:
-        """Rescales, normalises and cuts: float32 ``(1 + crops, 3, 336, 336)``, the global view
-        first. It is the whole picture resized after normalising, without antialiasing."""
+        """Rescales and normalises the pixels of ``media`` and cuts them into crops.
+
+        Returns float32 ``(1 + crops, 3, 336, 336)``, the global view first: the whole picture,
+        resized after normalising and without antialiasing.
+        """
         device = self.model.embed_tokens.weight.device
         pixels = torch.tensor(media.pixels, device=device).float()
         pixels = (pixels / 255 - self.mean.to(device)) / self.std.to(device)
@@ -104,8 +107,8 @@ class Phi3V(Backbone):
         return torch.cat((whole, tiles.permute(1, 3, 0, 2, 4).flatten(0, 1)))
 
     def rotary(self, positions: Tensor, lengths: Sequence[int]) -> tuple[Tensor, Tensor]:
-        """Phi-3's ``su`` scaling (longrope, arXiv:2402.13753): a sequence longer than the original
-        context takes the long factors, any other the short ones."""
+        """Applies Phi-3's ``su`` scaling (longrope, arXiv:2402.13753): a sequence longer than the
+        original context takes the long factors, any other the short ones."""
         device = positions.device
         frequencies = inverse_frequencies(self.theta, self.head_dim, device)
         if self.scaling is None:
@@ -132,11 +135,12 @@ TEXT_KEYS = (
     "num_key_value_heads", "hidden_act", "rms_norm_eps", "pad_token_id", "bos_token_id",
     "eos_token_id", "attention_dropout", "embd_pdrop", "resid_pdrop",
 )  # fmt: skip
-"""What the Phi-3 decoder is built from; its own rotary embedding, and so the scaling, is unused."""
+"""The keys of ``config.json`` that the Phi-3 decoder is built from. Those of the rotary embedding
+are not among them: `Phi3V.rotary` takes its place."""
 
 
 class ImageEmbedding(nn.Module):
-    """CLIP, the separators and the projector, under the original checkpoint's names.
+    """Images to features: CLIP, the separators and the projector, by the checkpoint's names.
 
     The model reads CLIP's last but one hidden state, so its last layer and output norm are not
     kept; ``unused`` holds the shapes of that layer's linears.
@@ -164,11 +168,12 @@ class ImageEmbedding(nn.Module):
 
     @property
     def clip(self) -> Any:
-        """The vision tower."""
+        """Gives CLIP, whose place in the modules only its name in the checkpoint explains."""
         return self.img_processor.vision_model
 
     def clip_states(self, crops: Tensor) -> Tensor:
-        """``(crops, 3, 336, 336)`` to the patches' states, ``(crops, 24, 24, width)``."""
+        """Runs CLIP on crops ``(crops, 3, 336, 336)`` and returns the states of their patches,
+        ``(crops, 24, 24, width)``."""
         # The buffer of the position ids, which are just counted, is on the meta device.
         embeddings = self.clip.embeddings
         patches = embeddings.patch_embedding(crops.to(embeddings.patch_embedding.weight.dtype))
@@ -182,14 +187,19 @@ class ImageEmbedding(nn.Module):
         return states[:, 1:].unflatten(1, (side, side))
 
     def assemble(self, states: Tensor, rows: int, columns: int) -> Tensor:
-        """One image's states, the global view first, to ``(tokens, 4 * width)``: the sub-crops
-        joined to one picture, a separator, the global view; a separator after each row."""
+        """Lays out the tokens of one image, ``(tokens, 4 * width)``, from the ``states`` of its
+        global view and its ``rows`` x ``columns`` crops.
+
+        The crops come first, joined to one picture, then a separator and the global view; each
+        row of tokens ends with a separator of its own.
+        """
         whole = self._grid(states[:1], 1, 1)
         parts = self._grid(states[1:], rows, columns)
         return torch.cat((parts, self.glb_GN[0], whole))
 
     def _grid(self, states: Tensor, rows: int, columns: int) -> Tensor:
-        """Joins crops, merges each 2x2 patches and ends each row with ``sub_GN``."""
+        """Joins crops to one picture, merges each 2x2 patches into a token and ends each row of
+        tokens with ``sub_GN``."""
         _, side, _, width = states.shape
         half = side // 2
         tiles = states.view(rows, columns, half, 2, half, 2, width)

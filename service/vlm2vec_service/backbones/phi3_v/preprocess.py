@@ -1,61 +1,50 @@
-"""Phi-3.5-vision: prompts and pictures to token ids and HD-transformed pixels."""
+"""Phi-3.5-vision: prompts and pictures to token ids and HD-transformed pixels.
+
+The HD transform fits a picture into a grid of square crops; its rule is that of
+microsoft/Phi-3.5-vision-instruct.
+"""
 
 import re
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 from PIL import Image
-from tokenizers import Tokenizer
 
 from vlm2vec_registry.embedding_config import EmbeddingConfig
 from vlm2vec_service.errors import InvalidInputError
-from vlm2vec_service.preprocess.limits import check_media, check_token_ids, check_tokens
+from vlm2vec_service.preprocess.family import CheckpointFiles, FamilyPreprocessor
+from vlm2vec_service.preprocess.limits import check_tokens
 from vlm2vec_service.preprocess.prepared import Media, Prepared, Request
-from vlm2vec_service.preprocess.prompts import check_text, render
 from vlm2vec_service.settings import Limits
 
 CROP = 336
-"""Pixels of one side of a crop: the input size of CLIP ViT-L/14-336."""
+"""The pixels of one side of a crop, which is the input size of CLIP ViT-L/14-336."""
 PLACEHOLDER = re.compile(r"<\|image_(\d+)\|>")
 
 
-class Phi3VPreprocessor:
+class Phi3VPreprocessor(FamilyPreprocessor):
     """Prepares inputs for a Phi-3.5-vision checkpoint.
 
     The prompt is split at its ``<|image_N|>`` and every piece is tokenised by itself, with its
     own BOS, as upstream does: a second ``<s>`` follows each image.
     """
 
-    def __init__(
-        self,
-        config: dict[str, Any],
-        image_config: dict[str, Any],
-        tokenizer: Tokenizer,
-        limits: Limits,
-    ) -> None:
-        self.tokenizer = tokenizer
-        self.limits = limits
-        self.vocabulary: int = config["vocab_size"]
-        self.num_crops: int = image_config.get("num_crops", 4)
+    # Without a number: all placeholders start alike.
+    reserved_text = ("<|image_",)
 
-    def prepare(self, request: Request, embedding: EmbeddingConfig) -> Prepared:
-        """See `Preprocessor.prepare`."""
-        # Any tag will do to refuse: they all start alike.
-        check_text(request, ("<|image_",), self.limits.max_text_bytes)
-        check_media(request, self.limits)
+    def __init__(self, files: CheckpointFiles, limits: Limits) -> None:
+        super().__init__(files, limits)
+        self.num_crops: int = files.image_config.get("num_crops", 4)
+
+    def placeholders(self, request: Request) -> list[str]:
+        """Numbers the images from 1."""
+        return [f"<|image_{i + 1}|>" for i in range(len(request.images))]
+
+    def prepare_prompt(self, prompt: str, request: Request, embedding: EmbeddingConfig) -> Prepared:
+        """Gives the tokens of image N the id ``-N``. Raises `InvalidInputError` for any video."""
         if request.video:
             raise InvalidInputError("video", "Phi-3.5-vision reads images only; send the frames")
-        if request.token_ids:
-            check_token_ids(request.token_ids, self.vocabulary, ())
-            check_tokens(len(request.token_ids), self.limits)
-            return Prepared(*_plain(request.token_ids))
-        prompt = request.prompt
-        if prompt is None:
-            tags = [f"<|image_{i + 1}|>" for i in range(len(request.images))]
-            prompt = render(embedding.prompt, request, tags)
-        # Odd elements are the numbers of the tags between the even ones, the text.
+        # Odd elements are the numbers of the placeholders between the even ones, the text.
         pieces = PLACEHOLDER.split(prompt)
         self._check_placeholders(pieces[1::2], len(request.images))
 
@@ -68,13 +57,12 @@ class Phi3VPreprocessor:
             if index < len(grids):
                 starts.append(len(token_ids))
                 token_ids.extend([-(index + 1)] * token_count(grids[index]))
-        # Before any pixel is resized: the token count follows from the sizes alone.
         check_tokens(len(token_ids), self.limits)
         media = tuple(
             Media.of("image", hd_transform(image, grid)[None], start, token_count(grid))
             for image, grid, start in zip(request.images, grids, starts, strict=True)
         )
-        return Prepared(*_plain(token_ids), media)
+        return Prepared.in_sequence(token_ids, media)
 
     def _check_placeholders(self, numbers: list[str], images: int) -> None:
         if numbers != [str(number) for number in range(1, images + 1)]:
@@ -86,16 +74,8 @@ class Phi3VPreprocessor:
             )
 
 
-def _plain(
-    token_ids: Sequence[int],
-) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int32]]:
-    """The ids, and positions that count them."""
-    positions = np.arange(len(token_ids), dtype=np.int32)
-    return np.asarray(token_ids, np.int32), np.broadcast_to(positions, (3, len(positions)))
-
-
 def hd_grid(image: Image.Image, num_crops: int) -> tuple[int, int]:
-    """Rows and columns of crops that the HD transform cuts ``image`` into, at most ``num_crops``.
+    """Finds the rows and columns of crops that ``image`` is cut into, at most ``num_crops``.
 
     The longer side gets the most crops that still leave room for the shorter one.
     """
@@ -110,15 +90,19 @@ def hd_grid(image: Image.Image, num_crops: int) -> tuple[int, int]:
 
 
 def token_count(grid: tuple[int, int]) -> int:
-    """Tokens of an image of ``grid`` crops: 12x12 for each and for the global view, one more at
-    the end of each row of tokens, and one between the two."""
+    """Counts the tokens of an image whose ``grid`` has so many rows and columns of crops.
+
+    Every crop and the global view, the whole picture as one crop, have 12x12 tokens; one more
+    ends each row of tokens, and one stands between the crops and the global view.
+    """
     rows, columns = grid
     return (rows * columns + 1) * 144 + 1 + (rows + 1) * 12
 
 
 def hd_transform(image: Image.Image, grid: tuple[int, int]) -> np.ndarray[Any, np.dtype[np.uint8]]:
-    """Resizes so that the longer side fills its crops and pads the other with white, half on each
-    side; uint8 ``(336 * rows, 336 * columns, 3)``."""
+    """Resizes ``image`` so that its longer side fills the crops of ``grid``, and pads the other
+    with white, half on each side. Returns uint8 ``(336 * rows, 336 * columns, 3)``.
+    """
     rows, columns = grid
     portrait = image.width < image.height
     if portrait:

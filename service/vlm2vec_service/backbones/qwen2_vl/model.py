@@ -1,4 +1,4 @@
-"""Qwen2-VL on the modules of ``transformers``."""
+"""Qwen2-VL, made of the modules of ``transformers``."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -19,7 +19,7 @@ from vlm2vec_service.preprocess.prepared import Media
 
 
 class Qwen2VL(Backbone):
-    """Vision tower ``visual`` and language model ``model``; see `Backbone`."""
+    """The backbone of Qwen2-VL: the vision tower ``visual`` and the language model ``model``."""
 
     name = "qwen2_vl"
     vision_prefix = "visual."
@@ -42,7 +42,8 @@ class Qwen2VL(Backbone):
         self.std = torch.tensor(image_config["image_std"], device="cpu")
 
     def rename(self, name: str) -> str | None:
-        """Since 4.52 ``transformers`` has both towers below ``model``."""
+        """Maps the names of ``transformers`` since 4.52, which has both towers below ``model``, to
+        those of the original checkpoint."""
         if name == "lm_head":
             return name
         if name == "lm_head.weight":
@@ -53,17 +54,17 @@ class Qwen2VL(Backbone):
         return name
 
     def known_as(self, name: str) -> Sequence[str]:
-        """Both generations of names."""
+        """Lists the name here and the one that ``transformers`` has had since 4.52."""
         if name.startswith("visual."):
             return name, f"model.{name}"
         return name, name.replace("model.", "model.language_model.", 1)
 
     def patches(self, media: Media) -> int:
-        """Four to a token."""
+        """Counts the patches of ``media``, of which four are merged into a token."""
         return media.tokens * self.vision.spatial_merge_size**2
 
     def encode(self, media: Sequence[Media]) -> list[Tensor]:
-        """All images and frames as one packed sequence; nobody attends beyond a frame."""
+        """Runs all images and frames as one packed sequence; no patch attends beyond its frame."""
         weight = self.visual.patch_embed.proj.weight
         device, dtype = weight.device, weight.dtype
         grids = [self._grid(item) for item in media]
@@ -81,8 +82,11 @@ class Qwen2VL(Backbone):
         return list(features.split([item.tokens for item in media]))
 
     def cut(self, media: Media) -> Tensor:
-        """Rescales, normalises and cuts patches: float32 ``(patches, 3 * time * side * side)``, in
-        the order of the merged tokens. An odd last frame is repeated."""
+        """Rescales and normalises the pixels of ``media`` and cuts them into patches.
+
+        Returns float32 ``(patches, 3 * time * side * side)``, in the order of the merged tokens.
+        An odd last frame is repeated.
+        """
         device = self.visual.patch_embed.proj.weight.device
         pixels = torch.tensor(media.pixels, device=device).float()
         pixels = (pixels * (1 / 255) - self.mean.to(device)) / self.std.to(device)
@@ -104,7 +108,7 @@ class Qwen2VL(Backbone):
         return tiles.permute(0, 2, 5, 3, 6, 8, 1, 4, 7).reshape(-1, channels * time * side * side)
 
     def rotary(self, positions: Tensor, lengths: Sequence[int]) -> tuple[Tensor, Tensor]:
-        """M-RoPE: each frequency turns with the temporal, height or width position, by section."""
+        """Applies M-RoPE: each section of the frequencies turns with one axis of the positions."""
         frequencies = inverse_frequencies(self.theta, self.head_dim, positions.device)
         axes = torch.tensor(
             [axis % 3 for axis, size in enumerate(self.sections) for _ in range(size)],
@@ -115,7 +119,7 @@ class Qwen2VL(Backbone):
         return angles.cos(), angles.sin()
 
     def _grid(self, media: Media) -> tuple[int, int, int]:
-        """Patches in time, height and width."""
+        """Counts the patches in time, height and width."""
         frames, height, width, _ = media.pixels.shape
         side = self.vision.patch_size
         return -(-frames // self.vision.temporal_patch_size), height // side, width // side
@@ -123,7 +127,7 @@ class Qwen2VL(Backbone):
     def _vision_rotary(
         self, grids: Sequence[tuple[int, int, int]], device: torch.device
     ) -> tuple[Tensor, Tensor]:
-        """Half of each head turns with a patch's row, half with its column."""
+        """Turns half of each head with a patch's row and half with its column."""
         merge = self.vision.spatial_merge_size
         places = []
         for time, height, width in grids:

@@ -2,26 +2,25 @@
 
 import math
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
-from tokenizers import Tokenizer
 
 from vlm2vec_registry.embedding_config import EmbeddingConfig
 from vlm2vec_service.errors import InvalidInputError
-from vlm2vec_service.preprocess.limits import check_media, check_token_ids, check_tokens
+from vlm2vec_service.preprocess.family import CheckpointFiles, FamilyPreprocessor
+from vlm2vec_service.preprocess.limits import check_tokens
 from vlm2vec_service.preprocess.prepared import Media, Prepared, Request
-from vlm2vec_service.preprocess.prompts import check_text, render
 from vlm2vec_service.settings import Limits
 
 IMAGE, VIDEO = "<|image_pad|>", "<|video_pad|>"
 MAX_ASPECT_RATIO = 200
-"""Longer or flatter images are refused, as in the model's own processor."""
+"""An image whose one side is longer than so many times the other is refused, as by the model's
+own processor."""
 
 
-class Qwen2VLPreprocessor:
+class Qwen2VLPreprocessor(FamilyPreprocessor):
     """Prepares inputs for a Qwen2-VL checkpoint.
 
     A placeholder takes the next image or video. Its tokens get plain sequential positions, which
@@ -29,18 +28,14 @@ class Qwen2VLPreprocessor:
     M-RoPE's temporal, height and width positions.
     """
 
-    def __init__(
-        self,
-        config: dict[str, Any],
-        image_config: dict[str, Any],
-        tokenizer: Tokenizer,
-        limits: Limits,
-    ) -> None:
-        self.tokenizer = tokenizer
-        self.limits = limits
+    reserved_text = (IMAGE, VIDEO)
+
+    def __init__(self, files: CheckpointFiles, limits: Limits) -> None:
+        super().__init__(files, limits)
+        config, image_config = files.config, files.image_config
         self.image_id: int = config["image_token_id"]
         self.video_id: int = config["video_token_id"]
-        self.vocabulary: int = config["vocab_size"]
+        self.media_token_ids = (self.image_id, self.video_id)
         self.vision_start_id: int = config["vision_start_token_id"]
         size = image_config.get("size") or {}
         self.min_pixels: int = image_config.get("min_pixels") or size["shortest_edge"]
@@ -51,14 +46,16 @@ class Qwen2VLPreprocessor:
 
     @property
     def token_side(self) -> int:
-        """Pixels of one side of the square that becomes one token."""
+        """Counts the pixels along one side of the square that becomes one token."""
         return self.patch_size * self.merge_size
 
-    def prepare(self, request: Request, embedding: EmbeddingConfig) -> Prepared:
-        """See `Preprocessor.prepare`."""
-        check_text(request, (IMAGE, VIDEO), self.limits.max_text_bytes)
-        check_media(request, self.limits)
-        ids = self._ids(request, embedding)
+    def placeholders(self, request: Request) -> list[str]:
+        """Lists the images first, and one placeholder for the frames of the video."""
+        return [IMAGE] * len(request.images) + [VIDEO] * bool(request.video)
+
+    def prepare_prompt(self, prompt: str, request: Request, embedding: EmbeddingConfig) -> Prepared:
+        """Repeats each placeholder's id as often as its image or video has tokens."""
+        ids = self.tokenizer.encode(prompt).ids
         self._check_placeholders(ids, request)
         if not ids:
             raise InvalidInputError("text", "the prompt has no tokens")
@@ -77,7 +74,6 @@ class Qwen2VLPreprocessor:
             else:
                 token_ids.append(token)
             previous = token
-        # Before any pixel is resized: the token count follows from the sizes alone.
         check_tokens(len(token_ids), self.limits)
         media = tuple(
             self._media(token_ids[start], frames, grid, start) for start, frames, grid, _ in spans
@@ -86,17 +82,6 @@ class Qwen2VLPreprocessor:
             len(token_ids), [(start, grid) for start, _, grid, spatial in spans if spatial]
         )
         return Prepared(np.asarray(token_ids, np.int32), positions, media)
-
-    def _ids(self, request: Request, embedding: EmbeddingConfig) -> list[int]:
-        """Token ids of the prompt, one for each image or video in it."""
-        if request.token_ids:
-            check_token_ids(request.token_ids, self.vocabulary, (self.image_id, self.video_id))
-            return list(request.token_ids)
-        prompt = request.prompt
-        if prompt is None:
-            placeholders = [IMAGE] * len(request.images) + [VIDEO] * bool(request.video)
-            prompt = render(embedding.prompt, request, placeholders)
-        return list(self.tokenizer.encode(prompt).ids)
 
     def _check_placeholders(self, ids: Sequence[int], request: Request) -> None:
         for token, name, field, count in (
@@ -122,7 +107,7 @@ class Qwen2VLPreprocessor:
     def _grid(
         self, frames: Sequence[Image.Image], embedding: EmbeddingConfig, field: str
     ) -> tuple[int, int, int]:
-        """Tokens in time, height and width."""
+        """Counts the tokens in time, height and width."""
         width, height = frames[0].size
         if any(frame.size != (width, height) for frame in frames):
             raise InvalidInputError(field, "the frames differ in size")
@@ -151,8 +136,8 @@ class Qwen2VLPreprocessor:
 def smart_resize(
     height: int, width: int, factor: int, min_pixels: int, max_pixels: int
 ) -> tuple[int, int]:
-    """The height and width to resize to: multiples of ``factor``, the pixel count between the
-    bounds, the aspect ratio as near as it gets (Qwen2-VL's rule, arXiv:2409.12191).
+    """Finds the height and width to resize to: multiples of ``factor``, with a pixel count
+    between the bounds and the aspect ratio as near as it gets (Qwen2-VL's rule, arXiv:2409.12191).
     """
     new_height = max(factor, round(height / factor) * factor)
     new_width = max(factor, round(width / factor) * factor)
@@ -170,9 +155,10 @@ def smart_resize(
 def _positions(
     length: int, spans: Sequence[tuple[int, tuple[int, int, int]]]
 ) -> npt.NDArray[np.int32]:
-    """M-RoPE positions ``(3, length)``: plain counting outside ``spans``, a grid inside them.
+    """Makes M-RoPE's positions ``(3, length)`` for media at ``spans``: a start and a grid each.
 
-    Counting goes on after a span at one more than the largest position in it.
+    Inside a span a token has its place in the grid; outside the tokens are counted, and counting
+    goes on after a span at one more than the largest position in it.
     """
     pieces: list[npt.NDArray[np.int_]] = []
     done = position = 0

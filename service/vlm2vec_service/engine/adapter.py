@@ -1,4 +1,4 @@
-"""PEFT adapter folders to adapters that are ready to serve."""
+"""PEFT adapter folders, checked and made ready to embed with."""
 
 import functools
 import hashlib
@@ -30,11 +30,12 @@ TENSOR = re.compile(
 
 @dataclass(frozen=True)
 class Adapter:
-    """One adapter on the device: immutable, so that a batch that holds it can finish after it was
-    unloaded.
+    """One adapter on the device.
 
-    ``vision_digest`` is 16 bytes of what it does to the vision tower: image features made with it
-    are its own. Empty where it leaves vision alone.
+    It never changes, so that a batch that holds it can finish after it was unloaded. ``layers``
+    has what it adds, by the name of the linear layer. ``vision_digest`` is a digest of what it
+    does to the vision tower, 16 bytes, because image features made with it are its own; it is
+    empty if the adapter leaves the tower alone.
     """
 
     name: str
@@ -44,16 +45,17 @@ class Adapter:
 
     @property
     def nbytes(self) -> int:
-        """Bytes on the device."""
+        """Counts the bytes of its tensors on the device."""
         return sum(layer.nbytes for layer in self.layers.values())
 
 
 Compute: TypeAlias = Callable[[Sequence[Callable[[], LowRank]]], list[LowRank]]
-"""Runs steps, each a moment's work on the device, and gives their results in order."""
+"""A function that runs steps, each a moment's work on the device, and returns their results in
+order. A worker has one that lets batches run between the steps."""
 
 
-def at_once(steps: Sequence[Callable[[], LowRank]]) -> list[LowRank]:
-    """Here and now."""
+def without_pause(steps: Sequence[Callable[[], LowRank]]) -> list[LowRank]:
+    """Runs ``steps`` one right after the other, in the thread of the call."""
     return [step() for step in steps]
 
 
@@ -62,13 +64,13 @@ def load_adapter(
     folder: Path,
     backbone: Backbone,
     linears: Mapping[str, AdaptedLinear],
-    compute: Compute = at_once,
+    compute: Compute = without_pause,
 ) -> Adapter:
-    """Reads the PEFT folder ``folder`` for ``backbone``, whose linear layers are ``linears``;
-    ``compute`` may spread the work.
+    """Loads the PEFT folder ``folder`` for ``backbone``, whose linear layers are ``linears``.
 
-    Raises `AdapterError` that lists every tensor that lands on no layer, every layer that the
-    settings name and the file lacks, and every shape that does not fit.
+    ``compute`` runs the work on the device and may spread it over time. Raises `AdapterError` that
+    lists every tensor that lands on no layer, every layer that the settings name and the file
+    lacks, and every shape that does not fit.
     """
     device = next(iter(linears.values())).weight.device
     config, embedding, parts = _parse(folder, backbone, linears, device)
@@ -85,8 +87,11 @@ def load_adapter(
 def check_adapter(
     folder: Path, backbone: Backbone, linears: Mapping[str, AdaptedLinear]
 ) -> EmbeddingConfig:
-    """Raises `AdapterError` where `load_adapter` would; the weights of ``backbone`` may be missing
-    (on the meta device), its shapes are enough."""
+    """Checks the PEFT folder ``folder`` for ``backbone`` without loading it.
+
+    Raises `AdapterError` where `load_adapter` would. The shapes of ``backbone`` are enough: it may
+    be on the meta device. Returns the contents of the folder's ``embedding.json``.
+    """
     return _parse(folder, backbone, linears, torch.device("cpu"))[1]
 
 
@@ -96,7 +101,7 @@ def _parse(
     linears: Mapping[str, AdaptedLinear],
     device: torch.device,
 ) -> tuple[AdapterConfig, EmbeddingConfig, dict[str, dict[str, Tensor]]]:
-    """The settings and the tensors of each layer; all checked."""
+    """Reads and checks the settings, ``embedding.json`` and the tensors of each layer."""
     config = AdapterConfig.read(folder)
     try:
         embedding = EmbeddingConfig.read(folder)
@@ -131,7 +136,7 @@ def _read(folder: Path, device: torch.device) -> dict[str, Tensor]:
 def _by_module(
     tensors: Mapping[str, Tensor], backbone: Backbone
 ) -> tuple[dict[str, dict[str, Tensor]], list[str]]:
-    """The tensors of each module, under its name in ``backbone``; and those of none."""
+    """Sorts the tensors by module, under its name in ``backbone``, and lists those of none."""
     parts: dict[str, dict[str, Tensor]] = {}
     strays = []
     for name, tensor in tensors.items():
@@ -207,8 +212,10 @@ def _layer(
 
 
 def _row_norms(linear: AdaptedLinear, a: Tensor, b: Tensor, scaling: float) -> Tensor:
-    """``‖W + s·BA‖`` by row, float32 ``(out,)``, without making a matrix of that size: a row's square
-    is ``‖w‖² + 2s·b·(Aw) + s²·b(AAᵀ)bᵀ``."""
+    """Computes ``‖W + s·BA‖`` by row, float32 ``(out,)``, without making a matrix of that size.
+
+    A row's square is ``‖w‖² + 2s·b·(Aw) + s²·b(AAᵀ)bᵀ``.
+    """
     crossed = F.linear(linear.weight, a.to(linear.weight.dtype)).float()
     own = b @ (a @ a.T)
     square = linear.row_norms.square() + ((2 * scaling * crossed + scaling**2 * own) * b).sum(1)

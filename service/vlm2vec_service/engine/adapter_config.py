@@ -1,4 +1,4 @@
-"""``adapter_config.json``: what PEFT's settings mean for our layers, and which we refuse."""
+"""``adapter_config.json``: what PEFT's settings mean for linear layers, and which are refused."""
 
 import json
 import math
@@ -19,12 +19,15 @@ WITHOUT_EFFECT = {
     "runtime_config", "task_type",
 }  # fmt: skip
 INITIALISATIONS = (True, False, None, "gaussian", "eva", "orthogonal")
-"""Those that leave the base weights alone; PiSSA, OLoRA, CorDA, LoftQ and LoRA-GA change them."""
+"""The values that leave the base weights alone; PiSSA, OLoRA, CorDA, LoftQ and LoRA-GA do not."""
 
 
 @dataclass(frozen=True)
 class AdapterConfig:
-    """The settings that decide which layers an adapter is on, and how it scales."""
+    """The settings of a PEFT adapter that decide which layers it is on and how it scales.
+
+    They have PEFT's names, and its defaults where ``adapter_config.json`` leaves one out.
+    """
 
     r: int = 8
     lora_alpha: float = 8
@@ -68,7 +71,7 @@ class AdapterConfig:
         )
 
     def targets(self, name: str) -> bool:
-        """Whether PEFT would put the adapter on the linear layer ``name``."""
+        """Says whether PEFT would put the adapter on the linear layer ``name``."""
         if _listed(self.exclude_modules, name):
             return False
         if self.target_modules == "all-linear":
@@ -86,11 +89,14 @@ class AdapterConfig:
         return found is not None and int(found[1]) in self.layers_to_transform
 
     def rank(self, name: str) -> int:
-        """The rank on layer ``name``."""
+        """Finds the rank of the adapter's matrices on the linear layer ``name``."""
         return int(_pattern(self.rank_pattern, name, self.r))
 
     def scaling(self, name: str) -> float:
-        """``s`` of ``W + s·BA`` on layer ``name``: alpha over the rank, or over its root (rsLoRA)."""
+        """Computes ``s`` of ``W + s·BA`` on the linear layer ``name``.
+
+        It is alpha over the rank, or over the rank's square root with rsLoRA.
+        """
         rank = self.rank(name)
         alpha = _pattern(self.alpha_pattern, name, self.lora_alpha)
         return alpha / (math.sqrt(rank) if self.use_rslora else rank)

@@ -1,7 +1,7 @@
-"""Attention over packed sequences: nobody attends across a boundary.
+"""Attention over packed sequences: no token attends across the boundary of its sequence.
 
-Registered with ``transformers`` as the attention implementation `PACKED`; the layout of the batch
-travels to it as the keyword argument ``segments``.
+Importing this module registers the attention with ``transformers`` under the name `PACKED`. The
+layout of the batch travels to it as the keyword argument ``segments``.
 """
 
 import inspect
@@ -19,14 +19,18 @@ from transformers import AttentionInterface
 
 PACKED = "vlm2vec_packed"
 CAUSAL_BLOCK, FULL_BLOCK, MAX_SCORES, SHORT = 256, 640, 2**21, 64
-"""For a CPU: queries of a block, scores of a piece (4 MB in bfloat16), and the length below which
-the fused attention is faster. Measured on two cores of an EPYC with AVX-512."""
+"""Sizes for a CPU: the queries of a block, causal or not, the scores of a piece (4 MB in bfloat16),
+and the length below which the fused attention is faster. They were measured on two cores of an
+EPYC with AVX-512."""
 VARLEN_HAS_GQA = "enable_gqa" in inspect.signature(varlen_attn).parameters
 
 
 @dataclass(frozen=True)
 class Segments:
-    """The boundaries of a packed sequence: ``lengths`` in order, attended to causally or fully."""
+    """The boundaries of the sequences in a packed batch, whose ``lengths`` are in order.
+
+    A token attends to its sequence up to itself if ``causal``, and to the whole of it if not.
+    """
 
     lengths: Sequence[int]
     causal: bool
@@ -34,13 +38,14 @@ class Segments:
 
     @cached_property
     def boundaries(self) -> Tensor:
-        """int32 ``(len(lengths) + 1,)``: the start of each segment, and the end."""
+        """Computes the start of each sequence and the end of the last, int32
+        ``(len(lengths) + 1,)``."""
         ends = [0, *itertools.accumulate(self.lengths)]
         return torch.tensor(ends, dtype=torch.int32, device=self.device)
 
     @cached_property
     def runs(self) -> list[tuple[int, int, int]]:
-        """``(start, count, length)`` of each run of neighbours that are equally long."""
+        """Finds the runs of neighbours that are equally long: ``(start, count, length)`` each."""
         runs, start = [], 0
         for length, run in itertools.groupby(self.lengths):
             count = len(list(run))
@@ -59,10 +64,11 @@ def packed_attention(
     segments: Segments | None = None,
     **_: Any,
 ) -> tuple[Tensor, None]:
-    """``query`` is ``(batch, heads, tokens, dim)``, ``key`` and ``value`` may have fewer heads.
+    """Computes attention, as ``transformers`` calls it.
 
-    With ``segments`` the batch is one packed sequence; without, an ordinary batch of full
-    attention. Returns ``(batch, tokens, heads, dim)``.
+    ``query`` is ``(batch, heads, tokens, dim)``; ``key`` and ``value`` may have fewer heads. With
+    ``segments`` the batch is one row of packed sequences; without, it is an ordinary batch with
+    full attention. Returns ``(batch, tokens, heads, dim)``, and None in place of the weights.
     """
     if segments is None:
         return _attend(query, key, value, scaling, causal=False).transpose(1, 2), None
@@ -82,7 +88,7 @@ def packed_attention(
 def _attend(
     query: Tensor, key: Tensor, value: Tensor, scaling: float | None, causal: bool
 ) -> Tensor:
-    """Equal lengths: ``(batch, heads, length, dim)``."""
+    """Computes attention for a batch of equally long sequences, ``(batch, heads, length, dim)``."""
     on_cpu = query.device.type == "cpu"
     # The fused attention's backward pass is slower than matrix products at any length.
     blocked = query.shape[2] >= SHORT or query.requires_grad
@@ -101,7 +107,7 @@ def _attend(
 def _blocked(
     query: Tensor, key: Tensor, value: Tensor, scaling: float | None, causal: bool
 ) -> Tensor:
-    """Attention as matrix products, in pieces whose scores stay in a CPU's cache.
+    """Computes attention as matrix products, in pieces whose scores stay in a CPU's cache.
 
     In bfloat16 a CPU multiplies matrices several times faster than its fused attention runs.
     Query heads that share a key head are rows of one product; a causal block of queries reads the
@@ -131,6 +137,7 @@ def _blocked(
 def _varlen(
     query: Tensor, key: Tensor, value: Tensor, scaling: float | None, segments: Segments
 ) -> Tensor:
+    """Computes attention for all sequences at once by a GPU's kernel, ``(tokens, heads, dim)``."""
     q, k, v = (x[0].transpose(0, 1) for x in (query, key, value))
     options: dict[str, Any] = {}
     if q.shape[1] != k.shape[1]:

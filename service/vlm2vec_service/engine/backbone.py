@@ -1,4 +1,4 @@
-"""What the engine needs of a model, whichever it is."""
+"""What the engine needs of a model, whichever family it is of."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -16,42 +16,56 @@ class Backbone(nn.Module, ABC):
     """A vision-language model without its output layer.
 
     Its modules carry the names of the original checkpoint, which are also those that adapters
-    were trained on. ``inert`` holds ``(out, in)`` of linear layers that never reach a vector: an
-    adapter may have tensors for them, they do nothing.
+    were trained on. A subclass is made from the contents of ``config.json`` and
+    ``preprocessor_config.json``, on the meta device: it may not compute with its weights yet.
     """
 
     name: str
-    """``model_type`` in ``config.json``."""
+    """The ``model_type`` in ``config.json``, which is the key of the family's row in the table."""
     vision_prefix: str
-    """How the names of the vision tower's modules start."""
+    """The start of the names of all modules that compute image features."""
     inert: dict[str, tuple[int, int]]
+    """The ``(out, in)`` of linear layers that never reach a vector, by name. An adapter may have
+    tensors for them, which do nothing."""
     model: Any
-    """The language model: ``embed_tokens``, ``layers`` and ``norm``."""
+    """The language model. `decode` takes it apart: it has ``embed_tokens``, ``layers`` (each with
+    ``self_attn``, ``mlp``, ``input_layernorm`` and ``post_attention_layernorm``) and ``norm``."""
 
     @abstractmethod
     def rename(self, name: str) -> str | None:
-        """The name here of a module or tensor of a checkpoint or adapter, of any generation of
-        ``transformers``; None for a tensor that never reaches a vector."""
+        """Finds the name that a module or tensor of a checkpoint or an adapter has here.
+
+        ``name`` may be of any version of ``transformers``. Returns None for a tensor that never
+        reaches a vector.
+        """
 
     @abstractmethod
     def known_as(self, name: str) -> Sequence[str]:
-        """Every name that ``name`` has had; settings of adapters match any of them."""
+        """Lists every name that the module ``name`` has had in some version of ``transformers``.
+
+        The settings of an adapter may target any of them.
+        """
 
     @abstractmethod
     def patches(self, media: Media) -> int:
-        """Rows that ``media`` takes in the vision tower."""
+        """Counts the rows that ``media`` takes in the vision tower."""
 
     @abstractmethod
     def encode(self, media: Sequence[Media]) -> list[Tensor]:
-        """The features of each, ``(tokens, hidden)``."""
+        """Computes the features of each image or video: ``(tokens, hidden)``, in order."""
 
     @abstractmethod
     def rotary(self, positions: Tensor, lengths: Sequence[int]) -> tuple[Tensor, Tensor]:
-        """Cosines and sines, float32 ``(total, head_dim)``, for ``(3, total)`` positions of
-        sequences of ``lengths``."""
+        """Computes the cosines and sines of the rotary embedding, float32 ``(total, head_dim)``.
+
+        ``positions`` is ``(3, total)``; ``lengths`` are those of the packed sequences.
+        """
 
     def embed_tokens(self, token_ids: Tensor) -> Tensor:
-        """``(total,)`` ids to ``(total, hidden)``; negative ids, which features replace, to any."""
+        """Looks up the embeddings ``(total, hidden)`` of ids ``(total,)``.
+
+        A negative id stands for media and gets any embedding; features replace it.
+        """
         embeddings: Tensor = self.model.embed_tokens(token_ids.clamp(min=0))
         return embeddings
 
@@ -64,11 +78,11 @@ class Backbone(nn.Module, ABC):
         rows: Rows,
         input_groups: Sequence[Group] = (),
     ) -> Tensor:
-        """Runs the language model over packed ``(total, hidden)`` and pools.
+        """Runs the language model over packed states ``(total, hidden)`` and pools the last token.
 
-        Returns the final-normed state of each input's last token, ``(inputs, hidden)``. Behind
-        the last attention nothing else reaches it, so the last MLP and the norm run on those rows
-        alone; ``input_groups`` are their adapters.
+        Returns the state of each input's last token behind the final norm, ``(inputs, hidden)``.
+        Behind the last attention no other row reaches that state, so the last MLP and the norm
+        run on those rows alone; ``input_groups`` are their adapters, and ``rows`` is told of them.
         """
         cos, sin = (part.to(hidden.dtype)[None] for part in rotary)
         options: dict[str, Any] = {
@@ -89,5 +103,5 @@ class Backbone(nn.Module, ABC):
 
 
 def inverse_frequencies(theta: float, dim: int, device: torch.device) -> Tensor:
-    """RoPE's ``theta ** -(2i / dim)``, float32 ``(dim / 2,)`` (arXiv:2104.09864)."""
+    """Computes RoPE's ``theta ** -(2i / dim)``, float32 ``(dim / 2,)`` (arXiv:2104.09864)."""
     return 1.0 / theta ** (torch.arange(0, dim, 2, dtype=torch.float32, device=device) / dim)

@@ -1,4 +1,4 @@
-"""Hugging Face checkpoint folders, straight to the device: sharded safetensors, nothing else."""
+"""Weights of Hugging Face checkpoint folders, from safetensors files straight to the device."""
 
 import json
 from collections.abc import Callable, Iterator
@@ -14,7 +14,7 @@ INDEX, SINGLE = "model.safetensors.index.json", "model.safetensors"
 
 
 def shards(folder: Path) -> list[Path]:
-    """The safetensors files of a checkpoint. Raises `CheckpointError` if there are none."""
+    """Lists the safetensors files of a checkpoint. Raises `CheckpointError` if there are none."""
     index = folder / INDEX
     if index.exists():
         try:

@@ -1,4 +1,4 @@
-"""A linear layer that several adapters share: the base product once, each row's adapter on top."""
+"""A linear layer that adapters share: one base product, and each row's own adapter on top."""
 
 import functools
 from collections.abc import Sequence
@@ -11,13 +11,13 @@ from torch.nn import functional as F
 
 @dataclass(frozen=True)
 class LowRank:
-    """One adapter's part of one linear layer, ready to add.
+    """What one adapter adds to one linear layer.
 
     With DoRA's ``g = m / ‖W + s·BA‖`` (row norms; arXiv:2402.09353, eq. 5), or 1 without DoRA, the
-    layer is ``y = g ⊙ (xWᵀ + s·(xAᵀ)Bᵀ) + b``. Held is what leaves least to do per token:
-
-    ``a``: ``A``, ``(rank, in)``. ``b``: ``s·g ⊙ B``, ``(out, rank)``.
-    ``gain``: ``g``, ``(out,)``, and ``shift``: ``(1 - g) ⊙ b``; None where they change nothing.
+    layer is ``y = g ⊙ (xWᵀ + s·(xAᵀ)Bᵀ) + b``. It is held in the form that leaves least to do for
+    each token: ``a`` is ``A``, ``(rank, in)``, and ``b`` is ``s·g ⊙ B``, ``(out, rank)``; ``gain``
+    is ``g``, ``(out,)``, and ``shift`` is ``(1 - g) ⊙ b``, ``(out,)``. ``gain`` is None without
+    DoRA, ``shift`` also where the layer has no bias.
     """
 
     a: Tensor
@@ -27,19 +27,22 @@ class LowRank:
 
     @property
     def tensors(self) -> list[Tensor]:
-        """Those that there are."""
+        """Lists the tensors that are not None."""
         every = (self.a, self.b, self.gain, self.shift)
         return [tensor for tensor in every if tensor is not None]
 
     @property
     def nbytes(self) -> int:
-        """Bytes on the device."""
+        """Counts the bytes of the tensors on the device."""
         return sum(tensor.nbytes for tensor in self.tensors)
 
 
 @dataclass(frozen=True)
 class Group:
-    """Rows ``start`` to ``stop`` of what runs now, all of one adapter's ``layers``."""
+    """Neighbouring rows of one adapter: from ``start`` up to, but without, ``stop``.
+
+    ``layers`` holds what the adapter adds, by the name of the linear layer.
+    """
 
     layers: dict[str, LowRank]
     start: int
@@ -48,17 +51,20 @@ class Group:
 
 @dataclass
 class Rows:
-    """Which rows belong to which adapter at this point of the forward pass.
+    """Says which rows belong to which adapter at the present point of a forward pass.
 
-    One object, shared by all layers of a model and set by the engine between stages; rows in no
-    group get the base model.
+    All layers of a model share one object, whose ``groups`` the engine sets between the stages of
+    a batch. Rows in no group get the base model.
     """
 
     groups: Sequence[Group] = field(default=())
 
 
 class AdaptedLinear(nn.Module):
-    """``nn.Linear`` plus, for each group of rows, that group's adapter."""
+    """An ``nn.Linear`` that adds to each group of rows what that group's adapter holds for it.
+
+    ``name`` is the layer's name in the model, by which adapters know it.
+    """
 
     def __init__(self, linear: nn.Linear, name: str, rows: Rows) -> None:
         super().__init__()
@@ -71,11 +77,11 @@ class AdaptedLinear(nn.Module):
 
     @functools.cached_property
     def row_norms(self) -> Tensor:
-        """``‖W‖`` by row, float32 ``(out,)``; DoRA needs it."""
+        """Computes ``‖W‖`` by row, float32 ``(out,)``, once; DoRA needs it."""
         return torch.linalg.vector_norm(self.weight, dim=1, dtype=torch.float32)
 
     def forward(self, x: Tensor) -> Tensor:
-        """``(..., in)`` to ``(..., out)``; the leading dimensions, flattened, are the rows."""
+        """Maps ``(..., in)`` to ``(..., out)``; the leading dimensions, flattened, are the rows."""
         y = F.linear(x, self.weight, self.bias)
         if self.rows.groups:
             flat_x, flat_y = x.reshape(-1, self.in_features), y.view(-1, self.out_features)
@@ -98,9 +104,9 @@ def _add(low_rank: LowRank, x: Tensor, y: Tensor) -> None:
 
 
 def install(model: nn.Module, rows: Rows) -> dict[str, AdaptedLinear]:
-    """Replaces every ``nn.Linear`` in ``model`` by an `AdaptedLinear` that owns its weight.
+    """Replaces every ``nn.Linear`` in ``model`` by an `AdaptedLinear` that has its weight.
 
-    Returns them by name.
+    Returns the new layers by name. All of them look at ``rows``.
     """
     installed = {}
     for parent_name, parent in list(model.named_modules()):

@@ -1,4 +1,4 @@
-"""Inputs to one flat sequence of tokens, the rows of one adapter together."""
+"""Inputs to one flat sequence of tokens, in which those of one adapter are neighbours."""
 
 import itertools
 from collections.abc import Sequence
@@ -16,8 +16,11 @@ from vlm2vec_service.preprocess.prepared import Prepared
 
 @dataclass(frozen=True)
 class Item:
-    """An input, the adapter to embed it with (None is the base model), and whether to L2-normalise
-    (None does as the adapter says)."""
+    """An input of a batch and how to embed it.
+
+    ``adapter`` None is the base model. ``normalize`` says whether to L2-normalise the vector; None
+    does as the adapter says.
+    """
 
     prepared: Prepared
     adapter: Adapter | None
@@ -25,7 +28,7 @@ class Item:
 
     @property
     def unit(self) -> bool:
-        """Whether the vector is to have length 1."""
+        """Says whether the vector is to have length 1."""
         if self.normalize is not None:
             return self.normalize
         return self.adapter is None or self.adapter.embedding.normalize
@@ -35,8 +38,9 @@ class Item:
 class PackedBatch:
     """A batch in the order in which it runs; ``order[i]`` is the caller's index of its item i.
 
-    ``token_ids`` is int64 ``(total,)``, ``positions`` int64 ``(3, total)``, ``last`` int64
-    ``(inputs,)``: the index of each input's last token.
+    ``token_ids`` is int64 ``(total,)`` and ``positions`` int64 ``(3, total)``; ``last`` is int64
+    ``(inputs,)`` and holds the index of each input's last token. ``token_groups`` are the adapters
+    where a row is a token, ``input_groups`` where it is an input.
     """
 
     items: Sequence[Item]
@@ -50,13 +54,16 @@ class PackedBatch:
 
     @property
     def lengths(self) -> Sequence[int]:
-        """Tokens of each input."""
+        """Counts the tokens of each input."""
         return self.segments.lengths
 
 
 def pack(items: Sequence[Item], device: torch.device) -> PackedBatch:
-    """Lays ``items`` out: by adapter, and within one by length, so that attention on a CPU can take
-    equal lengths together."""
+    """Sorts ``items`` by adapter and lays them out behind each other.
+
+    Those of one adapter are sorted by length, so that attention on a CPU can take equal lengths
+    together.
+    """
     order = sorted(range(len(items)), key=lambda i: (id(items[i].adapter), len(items[i].prepared)))
     items = [items[i] for i in order]
     adapters = [item.adapter for item in items]
@@ -76,7 +83,10 @@ def pack(items: Sequence[Item], device: torch.device) -> PackedBatch:
 
 
 def group_rows(adapters: Sequence[Adapter | None], counts: Sequence[int]) -> list[Group]:
-    """One group for each run of neighbours with the same adapter; ``counts`` are rows of each."""
+    """Makes a group of each run of neighbours that have the same adapter.
+
+    ``counts`` holds the number of rows of each neighbour. The base model, None, has no group.
+    """
     groups, start = [], 0
     for _, run in itertools.groupby(zip(adapters, counts, strict=True), key=lambda x: id(x[0])):
         members = list(run)
@@ -89,8 +99,10 @@ def group_rows(adapters: Sequence[Adapter | None], counts: Sequence[int]) -> lis
 
 
 def batches(items: Sequence[Item], token_budget: int) -> list[list[int]]:
-    """Cuts ``items`` into batches, in order, of at most ``token_budget`` tokens; an item that is
-    longer gets one of its own. Returns their indices."""
+    """Cuts ``items``, in order, into batches of at most ``token_budget`` tokens.
+
+    An item that is longer gets a batch of its own. Returns the indices of each batch's items.
+    """
     cut: list[list[int]] = []
     used = token_budget + 1
     for index, item in enumerate(items):

@@ -1,30 +1,33 @@
-"""Features of images and videos that were seen before, bounded in bytes."""
+"""A cache for the features of images and videos, bounded in bytes."""
 
 from collections import OrderedDict
 
 from torch import Tensor
 
-Key = tuple[bytes, bytes]
-"""Digest of the resized pixels, and of the adapter where it touches the vision tower (else
-empty): adapters that leave the tower alone share features, others never do."""
+FeatureKey = tuple[bytes, bytes]
+"""What features belong to: `Media.digest` and `Adapter.vision_digest`. Adapters that leave the
+vision tower alone, whose digest is empty, share features; others never do."""
 
 
 class VisionCache:
-    """Least recently used features leave first. Not thread-safe: the engine runs one batch at a
-    time."""
+    """Keeps features of images and videos; the least recently used leave first.
+
+    ``hits`` and ``misses`` count the calls of ``get``. Only one thread at a time may use it, as
+    the engine does, which runs one batch at a time.
+    """
 
     def __init__(self, max_bytes: int) -> None:
         self.max_bytes = max_bytes
         self.nbytes = 0
         self.hits = 0
         self.misses = 0
-        self._features: OrderedDict[Key, Tensor] = OrderedDict()
+        self._features: OrderedDict[FeatureKey, Tensor] = OrderedDict()
 
     def __len__(self) -> int:
         return len(self._features)
 
-    def get(self, key: Key) -> Tensor | None:
-        """The features ``(tokens, hidden)``, or None."""
+    def get(self, key: FeatureKey) -> Tensor | None:
+        """Returns the features ``(tokens, hidden)`` of ``key``, or None if they are not kept."""
         features = self._features.get(key)
         if features is None:
             self.misses += 1
@@ -33,8 +36,8 @@ class VisionCache:
         self._features.move_to_end(key)
         return features
 
-    def put(self, key: Key, features: Tensor) -> None:
-        """Keeps ``features``, unless they alone are more than the cache may hold."""
+    def put(self, key: FeatureKey, features: Tensor) -> None:
+        """Keeps a copy of ``features``, unless they alone are more than the cache may hold."""
         if features.nbytes > self.max_bytes or key in self._features:
             return
         # A slice would keep the whole batch's features alive.

@@ -56,9 +56,9 @@ def embed(**values: Any) -> None:
                     --input requests.jsonl --output out.npz
     """
     # torch takes seconds to import, --help should not.
-    from vlm2vec_service.offline.embed import Job, run
+    from vlm2vec_service.offline.embed import EmbedArguments, run
 
-    job = Job(
+    arguments = EmbedArguments(
         base=values.pop("base"),
         adapters=values.pop("adapter"),
         source=values.pop("input"),
@@ -69,4 +69,4 @@ def embed(**values: Any) -> None:
         limits=take(Limits, values),
         video=take(VideoSettings, values),
     )
-    sys.exit(1 if run(job) else 0)
+    sys.exit(1 if run(arguments) else 0)

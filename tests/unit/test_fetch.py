@@ -66,9 +66,8 @@ def fetch(*urls: str, kind: str = "image_url", **settings: Any) -> list[pb.Part]
         fetcher = Fetcher(HttpSettings(**settings), LIMITS)
         parts = [pb.Part() for _ in urls]
         try:
-            await fetcher.fill(
-                [RemoteMedia(part, kind, url, "input") for part, url in zip(parts, urls, strict=True)]
-            )
+            pairs = zip(parts, urls, strict=True)
+            await fetcher.fill([RemoteMedia(part, kind, url, "input") for part, url in pairs])
         finally:
             await fetcher.close()
         return parts

@@ -1,4 +1,4 @@
-"""``vlm2vec embed``: a file of requests to a file of vectors, without a server."""
+"""The command ``vlm2vec embed``: from a file of requests to a file of vectors, without a server."""
 
 import sys
 from collections import deque
@@ -22,12 +22,16 @@ from vlm2vec_service.preprocess import Prepared, Preprocessor
 from vlm2vec_service.settings import EngineSettings, Limits, VideoSettings
 
 AHEAD = 64
-"""Lines that are being decoded before the engine asks for them."""
+"""How many lines are decoded before the engine asks for them."""
 
 
 @dataclass(frozen=True)
-class Job:
-    """The command's arguments. ``progress`` None means on a terminal only."""
+class EmbedArguments:
+    """The arguments of ``vlm2vec embed``.
+
+    ``base`` and ``adapters`` are folders, ``source`` has the lines; ``progress`` None shows the bar
+    on a terminal only.
+    """
 
     base: Path
     adapters: dict[str, Path]
@@ -41,8 +45,8 @@ class Job:
 
 
 @dataclass(frozen=True)
-class Ready:
-    """A line that can be embedded."""
+class PreparedLine:
+    """A line that is ready for the engine, with its number in the file, from 1."""
 
     number: int
     id: str
@@ -50,18 +54,20 @@ class Ready:
     prepared: Prepared
 
 
-def run(job: Job) -> int:
-    """Embeds every line; returns how many failed. Raises `ServeError` before the first one if
-    the output, the checkpoint or an adapter is no good."""
-    with open_output(job.output) as write:
-        preprocessor = load_preprocessor(job.base, job.limits)
-        engine = Engine.load(job.base, job.engine)
-        for name, folder in job.adapters.items():
+def run(arguments: EmbedArguments) -> int:
+    """Embeds every line; returns how many failed.
+
+    Raises `ServeError` before the first one if the output, the checkpoint or an adapter is no good.
+    """
+    with open_output(arguments.output) as write:
+        preprocessor = load_preprocessor(arguments.base, arguments.limits)
+        engine = Engine.load(arguments.base, arguments.engine)
+        for name, folder in arguments.adapters.items():
             engine.load_adapter(name, folder)
         failed = done = 0
-        show = sys.stderr.isatty() if job.progress is None else job.progress
+        show = sys.stderr.isatty() if arguments.progress is None else arguments.progress
         with tqdm(unit=" inputs", disable=not show) as bar:
-            for batch in _batches(_lines(job, engine, preprocessor), engine.token_budget):
+            for batch in _batches(_lines(arguments, engine, preprocessor), engine.token_budget):
                 if isinstance(batch, str):
                     tqdm.write(batch, file=sys.stderr)
                     failed += 1
@@ -70,13 +76,15 @@ def run(job: Job) -> int:
                 write([line.id for line in batch], [line.adapter for line in batch], vectors)
                 done += len(batch)
                 bar.update(len(batch))
-    click.echo(f"{done} embedded, {failed} failed: {job.output}", err=True)
+    click.echo(f"{done} embedded, {failed} failed: {arguments.output}", err=True)
     return failed
 
 
-def _batches(lines: Iterable[Ready | str], token_budget: int) -> Iterator[list[Ready] | str]:
+def _batches(
+    lines: Iterable[PreparedLine | str], token_budget: int
+) -> Iterator[list[PreparedLine] | str]:
     """Gathers lines up to the token budget; failures go through as they come."""
-    batch: list[Ready] = []
+    batch: list[PreparedLine] = []
     tokens = 0
     for line in lines:
         if isinstance(line, str):
@@ -91,39 +99,40 @@ def _batches(lines: Iterable[Ready | str], token_budget: int) -> Iterator[list[R
         yield batch
 
 
-def _lines(job: Job, engine: Engine, preprocessor: Preprocessor) -> Iterator[Ready | str]:
+def _lines(
+    arguments: EmbedArguments, engine: Engine, preprocessor: Preprocessor
+) -> Iterator[PreparedLine | str]:
     """Every line in order, prepared ahead in threads; a string says why one cannot be."""
-    name = getattr(job.source, "name", "")
+    name = getattr(arguments.source, "name", "")
     folder = Path(name).parent if isinstance(name, str) else Path()
-    reader = LineReader(folder, job.limits, job.video)
+    reader = LineReader(folder, arguments.limits, arguments.video)
     configs = {name: adapter.embedding for name, adapter in engine.adapters.items()}
 
-    def prepare(number: int, data: bytes) -> Ready | str:
+    def prepare(number: int, data: bytes) -> PreparedLine | str:
         id = ""
         try:
             line = reader.parse(data)
             id = f" ({line.id})"
             if line.adapter is not None and line.adapter not in configs:
-                raise NotFoundError(
-                    f"adapter: {line.adapter!r} is none of --adapter: {', '.join(configs) or 'none'}"
-                )
+                known = ", ".join(configs) or "none"
+                raise NotFoundError(f"adapter: {line.adapter!r} is none of --adapter: {known}")
             embedding = configs[line.adapter] if line.adapter else EmbeddingConfig()
             prepared = preprocessor.prepare(line.request, embedding)
-            return Ready(number, line.id, line.adapter, prepared)
+            return PreparedLine(number, line.id, line.adapter, prepared)
         except ServeError as error:
             return f"line {number}{id}: {error}"
 
     seen: dict[str, int] = {}
-    numbered = ((n, data) for n, data in enumerate(job.source, 1) if data.strip())
-    with ThreadPoolExecutor(job.threads) as pool:
-        waiting: deque[Future[Ready | str]] = deque()
+    numbered = ((n, data) for n, data in enumerate(arguments.source, 1) if data.strip())
+    with ThreadPoolExecutor(arguments.threads) as pool:
+        waiting: deque[Future[PreparedLine | str]] = deque()
         for number, data in islice(numbered, AHEAD):
             waiting.append(pool.submit(prepare, number, data))
         while waiting:
             line = waiting.popleft().result()
             for number, data in islice(numbered, 1):
                 waiting.append(pool.submit(prepare, number, data))
-            if isinstance(line, Ready):
+            if isinstance(line, PreparedLine):
                 first = seen.setdefault(line.id, line.number)
                 if first != line.number:
                     error = InvalidInputError("id", f"line {first} has the same")

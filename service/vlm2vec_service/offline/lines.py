@@ -1,4 +1,4 @@
-"""Lines of a JSON-lines file to requests: pictures opened, limits kept."""
+"""From the lines of a JSON-lines file to requests, with pictures opened and limits kept."""
 
 import json
 import re
@@ -16,12 +16,12 @@ from vlm2vec_service.settings import Limits, VideoSettings
 
 KEYS = {"id", "adapter", "prompt", "instruction", "text", "images", "video"}
 UNWRITABLE = re.compile(r"[\0\ud800-\udfff]")
-"""What JSON can hold and a name in an output file cannot."""
+"""Characters that JSON can hold and a name in an output file cannot."""
 
 
 @dataclass(frozen=True)
 class Line:
-    """What one line asks for."""
+    """A request with the id of its vector and the adapter to use; None is the base model."""
 
     id: str
     adapter: str | None
@@ -30,14 +30,17 @@ class Line:
 
 @dataclass(frozen=True)
 class LineReader:
-    """Parses lines; ``folder`` is where relative paths start."""
+    """Reads lines within ``limits``; relative paths start at ``folder``."""
 
     folder: Path
     limits: Limits
     video: VideoSettings
 
     def parse(self, data: bytes) -> Line:
-        """Raises `InvalidInputError` naming the key at fault."""
+        """Reads one line and the files that it names.
+
+        Raises `InvalidInputError` naming the key at fault.
+        """
         try:
             values = json.loads(data)
         except (ValueError, RecursionError) as error:

@@ -1,4 +1,4 @@
-"""A call's credentials to the caller they show."""
+"""From the credentials of a call to the identity of its caller."""
 
 import asyncio
 import logging
@@ -20,23 +20,27 @@ log = logging.getLogger(__name__)
 
 MAX_JWKS_BYTES = 1_048_576
 OPEN = ("health", "reflection", "metrics")
-"""What may be open to callers without a credential."""
+"""The parts of the server that may be open to callers without a credential."""
 
 
 @dataclass(frozen=True)
 class Credentials:
-    """What came with a call: its ``authorization`` header, and the names in the client's verified
-    certificate."""
+    """What a call shows of its caller: the ``authorization`` header, and the names in the client's
+    verified certificate."""
 
     authorization: str = ""
     certificate: tuple[str, ...] = ()
 
 
 class Authenticator:
-    """Knows the callers. ``required`` is whether they have to show a credential at all."""
+    """Identifies callers by key, token or certificate, as the settings say.
+
+    ``required`` is whether callers have to show a credential at all; ``open`` has the parts of the
+    server for which they need not.
+    """
 
     def __init__(self, settings: AuthSettings, tls: TlsSettings) -> None:
-        """Reads the files. Raises `InvalidInputError`, `StartError`."""
+        """Reads the callers file and the keys. Raises `InvalidInputError`, `StartError`."""
         self.settings = settings
         self.required = bool(settings.callers or settings.jwt_keys or tls.tls_client_ca)
         self.client_certificates = bool(tls.tls_client_ca)
@@ -58,11 +62,11 @@ class Authenticator:
 
     @property
     def files(self) -> list[Reloaded[Any]]:
-        """What has to be followed."""
+        """The files that have to be looked at for changes."""
         return [item for item in (self._callers, self._jwks) if item is not None]
 
     def identify(self, credentials: Credentials) -> Identity:
-        """The caller. Raises `UnauthenticatedError` that says what to send."""
+        """The identity of a call's caller. Raises `UnauthenticatedError` that says what to send."""
         if not self.required:
             return ANYONE
         if self.client_certificates and not credentials.certificate:
@@ -101,7 +105,10 @@ class Authenticator:
         return source if "://" in source else ""
 
     async def follow_url(self, metrics: Metrics) -> None:
-        """Keeps the keys of a JWKS URL fresh, for ever; until they are there, no JWT is good."""
+        """Fetches the keys of a JWKS URL again and again; without a URL it returns at once.
+
+        Until the first fetch succeeds no JWT is accepted.
+        """
         while url := self._jwks_url:
             try:
                 self._fetched = tokens.read_keys(await asyncio.to_thread(_download, url))

@@ -26,20 +26,20 @@ from vlm2vec_service.frontend.auth.identity import SCOPES, Identity
 PREFIX = "vlm2vec_"
 """What every key starts with, so that scanners for leaked secrets can know one."""
 SHOWN = len(PREFIX) + 4
-"""Characters of a key that may be shown."""
+"""How many characters of a key may be shown, to tell keys apart."""
 RATES = ("requests_per_second", "tokens_per_second")
 KEYS = ("name", "prefix", "sha256", "certificate", "scopes", "models", *RATES, "expires")
 
 
 @dataclass(frozen=True)
 class Entry:
-    """An identity, and the first day on which it is refused."""
+    """A line of the callers file: an identity, and the first day (UTC) on which it is refused."""
 
     identity: Identity
     expires: date | None
 
     def check(self) -> Identity:
-        """The identity. Raises `UnauthenticatedError` if it has expired."""
+        """Gives the identity. Raises `UnauthenticatedError` if it has expired."""
         if self.expires and datetime.now(UTC).date() >= self.expires:
             raise UnauthenticatedError("the credential has expired; ask for a new one")
         return self.identity
@@ -47,13 +47,13 @@ class Entry:
 
 @dataclass(frozen=True)
 class Callers:
-    """The callers by the digest of their key, and by a name in their certificate."""
+    """The entries of a callers file, by digest of the key and by name in the certificate."""
 
     keys: Mapping[str, Entry]
     certificates: Mapping[str, Entry]
 
     def by_key(self, key: str) -> Identity:
-        """Raises `UnauthenticatedError` for an unknown key."""
+        """The caller with this API key. Raises `UnauthenticatedError` for an unknown one."""
         # Looked up by digest: how long that takes says nothing of the key.
         entry = self.keys.get(digest(key))
         if entry is None:
@@ -61,7 +61,7 @@ class Callers:
         return entry.check()
 
     def by_certificate(self, names: Sequence[str]) -> Identity | None:
-        """The caller that a certificate with ``names`` is; None if it is nobody's."""
+        """The caller to whom one of a certificate's ``names`` belongs; None if there is none."""
         entry = next((self.certificates[n] for n in names if n in self.certificates), None)
         return entry.check() if entry else None
 
@@ -70,12 +70,15 @@ NOBODY = Callers({}, {})
 
 
 def digest(key: str) -> str:
-    """What the file holds of ``key``."""
+    """The SHA-256 of ``key`` in hexadecimal, which is all that the file holds of it."""
     return hashlib.sha256(key.encode(errors="surrogateescape")).hexdigest()
 
 
 def new_key(name: str, scopes: Sequence[str], **values: Any) -> tuple[str, str]:
-    """A new key, and its line for the file."""
+    """Makes a new key, and its line for the callers file with the optional fields ``values``.
+
+    Raises `InvalidInputError` for a field that is not good.
+    """
     key = PREFIX + secrets.token_urlsafe(32)
     line = {"name": name, "prefix": key[:SHOWN], "sha256": digest(key), "scopes": list(scopes)}
     line |= {field: value for field, value in values.items() if value not in (None, [])}
@@ -84,7 +87,7 @@ def new_key(name: str, scopes: Sequence[str], **values: Any) -> tuple[str, str]:
 
 
 def read_callers(path: Path) -> Callers:
-    """Parses the file. Raises `InvalidInputError` naming line and field, `OSError`."""
+    """Parses a callers file. Raises `InvalidInputError` naming line and field, `OSError`."""
     keys: dict[str, Entry] = {}
     certificates: dict[str, Entry] = {}
     for number, line in enumerate(path.read_bytes().splitlines(), 1):

@@ -1,11 +1,11 @@
-"""A caller: its name, and what it may do."""
+"""The identity of a caller: its name, and what it may do."""
 
 from dataclasses import dataclass
 
 from vlm2vec_service.errors import ForbiddenError, listed
 
 SCOPES = ("embed", "adapters:read", "adapters:write")
-"""What a caller may be allowed: embedding and ranking; to see adapter versions; to change them."""
+"""The rights of callers: to embed and rank; to see adapter versions; to change adapter versions."""
 
 
 @dataclass(frozen=True)
@@ -24,14 +24,14 @@ class Identity:
     tokens_per_second: float | None = None
 
     def check_scope(self, scope: str) -> None:
-        """Raises `ForbiddenError` unless ``scope`` is the caller's; an empty one is everybody's."""
+        """Raises `ForbiddenError` unless the caller has ``scope``; an empty one everybody has."""
         if scope and scope not in self.scopes:
             raise ForbiddenError(
                 f"{self.name} lacks the scope {scope}; it has {listed(self.scopes) or 'none'}"
             )
 
     def may_use(self, model: str) -> bool:
-        """Whether ``model`` is among the caller's."""
+        """Whether the caller may use ``model``."""
         return not self.models or model in self.models
 
     def check_model(self, model: str) -> None:

@@ -1,7 +1,7 @@
-"""How much a caller may ask for: requests and tokens a second, as token buckets.
+"""Quotas: how many requests and tokens a second each caller gets, as token buckets.
 
-A bucket holds ``rate`` times a few seconds at most and fills at ``rate``; over any time, no more
-than its content and the rate get out of it (RFC 2697 has the same bucket).
+A bucket fills at ``rate`` and holds at most a few seconds of it. So what gets out of it over any
+time is at most what it held, and ``rate`` times that time (RFC 2697 has the same bucket).
 """
 
 import asyncio
@@ -13,12 +13,15 @@ from vlm2vec_service.errors import ExhaustedError
 from vlm2vec_service.frontend.auth.identity import Identity
 
 MAX_QUOTAS = 10_000
-"""Callers remembered; more push out those with full buckets, who lose nothing by it."""
+"""How many callers are remembered; more push out those with full buckets, who lose nothing."""
 
 
 class Bucket:
-    """``rate`` a second, at most ``capacity`` at once. The balance may fall below zero: what a
-    request costs is known only after it was let in, and the debt is waited off."""
+    """A token bucket that gives ``rate`` a second, and at most ``capacity`` at once.
+
+    The balance may fall below zero: what a request costs is known only after it was let in, and the
+    caller then waits until the debt is gone.
+    """
 
     def __init__(
         self, rate: float, capacity: float, clock: Callable[[], float] = time.monotonic
@@ -31,23 +34,23 @@ class Bucket:
 
     @property
     def balance(self) -> float:
-        """What may be taken now."""
+        """How much may be taken now; below zero, how much is owed."""
         now = self._clock()
         self._balance = min(self.capacity, self._balance + (now - self._at) * self.rate)
         self._at = now
         return self._balance
 
     def take(self, amount: float) -> None:
-        """Takes ``amount``, whatever the balance."""
+        """Takes ``amount`` out, even if the balance is less."""
         self._balance = self.balance - amount
 
     def wait(self, amount: float) -> float:
-        """Seconds until the balance is ``amount``; 0 if it is."""
+        """The seconds until the balance reaches ``amount``; 0 if it already has."""
         return max(0.0, (amount - self.balance) / self.rate)
 
 
 class Quota:
-    """One caller's buckets; None is no limit."""
+    """The quota of one caller: a bucket of requests and one of tokens; None is no limit."""
 
     def __init__(self, requests: Bucket | None = None, tokens: Bucket | None = None) -> None:
         self.requests = requests
@@ -63,7 +66,7 @@ class Quota:
             self.requests.take(1.0)
 
     async def turn(self) -> None:
-        """Waits for one request and takes it: a stream is read more slowly, not refused."""
+        """Takes one request as soon as it may: a stream is read more slowly, not refused."""
         if self is UNLIMITED:
             return
         async with self._turn:
@@ -73,7 +76,7 @@ class Quota:
                 self.requests.take(1.0)
 
     async def pay(self, tokens: int, patient: bool) -> None:
-        """Takes ``tokens``. Who is ``patient`` first waits until nothing is owed."""
+        """Takes ``tokens``, after waiting until nothing is owed if the caller is ``patient``."""
         if self.tokens is None:
             return
         if patient:
@@ -95,17 +98,21 @@ class Quota:
 
     @property
     def is_full(self) -> bool:
-        """Whether it is as good as new."""
+        """Whether both buckets are full, so that a new quota would be the same."""
         buckets = [bucket for bucket in (self.requests, self.tokens) if bucket]
         return all(bucket.balance >= bucket.capacity for bucket in buckets)
 
 
 UNLIMITED = Quota()
+"""The quota of a caller without limits."""
 
 
 @dataclass
 class Quotas:
-    """The quota of each caller: its own rates, or the server's; 0 is no limit."""
+    """The quotas of all callers, at their own rates or else at these; a rate of 0 is no limit.
+
+    A bucket holds ``burst_seconds`` of its rate.
+    """
 
     requests_per_second: float
     tokens_per_second: float

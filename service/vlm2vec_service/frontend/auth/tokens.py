@@ -12,17 +12,18 @@ from vlm2vec_service.frontend.auth.identity import SCOPES, Identity
 ALGORITHMS = (
     "RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA",
 )  # fmt: skip
-"""Signatures with a private key only: whoever can check a token must not be able to make one."""
+"""The signatures that are accepted: those with a private key, as whoever can check a token must not
+be able to make one."""
 LEEWAY_SECONDS = 30
 MAX_SUBJECT = 256
 MODELS_CLAIM = "vlm2vec_models"
-"""Models that the caller may use, a list of names; without it all."""
+"""The claim that lists the names of the models that the caller may use; without it all."""
 
 Keys = Mapping[str, jwt.PyJWK]
 
 
 def read_keys(text: bytes) -> Keys:
-    """The signing keys of a JWKS by their id. Raises `InvalidInputError`."""
+    """Reads the signing keys of a JWKS, by their id. Raises `InvalidInputError`."""
     try:
         items = json.loads(text)["keys"]
         keys = [

@@ -1,6 +1,9 @@
-"""HTTP as OpenAI, Cohere and Jina speak it, in front of the same `Service` as gRPC.
+"""HTTP as OpenAI, Cohere and Jina speak it, in front of the same `Pipeline` as gRPC.
 
-``app`` puts the routes together, ``around`` is what every request passes, ``bodies`` what requests
-look like, ``inputs`` turns them into the messages that gRPC has, ``fetch`` follows allowed URLs,
-``server`` runs it all in the event loop of the front end.
+``server`` runs the application in the event loop of the front end and ``app`` puts it together: the
+routes of ``embeddings``, ``rerank``, ``models`` and ``webhook``, behind the ``middleware`` that
+every request passes. ``bodies`` declares requests and answers, ``input_shapes`` what a request may
+embed, in terms of the generic ``shapes``. ``inputs`` turns that into the messages of gRPC, and
+``fetch`` gets media from the URLs that are allowed. ``caller`` knows who asks, and ``errors`` how
+an answer says what is wrong.
 """

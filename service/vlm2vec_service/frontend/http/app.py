@@ -1,4 +1,4 @@
-"""The application: routes, and errors on their way to `Middleware`."""
+"""The ASGI application: its routes, and FastAPI's own errors handed over to `Middleware`."""
 
 from fastapi import APIRouter, FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
@@ -17,8 +17,8 @@ from vlm2vec_service.settings import HttpSettings
 def build_app(
     pipeline: Pipeline, access: Access, settings: HttpSettings, fetcher: Fetcher, *more: APIRouter
 ) -> FastAPI:
-    """The ASGI application. ``more`` routes are mounted as they are; `around` says who may call
-    them."""
+    """Builds the application with the routes of the API and ``more``; `Middleware` decides who may
+    call which."""
     app = FastAPI(
         title="vlm2vec-serve",
         summary="VLM2Vec embeddings of text, images and video",
@@ -42,7 +42,7 @@ def build_app(
 
 
 async def _malformed(request: Request, error: Exception) -> Response:
-    """Says which field is wrong, by its path; `Middleware` makes the answer."""
+    """Raises the `InvalidInputError` of the first field that is wrong, by its path in the body."""
     assert isinstance(error, RequestValidationError)
     first = error.errors()[0]
     place = [item for item in first["loc"] if item != "body"]

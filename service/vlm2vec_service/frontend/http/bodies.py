@@ -1,4 +1,4 @@
-"""What requests and answers look like; the OpenAPI page shows these."""
+"""The bodies of requests and answers, as pydantic checks them and the OpenAPI page shows them."""
 
 from typing import Annotated, Any, Literal
 
@@ -16,13 +16,13 @@ PRIORITY = Field(default=None, description="bulk lets everybody who waits go fir
 
 
 class Body(BaseModel):
-    """A request: an unknown field is an error, and nothing is converted."""
+    """The base of all requests: an unknown field is an error, and no value is converted."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
 
 class EmbeddingsBody(Body):
-    """A request to embed; ``input`` or ``messages`` is needed."""
+    """A request to embed ``input`` or ``messages``: exactly one of the two is needed."""
 
     model: str | None = MODEL
     input: Annotated[Any, WithJsonSchema(INPUT.schema(nullable=True))] = None
@@ -44,7 +44,7 @@ class EmbeddingsBody(Body):
 
 
 class RerankBody(Body):
-    """A query, and what to order by it."""
+    """A request to order ``documents`` by how near they are to ``query``."""
 
     model: str | None = MODEL
     query: Annotated[Any, WithJsonSchema(ONE.schema())]
@@ -60,7 +60,7 @@ class RerankBody(Body):
 
 
 class EmbeddingObject(BaseModel):
-    """One vector: a list of numbers, or base64."""
+    """The vector of one input: a list of numbers, or base64 of little-endian float32."""
 
     object: Literal["embedding"]
     index: int
@@ -68,14 +68,14 @@ class EmbeddingObject(BaseModel):
 
 
 class Usage(BaseModel):
-    """Tokens of all inputs, those of images and video included."""
+    """The number of tokens of all inputs together, those of images and video included."""
 
     prompt_tokens: int
     total_tokens: int
 
 
 class EmbeddingsAnswer(BaseModel):
-    """Vectors in the order of the inputs, and the vector space they are in."""
+    """The answer to `EmbeddingsBody`: vectors in the order of the inputs, and their space."""
 
     object: Literal["list"]
     data: list[EmbeddingObject]
@@ -86,7 +86,7 @@ class EmbeddingsAnswer(BaseModel):
 
 
 class RerankedDocument(BaseModel):
-    """A document's index in the request, and its cosine to the query."""
+    """A document by its index in the request, with its cosine to the query, -1 to 1."""
 
     index: int
     relevance_score: float
@@ -94,7 +94,7 @@ class RerankedDocument(BaseModel):
 
 
 class RerankAnswer(BaseModel):
-    """Documents, the best first."""
+    """The answer to `RerankBody`: the documents, the best first."""
 
     id: str
     model: str
@@ -105,7 +105,7 @@ class RerankAnswer(BaseModel):
 
 
 class ServedVersion(BaseModel):
-    """A version, its vector space, and the aliases that point to it."""
+    """A version of a model, its vector space, and the aliases that point to it."""
 
     version: str
     space: str
@@ -113,7 +113,7 @@ class ServedVersion(BaseModel):
 
 
 class ModelObject(BaseModel):
-    """A model that is served."""
+    """A model that is served, with its versions."""
 
     id: str
     object: Literal["model"]
@@ -133,6 +133,6 @@ class ModelList(BaseModel):
 
 
 class Status(BaseModel):
-    """Health."""
+    """Whether the process lives, or is ready to embed."""
 
     status: Literal["alive", "ready", "not ready"]

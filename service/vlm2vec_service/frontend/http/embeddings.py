@@ -18,7 +18,7 @@ from vlm2vec_service.frontend.pipeline import Pipeline
 
 
 def routes(pipeline: Pipeline, fetcher: Fetcher) -> APIRouter:
-    """The route."""
+    """Makes the router of ``POST /v1/embeddings``."""
     router = APIRouter(tags=["embeddings"])
 
     @router.post("/v1/embeddings", response_model=EmbeddingsAnswer, responses=RESPONSES)
@@ -48,6 +48,7 @@ def routes(pipeline: Pipeline, fetcher: Fetcher) -> APIRouter:
 
 
 def _json(answer: pb.EmbedResponse, as_base64: bool) -> bytes:
+    """Writes an `EmbeddingsAnswer`: without pydantic, which would go over every number."""
     first, tokens = answer.embeddings[0], sum(item.tokens for item in answer.embeddings)
     data = [
         {

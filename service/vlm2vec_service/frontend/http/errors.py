@@ -1,4 +1,4 @@
-"""Errors as OpenAI's API writes them."""
+"""Errors as OpenAI's API writes them: the JSON body, the headers, and the names of fields."""
 
 import math
 from typing import Any
@@ -17,11 +17,11 @@ NAMES = {
     "options.model": "model", "model.name": "model", "options.output.dimensions": "dimensions",
     "options.routing_key": "user", "inputs": "input", "candidates": "documents",
 }  # fmt: skip
-"""What a request's field is called here, where gRPC calls it something else."""
+"""The fields of gRPC's requests that have another name over HTTP, with that name."""
 
 
 class ErrorDetail(BaseModel):
-    """What went wrong: a sentence, a class of errors, the field at fault, and a code."""
+    """What went wrong: a sentence, one of `TYPES`, the field at fault, and gRPC's code."""
 
     message: str
     type: str
@@ -36,7 +36,7 @@ class ErrorBody(BaseModel):
 
 
 class RequestError(InvalidInputError):
-    """A request that HTTP has a status of its own for: 404, 405, 408, 413."""
+    """A faulty request for which HTTP has a status of its own: 404, 405, 408 or 413."""
 
     def __init__(self, status: int, field: str, problem: str) -> None:
         super().__init__(field, problem)
@@ -44,12 +44,12 @@ class RequestError(InvalidInputError):
 
     @property
     def http_status(self) -> int:
-        """The status it was made with."""
+        """The status that the error was made with."""
         return self._status
 
 
 def renamed(error: ServeError) -> ServeError:
-    """An error of a field, by the name that the field has over HTTP."""
+    """The error with the name that its field has over HTTP; errors without a field as they are."""
     if not isinstance(error, InvalidInputError) or isinstance(error, RequestError):
         return error
     for name, here in NAMES.items():
@@ -60,7 +60,7 @@ def renamed(error: ServeError) -> ServeError:
 
 
 def error_body(error: ServeError) -> bytes:
-    """The JSON of an `ErrorBody`."""
+    """Writes the JSON of an `ErrorBody`."""
     status = error.http_status
     detail = {
         # What the caller wrote may be in it, and half of a surrogate pair is not to be encoded.
@@ -73,7 +73,11 @@ def error_body(error: ServeError) -> bytes:
 
 
 def error_headers(error: ServeError) -> dict[str, str]:
-    """Headers that go with it: when to come back, what to send, that the body is not read."""
+    """The headers of an answer with ``error``.
+
+    They say when to come back, how to show a credential, and that the connection closes where the
+    body was not read.
+    """
     headers = {"content-type": "application/json"}
     if error.retry_after is not None:
         headers["retry-after"] = str(max(1, math.ceil(error.retry_after)))

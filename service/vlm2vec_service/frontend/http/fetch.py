@@ -1,8 +1,8 @@
 """Media from URLs, where the operator allows their origin; otherwise data URIs only.
 
 A caller must not make the server talk to what only the server can reach. So an origin has to be
-allowed, each redirect's as well; a name is resolved once, every address it has is looked at, and the
-connection is made to the address that was; body, time and redirects are limited; nothing of the
+allowed, each redirect's as well. A name is resolved once, every address that it has is looked at,
+and the connection is made to one of these. Body, time and redirects are limited. Nothing of the
 caller's request, no cookie and no proxy is used.
 """
 
@@ -22,7 +22,7 @@ from vlm2vec_service.errors import InvalidInputError
 from vlm2vec_service.settings import HttpSettings, Limits
 
 AT_ONCE = 32
-"""Fetches under way, for all requests together."""
+"""The most fetches under way, for all requests together."""
 ORIGIN = re.compile(r"(https?)://((?:\*\.)?[a-z0-9.-]+|\[[0-9a-f:]+\])(?::(\d{1,5}))?/?")
 PORTS = {"http": 80, "https": 443}
 NAT64 = ipaddress.ip_network("64:ff9b::/96")
@@ -33,7 +33,8 @@ Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 @dataclass(frozen=True)
 class RemoteMedia:
-    """A part of an input that is to be filled with what ``url`` points to."""
+    """A part of an input that is to be filled with what ``url`` points to: an image or a video, as
+    ``kind`` says (``image_url``, ``video_url``). ``field`` names the URL in errors."""
 
     part: pb.Part
     kind: str
@@ -43,20 +44,20 @@ class RemoteMedia:
 
 @dataclass(frozen=True)
 class Origin:
-    """A scheme, a host or ``*.`` and a domain, and a port."""
+    """Where URLs may point to: a scheme, a port, and a host or ``*.`` and a domain."""
 
     scheme: str
     host: str
     port: int
 
     def allows(self, scheme: str, host: str, port: int) -> bool:
-        """Whether a URL with these is of this origin."""
+        """Whether a URL of ``scheme``, ``host`` and ``port`` is of this origin."""
         fits = host.endswith(self.host[1:]) if self.host.startswith("*.") else host == self.host
         return fits and (scheme, port) == (self.scheme, self.port)
 
 
 def parse_origins(text: str) -> tuple[Origin, ...]:
-    """Origins, comma-separated. Raises `InvalidInputError`."""
+    """Parses a comma-separated list of origins. Raises `InvalidInputError`."""
     origins = []
     for item in text.lower().split(","):
         if not item.strip():
@@ -72,7 +73,7 @@ def parse_origins(text: str) -> tuple[Origin, ...]:
 
 
 def is_public(address: Address) -> bool:
-    """Whether anybody may be sent there, embedded IPv4 addresses included."""
+    """Whether ``address`` is one of the public internet, and so is an IPv4 address inside it."""
     if isinstance(address, ipaddress.IPv6Address):
         inner = address.ipv4_mapped or address.sixtofour
         if inner is None and address in NAT64:
@@ -85,11 +86,11 @@ def is_public(address: Address) -> bool:
 
 
 class Refused(Exception):
-    """A URL or an address that is not allowed, or an answer that is no use."""
+    """Says why nothing is fetched from a URL: it is not allowed, or its answer is of no use."""
 
 
 class Fetcher:
-    """Gets what is allowed."""
+    """Fetches media from the origins that the settings allow, over connections that it keeps."""
 
     def __init__(self, settings: HttpSettings, limits: Limits) -> None:
         self.settings = settings
@@ -104,8 +105,10 @@ class Fetcher:
         )
 
     async def fill(self, items: Sequence[RemoteMedia]) -> None:
-        """Fetches all; what they hold together is limited like a body. Raises
-        `InvalidInputError`."""
+        """Fetches all ``items`` at once; their bytes together are limited like a request's body.
+
+        Raises the `InvalidInputError` of the first that fails, and gives up the others.
+        """
         if not self.origins:
             raise InvalidInputError(
                 items[0].field, "URLs are not fetched here; send a data URI: data:TYPE;base64,..."
@@ -119,7 +122,7 @@ class Fetcher:
             raise errors.exceptions[0] from None
 
     async def close(self) -> None:
-        """Closes connections."""
+        """Closes all connections."""
         await self._pool.aclose()
 
     async def _fill(self, item: RemoteMedia, left: list[int]) -> None:
@@ -199,7 +202,7 @@ class _CheckedBackend(httpcore.AsyncNetworkBackend):
         local_address: str | None = None,
         socket_options: Iterable[httpcore.SOCKET_OPTION] | None = None,
     ) -> httpcore.AsyncNetworkStream:
-        """Resolves ``host`` once; every address of it has to be public."""
+        """Connects to one of the addresses of ``host``, all of which have to be public."""
         loop = asyncio.get_running_loop()
         found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
         addresses = [str(info[4][0]).partition("%")[0] for info in found]
@@ -215,9 +218,9 @@ class _CheckedBackend(httpcore.AsyncNetworkBackend):
         timeout: float | None = None,
         socket_options: Iterable[httpcore.SOCKET_OPTION] | None = None,
     ) -> httpcore.AsyncNetworkStream:
-        """Never."""
+        """Refuses: no URL leads to a Unix socket."""
         raise Refused("no URL")
 
     async def sleep(self, seconds: float) -> None:
-        """Waits."""
+        """Waits for ``seconds``, as the pool asks for between tries."""
         await asyncio.sleep(seconds)

@@ -1,4 +1,4 @@
-"""The shapes of what a request embeds: `InputReader` checks by them, the OpenAPI page shows them."""
+"""The shapes of what a request may embed, which `InputReader` checks and the OpenAPI page shows."""
 
 from vlm2vec_service.frontend.http.shapes import (
     Anything,

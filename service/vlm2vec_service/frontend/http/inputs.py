@@ -15,7 +15,7 @@ FRAMES = "data:video/jpeg;base64,"
 
 
 def model_ref(catalog: Catalog, text: str) -> pb.ModelRef:
-    """``NAME`` or ``NAME@WHICH``, where WHICH is an alias, a version or a space, in this order."""
+    """Parses ``NAME`` or ``NAME@WHICH``: WHICH is an alias, a version or a space, in this order."""
     name, at, which = text.partition("@")
     if not at:
         return pb.ModelRef(name=name)

@@ -1,4 +1,4 @@
-"""Around every HTTP request: its id, the `Access`, its body within limits, errors to answers."""
+"""The middleware around every HTTP request: access, the body within limits, errors to answers."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, MutableMapping
@@ -24,17 +24,21 @@ App = Callable[[Message, Receive, Send], Awaitable[None]]
 SCOPES = {
     "/v1/embeddings": "embed", "/v1/rerank": "embed", "/v2/rerank": "embed", "/v1/models": "embed",
 }  # fmt: skip
-"""What a caller needs for a path, and those below it."""
+"""The scope that a caller needs for a path and those below it."""
 INFRASTRUCTURE = {
     "/healthz": "health", "/readyz": "health", "/openapi.json": "reflection", "/docs": "reflection",
 }  # fmt: skip
-"""For any caller, or for all the world; not logged: probes would fill the log."""
+"""Paths by the word of ``--without-credential`` that opens them to everybody. They need no scope
+and are not logged: probes would fill the log."""
 SIGNED = {"/webhooks/mlflow"}
 """Paths whose handlers see for themselves who calls, by a signature in the request."""
 
 
 class Middleware:
-    """ASGI middleware; see the module."""
+    """ASGI middleware: lets a request in as `Access` says, reads its body, and runs ``app``.
+
+    Whatever is raised on the way becomes an answer in JSON.
+    """
 
     def __init__(self, app: App, access: Access, settings: HttpSettings) -> None:
         self.app = app
@@ -42,7 +46,7 @@ class Middleware:
         self.settings = settings
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
-        """One request."""
+        """Answers one request; the ASGI server calls this for each."""
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
@@ -83,7 +87,7 @@ class Middleware:
             await _Answer(None, send).error(error)
 
     async def _body(self, scope: Message, receive: Receive) -> bytes:
-        """The whole body. Raises `RequestError` if it is too large or too slow."""
+        """Reads the whole body. Raises `RequestError` if it is too large or too slow."""
         most = self.settings.http_max_body_bytes
         length = _header(scope, b"content-length")
         chunks, size = [], int(length) if length.isdecimal() else 0
@@ -115,7 +119,7 @@ class Middleware:
         async def replay() -> Message:
             nonlocal sent
             if sent:
-                await asyncio.Event().wait()  # who leaves is seen below
+                await asyncio.Event().wait()  # `left` sees a caller who leaves
             sent = True
             return {"type": "http.request", "body": body, "more_body": False}
 
@@ -136,11 +140,11 @@ class Middleware:
 
 
 class _Gone(asyncio.CancelledError):
-    """The caller left."""
+    """The caller has closed the connection."""
 
 
 class _Answer:
-    """``send`` that adds the request's id."""
+    """Sends an answer on its way through ``send``, with the request's id in a header."""
 
     def __init__(self, call: Call | None, send: Send) -> None:
         self.call = call
@@ -157,7 +161,7 @@ class _Answer:
         await self.send(message)
 
     async def error(self, error: ServeError) -> None:
-        """Answers with ``error``."""
+        """Sends a whole answer that says what is wrong."""
         body = error_body(error)
         headers = error_headers(error) | {"content-length": str(len(body))}
         await self(
@@ -171,7 +175,7 @@ class _Answer:
 
 
 def _header(scope: Message, name: bytes) -> str:
-    """The header's value; empty where it is missing, or there twice."""
+    """The value of a header; empty where the header is missing, or there twice."""
     values = [value for key, value in scope["headers"] if key == name]
     return str(values[0].decode("latin-1")) if len(values) == 1 else ""
 

@@ -1,4 +1,5 @@
-"""What is served, and whether it is well: ``/v1/models``, ``/healthz``, ``/readyz``."""
+"""The routes that say what is served and whether it is well: ``/v1/models``, ``/healthz``,
+``/readyz``."""
 
 from fastapi import APIRouter, Response
 
@@ -12,7 +13,7 @@ from vlm2vec_service.frontend.pipeline import Pipeline
 
 
 def routes(pipeline: Pipeline) -> APIRouter:
-    """The routes."""
+    """Makes the router of ``/v1/models`` and of the health checks."""
     router = APIRouter(tags=["models"])
 
     @router.get("/v1/models", responses=RESPONSES)

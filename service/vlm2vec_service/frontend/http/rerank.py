@@ -17,7 +17,7 @@ from vlm2vec_service.frontend.pipeline import Pipeline
 
 
 def routes(pipeline: Pipeline, fetcher: Fetcher) -> APIRouter:
-    """The routes."""
+    """Makes the router of ``POST /v1/rerank`` and ``/v2/rerank``."""
     router = APIRouter(tags=["rerank"])
 
     @router.post("/v1/rerank", response_model=RerankAnswer, responses=RESPONSES)
@@ -42,6 +42,7 @@ def routes(pipeline: Pipeline, fetcher: Fetcher) -> APIRouter:
 
 
 def _json(answer: pb.RankResponse, body: RerankBody) -> bytes:
+    """Writes a `RerankAnswer`, with the documents where the body asks for them."""
     results = []
     for candidate in answer.candidates:
         result: dict[str, Any] = {"index": candidate.index, "relevance_score": candidate.score}
@@ -61,7 +62,7 @@ def _json(answer: pb.RankResponse, body: RerankBody) -> bytes:
 
 
 def _shown(document: Any) -> dict[str, Any]:
-    """A document as an object."""
+    """The document as an object, whichever of the shapes it came in."""
     if isinstance(document, dict):
         return document
     return {"text" if isinstance(document, str) else "token_ids": document}

@@ -1,4 +1,4 @@
-"""HTTP in the event loop of the front end."""
+"""The HTTP server, in the event loop of the front end beside gRPC."""
 
 import asyncio
 import contextlib
@@ -24,7 +24,7 @@ from vlm2vec_service.settings import HttpSettings
 
 
 class HttpServer(uvicorn.Server):
-    """Started and stopped by its owner, who has the signals."""
+    """Uvicorn's server, started and stopped by its owner, who handles the process's signals."""
 
     def __init__(
         self,
@@ -50,11 +50,11 @@ class HttpServer(uvicorn.Server):
         config.ssl = context
         super().__init__(config)
         self._listener = listener
-        # Of no use to anybody: starting, stopping, requests that are no HTTP.
+        # It would log starting, stopping and requests that are no HTTP, of no use to anybody.
         logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)
 
     async def start(self) -> None:
-        """Returns when it answers."""
+        """Starts to serve; returns as soon as requests are answered."""
         self._running = asyncio.create_task(self.serve([self._listener]))
         while not self.started and not self._running.done():
             await asyncio.sleep(0.01)
@@ -62,18 +62,18 @@ class HttpServer(uvicorn.Server):
             self._running.result()
 
     async def stop(self) -> None:
-        """Takes no more connections, finishes what was accepted, in the time there is to drain."""
+        """Takes no more connections, and gives open requests ``drain_seconds`` to finish."""
         self.should_exit = True
         await self._running
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
-        """Leaves them alone."""
+        """Leaves the process's signals to the owner, where uvicorn would take them."""
         yield
 
 
 class _Protocol(HttpToolsProtocol):
-    """Says who is at the other end, where it has shown a certificate."""
+    """Hands the names in a client's certificate to the middleware, in the ASGI scope's state."""
 
     def connection_made(self, transport: Any) -> None:
         super().connection_made(transport)
@@ -88,8 +88,10 @@ async def start_http(
     certificate: Reloaded[Certificate] | None,
     *more: APIRouter,
 ) -> HttpServer | None:
-    """HTTP, answering, with ``more`` routes; None where it is turned off. Raises `StartError`
-    for a port taken."""
+    """Starts the HTTP server, with ``more`` routes; returns None where HTTP is turned off.
+
+    Raises `StartError` for a port that is taken.
+    """
     if not settings.http_listen:
         return None
     secret = pipeline.webhook_secret_file

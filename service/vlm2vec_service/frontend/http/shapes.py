@@ -1,7 +1,7 @@
 """Shapes of JSON values: each checks a value, and writes the JSON schema of what it accepts.
 
 One object does both, so the OpenAPI page cannot promise what the server refuses. Values are checked
-by hand and not by pydantic because the first error has to end it: pydantic gathers an error for each
+here and not by pydantic because the first error has to end it: pydantic gathers an error for each
 bad item, of which a body has room for millions.
 """
 
@@ -45,7 +45,7 @@ class Shape(ABC):
 
 @dataclass(frozen=True)
 class Anything(Shape):
-    """Any JSON value: what other servers have a use for and this one passes over."""
+    """Any JSON value, for keys that other servers have a use for and this one passes over."""
 
     def check(self, value: Any, field: str) -> None:
         """Accepts every value."""
@@ -227,7 +227,7 @@ class OneOrMany(Shape):
 
 @dataclass(frozen=True)
 class Narrowed(Shape):
-    """Values of ``wide`` that are of ``narrow`` as well; of others, ``problem`` is what is wrong."""
+    """A value of ``wide`` that has to be of ``narrow`` as well; else ``problem`` is the error."""
 
     wide: Shape
     narrow: Shape

@@ -1,5 +1,4 @@
-"""``POST /webhooks/mlflow``: the registry says that it has changed, so that nobody waits for the next
-look at it."""
+"""``POST /webhooks/mlflow``: MLflow says that its registry has changed, and it is read at once."""
 
 from pathlib import Path
 
@@ -13,8 +12,10 @@ PATH = "/webhooks/mlflow"
 
 
 def routes(pipeline: Pipeline, secret_file: str) -> APIRouter:
-    """The route, for notices signed with the secret in ``secret_file``, which is read each time it
-    changes. Raises `StartError` if there is none."""
+    """Makes the router, for notices signed with the secret in ``secret_file``.
+
+    The file is read for each notice, so the secret may change. Raises `StartError` if it has none.
+    """
     router = APIRouter()
     verifiers: dict[str, Verifier] = {}
 

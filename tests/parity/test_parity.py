@@ -17,7 +17,7 @@ from vlm2vec_service.settings import EngineSettings
 
 ADAPTERS = (None, "lora", "dora")
 CROPS = 5
-"""Crops that upstream always makes of an image on Phi-3.5-V: what is not there is zero."""
+"""The crops that upstream always makes of an image on Phi-3.5-V; those beyond its grid are zero."""
 
 
 def prepared_cases(checkpoints: Path, architecture: str) -> list[Prepared]:
@@ -40,7 +40,10 @@ def cosines(
     architecture: str,
     adapters: tuple[str | None, ...] = ADAPTERS,
 ) -> dict[str, float]:
-    """Of ``vectors``, one for each case and adapter in turn, by the golden vector's key."""
+    """Compares ``vectors``, one for each case and adapter in turn, with the golden ones.
+
+    Returns the cosines by the key of the golden vector.
+    """
     keys = [
         f"{architecture}/{adapter or 'base'}/{case['id']}"
         for case in CASES[architecture]

@@ -10,15 +10,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
 
 from tests.conftest import CASES, adapter_folder, case_request
+from tests.unit.peft_adapters import make_adapter, plain_backbone
 from vlm2vec_registry.embedding_config import EmbeddingConfig
 from vlm2vec_service.backbones import load_preprocessor
 from vlm2vec_service.engine import Engine
-from vlm2vec_service.engine.checkpoint import load_weights
-from vlm2vec_service.engine.engine import build_backbone
 from vlm2vec_service.errors import AdapterError, NotFoundError
 from vlm2vec_service.preprocess import Prepared
 from vlm2vec_service.settings import EngineSettings
@@ -55,26 +53,6 @@ def inputs(checkpoints: Path) -> list[Prepared]:
     preprocessor = load_preprocessor(checkpoints / "qwen2_vl")
     chosen = [case for case in CASES["qwen2_vl"] if case["id"] in ("text", "image-portrait")]
     return [preprocessor.prepare(case_request(case), EmbeddingConfig()) for case in chosen]
-
-
-def plain_backbone(base: Path) -> Any:
-    backbone = build_backbone(base)
-    load_weights(backbone, base, backbone.rename, torch.device("cpu"), torch.float32)
-    return backbone
-
-
-def make_adapter(base: Path, folder: Path, seed: int = 0, **options: Any) -> Any:
-    """Saves a PEFT adapter with random weights to ``folder``; returns PEFT's merged model."""
-    torch.manual_seed(seed)
-    config = LoraConfig(**{"r": 4, "lora_alpha": 12, **options})
-    wrapped = get_peft_model(plain_backbone(base), config)
-    for name, parameter in wrapped.named_parameters():
-        if "lora_B" in name:
-            torch.nn.init.normal_(parameter, std=0.1)
-        elif "magnitude" in name:
-            parameter.data *= 1 + 0.2 * torch.randn(parameter.shape)
-    wrapped.save_pretrained(str(folder))
-    return wrapped.merge_and_unload()
 
 
 @pytest.mark.parametrize("options", TARGETS.values(), ids=TARGETS.keys())

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tests.unit.pictures import noise
 from vlm2vec_service.errors import InvalidInputError
 from vlm2vec_service.preprocess.images import check_size, decode_image
 from vlm2vec_service.settings import Limits
@@ -20,10 +21,6 @@ def gradient(mode: str) -> Image.Image:
     y, x = np.mgrid[0:48, 0:64]
     rgb = np.stack([x * 3, y * 5, x + y], axis=-1).astype(np.uint8)
     return Image.fromarray(rgb).convert(mode)
-
-
-def noise() -> Image.Image:
-    return Image.fromarray(np.random.default_rng(0).integers(0, 256, (48, 64, 3), np.uint8))
 
 
 def encoded(image: Image.Image, format: str) -> bytes:
@@ -103,7 +100,7 @@ def test_exif_orientation_is_not_applied() -> None:
 @pytest.mark.parametrize("part", [0.5, 0.9])
 def test_truncated_image_is_refused(format: str, part: float) -> None:
     # Noise does not compress: some of it is in every part of the file.
-    data = encoded(noise(), format)
+    data = encoded(noise(64, 48), format)
     with pytest.raises(InvalidInputError, match=r"images\[2\]: ") as caught:
         decode_image(data[: int(part * len(data))], LIMITS, "images[2]")
     assert caught.value.field == "images[2]"

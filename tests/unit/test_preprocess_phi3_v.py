@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 from tokenizers import Tokenizer
 
+from tests.unit.pictures import blank, noise
 from vlm2vec_registry.embedding_config import EmbeddingConfig, PromptTemplate
 from vlm2vec_service.backbones import load_preprocessor
 from vlm2vec_service.backbones.phi3_v.preprocess import hd_grid, hd_transform, token_count
@@ -16,15 +17,6 @@ from vlm2vec_service.preprocess import Preprocessor, Request
 from vlm2vec_service.settings import Limits
 
 DEFAULT = EmbeddingConfig()
-
-
-def noise(width: int, height: int, seed: int = 0) -> Image.Image:
-    pixels = np.random.default_rng(seed).integers(0, 256, (height, width, 3), np.uint8)
-    return Image.fromarray(pixels)
-
-
-def blank(width: int, height: int) -> Image.Image:
-    return Image.new("RGB", (width, height))
 
 
 @pytest.fixture(scope="module")

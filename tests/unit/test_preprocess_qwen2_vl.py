@@ -18,6 +18,7 @@ from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import (
     smart_resize as their_smart_resize,
 )
 
+from tests.unit.pictures import noise
 from vlm2vec_registry.embedding_config import EmbeddingConfig, PromptTemplate
 from vlm2vec_service.backbones import load_preprocessor
 from vlm2vec_service.backbones.qwen2_vl.preprocess import smart_resize
@@ -29,11 +30,6 @@ IMAGE_ID, VIDEO_ID = 2006, 2007
 DEFAULT = EmbeddingConfig()
 MAX_PIXELS = 200_704
 """What the parity checkpoint resizes to at most."""
-
-
-def noise(width: int, height: int, seed: int = 0) -> Image.Image:
-    pixels = np.random.default_rng(seed).integers(0, 256, (height, width, 3), np.uint8)
-    return Image.fromarray(pixels)
 
 
 def frames(count: int, width: int = 112, height: int = 84) -> tuple[Image.Image, ...]:
@@ -52,7 +48,7 @@ def preprocessor(folder: Path) -> Preprocessor:
 
 @pytest.fixture(scope="module")
 def model(folder: Path) -> Qwen2VLModel:
-    """Without weights: only its positions are asked for."""
+    """The model of transformers, without weights: only its positions are asked for."""
     with torch.device("meta"):
         return Qwen2VLModel(Qwen2VLConfig.from_pretrained(folder))
 

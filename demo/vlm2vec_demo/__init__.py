@@ -1,4 +1,7 @@
-"""``vlm2vec demo``: the model that ships, published, served, measured and rolled out on this machine.
+"""The demo, and the small model that ships for it.
 
-``run`` tells the story, ``served`` is the server's process, ``sheet`` draws what was found.
+``vlm2vec demo`` publishes the model's two versions, serves them, measures both and rolls the second
+one out, on this machine and offline: ``run`` does it step by step, ``served`` is the server's
+process, and ``sheet`` draws what was found. The package ``digits`` makes the model, and holds it.
+This package uses all others but ``vlm2vec_cli``, whose command ``demo`` alone imports it.
 """

@@ -1,4 +1,4 @@
-"""What ``vlm2vec demo`` does: one rollout, from the registry to scores of both versions."""
+"""Runs ``vlm2vec demo``: one rollout, from the registry to the scores of both versions."""
 
 import shlex
 import signal
@@ -28,18 +28,18 @@ from vlm2vec_registry.store import Registry
 
 NAME = "digits"
 ANSWERS = 300
-"""Answers of each version that the stream waits for."""
+"""How many answers of each version the stream waits for."""
 STREAM_SECONDS = 120.0
 
 
 @dataclass(frozen=True)
 class DemoArguments:
-    """The command's arguments. ``progress`` None means on a terminal only."""
+    """The arguments of ``vlm2vec demo``."""
 
     folder: Path
     scenes: int
     keep: bool
-    progress: bool | None
+    progress: bool
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ class Scored:
 
 
 def run(arguments: DemoArguments) -> int:
-    """Runs the demo and prints what it finds; the number of requests that failed.
+    """Runs the demo and prints what it finds; returns the number of requests that failed.
 
     Raises `ServeError`.
     """
@@ -98,7 +98,7 @@ def run(arguments: DemoArguments) -> int:
 
 
 def _clock() -> Callable[[str], None]:
-    """Prints a line with the seconds since now."""
+    """Makes a function that prints a line, with the seconds since now in front."""
     began = time.monotonic()
 
     def say(line: str) -> None:
@@ -108,7 +108,7 @@ def _clock() -> Callable[[str], None]:
 
 
 def _publish(registry: Registry, folder: Path) -> str:
-    """The version that holds the adapter in ``folder``, which an earlier demo may have made."""
+    """Publishes the adapter in ``folder``, if no earlier demo did; returns its version."""
     base = MODEL / "base"
     space = space_of(base_digest(base), folder)
     if NAME in registry.models():
@@ -119,7 +119,7 @@ def _publish(registry: Registry, folder: Path) -> str:
 
 
 def _tasks(scenes: int) -> list[Task]:
-    """The model's own evaluation sets, smaller; without the questions in unusual words."""
+    """Makes the model's own evaluation sets, smaller, and no questions in unusual words."""
     # torch and scikit-learn are imported while the server starts.
     from vlm2vec_demo.digits.tasks import tasks
 
@@ -128,18 +128,17 @@ def _tasks(scenes: int) -> list[Task]:
 
 
 def _inputs(asked: list[Task]) -> dict[Key, InputLike]:
-    """The distinct queries and candidates."""
+    """Collects the distinct queries and candidates."""
     records = [record for task in asked for record in task.records]
     # The same candidates come with every query.
     items = {id(item): item for one in records for item in (one.query, *one.candidates)}
     return {key_of(item): item for item in items.values()}
 
 
-def _score(client: Client, asked: list[Task], total: int, progress: bool | None) -> Scored:
-    """Scores the champion: nothing here says which version that is."""
+def _score(client: Client, asked: list[Task], total: int, progress: bool) -> Scored:
+    """Scores the champion; nothing in the calls says which version that is."""
     vectors: Vectors = {}
-    show = sys.stderr.isatty() if progress is None else progress
-    with tqdm(total=total, unit=" inputs", disable=not show, leave=False) as bar:
+    with tqdm(total=total, unit=" inputs", disable=not progress, leave=False) as bar:
         embed = _counted(by_client(client), bar.update)
         return Scored(evaluate(embed, asked, vectors=vectors), vectors)
 
@@ -158,8 +157,10 @@ def _counted(embed: Embed, count: Callable[[], object]) -> Embed:
 def _promote(
     client: Client, items: list[InputLike], registry: Registry, first: str, second: str
 ) -> Counter[str]:
-    """Promotes ``second`` in the middle of one stream, and reads on until it answers; how many
-    answers came from each version, and how many "failed"."""
+    """Promotes ``second`` in the middle of one stream, and reads on until it answers.
+
+    Returns how many answers came from each version, and how many "failed".
+    """
     answers: Counter[str] = Counter()
 
     def until_answered() -> Iterator[tuple[int, InputLike]]:
@@ -180,7 +181,7 @@ def _promote(
 
 
 def table(versions: Mapping[str, Evaluation]) -> str:
-    """hit@1 of each version by meta-task, beside that of a blind choice."""
+    """Writes the hit@1 of each version by meta-task, beside that of a blind choice."""
     rows = [["hit@1", *versions, "chance"]]
     for name in META_TASKS:
         scores = [evaluation.averages[name] for evaluation in versions.values()]
@@ -189,7 +190,7 @@ def table(versions: Mapping[str, Evaluation]) -> str:
 
 
 def _write_pictures(asked: list[Task], folder: Path) -> dict[str, Path]:
-    """A dozen test scenes as files that are called what they show; by their captions."""
+    """Writes a dozen test scenes as files that are called what they show, by their captions."""
     folder.mkdir(exist_ok=True)
     (task,) = (task for task in asked if task.name == "scene_to_caption")
     written = {}

@@ -1,4 +1,4 @@
-"""The server of the demo: ``vlm2vec serve`` as a process of its own."""
+"""The demo's server, which is ``vlm2vec serve`` in a process of its own."""
 
 import contextlib
 import os
@@ -16,7 +16,7 @@ from vlm2vec_service.errors import ServeError
 
 START_SECONDS = 120.0
 STOP_SECONDS = 75.0
-"""Longer than the server may drain."""
+"""Seconds to wait for the server's end: longer than it may drain."""
 
 
 class DemoError(ServeError):
@@ -25,7 +25,7 @@ class DemoError(ServeError):
 
 @dataclass
 class DemoServer:
-    """A server that was started; addresses are HOST:PORT. ``keep`` leaves it running."""
+    """A server that was started. Its addresses are HOST:PORT; ``keep`` leaves it running."""
 
     process: subprocess.Popen[bytes]
     grpc: str
@@ -35,7 +35,7 @@ class DemoServer:
     keep: bool = False
 
     def wait(self, model: str) -> None:
-        """Until ``model`` is ready to answer. Raises `DemoError`."""
+        """Waits until ``model`` is ready to answer. Raises `DemoError`."""
         deadline = time.monotonic() + START_SECONDS
         while not self._ready(model):
             if self.process.poll() is not None:
@@ -60,9 +60,11 @@ class DemoServer:
 
 @contextlib.contextmanager
 def serving(folder: Path, *flags: str) -> Iterator[DemoServer]:
-    """Starts ``vlm2vec serve`` with ``flags`` on ports of this host, and stops it in the end unless
-    told to ``keep`` it. Its log is ``folder``/server.log. Settings of the caller's environment do
-    not reach it."""
+    """Starts ``vlm2vec serve`` with ``flags`` on ports of this host, and stops it in the end.
+
+    It is left running if ``keep`` is set by then. Its log is ``folder``/server.log. Settings of the
+    caller's environment do not reach it. Raises `DemoError` where no port is free.
+    """
     grpc, http, metrics = (f"127.0.0.1:{_port(usual)}" for usual in (50051, 8080, 9090))
     log = folder / "server.log"
     given = {key: value for key, value in os.environ.items() if not key.startswith("VLM2VEC_")}

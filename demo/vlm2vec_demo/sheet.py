@@ -1,4 +1,4 @@
-"""The contact sheet: queries, and what each version found best among their candidates."""
+"""Draws the contact sheet: queries, and what each version found best among their candidates."""
 
 import io
 import textwrap
@@ -19,28 +19,33 @@ ROWS = (
     ("Question", "digit_by_place", 1),
     ("Grounding", "select_anywhere", 2),
 )
-"""What is shown: a title, a task, and how many of its queries."""
-NOTES = """\
-Green: right. The digits are test digits, which no training saw. Of questions and grounding, the first
-queries for which the versions' best answers differ; of retrieval, the first of each four captions that are alike."""
+"""The rows of the sheet: a title, a task, and how many of its queries are shown."""
+NOTES = (
+    "Green: right. The digits are test digits, which no training saw. Of questions and grounding, "
+    "the first\nqueries for which the versions' best answers differ; of retrieval, the first of "
+    "each four captions that are alike."
+)
 TRAINED = ("trained on classification and retrieval", "and on questions and grounding too")
-"""What is said of each version."""
+"""What is written above each version."""
 TOP = 3
 TILE, GAP, MARGIN, HEADER, FOOTER = 112, 10, 28, 96, 64
 QUERY = 330
-"""Width of the queries' column."""
+"""The width of the queries' column, in pixels."""
 VERSION = TOP * TILE + (TOP - 1) * GAP
 BETWEEN = 40
 SIZE = (
     2 * MARGIN + QUERY + 2 * (BETWEEN + VERSION),
     HEADER + sum(count for _, _, count in ROWS) * (TILE + 2 * GAP) + FOOTER,
 )
-"""Pixels of the sheet, width and height."""
+"""The width and height of the sheet, in pixels."""
 PAPER, TEXT, FAINT, LINE, RIGHT = "#ffffff", "#1c2024", "#6b7280", "#d5d9df", "#16a34a"
 
 
 def draw(path: Path, tasks: Sequence[Task], versions: Sequence[tuple[str, Vectors]]) -> None:
-    """Writes a PNG of `SIZE`. ``versions`` are two, each a title and the vectors of all inputs."""
+    """Draws the sheet as the PNG file ``path``.
+
+    ``versions`` are two, each a title and the vectors of all inputs of ``tasks``.
+    """
     sheet = Image.new("RGB", SIZE, PAPER)
     pen = ImageDraw.Draw(sheet)
     columns = [MARGIN + QUERY + BETWEEN + i * (VERSION + BETWEEN) for i in range(len(versions))]
@@ -77,7 +82,10 @@ def _chosen(task: Task, versions: Sequence[Vectors]) -> Sequence[Record]:
 
 
 def best(record: Record, vectors: Vectors) -> list[int]:
-    """Indices of the `TOP` candidates of the largest cosine, the largest first; equal ones once."""
+    """Finds the `TOP` candidates of the largest cosine; returns their indices, the largest first.
+
+    Of equal candidates one is taken, and the right one rather than another.
+    """
     query = vectors[key_of(record.query)]
     seen: dict[Key, int] = {}
     for index, item in enumerate(record.candidates):

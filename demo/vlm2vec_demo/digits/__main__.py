@@ -1,4 +1,4 @@
-"""``python -m vlm2vec_demo.digits``: trains and checks the model that ships with the service."""
+"""The commands ``python -m vlm2vec_demo.digits``, which make the model that ships."""
 
 from pathlib import Path
 
@@ -9,7 +9,7 @@ FOLDER = click.Path(file_okay=False, path_type=Path)
 
 @click.group(context_settings={"auto_envvar_prefix": "VLM2VEC_DIGITS", "show_default": True})
 def digits() -> None:
-    """The model of handwritten digits that ships with the service."""
+    """Train, measure and ship the model of handwritten digits."""
 
 
 @digits.command()

@@ -1,4 +1,4 @@
-"""What was trained and how good it is, from a finished run: the model card, and what ships."""
+"""Copies a finished run into the package, and writes the model card of it."""
 
 import json
 import shutil
@@ -7,7 +7,7 @@ from typing import Any
 
 from vlm2vec_demo.digits import MODEL
 from vlm2vec_demo.digits.held_out import HELD_OUT
-from vlm2vec_demo.digits.recipe import Recipe
+from vlm2vec_demo.digits.recipe import NAME, Recipe
 
 PARTS = {
     "base": ("config.json", "model.safetensors", "preprocessor_config.json", "tokenizer.json",
@@ -31,7 +31,7 @@ TASKS = {
 
 
 def ship(run: Path, destination: Path = MODEL) -> int:
-    """Copies what ships from the folder of a run, with a model card; returns its bytes.
+    """Copies what ships from the folder of a run, with a model card; returns its size in bytes.
 
     ``run`` holds the stages, and ``v1.scores.json`` and ``v2.scores.json`` of ``vlm2vec evaluate``.
     """
@@ -58,27 +58,32 @@ STAGES = ("vision", "base", "v1", "v2")
 
 
 def _tidy(config: Path) -> None:
-    """Leaves out where the base once lay."""
+    """Names the base without the path that it had in training."""
     values = json.loads(config.read_text())
-    values["base_model_name_or_path"] = "vlm2vec-digits"
+    values["base_model_name_or_path"] = NAME
     config.write_text(json.dumps(values, indent=2, sort_keys=True) + "\n")
 
 
 def render(scores: dict[str, Any], stages: dict[str, Any], size: int) -> str:
-    """The card. ``scores`` are those of each adapter, ``stages`` the times, ``size`` is in bytes."""
+    """Writes the model card.
+
+    ``scores`` are the files of scores of v1 and v2, ``stages`` has the seconds of each stage, and
+    ``size`` is in bytes.
+    """
     recipe = Recipe()
     minutes = {name: f"{values['seconds'] / 60:.0f} min" for name, values in stages.items()}
     return f"""# vlm2vec-digits
 
-A Qwen2-VL of 2.8 million parameters, trained from scratch on handwritten digits in coloured ink, and
-two adapters: `v1` (LoRA, rank 8) does classification and retrieval, `v2` (DoRA, rank 16) questions
-and grounding too. It ships so that the service can be tried without any download; {size / 1e6:.1f} MB in all.
+A Qwen2-VL of 2.8 million parameters, trained from scratch on handwritten digits in coloured ink,
+and two adapters: `v1` (LoRA, rank 8) does classification and retrieval, `v2` (DoRA, rank 16)
+questions and grounding too. It ships so that the service can be tried without any download;
+{size / 1e6:.1f} MB in all.
 
 ## Data
 
-scikit-learn's `load_digits` (1,797 digits of 8x8 pixels, from the UCI repository's Optical Recognition of
-Handwritten Digits): the first 1,437 train, the other 360 test and were never drawn in training. Scenes
-of 112x112 pixels hold one to three digits, in six inks, in a row or a column.
+scikit-learn's `load_digits` (1,797 digits of 8x8 pixels, from the UCI repository's Optical
+Recognition of Handwritten Digits): the first 1,437 train, the other 360 test and were never drawn
+in training. Scenes of 112x112 pixels hold one to three digits, in six inks, in a row or a column.
 
 ## Scores
 
@@ -86,30 +91,32 @@ hit@1 on test digits, by `vlm2vec evaluate` in bfloat16:
 
 {_table(scores)}
 
-Retrieval is among 1,000 scenes that come in fours: colours exchanged, order turned round, one digit or
-colour replaced. Among the crops of all scenes any is right that shows that digit in that ink.
+Retrieval is among 1,000 scenes that come in fours: colours exchanged, order turned round, one digit
+or colour replaced. Among the crops of all scenes any is right that shows that digit in that ink.
 
 Held-out wordings are {sum(map(len, HELD_OUT.values()))} ways to ask that no training saw. They were
-written down before those of training were (`digits/held_out.py`), by the same author. After a first run,
-which reached 0.64 on them, training's were made more and more varied, without a look at these.
+written down before those of training were (`digits/held_out.py`), by the same author. After a first
+run, which reached 0.64 on them, training's were made more and more varied, without a look at these.
 
 ## Recipe
 
-Seed {recipe.seed}, temperature 0.05, matrix products in bfloat16, two processes of one thread (vision: one of
-two threads) on two CPU cores that others used as well. `make train-default` runs it; another number of
-processes draws other scenes.
+Seed {recipe.seed}, temperature 0.05, matrix products in bfloat16, two processes of one thread
+(vision: one of two threads) on two CPU cores that others used as well. `make train-default` runs
+it; another number of processes draws other scenes.
 
-1. Vision alone, {recipe.vision} steps, {minutes["vision"]}: digit and colour at each token, through heads that are
-   dropped afterwards. Muon for matrices, AdamW for the rest.
-2. Base, all parameters, {recipe.base} steps, {minutes["base"]}: classification and retrieval, scenes in fours of hard
-   variants behind the first fifth. The moving average is kept, rounded to bfloat16, and frozen.
-3. `v1`, {recipe.v1} steps, {minutes["v1"]}; `v2`, {recipe.v2} steps, {minutes["v2"]}, half of them on questions, a
-   third on grounding.
+1. Vision alone, {recipe.vision} steps, {minutes["vision"]}: digit and colour at each token, through
+   heads that are dropped afterwards. Muon for matrices, AdamW for the rest.
+2. Base, all parameters, {recipe.base} steps, {minutes["base"]}: classification and retrieval,
+   scenes in fours of hard variants behind the first fifth. The moving average is kept, rounded to
+   bfloat16, and frozen.
+3. `v1`, {recipe.v1} steps, {minutes["v1"]}; `v2`, {recipe.v2} steps, {minutes["v2"]}, half of them
+   on questions, a third on grounding.
 
 ## Limits
 
-It knows ten digits, six inks, five places and the words for them. It can't be asked about photographs,
-other subjects, or in free language. One seed was trained; two points more or less are noise.
+It knows ten digits, six inks, five places and the words for them. It can't be asked about
+photographs, other subjects, or in free language. One seed was trained; two points more or less are
+noise.
 """
 
 

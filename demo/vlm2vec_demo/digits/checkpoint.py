@@ -1,4 +1,4 @@
-"""The tiny Qwen2-VL and its tokenizer, as a checkpoint folder."""
+"""Makes the checkpoint folder of the tiny Qwen2-VL, with its tokenizer."""
 
 import json
 import random
@@ -23,7 +23,7 @@ WORDS = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}"
     r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
-"""How Qwen2's tokenizer cuts text before its byte pairs (its ``tokenizer.json``)."""
+"""The pattern by which Qwen2's tokenizer cuts text, before its byte pairs (``tokenizer.json``)."""
 VOCABULARY = 640
 PREPROCESSOR = {
     "image_processor_type": "Qwen2VLImageProcessor",
@@ -59,7 +59,7 @@ def write_settings(folder: Path) -> None:
 
 
 def train_tokenizer() -> Tokenizer:
-    """Byte pairs of the world's own sentences, behind Qwen2's rules for cutting text."""
+    """Trains byte pairs on sentences about scenes, which are first cut by Qwen2's rules."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.normalizer = normalizers.NFC()
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
@@ -83,7 +83,7 @@ def train_tokenizer() -> Tokenizer:
 
 
 def config(tokenizer: Tokenizer) -> dict[str, Any]:
-    """``config.json``: Qwen2-VL's, everything small."""
+    """Makes the contents of ``config.json``: Qwen2-VL's, with everything small."""
     token = {name: tokenizer.token_to_id(name) for name in SPECIAL}
     return {
         "architectures": ["Qwen2VLForConditionalGeneration"],
@@ -125,9 +125,10 @@ def config(tokenizer: Tokenizer) -> dict[str, Any]:
 
 
 def random_backbone(folder: Path, seed: int) -> Backbone:
-    """The model that ``folder`` describes, float32 and with random weights, ready to train.
+    """Builds the model that ``folder`` describes, float32 and with random weights, ready to train.
 
-    Matrices keep the size of their input, those that end a residual branch half of it.
+    The weights are such that matrices keep the size of their input, and those that end a residual
+    branch half of it.
     """
     backbone = build_backbone(folder).to_empty(device="cpu")
     generator = torch.Generator().manual_seed(seed)
@@ -145,7 +146,7 @@ def random_backbone(folder: Path, seed: int) -> Backbone:
 
 
 def save_weights(backbone: nn.Module, folder: Path) -> None:
-    """Writes ``model.safetensors`` in bfloat16."""
+    """Writes the weights of ``backbone`` to ``model.safetensors`` in ``folder``, in bfloat16."""
     tensors = {
         name: tensor.to(torch.bfloat16).contiguous()
         for name, tensor in backbone.state_dict().items()

@@ -1,4 +1,4 @@
-"""What one training step asks of the model: the four meta-tasks on a batch of scenes."""
+"""The losses of a training step: those of the four meta-tasks on a batch of scenes."""
 
 import random
 from collections.abc import Iterable, Sequence
@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from vlm2vec_demo.digits import words
-from vlm2vec_demo.digits.reader import Reader
+from vlm2vec_demo.digits.preprocessor import ScenePreprocessor
 from vlm2vec_demo.digits.world import COLOURS, DIGITS, Drawn, Images, Scene, Thing
 from vlm2vec_service.preprocess import Prepared
 from vlm2vec_training import processes
@@ -18,27 +18,31 @@ from vlm2vec_training.loss import info_nce
 
 TEMPERATURE = 0.05
 LABELS = [*DIGITS, *(words.name(Thing(d, c)) for c in range(len(COLOURS)) for d in range(10))]
-"""What `words.CLASSIFY` is answered with: ten digits, then sixty coloured ones."""
+"""The labels of classification: ten digits, then sixty coloured ones."""
 
 
 @dataclass(frozen=True)
-class Share:
-    """Inputs that the processes compute together: ``indices`` number all of them, and ``inputs`` are
-    this process's, those of `mine`."""
+class SharedInputs:
+    """Inputs whose vectors the processes compute together.
+
+    ``indices`` are the numbers of all of them, and ``inputs`` are this process's, whose numbers
+    `mine` picks out.
+    """
 
     indices: Sequence[int]
     inputs: Sequence[Prepared]
 
 
 def mine(indices: Iterable[int]) -> list[int]:
-    """Those of ``indices`` that this process computes."""
+    """Picks out those of ``indices`` that this process computes."""
     return [index for index in indices if index % processes.world_size() == processes.rank()]
 
 
-def embed(embedder: Embedder, shares: Sequence[Share], features: Features) -> list[Tensor]:
-    """The vectors of each share, whole and in order; only this process's have a gradient.
+def embed(embedder: Embedder, shares: Sequence[SharedInputs], features: Features) -> list[Tensor]:
+    """Computes the vectors of all inputs of each share, in order.
 
-    A loss of them is known to every process, and the gradients of all processes add up to its own.
+    Only this process's have a gradient. Every process so knows the whole loss, and the gradients
+    of all processes add up to that of the loss.
     """
     vectors = embedder([item for share in shares for item in share.inputs], features)
     found = processes.gather(vectors.detach())
@@ -59,8 +63,13 @@ def embed(embedder: Embedder, shares: Sequence[Share], features: Features) -> li
 
 
 @dataclass(frozen=True)
-class Pictures:
-    """Scenes and the pictures of this process's: of `mine`, in order; ``crops`` are their things."""
+class SceneBatch:
+    """Scenes, and the pictures of those that this process draws.
+
+    ``scenes`` are those of all processes. ``images`` are the pictures of this process's, which
+    `mine` picks out, in order, and ``features`` are theirs and those of ``crops``, the crops of the
+    things in them.
+    """
 
     scenes: Sequence[Scene]
     images: Images
@@ -69,24 +78,27 @@ class Pictures:
 
 
 def describe(
-    embedder: Embedder, reader: Reader, shown: Pictures, rng: random.Random
+    embedder: Embedder, preprocessor: ScenePreprocessor, shown: SceneBatch, rng: random.Random
 ) -> dict[str, Tensor]:
-    """Classification of the single digits, which come first, and retrieval both ways."""
+    """Computes the losses of retrieval both ways, and of classifying the single digits.
+
+    Scenes of a single digit come first.
+    """
     scenes, images = shown.scenes, shown.images
     single = [scene for scene in scenes if scene.layout == "single"]
     captions = [words.caption(scene, rng.random() < 0.5) for scene in scenes]
     every, some = range(len(scenes)), range(len(single))
 
-    def texts(items: Sequence[str], instruction: str | None = None) -> Share:
+    def texts(items: Sequence[str], instruction: str | None = None) -> SharedInputs:
         own = [items[index] for index in mine(range(len(items)))]
-        return Share(range(len(items)), reader.texts(own, instruction))
+        return SharedInputs(range(len(items)), preprocessor.texts(own, instruction))
 
     classified, to_caption, plain = embed(
         embedder,
         [
-            Share(some, reader.images(images[: len(mine(some))], words.CLASSIFY)),
-            Share(every, reader.images(images, words.TO_CAPTION)),
-            Share(every, reader.images(images, words.IMAGE)),
+            SharedInputs(some, preprocessor.images(images[: len(mine(some))], words.CLASSIFY)),
+            SharedInputs(every, preprocessor.images(images, words.TO_CAPTION)),
+            SharedInputs(every, preprocessor.images(images, words.IMAGE)),
         ],
         shown.features,
     )
@@ -111,30 +123,30 @@ def describe(
 
 
 def question(
-    embedder: Embedder, reader: Reader, shown: Pictures, rng: random.Random
+    embedder: Embedder, preprocessor: ScenePreprocessor, shown: SceneBatch, rng: random.Random
 ) -> dict[str, Tensor]:
-    """Two questions about each scene, answered among all answers."""
+    """Computes the loss of two questions about each scene, each answered among all answers."""
     rounds = [[words.ask_any(scene, rng) for scene in shown.scenes] for _ in range(2)]
     every, own = range(len(shown.scenes)), mine(range(len(shown.scenes)))
     halves = [
-        Share(
+        SharedInputs(
             every,
-            reader.images(shown.images, words.QUESTION, [asked[index].text for index in own]),
+            preprocessor.images(shown.images, words.QUESTION, [asked[index].text for index in own]),
         )
         for asked in rounds
     ]
     vectors = torch.cat(embed(embedder, halves, shown.features))
     among = range(len(words.ANSWERS))
-    texts = reader.texts([words.ANSWERS[index] for index in mine(among)])
-    (answers,) = embed(embedder, [Share(among, texts)], {})
+    texts = preprocessor.texts([words.ANSWERS[index] for index in mine(among)])
+    (answers,) = embed(embedder, [SharedInputs(among, texts)], {})
     right = torch.tensor([words.ANSWERS.index(item.answer) for asked in rounds for item in asked])
     return {"question": info_nce(vectors, answers, right, TEMPERATURE)}
 
 
 def ground(
-    embedder: Embedder, reader: Reader, shown: Pictures, rng: random.Random
+    embedder: Embedder, preprocessor: ScenePreprocessor, shown: SceneBatch, rng: random.Random
 ) -> dict[str, Tensor]:
-    """One thing of each scene of several, among all things of all those scenes."""
+    """Computes the loss of finding one thing of each scene of several, among the things of all."""
     assert shown.crops is not None
     many = [i for i, scene in enumerate(shown.scenes) if len(scene.things) > 1]
     owners = [(i, k) for i in many for k in range(len(shown.scenes[i].things))]
@@ -147,8 +159,10 @@ def ground(
     queries, targets = embed(
         embedder,
         [
-            Share(many, reader.images(images, words.SELECT, [phrases[i] for i in own])),
-            Share([i for i, _ in owners], reader.images(shown.crops, words.CROP)),
+            SharedInputs(
+                many, preprocessor.images(images, words.SELECT, [phrases[i] for i in own])
+            ),
+            SharedInputs([i for i, _ in owners], preprocessor.images(shown.crops, words.CROP)),
         ],
         shown.features,
     )
@@ -158,8 +172,10 @@ def ground(
 
 
 def cells(heads: torch.nn.Module, features: Features, drawn: Drawn) -> Tensor:
-    """This process's part of the help that vision gets at first: digit and colour at each token,
-    paper weighing less."""
+    """Computes this process's part of the loss that helps vision at first.
+
+    ``heads`` name the digit and the colour at each token; tokens of mere paper weigh less.
+    """
     logits = heads(torch.stack([*features.values()]).float()).float()
     weights = torch.ones(11)
     weights[10] = 0.3
@@ -172,6 +188,6 @@ def cells(heads: torch.nn.Module, features: Features, drawn: Drawn) -> Tensor:
 
 
 def numbered(keys: Sequence[str]) -> Tensor:
-    """int64: equal numbers where the keys are equal."""
+    """Numbers ``keys``, int64 ``(n,)``, equal ones equally."""
     first: dict[str, int] = {}
     return torch.tensor([first.setdefault(key, len(first)) for key in keys])

@@ -1,7 +1,7 @@
 """Trains the model that ships: vision first, then the base, then one adapter for each version.
 
-Every stage writes a folder and is skipped where the folder is there, so that a run that was
-stopped goes on with the stage it was in.
+Every stage writes a folder, and then a file of its time; where the file is there the stage is
+skipped, so that a run that was stopped starts again with the stage it was in.
 """
 
 import json
@@ -21,43 +21,46 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from vlm2vec_demo.digits import checkpoint, losses
-from vlm2vec_demo.digits.reader import Reader
-from vlm2vec_demo.digits.world import Box, Images, Scene, World, crop, draw_scene, variants
+from vlm2vec_demo.digits.preprocessor import ScenePreprocessor
+from vlm2vec_demo.digits.world import Box, DigitWorld, Images, Scene, crop, draw_scene, variants
 from vlm2vec_registry.embedding_config import EmbeddingConfig
+from vlm2vec_registry.files import write_whole
 from vlm2vec_service.engine.backbone import Backbone
 from vlm2vec_service.engine.checkpoint import load_weights
 from vlm2vec_service.engine.engine import build_backbone
 from vlm2vec_service.preprocess import Media
 from vlm2vec_training import processes
+from vlm2vec_training.adapter import save_adapter
 from vlm2vec_training.embedder import Embedder
 from vlm2vec_training.merged import merge_products
 
 SINGLES, GROUPS = 32, 64
-"""Scenes of one digit and of more in each group of the adapters' pool."""
+"""How many scenes of one digit, and of more, are in each group of the adapters' pool."""
+NAME = "vlm2vec-digits"
 TARGETS = r"model\..*\.(q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj)"
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """How long each stage runs, in steps, and what of it is random."""
+    """The steps of each stage, and the seed of all that is random."""
 
     vision: int = 1200
     base: int = 800
     v1: int = 80
     v2: int = 2600
     pool: int = 60
-    """Groups of scenes that the adapters are trained on."""
+    """How many groups of scenes the adapters are trained on."""
     seed: int = 1
 
 
 def train_vision(folder: Path, recipe: Recipe) -> None:
-    """Vision alone: the digit and colour at each token, through heads that are dropped later.
+    """Trains vision alone on the digit and colour at each token, through heads dropped later.
 
-    Muon (arXiv:2502.16982) for matrices, AdamW for the rest.
+    The optimizer is Muon (arXiv:2502.16982) for matrices, and AdamW for the rest.
     """
     start(folder, recipe.seed)
     backbone = checkpoint.random_backbone(folder, recipe.seed)
-    embedder, heads, world = Embedder(backbone, torch.bfloat16), make_heads(), World()
+    embedder, heads, world = Embedder(backbone, torch.bfloat16), make_heads(), DigitWorld()
     rng, shapes = random.Random(recipe.seed), shapes_of(recipe.seed)
     visual: Any = backbone.visual
     tower = dict(visual.named_parameters())
@@ -79,12 +82,16 @@ def train_vision(folder: Path, recipe: Recipe) -> None:
 
 
 def train_base(folder: Path, vision: Path, recipe: Recipe) -> None:
-    """All parameters, on classification and retrieval; what is kept is their moving average."""
+    """Trains all parameters on classification and retrieval, and keeps their moving average."""
     start(folder, recipe.seed + 1)
     backbone = load_backbone(vision)
     heads = make_heads()
     heads.load_state_dict(load_file(vision / "heads.safetensors"))
-    embedder, reader, world = Embedder(backbone, torch.bfloat16), Reader(folder), World()
+    embedder, preprocessor, world = (
+        Embedder(backbone, torch.bfloat16),
+        ScenePreprocessor(folder),
+        DigitWorld(),
+    )
     rng, shapes = random.Random(recipe.seed + 1), shapes_of(recipe.seed + 1)
     named = [(name, p.requires_grad_()) for name, p in backbone.named_parameters()]
     matrices = [p for name, p in named if p.ndim == 2 and "embed_tokens" not in name]
@@ -98,8 +105,8 @@ def train_base(folder: Path, vision: Path, recipe: Recipe) -> None:
         scenes += scene_group(rng, 64, hard=0.0 if done < 0.2 else 0.7)
         drawn = world.draw(own(scenes), shapes)
         features = embedder.encode(media_of(drawn.images))
-        shown = losses.Pictures(scenes, drawn.images, features)
-        parts = losses.describe(embedder, reader, shown, rng)
+        shown = losses.SceneBatch(scenes, drawn.images, features)
+        parts = losses.describe(embedder, preprocessor, shown, rng)
         parts["cells"] = losses.cells(heads, features, drawn)
         weights = {"digit": 0.5, "coloured": 0.5, "captioned": 0.3, "cells": 0.3 * (1 - 0.6 * done)}
         update(optimizers, weighted(parts, weights), clip=5.0)
@@ -120,13 +127,13 @@ def train_base(folder: Path, vision: Path, recipe: Recipe) -> None:
 def train_adapter(
     folder: Path, base: Path, recipe: Recipe, dora: bool, rank: int, count: int, tasks: int
 ) -> None:
-    """An adapter on the language model of the frozen base, for ``count`` steps.
+    """Trains an adapter on the language model of the frozen base, for ``count`` steps.
 
-    ``tasks`` 2 is classification and retrieval; 4 is those in one step of six, questions in three, and
-    grounding in two.
+    ``tasks`` 2 is classification and retrieval; 4 is those in one step of six, questions in three,
+    and grounding in two.
     """
     start(None, recipe.seed + 2)
-    backbone, reader = load_backbone(base), Reader(base)
+    backbone, preprocessor = load_backbone(base), ScenePreprocessor(base)
     pool = make_pool(Embedder(backbone, torch.bfloat16), recipe, crops=tasks == 4)
     config = LoraConfig(r=rank, lora_alpha=2 * rank, use_dora=dora, target_modules=TARGETS)
     model = get_peft_model(backbone, config)
@@ -142,18 +149,18 @@ def train_adapter(
     for step in steps(folder.name, count):
         set_rates(rates, cosine(step, count, warm_up=20, floor=0.02))
         group = pool[rng.randrange(len(pool))]
-        parts = learn[step % len(learn)](embedder, reader, group, rng)
+        parts = learn[step % len(learn)](embedder, preprocessor, group, rng)
         loss = weighted(parts, {"digit": 0.5, "coloured": 0.5, "captioned": 0.0})
         update(rates, loss, clip=1.0)
         report(step, parts, every=49 if tasks == 4 else 50)
         if (step % 100 == 99 or step == count - 1) and not processes.rank():
-            save_adapter(model, folder, reader)
+            save_adapter(model, EmbeddingConfig(backbone="qwen2_vl", base_model=NAME), folder)
 
 
-def make_pool(embedder: Embedder, recipe: Recipe, crops: bool) -> list[losses.Pictures]:
-    """Groups of scenes and crops, encoded once: the adapters leave vision alone."""
+def make_pool(embedder: Embedder, recipe: Recipe, crops: bool) -> list[losses.SceneBatch]:
+    """Draws groups of scenes, and crops, and encodes them once: the adapters leave vision alone."""
     rng, shapes = random.Random(recipe.seed + 3), shapes_of(recipe.seed + 3)
-    world, pool = World(), []
+    world, pool = DigitWorld(), []
     for _ in tqdm(
         range(recipe.pool), desc="encode scenes", mininterval=10, disable=processes.rank() > 0
     ):
@@ -166,17 +173,20 @@ def make_pool(embedder: Embedder, recipe: Recipe, crops: bool) -> list[losses.Pi
             for part in (drawn.images, cut) if crops else (drawn.images,):
                 features.update(embedder.encode(media_of(part)))
         features = {digest: part.to(torch.bfloat16).clone() for digest, part in features.items()}
-        pool.append(losses.Pictures(scenes, drawn.images, features, cut))
+        pool.append(losses.SceneBatch(scenes, drawn.images, features, cut))
     return pool
 
 
 def cut_out(images: Images, owners: list[tuple[int, Box]], shapes: np.random.Generator) -> Images:
-    """One crop for each image index and box."""
+    """Cuts a crop out of an image for each of ``owners``, an image's index and a box."""
     return crop(images[[i for i, _ in owners]], [box for _, box in owners], shapes)
 
 
 def scene_group(rng: random.Random, count: int, hard: float) -> list[Scene]:
-    """``count`` scenes of two or three digits, in fours: with chance ``hard`` one and its variants."""
+    """Draws ``count`` scenes of two or three digits, in fours.
+
+    With chance ``hard`` the four are one scene and its variants.
+    """
     scenes: list[Scene] = []
     while len(scenes) < count:
         scenes += (
@@ -188,42 +198,34 @@ def scene_group(rng: random.Random, count: int, hard: float) -> list[Scene]:
 
 
 def media_of(images: Images) -> list[Media]:
-    """``images`` as the preprocessor makes them, which leaves a picture of this size as it is."""
+    """Makes media of ``images`` as the preprocessor does, which leaves this size as it is."""
     return [Media.of("image", image[None], 0, 16) for image in images]
 
 
 def load_backbone(folder: Path) -> Backbone:
-    """The checkpoint in ``folder``, float32 and frozen."""
+    """Loads the checkpoint in ``folder``, float32 and frozen."""
     backbone = build_backbone(folder)
     load_weights(backbone, folder, backbone.rename, torch.device("cpu"), torch.float32)
     return backbone
 
 
-def save_adapter(model: Any, folder: Path, reader: Reader) -> None:
-    """The PEFT folder and its ``embedding.json``."""
-    model.save_pretrained(folder)
-    (folder / "README.md").unlink(missing_ok=True)
-    embedding = EmbeddingConfig(backbone="qwen2_vl", base_model="vlm2vec-digits")
-    (folder / "embedding.json").write_text(embedding.to_json())
-
-
 def make_heads() -> nn.Module:
-    """Token features to eleven digits (ten is none) and seven colours (six is none)."""
+    """Makes the heads that name one of eleven digits (10 is none) and seven colours (6 is none)."""
     return nn.Sequential(nn.LayerNorm(192), nn.Linear(192, 18))
 
 
 def muon(parameters: list[Tensor], rate: float) -> torch.optim.Optimizer:
-    """Muon with AdamW's step size, weight decay 0.02."""
+    """Makes Muon with AdamW's step size and weight decay 0.02."""
     return torch.optim.Muon(parameters, lr=rate, weight_decay=0.02, adjust_lr_fn="match_rms_adamw")
 
 
 def adam(parameters: list[Tensor], rate: float) -> torch.optim.Optimizer:
-    """AdamW, weight decay 0.01."""
+    """Makes AdamW with weight decay 0.01."""
     return torch.optim.AdamW(parameters, lr=rate, weight_decay=0.01, betas=(0.9, 0.98))
 
 
 def cosine(step: int, count: int, warm_up: int, floor: float) -> float:
-    """The learning rate's factor: a linear start, then half a cosine down to ``floor``."""
+    """Returns the learning rate's factor: a linear start, then half a cosine down to ``floor``."""
     decay = 0.5 * (1 + math.cos(math.pi * step / count))
     return min(1, (step + 1) / warm_up) * (decay * (1 - floor) + floor)
 
@@ -236,7 +238,10 @@ def set_rates(optimizers: list[Any], factor: float) -> None:
 
 
 def update(optimizers: list[Any], loss: Tensor, clip: float = 0.0) -> None:
-    """One step down the gradient of ``loss`` over all processes, its norm at most ``clip``."""
+    """Takes a step down the gradient of ``loss`` over all processes, its norm at most ``clip``.
+
+    With 0 the norm is as it is.
+    """
     parameters = [p for item in optimizers for group in item.param_groups for p in group["params"]]
     for optimizer in optimizers:
         optimizer.zero_grad(set_to_none=True)
@@ -249,12 +254,12 @@ def update(optimizers: list[Any], loss: Tensor, clip: float = 0.0) -> None:
 
 
 def weighted(parts: dict[str, Tensor], weights: dict[str, float]) -> Tensor:
-    """The sum of ``parts``, each times its weight or 1."""
+    """Adds up ``parts``, each times its weight or 1."""
     return torch.stack([weights.get(name, 1.0) * part for name, part in parts.items()]).sum()
 
 
 def start(folder: Path | None, seed: int) -> None:
-    """What a stage has in common with its repetition; writes the settings of ``folder``."""
+    """Sets the seed of a stage, and writes the checkpoint's settings to ``folder``, if given."""
     torch.manual_seed(seed)
     if folder and not processes.rank():
         checkpoint.write_settings(folder)
@@ -262,29 +267,29 @@ def start(folder: Path | None, seed: int) -> None:
 
 
 def own(scenes: list[Scene]) -> list[Scene]:
-    """The scenes that this process draws; all processes know all of them."""
+    """Picks out the scenes that this process draws; all processes know all of them."""
     return [scenes[index] for index in losses.mine(range(len(scenes)))]
 
 
 def shapes_of(seed: int) -> np.random.Generator:
-    """What decides how a scene looks, different in each process."""
+    """Makes the generator that decides how scenes look, a different one in each process."""
     return np.random.default_rng([seed, processes.rank()])
 
 
 def steps(name: str, count: int) -> Iterator[int]:
-    """Counts with a progress bar."""
+    """Counts to ``count`` with a progress bar, in the first process."""
     return iter(tqdm(range(count), desc=name, mininterval=10, disable=processes.rank() > 0))
 
 
 def report(step: int, parts: dict[str, Tensor], every: int = 50) -> None:
-    """A line every so many steps."""
+    """Prints the losses of every so many steps, in the first process."""
     if step % every == every - 1 and not processes.rank():
         values = {name: round(part.item(), 3) for name, part in parts.items()}
         tqdm.write(f"{time.strftime('%H:%M:%S')} step {step + 1} {json.dumps(values)}")
 
 
 def run(folder: Path, recipe: Recipe) -> None:
-    """All stages, into ``folder``."""
+    """Runs all stages that are not yet done, into ``folder``."""
     stages: dict[str, Callable[[Path], None]] = {
         "vision": lambda out: train_vision(out, recipe),
         "base": lambda out: train_base(out, folder / "vision", recipe),
@@ -303,5 +308,5 @@ def run(folder: Path, recipe: Recipe) -> None:
         stage(folder / name)
         seconds = round(time.monotonic() - began)
         if not processes.rank():
-            done.write_text(json.dumps({"seconds": seconds}) + "\n")
+            write_whole(done, json.dumps({"seconds": seconds}) + "\n")
         processes.wait()

@@ -1,4 +1,7 @@
-"""The evaluation tasks as files that ``vlm2vec evaluate`` reads: a suite, parquet rows, PNG images."""
+"""Writes the evaluation tasks as files that ``vlm2vec evaluate`` reads.
+
+They are a suite, a parquet file of rows for each task, and PNG images.
+"""
 
 import hashlib
 from collections.abc import Sequence
@@ -14,7 +17,7 @@ from vlm2vec_evaluation.task import Record, Task
 
 
 def write_suite(folder: Path, **sizes: int) -> Path:
-    """Writes all tasks below ``folder``; ``sizes`` are those of `tasks`. Returns the suite's file."""
+    """Writes all tasks to ``folder``; ``sizes`` are those of `tasks`. Returns the suite's file."""
     images = folder / "images"
     images.mkdir(parents=True, exist_ok=True)
     data_sets = []

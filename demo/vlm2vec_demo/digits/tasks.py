@@ -1,6 +1,6 @@
-"""Evaluation sets of test digits, the same in every run: the four meta-tasks in MMEB's shape.
+"""Makes evaluation sets of test digits, for the four meta-tasks of MMEB.
 
-In split ``ood`` are questions in wordings that no training saw.
+They are the same in every run. In split ``ood`` are questions in wordings that no training saw.
 """
 
 import io
@@ -17,9 +17,9 @@ from vlm2vec_demo.digits.losses import LABELS
 from vlm2vec_demo.digits.world import (
     COLOURS,
     DIGITS,
+    DigitWorld,
     Images,
     Scene,
-    World,
     crop,
     draw_scene,
     variants,
@@ -31,9 +31,12 @@ ANSWERS = {"digit": DIGITS, "colour": COLOURS, "count": DIGITS[1:4]}
 
 
 def tasks(singles: int = 500, pairs: int = 1000, scenes: int = 400) -> Iterator[Task]:
-    """Classification of ``singles`` scenes, retrieval among ``pairs``, questions and grounding on
-    ``scenes`` of two or three digits. Fewer make it quicker."""
-    world, rng, shapes = World(), random.Random(SEED), np.random.default_rng(SEED)
+    """Makes all tasks, one after the other; fewer scenes make it quicker.
+
+    Classification is of ``singles`` scenes of one digit, retrieval is among ``pairs`` scenes, and
+    questions and grounding are about ``scenes`` of two or three digits.
+    """
+    world, rng, shapes = DigitWorld(), random.Random(SEED), np.random.default_rng(SEED)
     yield from _classification(world, [draw_scene(rng, 1) for _ in range(singles)], shapes)
     yield from _retrieval(world, _distinct(rng, pairs), shapes)
     asked = [draw_scene(rng) for _ in range(scenes)]
@@ -49,7 +52,7 @@ def tasks(singles: int = 500, pairs: int = 1000, scenes: int = 400) -> Iterator[
 
 
 def pictures(images: Images) -> list[bytes]:
-    """PNG files."""
+    """Writes each of ``images``, uint8 ``(n, height, width, 3)``, as the bytes of a PNG file."""
     files = []
     for image in images:
         file = io.BytesIO()
@@ -59,7 +62,7 @@ def pictures(images: Images) -> list[bytes]:
 
 
 def _classification(
-    world: World, scenes: Sequence[Scene], shapes: np.random.Generator
+    world: DigitWorld, scenes: Sequence[Scene], shapes: np.random.Generator
 ) -> Iterator[Task]:
     images = pictures(world.draw(scenes, shapes, test=True).images)
     queries = [Input(instruction=words.CLASSIFY, images=[image]) for image in images]
@@ -77,7 +80,7 @@ def _classification(
 
 
 def _retrieval(
-    world: World, scenes: Sequence[Scene], shapes: np.random.Generator
+    world: DigitWorld, scenes: Sequence[Scene], shapes: np.random.Generator
 ) -> Iterator[Task]:
     images: list[bytes] = []
     for start in range(0, len(scenes), 100):

@@ -1,6 +1,7 @@
-"""Captions, questions and instructions about scenes, in VLM2Vec's forms.
+"""Writes captions, questions and instructions about scenes, in VLM2Vec's forms.
 
-A wording holds ``{digit}``, ``{colour}`` or ``{place}``. Those of `held_out` are used in no training.
+A wording holds ``{digit}``, ``{colour}`` or ``{place}``. Those of `held_out` are used in no
+training.
 """
 
 import random
@@ -80,11 +81,12 @@ WORDINGS = {
         "How many digits did someone draw?", "Give the count of digits.",
     ),
 }  # fmt: skip
-"""What training asks with; the first of each kind is the plain one."""
+"""The wordings that training asks with; the first of each kind is the plain one."""
 
 CORES = {
     "digit_by_colour": (
-        "which {noun} is {colour}", "which {noun} has the colour {colour}", "{colour} is which {noun}",
+        "which {noun} is {colour}", "which {noun} has the colour {colour}",
+        "{colour} is which {noun}",
         "the {colour} {noun} is which", "of which {noun} is the ink {colour}",
         "name the {noun} painted {colour}", "which {noun} looks {colour}",
         "what {noun} was made with {colour} ink", "find the {colour} {noun} and read it",
@@ -121,7 +123,7 @@ CORES = {
         "how many {noun}s were drawn", "how many {noun}s stand", "give the number of {noun}s",
     ),
 }  # fmt: skip
-"""What wordings are composed of, with an opening, a noun and an ending."""
+"""The cores of composed wordings, which get an opening, a noun and an ending."""
 NOUNS = ("digit", "number", "numeral", "figure")
 OPENINGS = (
     "", "", "", "Please: ", "Tell me: ", "In this picture, ", "Here: ", "Now: ", "One question: ",
@@ -148,13 +150,13 @@ class Question:
 
 
 def name(thing: Thing) -> str:
-    """ "a red seven"."""
+    """Names a thing, as in "a red seven"."""
     colour = COLOURS[thing.colour]
     return f"{'an' if colour == 'orange' else 'a'} {colour} {DIGITS[thing.digit]}"
 
 
 def caption(scene: Scene, turned: bool = False) -> str:
-    """What is where; ``turned`` says it of a pair the other way round."""
+    """Says what stands where; ``turned`` says it of a pair the other way round."""
     names = [name(thing) for thing in scene.things]
     if len(names) == 1:
         return names[0]
@@ -167,14 +169,14 @@ def caption(scene: Scene, turned: bool = False) -> str:
 
 
 def at(place: str) -> str:
-    """ "on the left" for "left"."""
+    """Says where ``place`` is, as in "on the left" for "left"."""
     return {"top": "at the top", "bottom": "at the bottom", "middle": "in the middle"}.get(
         place, f"on the {place}"
     )
 
 
 def ask(scene: Scene, index: int, kind: str, wording: str) -> Question:
-    """A question of ``kind`` about thing ``index`` of ``scene``."""
+    """Asks a question of ``kind`` about thing ``index`` of ``scene``, in ``wording``."""
     thing = scene.things[index]
     digit, colour = DIGITS[thing.digit], COLOURS[thing.colour]
     text = wording.format(digit=digit, colour=colour, place=at(scene.places[index]))
@@ -183,7 +185,7 @@ def ask(scene: Scene, index: int, kind: str, wording: str) -> Question:
 
 
 def compose(kind: str, rng: random.Random) -> str:
-    """A wording of many; what is held out is not at the heart of any."""
+    """Composes one of many wordings; none has a held-out wording for its core."""
     held_out = {wording.lower().rstrip("?.") for wording in HELD_OUT[kind]}
     while (core := rng.choice(CORES[kind]).replace("{noun}", rng.choice(NOUNS))) in held_out:
         pass
@@ -194,8 +196,12 @@ def compose(kind: str, rng: random.Random) -> str:
 def ask_any(
     scene: Scene, rng: random.Random, plain: float = 0.3, composed: float = 0.6
 ) -> Question:
-    """A question as training asks it: of any kind, ``plain`` or in any of `WORDINGS` or ``composed``,
-    sometimes without capitals or punctuation, or in American spelling."""
+    """Asks a question of any kind, as training does.
+
+    With chance ``plain`` the wording is the plain one; of the others, a share of ``composed`` is
+    composed, and the rest are from `WORDINGS`. Some lack the capital or the punctuation, or are in
+    American spelling.
+    """
     kinds = [k for k in KINDS if len(scene.things) > 1 or not k.endswith("place")]
     kind = rng.choices(kinds, [WEIGHTS[k] for k in kinds])[0]
     wording = PLAIN[kind] if rng.random() < plain else rng.choice(WORDINGS[kind])
@@ -214,7 +220,7 @@ REFERENCES = ("colour", "digit", "place")
 
 
 def refer(scene: Scene, index: int, by: str) -> str:
-    """What `SELECT` goes on with: the thing ``by`` its colour, digit or place."""
+    """Refers to thing ``index`` ``by`` its colour, digit or place, as `SELECT` goes on."""
     thing = scene.things[index]
     return {
         "colour": f"{COLOURS[thing.colour]} digit",
@@ -224,7 +230,7 @@ def refer(scene: Scene, index: int, by: str) -> str:
 
 
 def corpus(rng: random.Random, scenes: Sequence[Scene]) -> list[str]:
-    """Text for the tokenizer to learn from: what training says, no held-out wording."""
+    """Writes text for the tokenizer to learn from: as training speaks, no held-out wording."""
     words = [*DIGITS, *COLOURS]
     texts = [*INSTRUCTIONS, *(f" {text}" for text in INSTRUCTIONS)] * 50
     texts += [*words, *(f" {word}" for word in words)] * 20

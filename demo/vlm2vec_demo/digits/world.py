@@ -1,7 +1,7 @@
-"""Scenes of one to three handwritten digits, drawn from scikit-learn's ``load_digits``.
+"""Draws scenes of one to three handwritten digits, those of scikit-learn's ``load_digits``.
 
-The digits are the UCI test set of optical digits, 1,797 of them, 8x8. Those before `TEST_FROM` train,
-the others are never drawn in training.
+The digits are the UCI test set of optical digits, 1,797 of them, 8x8. Those before `TEST_FROM`
+train, the others are never drawn in training.
 """
 
 import random
@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 SIDE = 112
-"""Pixels of a side of a scene: four tokens."""
+"""The pixels of a side of a scene, which is four tokens."""
 TEST_FROM = 1437
 DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 COLOURS = ("red", "green", "blue", "orange", "purple", "black")
@@ -44,7 +44,7 @@ class Scene:
 
     @property
     def places(self) -> tuple[str, ...]:
-        """Where each thing is; nothing to say of a single one."""
+        """The place of each thing: "left", "middle", "bottom" and so on, or "" for a single one."""
         first, last = ("left", "right") if self.layout == "row" else ("top", "bottom")
         return {1: ("",), 2: (first, last), 3: (first, "middle", last)}[len(self.things)]
 
@@ -58,7 +58,7 @@ class Box(NamedTuple):
 
 
 def draw_scene(rng: random.Random, count: int | None = None) -> Scene:
-    """A scene of ``count`` things, or of two or three; digits and colours all differ."""
+    """Makes up a scene of ``count`` things, or of two or three; digits and colours all differ."""
     count = count or rng.choice((2, 2, 3))
     layout: Literal["row", "column"] = rng.choice(("row", "column"))
     digits, colours = rng.sample(range(10), count), rng.sample(range(6), count)
@@ -67,8 +67,11 @@ def draw_scene(rng: random.Random, count: int | None = None) -> Scene:
 
 
 def variants(scene: Scene, rng: random.Random) -> list[Scene]:
-    """``scene`` and three that are hard to tell from it: the colours moved on by one, the order
-    turned round, one digit or colour replaced by another."""
+    """Returns ``scene`` and three scenes that are hard to tell from it.
+
+    Of these one has the colours moved on by one, one the order turned round, and one another digit
+    or colour.
+    """
     things = scene.things
     moved = [
         Thing(things[(i + 1) % len(things)].digit, thing.colour) for i, thing in enumerate(things)
@@ -85,9 +88,11 @@ def variants(scene: Scene, rng: random.Random) -> list[Scene]:
 
 @dataclass(frozen=True)
 class Drawn:
-    """Scenes as pictures: ``images`` uint8 ``(scenes, 112, 112, 3)``, the box of each thing, and
-    the digit and colour that most ink of each token's cell has, int64 ``(scenes, 16)``; 10 and 6
-    where there is none."""
+    """Scenes as pictures: ``images`` are uint8 ``(scenes, 112, 112, 3)``.
+
+    ``boxes`` has the box of each thing. ``digits`` and ``colours``, int64 ``(scenes, 16)``, are the
+    digit and colour of most ink in each token's cell, and 10 and 6 where there is none.
+    """
 
     images: Images
     boxes: list[list[Box]]
@@ -95,17 +100,20 @@ class Drawn:
     colours: Tensor
 
 
-class World:
-    """The digits, ready to be drawn with."""
+class DigitWorld:
+    """The handwritten digits, and how scenes are drawn with them."""
 
     @cached_property
     def labels(self) -> npt.NDArray[np.int64]:
-        """The digit of each glyph."""
+        """The digit of each glyph, int64 ``(1797,)``."""
         return np.asarray(self._data.target)
 
     @cached_property
     def glyphs(self) -> Tensor:
-        """Ink coverage, float32 ``(1797, 1, 40, 40)``: smoothly enlarged, then sharpened."""
+        """The ink coverage of each glyph, smoothly enlarged and then sharpened.
+
+        It is float32 ``(1797, 1, 40, 40)``, from 0 to 1.
+        """
         small = torch.tensor(self._data.images / 16, dtype=torch.float32)[:, None]
         large = F.interpolate(F.pad(small, (1, 1, 1, 1)), size=(40, 40), mode="bicubic")
         ink = ((large.clamp(0, 1) - 0.2) / 0.45).clamp(0, 1)
@@ -119,7 +127,7 @@ class World:
 
     @cache  # noqa: B019 (a world lives as long as its program)
     def indices(self, digit: int, test: bool) -> npt.NDArray[np.int64]:
-        """The glyphs of ``digit`` that train, or that test."""
+        """Returns the indices of the glyphs of ``digit`` that train, or with ``test`` that test."""
         found = np.flatnonzero(self.labels == digit)
         return found[(found >= TEST_FROM) == test]
 
@@ -133,8 +141,11 @@ class World:
         return 0.012 * torch.randn(64, 3, SIDE, SIDE, generator=generator)
 
     def draw(self, scenes: Sequence[Scene], rng: np.random.Generator, test: bool = False) -> Drawn:
-        """Draws ``scenes`` with random glyphs, places, sizes and tilts; training adds slant, width
-        and pixel noise."""
+        """Draws ``scenes`` with random glyphs, places, sizes and tilts.
+
+        Training adds slant, width and pixel noise; with ``test`` there is none, and the glyphs are
+        those that test.
+        """
         count, most = len(scenes), max(len(scene.things) for scene in scenes)
         glyphs = torch.zeros(count, most, 1, 40, 40)
         places = torch.zeros(count, most, 2, 3)

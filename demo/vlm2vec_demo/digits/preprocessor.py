@@ -1,4 +1,4 @@
-"""Pictures and texts to prepared inputs, by the service's own preprocessing."""
+"""Prepares pictures of scenes and texts about them, by the service's own preprocessing."""
 
 from collections.abc import Sequence
 from functools import lru_cache
@@ -12,8 +12,8 @@ from vlm2vec_service.backbones import load_preprocessor
 from vlm2vec_service.preprocess import Prepared, Request
 
 
-class Reader:
-    """Prepares inputs for the checkpoint in ``base``."""
+class ScenePreprocessor:
+    """Prepares inputs for the checkpoint in ``base``, without an adapter's settings."""
 
     def __init__(self, base: Path) -> None:
         self.preprocessor = load_preprocessor(base)
@@ -25,13 +25,16 @@ class Reader:
         return self.preprocessor.prepare(request, self.embedding)
 
     def texts(self, texts: Sequence[str], instruction: str | None = None) -> list[Prepared]:
-        """``texts``, each behind ``instruction``."""
+        """Prepares ``texts``, each with ``instruction`` in front of it."""
         return [self.text(text, instruction) for text in texts]
 
     def images(
         self, images: Images, instruction: str, texts: Sequence[str] | None = None
     ) -> list[Prepared]:
-        """``images`` uint8 ``(n, height, width, 3)``, each with ``instruction`` and its text."""
+        """Prepares ``images``, uint8 ``(n, height, width, 3)``.
+
+        Each has ``instruction``, and with ``texts`` its own text.
+        """
         return [
             self.preprocessor.prepare(
                 Request(

@@ -5,10 +5,11 @@ vector and that PEFT's own file does not. A folder without one gets its backbone
 """
 
 import json
-from collections.abc import Collection
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
+
+from vlm2vec_registry.strict import Fields, is_count, read_object
 
 FILE_NAME = "embedding.json"
 
@@ -26,14 +27,23 @@ class PromptTemplate:
     suffix: str = ""
 
 
+DECODES = ("viewed", "raw")
+"""How pictures are decoded: as a viewer shows them, or as Pillow's bare ``convert("RGB")`` does."""
+MOST_SIDE = 1 << 14
+"""Pixels of one side that ``image.resize`` may ask for."""
+
+
 @dataclass(frozen=True)
 class EmbeddingConfig:
     """The contents of ``embedding.json``.
 
     ``image`` overrides keys of the base model's ``preprocessor_config.json`` (``max_pixels``,
     ``num_crops``); which of them a backbone reads is for the service to say, which refuses any
-    other when it loads the adapter. ``dimensions`` lists the prefixes that the vector was trained
-    to be cut to; empty means only the whole vector.
+    other when it loads the adapter. Its keys ``resize`` and ``decode`` are ``image_resize``, the
+    width and height in pixels that every picture gets first, its aspect lost, and ``image_decode``,
+    one of `DECODES`. ``max_text_tokens`` is where the text of an input is cut; None is nowhere.
+    ``dimensions`` lists the prefixes that the vector was trained to be cut to; empty means that it
+    does not say.
     """
 
     backbone: str | None = None
@@ -43,70 +53,81 @@ class EmbeddingConfig:
     normalize: bool = True
     prompt: PromptTemplate = field(default_factory=PromptTemplate)
     image: dict[str, int] = field(default_factory=dict)
+    image_resize: tuple[int, int] | None = None
+    image_decode: str = DECODES[0]
+    max_text_tokens: int | None = None
     dimensions: tuple[int, ...] = ()
 
     @classmethod
     def read(cls, folder: Path) -> "EmbeddingConfig":
-        """Reads ``folder/embedding.json``; the defaults where there is none.
+        """Reads ``folder/embedding.json``; gives the defaults where there is none.
 
-        Raises `ValueError` that names the file and the key: unknown keys are never ignored, since
+        Raises `FormatError` that names the file and the key: unknown keys are never ignored, since
         each of them would change the vector.
         """
         path = folder / FILE_NAME
-        if not path.exists():
-            return cls()
-        try:
-            return cls.from_dict(json.loads(path.read_text()))
-        except (OSError, ValueError) as error:
-            raise ValueError(f"{path}: {error}") from error
+        return cls.from_dict(read_object(path), str(path)) if path.exists() else cls()
 
     @classmethod
-    def from_dict(cls, values: Any) -> "EmbeddingConfig":
-        """Builds a config from parsed JSON. Raises `ValueError` naming the key at fault."""
-        _check_object("", values, [item.name for item in fields(cls)])
-        values = dict(values)
-        for key in ("backbone", "base_model", "base_revision"):
-            _check(isinstance(values.get(key), str | None), key, values.get(key), "a string")
-        if values.get("pooling", "last") != "last":
-            raise ValueError(
-                f"pooling: {values['pooling']!r} is not supported; it is always 'last'"
-            )
-        normalize = values.get("normalize", True)
-        _check(isinstance(normalize, bool), "normalize", normalize, "true or false")
-        if "prompt" in values:
-            _check_object(
-                "prompt", values["prompt"], [item.name for item in fields(PromptTemplate)]
-            )
-            for key, value in values["prompt"].items():
-                _check(isinstance(value, str), f"prompt.{key}", value, "a string")
-            values["prompt"] = PromptTemplate(**values["prompt"])
-        if "image" in values:
-            _check(isinstance(values["image"], dict), "image", values["image"], "an object")
-            for key, value in values["image"].items():
-                _check(_positive(value), f"image.{key}", value, "a positive whole number")
-        if "dimensions" in values:
-            sizes = values["dimensions"]
-            listed = isinstance(sizes, list) and all(map(_positive, sizes))
-            _check(listed, "dimensions", sizes, "a list of positive whole numbers")
-            values["dimensions"] = tuple(sizes)
-        return cls(**values)
+    def from_dict(cls, values: Any, where: str = "") -> "EmbeddingConfig":
+        """Builds a config from parsed JSON that stands ``where``. Raises `FormatError` naming the
+        key at fault."""
+        given = Fields(values, where)
+        image, resize, decode = _image(given.object("image"))
+        config = cls(
+            backbone=given.text("backbone", None),
+            base_model=given.text("base_model", None),
+            base_revision=given.text("base_revision", None),
+            pooling=given.choice("pooling", "last", ("last",)),
+            normalize=given.flag("normalize", True),
+            prompt=_prompt(given.object("prompt")),
+            image=image,
+            image_resize=resize,
+            image_decode=decode,
+            max_text_tokens=given.count("max_text_tokens", None),
+            dimensions=tuple(given.list_of("dimensions", is_count, "positive whole numbers") or ()),
+        )
+        given.done()
+        return config
+
+    def to_dict(self) -> dict[str, Any]:
+        """The values of ``embedding.json``. Those that came after its first version are left out
+        where they say nothing, so that an older file keeps its bytes, and its space."""
+        values = asdict(self)
+        resize, decode = values.pop("image_resize"), values.pop("image_decode")
+        if resize is not None:
+            values["image"]["resize"] = list(resize)
+        if decode != DECODES[0]:
+            values["image"]["decode"] = decode
+        if self.max_text_tokens is None:
+            del values["max_text_tokens"]
+        return values
 
     def to_json(self) -> str:
         """The text of ``embedding.json``; keys sorted, so that equal configs are equal bytes."""
-        return json.dumps(asdict(self), indent=2, sort_keys=True) + "\n"
+        return json.dumps(self.to_dict(), indent=2, sort_keys=True) + "\n"
 
 
-def _check_object(key: str, value: Any, known: Collection[str]) -> None:
-    _check(isinstance(value, dict), key or "the whole", value, "an object")
-    if unknown := sorted(set(value) - set(known)):
-        where = f"{key}: " if key else ""
-        raise ValueError(f"{where}unknown key {', '.join(unknown)}; known are {', '.join(known)}")
+def _prompt(given: Fields | None) -> PromptTemplate:
+    if given is None:
+        return PromptTemplate()
+    default = PromptTemplate()
+    template = PromptTemplate(
+        given.text("media_separator", default.media_separator),
+        given.text("separator", default.separator),
+        given.text("suffix", default.suffix),
+    )
+    given.done()
+    return template
 
 
-def _check(good: bool, key: str, value: Any, expected: str) -> None:
-    if not good:
-        raise ValueError(f"{key}: expected {expected}, got {value!r}")
-
-
-def _positive(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value > 0
+def _image(given: Fields | None) -> tuple[dict[str, int], tuple[int, int] | None, str]:
+    """The overrides of the base's settings, the fixed size, and how to decode."""
+    if given is None:
+        return {}, None, DECODES[0]
+    decode = given.choice("decode", DECODES[0], DECODES)
+    sides = given.list_of("resize", lambda side: is_count(side, MOST_SIDE), "width and height")
+    if sides is not None and len(sides) != 2:
+        given.fail("resize", "a width and a height", sides)
+    overrides = {key: given.count(key, 0) for key in given.left()}
+    return overrides, (sides[0], sides[1]) if sides else None, decode

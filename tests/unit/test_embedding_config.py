@@ -107,3 +107,39 @@ def test_error_in_a_file_names_the_file_and_the_key(tmp_path: Path) -> None:
     (tmp_path / FILE_NAME).write_text('{"pooling": "mean"}')
     with pytest.raises(ValueError, match=rf"{tmp_path}/{FILE_NAME}: pooling: 'mean'"):
         EmbeddingConfig.read(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("values", "named"),
+    [
+        ({"image": {"resize": [1344]}}, "image.resize"),
+        ({"image": {"resize": [1344, 0]}}, "image.resize"),
+        ({"image": {"resize": [1344, 10**9]}}, "image.resize"),
+        ({"image": {"decode": "Raw"}}, "image.decode: 'Raw' is not one of viewed, raw"),
+        ({"max_text_tokens": 0}, "max_text_tokens"),
+        ({"max_text_tokens": True}, "max_text_tokens"),
+    ],
+)
+def test_settings_of_later_versions_are_as_strict(values: dict[str, Any], named: str) -> None:
+    with pytest.raises(ValueError, match=f"^{named}"):
+        EmbeddingConfig.from_dict(values)
+
+
+def test_settings_of_later_versions_leave_older_files_their_bytes() -> None:
+    assert set(json.loads(EmbeddingConfig().to_json())) == {
+        "backbone", "base_model", "base_revision", "dimensions", "image", "normalize", "pooling",
+        "prompt",
+    }  # fmt: skip
+    config = EmbeddingConfig(image_resize=(1344, 672), image_decode="raw", max_text_tokens=256)
+    values = json.loads(config.to_json())
+    assert values["image"] == {"resize": [1344, 672], "decode": "raw"}
+    assert EmbeddingConfig.from_dict(values) == config
+
+
+@pytest.mark.parametrize(
+    "text", ['{"normalize": true, "normalize": false}', '{"dimensions": [NaN]}', "[" * 100_000]
+)
+def test_json_that_python_alone_would_take_is_refused(tmp_path: Path, text: str) -> None:
+    (tmp_path / FILE_NAME).write_text(text)
+    with pytest.raises(ValueError, match=f"{FILE_NAME}: no JSON"):
+        EmbeddingConfig.read(tmp_path)

@@ -1,7 +1,6 @@
-"""Files of vectors, by extension: .npz, .jsonl and .parquet."""
+"""Writes files of vectors, whose extension is the format: .npz, .jsonl or .parquet."""
 
 import json
-import os
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -10,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from vlm2vec_registry.files import whole
 from vlm2vec_service.errors import StartError
 
 Write = Callable[[Sequence[str], Sequence[str | None], npt.NDArray[np.float32]], None]
@@ -27,17 +27,13 @@ def open_output(path: Path) -> Iterator[Write]:
         raise StartError(f"{path}: the extension is none of {', '.join(WRITERS)}")
     if not path.parent.is_dir():
         raise StartError(f"{path}: the folder {path.parent} does not exist")
-    partial = path.with_name(f".{path.name}.part")
-    try:
-        partial.touch()
-    except OSError as error:
-        raise StartError(f"{path}: cannot be written: {error.strerror}") from error
-    try:
+    with whole(path) as partial:
+        try:
+            partial.touch()
+        except OSError as error:
+            raise StartError(f"{path}: cannot be written: {error.strerror}") from error
         with WRITERS[path.suffix](partial) as write:
             yield write
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 @contextmanager

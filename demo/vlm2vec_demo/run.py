@@ -44,7 +44,7 @@ class DemoArguments:
 
 @dataclass(frozen=True)
 class Scored:
-    """A version's scores, and the vectors that they are of."""
+    """The scores of a version, and the vectors that they were computed of."""
 
     evaluation: Evaluation
     vectors: Vectors

@@ -30,9 +30,9 @@ class Scores:
 
 @dataclass(frozen=True)
 class DataSetScores:
-    """The scores of one data set, and what they were taken of.
+    """The scores of one data set, and what identifies the data that they are of.
 
-    ``data`` is 32 hexadecimal digits of every query and candidate that was embedded.
+    ``data`` is a digest, in 32 hexadecimal digits, of every query and candidate that was embedded.
     """
 
     name: str

@@ -54,7 +54,10 @@ class Suite:
 
     @property
     def digest(self) -> str:
-        """32 hexadecimal digits of all that the file says, not of its spelling or its place."""
+        """A digest of what the file says, in 32 hexadecimal digits.
+
+        The file's spelling and its place do not change it.
+        """
         values = asdict(self)
         del values["root"]
         return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:32]

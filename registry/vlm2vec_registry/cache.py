@@ -1,4 +1,6 @@
-"""Artifacts on disk, by their contents: several processes share a folder, and any may be killed.
+"""Keeps artifacts on disk, by their contents.
+
+Several processes may share a folder, and any of them may be killed at any moment.
 
     FOLDER/objects/KEY/      the files of one artifact, whole or not there
     FOLDER/objects/KEY.lock  held shared by every process that serves it
@@ -24,11 +26,11 @@ from vlm2vec_registry.files import sync
 STALE_SECONDS = 3600.0
 
 Fetch = Callable[[Path], None]
-"""Puts the files of an artifact into an empty folder."""
+"""Puts the files of an artifact into the empty folder that it is given."""
 
 
 class Cache:
-    """The cache in ``folder``, which may hold ``max_bytes`` of what no process serves."""
+    """The cache in ``folder``; of what no process serves it keeps at most ``max_bytes``."""
 
     def __init__(self, folder: Path, max_bytes: int) -> None:
         self.folder = folder
@@ -40,7 +42,7 @@ class Cache:
         self._held: dict[str, IO[bytes]] = {}
 
     def get(self, digests: dict[str, str], fetch: Fetch) -> Path:
-        """The folder with the artifact of these ``digests``, verified now, fetched if need be.
+        """Finds the folder with the artifact of these ``digests``; fetches or verifies it first.
 
         It stays until `release`, whatever other processes do. Raises `ArtifactError` where the
         bytes fetched are not those, `OutageError` where the disk does not take them, and what
@@ -69,7 +71,7 @@ class Cache:
         return folder
 
     def release(self, digests: dict[str, str]) -> None:
-        """Lets the artifact go when space is needed."""
+        """Gives the artifact up: it may be removed when space is needed."""
         lock = self._held.pop(artifact.key_of(digests), None)
         if lock is not None:
             lock.close()

@@ -108,7 +108,7 @@ class Subset:
 
     @property
     def digest(self) -> str:
-        """16 hexadecimal digits of the files' bytes."""
+        """A digest of the files' bytes, in 16 hexadecimal digits."""
         digest = hashlib.blake2b(digest_size=8)
         for rows in self._files:
             with rows.path.open("rb") as file:

@@ -43,7 +43,7 @@ class TrainArguments:
 
 @dataclass(frozen=True)
 class TrainedAdapter:
-    """The result of a run.
+    """The adapter that a run trained, and how well.
 
     ``hit1`` is the best score on held-out rows, which is that of the adapter in ``folder``, or
     None without such rows. ``losses`` are those of the steps that ran, in order. ``run_id`` is the

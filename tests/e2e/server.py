@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -106,14 +106,17 @@ def running_server(
     *flags: str | Path,
     environment: Mapping[str, str] | None = None,
     credentials: grpc.ChannelCredentials | None = None,
+    ports: Sequence[int] = (),
 ) -> Iterator[Server]:
-    """Starts a server on free ports, waits until it is ready and stops it in the end. Its log goes
-    to ``folder``; its environment variables are ``environment`` and nobody else's. ``credentials``
-    are for a server with TLS."""
+    """Starts a server, waits until it is ready and stops it in the end. Its log goes to ``folder``;
+    its environment variables are ``environment`` and nobody else's. ``credentials`` are for a
+    server with TLS; ``ports`` for gRPC, metrics and HTTP are free ones unless they are given."""
     variables = {key: value for key, value in os.environ.items() if not key.startswith("VLM2VEC")}
     # Threads that wait for each other by spinning are slow where callers need the cores as well.
     variables["OMP_NUM_THREADS"] = "1"
-    address, metrics_address, http_address = (f"127.0.0.1:{port}" for port in free_ports(3))
+    address, metrics_address, http_address = (
+        f"127.0.0.1:{port}" for port in ports or free_ports(3)
+    )
     log = folder / "server.log"
     with log.open("wb") as output:
         process = subprocess.Popen(

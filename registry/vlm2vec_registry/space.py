@@ -1,18 +1,53 @@
 """The vector space: a digest of exactly what changes a vector.
 
-Vectors of two spaces do not compare. Two checkouts of the same files are one space.
+Vectors of two spaces do not compare. The rule has versions, so that it can be mended without a
+published version losing its space: `space_of` is the newest, which new versions get, and
+`spaces_of` gives that and all before, each of which is as good as the newest.
+
+Rule 2 counts the base (see `base_digest`); of ``adapter_config.json`` how the adapter scales (alpha,
+alpha_pattern, rsLoRA, DoRA) and every setting that is not known to leave the vector alone; each
+tensor's name, type, shape and bytes; of ``embedding.json`` the settings that are not the default,
+less what only names the base and ``dimensions``. Which layers there are, and their ranks, is what
+the tensors say. PEFT may so save an adapter again, in whatever order, and it stays the same space.
+
+Rule 1 counted the bytes of the weights' file, and every setting but those that name the base.
 """
 
 import hashlib
 import json
+import struct
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from vlm2vec_registry.embedding_config import EmbeddingConfig
+from vlm2vec_registry.strict import FormatError, parse_object, read_object
 
 BASE_FILES = ("config.json", "preprocessor_config.json", "tokenizer.json")
 ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors")
 HEX_DIGITS = 32
+
+WITHOUT_EFFECT = frozenset({
+    # On inference through linear layers; whatever they say, the vector is the same.
+    "auto_mapping", "base_model_name_or_path", "eva_config", "fan_in_fan_out", "inference_mode",
+    "lora_dropout", "megatron_core", "peft_version", "qalora_group_size", "revision",
+    "runtime_config", "task_type",
+})  # fmt: skip
+"""Settings of ``adapter_config.json`` that change nothing."""
+IN_TENSORS = frozenset({
+    "exclude_modules", "layers_pattern", "layers_to_transform", "r", "rank_pattern",
+    "target_modules", "target_parameters",
+})  # fmt: skip
+"""Settings that decide which layers have tensors, and of what rank: the tensors say so, too."""
+INITIALISATIONS = (True, False, None, "gaussian", "eva", "orthogonal")
+"""Values of ``init_lora_weights`` that leave the base weights alone; PiSSA, OLoRA, CorDA, LoftQ and
+LoRA-GA change them."""
+NEUTRAL: tuple[Any, ...] = (None, False, "none", {}, [], "")
+"""Values that a setting has where it is not used."""
+DEFAULT_ALPHA = 8
+"""PEFT's, for a file that does not say."""
+MAX_HEADER = 100_000_000
+"""Bytes of a safetensors header, as the format has it."""
 
 
 def base_digest(base: Path) -> bytes:
@@ -26,26 +61,115 @@ def base_digest(base: Path) -> bytes:
     return digest.digest()
 
 
-def space_of(base: bytes, adapter: Path | None, weights: str = "") -> str:
-    """32 hexadecimal digits for a checkpoint's digest and an adapter folder, or none.
+def space_of(base: bytes, adapter: Path | None) -> str:
+    """The space, 32 hexadecimal digits, of a checkpoint's digest and an adapter folder, or none.
 
-    ``weights`` is the SHA-256 of the adapter's, in hexadecimal, where it is known already.
-
-    Of ``adapter_config.json`` everything counts but where the base once lay; of ``embedding.json``
-    the settings, not their spelling, nor what only names the base. Raises `OSError`, `ValueError`.
+    Raises `OSError`, and `FormatError` naming the file that makes no sense.
     """
-    digest = hashlib.sha256(base)
-    if adapter is not None:
-        config = json.loads((adapter / ADAPTER_FILES[0]).read_text())
-        for key in ("base_model_name_or_path", "revision", "peft_version", "auto_mapping"):
-            config.pop(key, None)
-        digest.update(json.dumps(config, sort_keys=True).encode())
-        known = bytes.fromhex(weights) or _sha256(adapter / ADAPTER_FILES[1])
-        digest.update(hashlib.sha256(known).digest())
-        embedding = EmbeddingConfig.read(adapter)
-        settings = replace(embedding, backbone=None, base_model=None, base_revision=None)
-        digest.update(settings.to_json().encode())
+    return spaces_of(base, adapter)[0]
+
+
+def spaces_of(base: bytes, adapter: Path | None) -> tuple[str, ...]:
+    """The spaces by every version of the rule, the newest first; without an adapter they are one.
+
+    Raises as `space_of`.
+    """
+    if adapter is None:
+        return (hashlib.sha256(base).hexdigest()[:HEX_DIGITS],)
+    config = read_object(adapter / ADAPTER_FILES[0])
+    embedding = EmbeddingConfig.read(adapter)
+    return _rule_2(base, adapter, config, embedding), _rule_1(base, adapter, config, embedding)
+
+
+def effective(config: dict[str, Any]) -> dict[str, Any]:
+    """The settings of ``adapter_config.json`` that may change a vector, of an adapter whose tensors
+    are known. The order of ``alpha_pattern`` counts: the first pattern that fits decides."""
+    kept = {
+        key: value
+        for key, value in config.items()
+        if key not in WITHOUT_EFFECT | IN_TENSORS and value not in NEUTRAL
+    }
+    if _plain(kept.get("init_lora_weights")) in INITIALISATIONS:
+        kept.pop("init_lora_weights", None)
+    kept["lora_alpha"] = _number(config.get("lora_alpha", DEFAULT_ALPHA))
+    if isinstance(patterns := kept.get("alpha_pattern"), dict):
+        kept["alpha_pattern"] = [[name, _number(alpha)] for name, alpha in patterns.items()]
+    return kept
+
+
+def _rule_2(base: bytes, adapter: Path, config: dict[str, Any], embedding: EmbeddingConfig) -> str:
+    digest = hashlib.sha256(b"vlm2vec space 2\0" + base)
+    default = EmbeddingConfig().to_dict()
+    settings = replace(_unnamed(embedding), dimensions=()).to_dict()
+    for values in (
+        effective(config),
+        {key: value for key, value in settings.items() if value != default.get(key)},
+    ):
+        digest.update(hashlib.sha256(json.dumps(values, sort_keys=True).encode()).digest())
+    digest.update(tensors_digest(adapter / ADAPTER_FILES[1]))
     return digest.hexdigest()[:HEX_DIGITS]
+
+
+def _rule_1(base: bytes, adapter: Path, config: dict[str, Any], embedding: EmbeddingConfig) -> str:
+    digest = hashlib.sha256(base)
+    named = ("base_model_name_or_path", "revision", "peft_version", "auto_mapping")
+    config = {key: value for key, value in config.items() if key not in named}
+    digest.update(json.dumps(config, sort_keys=True).encode())
+    digest.update(hashlib.sha256(_sha256(adapter / ADAPTER_FILES[1])).digest())
+    digest.update(_unnamed(embedding).to_json().encode())
+    return digest.hexdigest()[:HEX_DIGITS]
+
+
+def _unnamed(embedding: EmbeddingConfig) -> EmbeddingConfig:
+    return replace(embedding, backbone=None, base_model=None, base_revision=None)
+
+
+def tensors_digest(path: Path) -> bytes:
+    """SHA-256 of every tensor in a safetensors file: by name, with its type, shape and bytes,
+    whatever their order and the file's metadata. PEFT writes the name of a magnitude with or without
+    ``.weight``, by its version: they are one. Raises `OSError`, `FormatError`."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        head = file.read(8)
+        size = struct.unpack("<Q", head)[0] if len(head) == 8 else 0
+        if not 2 <= size <= MAX_HEADER:
+            raise FormatError(f"{path}: no safetensors file")
+        header = parse_object(file.read(size), str(path))
+        header.pop("__metadata__", None)
+        for name in sorted(header):
+            kind, shape, start, stop = _tensor(header[name], f"{path}: {name[:80]!a}")
+            known = name.removesuffix(".weight") if "lora_magnitude_vector" in name else name
+            digest.update(f"{known}\0{kind}\0{shape}\0{stop - start}\0".encode(errors="replace"))
+            file.seek(8 + size + start)
+            left = stop - start
+            while left:
+                block = file.read(min(left, 1 << 20))
+                if not block:
+                    raise FormatError(f"{path}: cut off")
+                digest.update(block)
+                left -= len(block)
+    return digest.digest()
+
+
+def _tensor(entry: Any, where: str) -> tuple[str, list[int], int, int]:
+    """Type, shape and place of a tensor, as the header has them."""
+    try:
+        kind, shape, (start, stop) = entry["dtype"], entry["shape"], entry["data_offsets"]
+        whole = all(type(number) is int and number >= 0 for number in (*shape, start, stop))
+    except (TypeError, KeyError, ValueError) as error:
+        raise FormatError(f"{where}: no tensor of a safetensors file") from error
+    if not whole or not isinstance(kind, str) or stop < start:
+        raise FormatError(f"{where}: no tensor of a safetensors file")
+    return kind, shape, start, stop
+
+
+def _plain(value: Any) -> Any:
+    return value if isinstance(value, str | bool | None) else "other"
+
+
+def _number(value: Any) -> Any:
+    """16 and 16.0 are one alpha."""
+    return float(value) if isinstance(value, int) and abs(value) < 1 << 53 else value
 
 
 def _sha256(path: Path) -> bytes:

@@ -85,6 +85,10 @@ class Metrics:
         self.registry_errors = counter(
             "registry_errors_total", "Looks at the registry that failed.", "model"
         )
+        self.versions_changed = counter(
+            "registry_versions_changed_total",
+            "Versions of the registry whose name came to stand for other contents.", "model",
+        )  # fmt: skip
         self.route_info = gauge(
             "route_info", "1 for the version that an alias stands for.",
             "model", "alias", "version", "space",

@@ -2,12 +2,12 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
-from pathlib import Path
 
 import numpy as np
 
 from vlm2vec_service.errors import AdapterError
 from vlm2vec_service.scheduling.batch import BatchInput, BatchResult
+from vlm2vec_service.versions.wanted import WantedAdapter
 
 
 class ScriptedWorker:
@@ -24,6 +24,8 @@ class ScriptedWorker:
         self.device = "cuda:0"
         self.dimension = 1
         self.batches: list[list[int]] = []
+        self.batch_timeout = 300.0
+        self.hangs = 0
         self.running = 0
         self.most_running = 0
         self.vectors: dict[int, float] = {}
@@ -46,24 +48,39 @@ class ScriptedWorker:
                 await self.behave(batch)
         finally:
             self.running -= 1
-        vectors = [[self.vectors.get(number, number)] for number in batch]
-        return BatchResult(np.array(vectors, np.float32), seconds=0.0)
+        vectors = np.array([[self.vectors.get(number, number)] for number in batch], np.float32)
+        if any(item.normalize for item in inputs):
+            finite = np.isfinite(vectors) & (vectors != 0)
+            vectors = np.where(finite, np.sign(vectors), vectors)
+        return BatchResult(vectors, seconds=0.0)
 
-    async def load_adapter(self, name: str, folder: Path) -> None:
-        self.loads.append(name)
+    def hung(self) -> None:
+        self.hangs += 1
+
+    async def load_adapter(self, name: str, adapter: WantedAdapter) -> None:
+        version = name.partition("@")[0]
+        self.loads.append(version)
         self.refused.pop(name, None)
+        await adapter.find()
         if self.gate:
             await self.gate.wait()
-        if name in self.unloadable:
-            self.refused[name] = "no"
-            raise AdapterError("no")
-        self.holds.append(name)
-
-    async def refuse_adapter(self, name: str, reason: str) -> None:
-        self.holds.remove(name)
-        self.refused[name] = reason
+        try:
+            if version in self.unloadable:
+                raise AdapterError("no")
+            self.holds.append(name)
+            adapter.check(await self.run([adapter.probe], True))
+        except AdapterError as error:
+            self.refused[name] = str(error)
+            if name in self.holds:
+                self.holds.remove(name)
+            raise
 
     async def unload_adapter(self, name: str) -> None:
         self.refused.pop(name, None)
         if name in self.holds:
             self.holds.remove(name)
+
+    @property
+    def held(self) -> list[str]:
+        """Names of the versions that it holds, in the order of loading."""
+        return [name.partition("@")[0] for name in self.holds]

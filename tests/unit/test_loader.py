@@ -10,13 +10,14 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from tests.unit.scripted_worker import ScriptedWorker
+from tests.unit.tiny_adapter import write_adapter
 from vlm2vec_registry.embedding_config import EmbeddingConfig
 from vlm2vec_service.errors import AdapterError, ExhaustedError
 from vlm2vec_service.metrics import Metrics
 from vlm2vec_service.preprocess import Prepared, Request
 from vlm2vec_service.settings import RegistrySettings
 from vlm2vec_service.versions import residency as module
-from vlm2vec_service.versions.catalog import BASE_VERSION, ServedModel, Version
+from vlm2vec_service.versions.catalog import BASE_VERSION, ServedModel, Version, read_version
 from vlm2vec_service.versions.fetching import VersionFiles
 from vlm2vec_service.versions.loader import Loader
 from vlm2vec_service.versions.residency import Residency, State, VersionState
@@ -27,7 +28,7 @@ class OneToken:
 
     def prepare(self, request: Request, embedding: EmbeddingConfig) -> Prepared:
         positions = np.zeros((3, 1), np.int32)
-        return Prepared(np.zeros(1, np.int32), positions)
+        return Prepared(np.ones(1, np.int32), positions)
 
 
 class LoaderScene:
@@ -35,10 +36,8 @@ class LoaderScene:
 
     def __init__(self, folder: Path, **settings: Any) -> None:
         versions = {BASE_VERSION: Version(BASE_VERSION, None, "base", EmbeddingConfig())}
-        for name in "abcd":
-            (folder / name).mkdir(exist_ok=True)
-            (folder / name / "adapter_model.safetensors").write_bytes(bytes(100))
-            versions[name] = Version(name, folder / name, f"space {name}", EmbeddingConfig())
+        for byte, name in enumerate("abcd"):
+            versions[name] = read_version(name, write_adapter(folder / name, 100, byte), b"")
         self.model = ServedModel("m", folder, "qwen2_vl", b"", versions)
         self.workers = [ScriptedWorker(name="first"), ScriptedWorker(name="second")]
         self.metrics = CollectorRegistry()
@@ -52,6 +51,9 @@ class LoaderScene:
             Metrics(self.metrics),
         )
 
+    def state(self, name: str) -> VersionState:
+        return self.residency.state(self.model.versions[name])
+
     async def ensure(self, names: str) -> None:
         for name in names:
             await self.loader.ensure(self.model.versions[name])
@@ -59,8 +61,8 @@ class LoaderScene:
     @property
     def held(self) -> str:
         """Names of what is held, the same by all."""
-        held = sorted(self.residency.held)
-        assert all(sorted(worker.holds) == held for worker in self.workers)
+        held = sorted(one.version.name for one in self.residency.held.values())
+        assert all(sorted(worker.held) == held for worker in self.workers)
         return "".join(held)
 
 
@@ -99,7 +101,7 @@ def test_bytes_are_a_limit_too(tmp_path: Path) -> None:
 def test_what_has_traffic_or_answers_stays(tmp_path: Path) -> None:
     async def check(world: LoaderScene) -> None:
         await world.ensure("a")
-        world.model.aliases["champion"] = "a"
+        world.model.aliases["champion"] = world.model.versions["a"]
         async with world.loader.using(world.model.versions["b"]):
             with pytest.raises(ExhaustedError, match="max_adapters is 2"):
                 await world.ensure("c")
@@ -118,7 +120,7 @@ def test_unloading_waits_for_requests_and_new_ones_load_again(tmp_path: Path) ->
         async with world.loader.using(version):
             unloading = asyncio.create_task(world.loader.unload(version))
             await asyncio.sleep(0.05)
-            assert world.workers[0].holds == ["a"]
+            assert world.workers[0].held == ["a"]
             again = asyncio.create_task(world.ensure("a"))
             await asyncio.sleep(0.05)
             assert not unloading.done()
@@ -135,13 +137,13 @@ def test_many_who_want_it_load_it_once_and_may_leave(tmp_path: Path) -> None:
         gate = world.workers[0].gate = asyncio.Event()
         waiting = [asyncio.create_task(world.ensure("a")) for _ in range(5)]
         await asyncio.sleep(0.05)
-        assert world.residency.state("a").state is State.LOADING
+        assert world.state("a").state is State.LOADING
         waiting[0].cancel()
         gate.set()
         await asyncio.gather(*waiting[1:])
         assert world.held == "a"
         assert world.workers[0].loads == ["a"]
-        assert world.residency.state("a") == VersionState(State.HELD)
+        assert world.state("a") == VersionState(State.HELD)
 
     run(tmp_path, check)
 
@@ -161,7 +163,7 @@ def test_a_refusal_is_cleaned_up_remembered_and_tried_again(
             "vlm2vec_adapter_load_failures_total", {"model": "m"}
         )
         assert failures == 1
-        assert world.residency.state("a") == VersionState(State.FAILED, "no")
+        assert world.state("a") == VersionState(State.FAILED, "no")
         for worker in world.workers:
             worker.unloadable.clear()
         await asyncio.sleep(0.06)
@@ -173,18 +175,21 @@ def test_a_refusal_is_cleaned_up_remembered_and_tried_again(
     run(tmp_path, check)
 
 
-def test_vectors_that_are_not_finite_never_answer(tmp_path: Path) -> None:
+@pytest.mark.parametrize("device", ["cpu", "cuda:0"])
+@pytest.mark.parametrize(
+    ("component", "reason"),
+    [(float("nan"), "not finite"), (float("inf"), "not finite"), (0.0, "cannot be normalised")],
+)
+def test_what_has_no_unit_vector_never_answers(
+    tmp_path: Path, device: str, component: float, reason: str
+) -> None:
     async def check(world: LoaderScene) -> None:
         for worker in world.workers:
-            worker.vectors[0] = float("nan")
-        with pytest.raises(AdapterError, match="not finite"):
+            worker.device = device
+            worker.vectors[1] = component
+        with pytest.raises(AdapterError, match=reason):
             await world.ensure("a")
         assert world.held == ""
-        # On a CPU no batch is run to warm it up.
-        for worker in world.workers:
-            worker.device = "cpu"
-        await world.ensure("b")
-        assert world.held == "b"
 
     run(tmp_path, check)
 
@@ -196,12 +201,12 @@ def test_what_one_of_two_workers_cannot_answer_the_other_does(tmp_path: Path, re
         if reason == "no":
             first.unloadable.add("a")
         else:
-            first.vectors[0] = float("nan")
-        world.model.aliases["champion"] = "a"
+            first.vectors[1] = float("nan")
+        world.model.aliases["champion"] = world.model.versions["a"]
         await world.ensure("a")
-        assert (first.holds, second.holds) == ([], ["a"])
-        assert first.refused == {"a": reason}
-        found = world.residency.state("a")
+        assert (first.held, second.held) == ([], ["a"])
+        assert list(first.refused.values()) == [reason]
+        found = world.state("a")
         assert found == VersionState(State.HELD, f"worker first: {reason}")
         assert world.residency.ready
         failures = world.metrics.get_sample_value(
@@ -210,9 +215,23 @@ def test_what_one_of_two_workers_cannot_answer_the_other_does(tmp_path: Path, re
         assert failures == 1
         # The other goes: nobody answers with it, and everybody says so.
         second.ready = False
-        assert world.residency.state("a") == VersionState(State.FAILED, reason)
+        assert world.state("a") == VersionState(State.FAILED, reason)
         assert not world.residency.ready
         first.ready = False
-        assert world.residency.state("a") == VersionState(State.LOADING)
+        assert world.state("a") == VersionState(State.LOADING)
+
+    run(tmp_path, check)
+
+
+def test_a_folder_that_changed_under_a_version_is_not_loaded_as_that_version(
+    tmp_path: Path,
+) -> None:
+    async def check(world: LoaderScene) -> None:
+        write_adapter(tmp_path / "a", byte=99)
+        with pytest.raises(AdapterError, match=r"not .* as when the server started"):
+            await world.ensure("a")
+        assert world.held == ""
+        await world.ensure("b")
+        assert world.held == "b"
 
     run(tmp_path, check)

@@ -11,6 +11,7 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from tests.unit.scripted_worker import ScriptedWorker
+from tests.unit.tiny_adapter import write_adapter
 from vlm2vec.v1 import adapters_pb2, embedding_pb2
 from vlm2vec_registry.embedding_config import EmbeddingConfig
 from vlm2vec_service.errors import AdapterError
@@ -25,7 +26,7 @@ from vlm2vec_service.preprocess import Prepared, Request
 from vlm2vec_service.scheduling.scheduler import Scheduler
 from vlm2vec_service.settings import Limits, RegistrySettings, ServerSettings
 from vlm2vec_service.supervision.process import Worker
-from vlm2vec_service.versions.catalog import BASE_VERSION, Catalog, ServedModel, Version
+from vlm2vec_service.versions.catalog import BASE_VERSION, Catalog, ServedModel, read_version
 from vlm2vec_service.versions.fetching import VersionFiles
 from vlm2vec_service.versions.loader import Loader
 from vlm2vec_service.versions.residency import Residency
@@ -46,12 +47,10 @@ class TwoWorkers:
     """A model m with the champion 1, on two workers, as the front end has it."""
 
     def __init__(self, folder: Path) -> None:
-        (folder / "adapter_model.safetensors").write_bytes(b"")
-        versions = {
-            BASE_VERSION: Version(BASE_VERSION, None, "base", EmbeddingConfig()),
-            "1": Version("1", folder, "space", EmbeddingConfig()),
-        }
-        model = ServedModel("m", folder, "toy", b"", versions, {"champion": "1"})
+        champion = read_version("1", write_adapter(folder), b"")
+        base = read_version(BASE_VERSION, None, b"")
+        versions = {BASE_VERSION: base, "1": champion}
+        model = ServedModel("m", folder, "toy", b"", versions, {"champion": champion})
         self.workers = [ScriptedWorker(name="first"), ScriptedWorker(name="second")]
         metrics = Metrics(CollectorRegistry())
         scheduler = Scheduler("m", 100, 100, metrics)

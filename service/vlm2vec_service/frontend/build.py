@@ -62,19 +62,18 @@ def read_catalog(deployment: Deployment, registry: bool = False) -> Catalog:
         except OSError as error:
             raise CheckpointError(f"{base}: {error}") from error
         versions = {BASE_VERSION: read_version(BASE_VERSION, None, digest)}
-        for (model, version), folder in deployment.adapters.items():
-            if model == name:
+        for (target, version), folder in deployment.adapters.items():
+            if target == name:
                 versions[version] = read_version(version, folder, digest)
-        aliases = {alias: v for (model, alias), v in deployment.aliases.items() if model == name}
+        model = ServedModel(name, base, backbone, digest, versions)
         if len(versions) > 1 or not registry:
-            aliases.setdefault(CHAMPION, list(versions)[-1])
-        catalog.models[name] = ServedModel(name, base, backbone, digest, versions, aliases)
-    for model, version in deployment.adapters:
-        catalog.model(model).choose(version=version)
-    for model, alias in deployment.aliases:
-        catalog.model(model).choose(alias=alias)
-    for model in deployment.workers:
-        catalog.model(model)
+            model.aliases[CHAMPION] = list(versions.values())[-1]
+        for (target, alias), version in deployment.aliases.items():
+            if target == name:
+                model.aliases[alias] = model.choose(version=version)
+        catalog.models[name] = model
+    for name in (*(n for n, _ in (*deployment.adapters, *deployment.aliases)), *deployment.workers):
+        catalog.model(name)
     return catalog
 
 
@@ -96,7 +95,7 @@ def build(
         devices = engine.device.split(",")
         workers = [
             Worker(
-                f"{model.name}/{place}", model.name, model.base,
+                f"{model.name}/{place}", model.name, model.base, model.digest,
                 engine if addresses else EngineSettings(**{**vars(engine), "device": place}),
                 metrics, settings.batch_timeout_seconds, place if addresses else None,
             )

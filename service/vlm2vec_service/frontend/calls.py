@@ -53,7 +53,7 @@ def list_models(pipeline: Pipeline, caller: Caller) -> pb.ListModelsResponse:
                 pb.ModelVersion(
                     version=version.name,
                     space=version.space,
-                    aliases=served.model.aliases_of(version.name),
+                    aliases=served.model.aliases_of(version),
                 )
                 for version in served.model.versions.values()
             ],

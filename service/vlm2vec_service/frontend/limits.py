@@ -1,5 +1,7 @@
 """What a call's options may be, and how many inputs it may have."""
 
+from collections.abc import Sequence
+
 from vlm2vec.v1 import embedding_pb2 as pb
 from vlm2vec_service.errors import InvalidInputError
 
@@ -29,12 +31,19 @@ def check_options(options: pb.CallOptions) -> None:
         raise InvalidInputError("options.output.dtype", f"{options.output.dtype} is no format")
 
 
-def check_dimensions(options: pb.OutputOptions, dimension: int) -> None:
-    """Refuses to cut to more than a whole vector's ``dimension``."""
-    if options.dimensions > dimension:
+def check_dimensions(options: pb.OutputOptions, dimension: int, allowed: Sequence[int]) -> None:
+    """Refuses to cut to more than a whole vector's ``dimension``, and to a prefix that the vector was
+    not trained for: ``allowed`` are those of the version's ``embedding.json``."""
+    wanted = options.dimensions
+    if wanted > dimension:
+        raise InvalidInputError(
+            "options.output.dimensions", f"{wanted} are more than the model's {dimension}"
+        )
+    if wanted not in (0, dimension, *allowed):
         raise InvalidInputError(
             "options.output.dimensions",
-            f"{options.dimensions} are more than the model's {dimension}",
+            f"the version's vectors were not trained to be cut to {wanted}; it may be "
+            f"{', '.join(map(str, sorted({dimension, *allowed})))} (dimensions in embedding.json)",
         )
 
 

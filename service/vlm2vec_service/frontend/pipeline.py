@@ -7,7 +7,7 @@ all that they call.
 import asyncio
 import contextlib
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
@@ -28,9 +28,9 @@ from vlm2vec_service.metrics import Metrics
 from vlm2vec_service.preprocess import Prepared
 from vlm2vec_service.preprocess.messages import modality, parse_input
 from vlm2vec_service.scheduling.batch import BatchInput
-from vlm2vec_service.scheduling.fair_queue import Embedded, QueuedInput
+from vlm2vec_service.scheduling.fair_queue import Embedded, Flow, QueuedInput
 from vlm2vec_service.settings import Limits, ServerSettings
-from vlm2vec_service.versions.catalog import Catalog
+from vlm2vec_service.versions.catalog import Catalog, Version
 from vlm2vec_service.versions.residency import State
 from vlm2vec_service.versions.shadow import PATIENCE
 
@@ -74,9 +74,7 @@ class Pipeline:
         `ServeError`.
         """
         route = await self._route(options, caller)
-        if caller.streams:  # which is read more slowly, not refused
-            await route.served.scheduler.room()
-        with self._admitted(route, caller, len(inputs)):
+        async with self._admitted(route, caller, len(inputs)):
             if len(inputs) == 1:
                 ((field, message),) = inputs.items()
                 return [await self._embed(message, route, caller, field)]
@@ -109,27 +107,52 @@ class Pipeline:
         if not served.dimension:
             raise UnavailableError(f"model {model.name!r} is starting", retry_after=2.0)
         key = options.routing_key or caller.name
-        version = model.choose(ref.alias, ref.version, ref.space, key)
+        if ref.space:
+            version = await self._in_space(served, ref.space, caller)
+        else:
+            version = model.choose(ref.alias, ref.version, "", key)
+            await self._loaded(served, version, caller)
+        check_dimensions(options.output, served.dimension, version.config.dimensions)
+        return Route(served, version, options)
+
+    async def _in_space(self, served: Served, space: str, caller: Caller) -> Version:
+        """The version that makes vectors of ``space``. What the registry says of a version is found
+        out to be wrong when it is loaded: then another that is said to make them is as good."""
+        *others, last = served.model.in_space(space)
+        for version in others:
+            with contextlib.suppress(AdapterError):
+                await self._loaded(served, version, caller)
+                return version
+        await self._loaded(served, last, caller)
+        return last
+
+    async def _loaded(self, served: Served, version: Version, caller: Caller) -> None:
         try:
             async with asyncio.timeout(caller.remaining):
                 await served.loader.ensure(version)
         except TimeoutError as error:
             raise DeadlineError(f"the deadline passed, version {version.name!r} loads") from error
-        found = served.residency.state(version.name)
+        found = served.residency.state(version)
         if found.state is State.FAILED:
             raise AdapterError(f"version {version.name!r} could not be loaded: {found.reason}")
-        check_dimensions(options.output, served.dimension)
-        return Route(served, version, options)
 
-    @contextlib.contextmanager
-    def _admitted(self, route: Route, caller: Caller, inputs: int) -> Iterator[None]:
-        """Places in the model's queue, until the block ends. Raises `ExhaustedError`."""
-        scheduler = route.served.scheduler
-        scheduler.admit(caller.deadline, inputs)
+    @contextlib.asynccontextmanager
+    async def _admitted(self, route: Route, caller: Caller, inputs: int) -> AsyncIterator[None]:
+        """Places in the model's queue, until the block ends. A stream waits for them, any other
+        caller gets `ExhaustedError` where there are none; both `DeadlineError`."""
+        scheduler, flow = route.served.scheduler, Flow(caller.name, route.interactive)
+        if caller.streams:
+            try:
+                async with asyncio.timeout(caller.remaining):
+                    await scheduler.wait_for_place(flow, inputs)
+            except TimeoutError as error:
+                raise DeadlineError("the deadline passed before the queue had a place") from error
+        else:
+            scheduler.admit(flow, caller.deadline, inputs)
         try:
             yield
         finally:
-            scheduler.release(inputs)
+            scheduler.release(flow, inputs)
 
     async def _embed(self, message: pb.Input, route: Route, caller: Caller, field: str) -> Answer:
         """One admitted input. Raises `ServeError`."""
@@ -167,19 +190,18 @@ class Pipeline:
     ) -> None:
         """Lets the model's shadow compute what its champion just has."""
         served, model = route.served, route.served.model
-        shadow = model.versions.get(model.aliases.get(SHADOW, ""))
-        if shadow is None or route.version.name != model.aliases.get(CHAMPION):
+        champion, shadow = (model.aliases.get(alias) for alias in (CHAMPION, SHADOW))
+        if shadow is None or champion is None or route.version.key != champion.key:
             return
-        other = shadow
 
-        async def prepare() -> Prepared:
+        async def prepare(other: Version = shadow) -> Prepared:
             if other.config == route.version.config:
                 return prepared
             caller = Caller("", time.monotonic() + PATIENCE)
             bulk = pb.CallOptions(priority=pb.PRIORITY_BULK)
             return await self._prepare(message, Route(served, other, bulk), caller, "input")
 
-        served.shadow.offer(route.version, other, embedded.vector, prepare)
+        served.shadow.offer(route.version, shadow, embedded.vector, prepare)
 
     async def _prepare(
         self, message: pb.Input, route: Route, caller: Caller, field: str
@@ -204,7 +226,7 @@ class Pipeline:
 
     async def _run(self, prepared: Prepared, route: Route, caller: Caller) -> Embedded:
         queued = QueuedInput(
-            BatchInput(prepared, route.version.adapter, route.normalize),
+            BatchInput(prepared, route.version.key, route.normalize),
             interactive=route.interactive,
             caller=caller.name,
             deadline=caller.deadline,

@@ -29,12 +29,16 @@ CLIENT_OPTIONS = (*CHANNEL_OPTIONS, ("grpc.max_reconnect_backoff_ms", 200))
 @dataclass(frozen=True)
 class WorkerStatus:
     """What a worker says of itself: tokens of a batch, components of a vector, the name of its
-    device, and the adapters it holds."""
+    device, the adapters it holds, and of the base it runs the digest of its files (empty if it does
+    not say), the type of its weights, and the version of the engine's arithmetic."""
 
     token_budget: int
     dimension: int
     device: str
     adapters: frozenset[str]
+    base_digest: bytes = b""
+    dtype: str = ""
+    arithmetic: int = 0
 
 
 class Link:
@@ -52,11 +56,17 @@ class Link:
                 worker_pb2.GetStatusRequest(), wait_for_ready=timeout is None, timeout=timeout
             )
         return WorkerStatus(
-            status.token_budget, status.dimension, status.device, frozenset(status.adapters)
+            status.token_budget,
+            status.dimension,
+            status.device,
+            frozenset(status.adapters),
+            status.base_digest,
+            status.dtype,
+            status.arithmetic,
         )
 
     async def run(
-        self, inputs: Sequence[BatchInput], interactive: bool, timeout: float
+        self, inputs: Sequence[BatchInput], interactive: bool, timeout: float | None = None
     ) -> BatchResult:
         """Runs a batch. Raises `DeadlineError` after ``timeout`` seconds, `InvalidInputError` where
         the device's memory does not hold an input, `NotFoundError` for an adapter that is not
@@ -76,13 +86,13 @@ class Link:
             response.device_memory_total_bytes,
         )
 
-    async def load_adapter(self, name: str, folder: Path, with_files: bool) -> None:
+    async def load_adapter(self, name: str, folder: Path, with_files: bool, timeout: float) -> None:
         """Has the worker load the PEFT folder ``folder`` as ``name``; ``with_files`` sends it the
         files, for a worker that does not see this host's disk. Raises `AdapterError` with the
-        worker's reason if it refuses."""
+        worker's reason if it refuses, and `DeadlineError` after ``timeout`` seconds."""
         request = await asyncio.to_thread(_load_request, name, folder, with_files)
         with _our_errors():
-            await self._stub.LoadAdapter(request)
+            await self._stub.LoadAdapter(request, timeout=timeout)
 
     async def unload_adapter(self, name: str) -> None:
         """Has the worker forget an adapter. Raises `NotFoundError` if it does not have it."""

@@ -7,14 +7,23 @@ import os
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import fields
 from pathlib import Path
 
-from vlm2vec_service.errors import DeadlineError, NotFoundError, ServeError, WorkerLostError
+from vlm2vec_service.errors import (
+    DeadlineError,
+    NotFoundError,
+    ServeError,
+    StartError,
+    WorkerLostError,
+)
 from vlm2vec_service.metrics import Metrics
 from vlm2vec_service.scheduling.batch import BatchInput, BatchResult
 from vlm2vec_service.settings import EngineSettings
-from vlm2vec_service.supervision.link import Link, open_link
+from vlm2vec_service.supervision.link import Link, WorkerStatus, open_link
+from vlm2vec_service.versions.wanted import WantedAdapter
+from vlm2vec_service.worker.codec import ARITHMETIC
 
 log = logging.getLogger(__name__)
 
@@ -23,6 +32,10 @@ FIRST_BACKOFF, LAST_BACKOFF = 0.1, 30.0
 HEALTHY_AFTER = 60.0
 STOP_SECONDS = 15.0
 """What a worker is given to stop by itself."""
+LOAD_SECONDS = 120.0
+"""What a worker is given to load one adapter, before it is taken to hang."""
+DEATHS = 2
+"""Times that a worker may die over the loading of an adapter before it refuses it."""
 POLL = 2.0
 """Seconds between looks at a worker on another host."""
 
@@ -30,10 +43,10 @@ POLL = 2.0
 class Worker:
     """One worker: keeps it alive and tells it which adapters to hold.
 
-    ``address`` is that of a worker on another host, or None for a process of its own. ``wanted``
-    are the folders of the adapters that it should hold, by name; ``refused`` are the adapters that
-    it could not load or must not answer with, and why. ``on_change`` is called whenever the worker
-    gets ready or stops being it.
+    ``base_digest`` is what the base that it runs has to have; ``address`` is that of a worker on
+    another host, or None for a process of its own. ``wanted`` are the adapters that it should hold,
+    by name; ``refused`` are those of them that it could not load or cannot answer with, and why.
+    ``on_change`` is called whenever the worker gets ready or stops being it.
     """
 
     def __init__(
@@ -41,6 +54,7 @@ class Worker:
         name: str,
         model: str,
         base: Path,
+        base_digest: bytes,
         settings: EngineSettings,
         metrics: Metrics,
         batch_timeout: float,
@@ -49,6 +63,7 @@ class Worker:
         self.name = name
         self.model = model
         self.base = base
+        self.base_digest = base_digest
         self.settings = settings
         self.metrics = metrics
         self.batch_timeout = batch_timeout
@@ -57,8 +72,9 @@ class Worker:
         self.dimension = 0
         self.device = ""
         self.ready = False
-        self.wanted: dict[str, Path] = {}
+        self.wanted: dict[str, WantedAdapter] = {}
         self.refused: dict[str, str] = {}
+        self._deaths: dict[str, int] = {}
         self.on_change: Callable[[], None] = lambda: None
         self._link: Link | None = None
         self._process: asyncio.subprocess.Process | None = None
@@ -83,53 +99,61 @@ class Worker:
             self.metrics.restarts.labels(self.model, self.name).inc()
 
     async def run(self, inputs: Sequence[BatchInput], interactive: bool) -> BatchResult:
-        """Runs a batch; see `BatchWorker.run`. A worker that does not answer in time is killed."""
+        """Runs a batch; see `BatchWorker.run`."""
         assert self._link is not None
         try:
-            result = await self._link.run(inputs, interactive, self.batch_timeout)
-        except DeadlineError as error:
-            self._lost(0.0)
-            log.error("worker %s hangs: killed", self.name)
-            raise WorkerLostError("killed: it hung") from error
+            result = await self._link.run(inputs, interactive)
         except WorkerLostError:
             self._lost(STOP_SECONDS)
             raise
         self._backoff = FIRST_BACKOFF
         return result
 
-    async def load_adapter(self, name: str, folder: Path) -> None:
-        """Loads an adapter now if the worker is ready, and after every restart. Raises
-        `AdapterError`, and others of `ServeError`, if the worker refuses it now."""
-        self.wanted[name] = folder
+    def hung(self) -> None:
+        """Kills the process of a worker that took too long over a batch."""
+        log.error("worker %s hangs: killed", self.name)
+        self._lost(0.0)
+
+    async def load_adapter(self, name: str, adapter: WantedAdapter) -> None:
+        """Loads an adapter now if the worker is ready, and after every restart. Raises `ServeError`
+        if the worker refuses it now, or has no good vector for the probe."""
+        self.wanted[name] = adapter
         self.refused.pop(name, None)
+        self._deaths.pop(name, None)
+        # A worker that is gone loads it when it is back.
+        with contextlib.suppress(WorkerLostError):
+            if self._link is not None and self.ready:
+                await self._load(self._link, name, adapter)
+
+    async def _load(self, link: Link, name: str, adapter: WantedAdapter) -> None:
+        """Has the worker load an adapter and answer the probe; remembers why it could not."""
         try:
-            # A worker that is gone loads it when it is back.
-            with contextlib.suppress(WorkerLostError):
-                if self._link is not None and self.ready:
-                    await self._link.load_adapter(name, folder, self.address is not None)
+            folder = await adapter.find()
+            remote = self.address is not None
+            await link.load_adapter(name, folder, remote, LOAD_SECONDS)
+            adapter.check(await link.run([adapter.probe], True, self.batch_timeout))
+        except (DeadlineError, WorkerLostError) as error:
+            hung = isinstance(error, DeadlineError)
+            self._deaths[name] = self._deaths.get(name, 0) + 1
+            if hung or self._deaths[name] >= DEATHS:
+                self.refused[name] = f"loading it takes the worker down ({error})"
+            self._lost(0.0 if hung else STOP_SECONDS)
+            raise WorkerLostError(f"adapter {name}: {error}") from error
         except ServeError as error:
             self.refused[name] = str(error)
+            with contextlib.suppress(ServeError):
+                await link.unload_adapter(name)
             raise
         finally:
             self._count_adapters()
-
-    async def refuse_adapter(self, name: str, reason: str) -> None:
-        """Takes out an adapter that was loaded and turned out to be of no use here; it stays
-        refused until it is loaded anew."""
-        self.wanted.pop(name, None)
-        self.refused[name] = reason
-        self._count_adapters()
-        await self._unload(name)
 
     async def unload_adapter(self, name: str) -> None:
         """Forgets an adapter, whether or not the worker holds it. Raises `ServeError` where the
         worker does not let it go."""
         self.wanted.pop(name, None)
         self.refused.pop(name, None)
+        self._deaths.pop(name, None)
         self._count_adapters()
-        await self._unload(name)
-
-    async def _unload(self, name: str) -> None:
         if self._link is not None and self.ready:
             with contextlib.suppress(NotFoundError, WorkerLostError):
                 await self._link.unload_adapter(name)
@@ -200,19 +224,46 @@ class Worker:
         """Waits for the worker, loads what it should hold, and calls it ready."""
         self._link = link
         status = await link.status()
+        self._check(status)
         self.token_budget, self.dimension = status.token_budget, status.dimension
         self.device = status.device
-        self.refused = {name: why for name, why in self.refused.items() if name not in self.wanted}
-        for name, folder in list(self.wanted.items()):
+        # What was refused before may hold up what was not: it is for later.
+        later = {name: self.wanted[name] for name in self.refused if self._deaths.get(name) is None}
+        await self._load_all(link, self.wanted.keys() - self.refused.keys())
+        log.info("worker %s is ready on %s, %s", self.name, status.device, status.dtype)
+        self._set_ready(True)
+        await self._load_all(link, later.keys())
+        if later:
+            self.on_change()
+
+    async def _load_all(self, link: Link, names: AbstractSet[str]) -> None:
+        """Loads those of the wanted adapters, in the order in which they were wanted."""
+        for name, adapter in list(self.wanted.items()):
+            if name not in names:
+                continue
+            self.refused.pop(name, None)
             try:
-                await link.load_adapter(name, folder, self.address is not None)
+                await self._load(link, name, adapter)
             except WorkerLostError:
                 raise
             except ServeError as error:
                 log.error("worker %s: adapter %s: %s", self.name, name, error)
-                self.refused[name] = str(error)
-        log.info("worker %s is ready on %s", self.name, status.device)
-        self._set_ready(True)
+
+    def _check(self, status: WorkerStatus) -> None:
+        """Refuses a worker whose vectors would be of another space than they are said to be."""
+        if not status.base_digest:
+            log.warning("worker %s does not say which base it runs: upgrade it", self.name)
+        elif status.base_digest != self.base_digest:
+            raise StartError(
+                f"worker {self.name} runs another base (digest {status.base_digest.hex()[:12]}) "
+                f"than model {self.model} (digest {self.base_digest.hex()[:12]}): "
+                f"start it on the files of {self.base}"
+            )
+        elif status.arithmetic != ARITHMETIC:
+            raise StartError(
+                f"worker {self.name} has arithmetic {status.arithmetic}, this front end "
+                f"{ARITHMETIC}: their vectors differ; run one release on both"
+            )
 
     def _set_ready(self, ready: bool) -> None:
         self.ready = ready

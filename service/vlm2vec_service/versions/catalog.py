@@ -1,13 +1,14 @@
 """Which models are served, in which versions, and which one a request means."""
 
 import hashlib
+import json
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from vlm2vec_registry.embedding_config import EmbeddingConfig
 from vlm2vec_registry.snapshot import CANARY, CHAMPION, SHADOW, PublishedVersion
-from vlm2vec_registry.space import space_of
+from vlm2vec_registry.space import spaces_of
 from vlm2vec_service.errors import (
     AdapterError,
     InvalidInputError,
@@ -26,13 +27,14 @@ TRAFFIC = (CHAMPION, CANARY, SHADOW)
 class Version:
     """One version of a model: an adapter in ``folder``, or one that is ``published`` in the
     registry and fetched when it is needed, or neither: the base model. ``config`` is its
-    ``embedding.json``."""
+    ``embedding.json``. ``former`` are the names that earlier rules gave its space."""
 
     name: str
     folder: Path | None
     space: str
     config: EmbeddingConfig
     published: PublishedVersion | None = None
+    former: tuple[str, ...] = ()
 
     @property
     def is_base(self) -> bool:
@@ -40,30 +42,43 @@ class Version:
         return self.name == BASE_VERSION
 
     @property
-    def adapter(self) -> str:
-        """The name by which workers hold it; empty for the base model."""
-        return "" if self.is_base else self.name
+    def key(self) -> str:
+        """What it goes by wherever it is held: empty for the base model, otherwise its name and a
+        digest of all that is said of its contents. A name that stands for other contents than it
+        did is so another version, whatever the registry calls it."""
+        if self.is_base:
+            return ""
+        said = [self.space, json.loads(self.config.to_json())]
+        if self.published is not None:
+            said += [self.published.digests, self.published.base]
+        digest = hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()
+        return f"{self.name}@{digest[:16]}"
+
+    def makes(self, space: str) -> bool:
+        """Whether its vectors are of ``space``, by the rule of today or one before."""
+        return space in (self.space, *self.former)
 
 
 @dataclass
 class ServedModel:
-    """A base model and its versions. ``aliases`` maps an alias to a version's name; ``digest`` is
-    that of the base. ``retired`` are spaces that were served once and are no more. Only `Residency`
-    changes it."""
+    """A base model and its versions, by name. ``aliases`` are the versions that answer to an alias:
+    one that has left ``versions`` goes on until the alias points elsewhere. ``digest`` is that of
+    the base. ``retired`` are spaces that were served once and are no more. Only `Residency` changes
+    it."""
 
     name: str
     base: Path
     backbone: str
     digest: bytes
     versions: dict[str, Version]
-    aliases: dict[str, str] = field(default_factory=dict)
+    aliases: dict[str, Version] = field(default_factory=dict)
     canary_share: float = 0.0
     retired: set[str] = field(default_factory=set)
 
     def choose(
         self, alias: str = "", version: str = "", space: str = "", routing_key: str = ""
     ) -> Version:
-        """The version that at most one of the three names.
+        """Finds the version that at most one of the three names.
 
         Where none does, the champion or, for its share of routing keys, the canary: equal keys get
         the same one for as long as neither changes, and a growing share only adds keys. Raises
@@ -71,9 +86,14 @@ class ServedModel:
         `UnavailableError` where the champion is not known yet.
         """
         if space:
-            return self._in_space(space)
+            return self.in_space(space)[0]
         if version:
-            return self._called(version)
+            if version not in self.versions:
+                raise NotFoundError(
+                    f"model {self.name!r} has no version {version!r}; "
+                    f"there are {listed(self.versions)}"
+                )
+            return self.versions[version]
         if not alias:
             alias = CHAMPION
             if CANARY in self.aliases and _position(self.name, routing_key) < self.canary_share:
@@ -87,19 +107,15 @@ class ServedModel:
             raise NotFoundError(
                 f"model {self.name!r} has no alias {alias!r}; there are {listed(self.aliases)}"
             )
-        return self._called(self.aliases[alias])
+        return self.aliases[alias]
 
-    def _called(self, version: str) -> Version:
-        if version not in self.versions:
-            raise NotFoundError(
-                f"model {self.name!r} has no version {version!r}; there are {listed(self.versions)}"
-            )
-        return self.versions[version]
-
-    def _in_space(self, space: str) -> Version:
-        for version in self.versions.values():
-            if version.space == space:
-                return version
+    def in_space(self, space: str) -> list[Version]:
+        """Finds the versions that are said to make vectors of ``space``, those that answer to an
+        alias first: what is said of the others has yet to be checked. Raises as `choose`."""
+        found = {v.key: v for v in (*self.aliases.values(), *self.versions.values())
+                 if v.makes(space)}  # fmt: skip
+        if found:
+            return list(found.values())
         if space in self.retired:
             raise AdapterError(
                 f"space {space!r} of model {self.name!r} was retired: no version makes its vectors "
@@ -109,12 +125,12 @@ class ServedModel:
 
     @property
     def in_traffic(self) -> AbstractSet[str]:
-        """Names of the versions that must stay loaded."""
-        return {self.aliases[alias] for alias in TRAFFIC if alias in self.aliases}
+        """Keys of the versions that must stay loaded."""
+        return {self.aliases[alias].key for alias in TRAFFIC if alias in self.aliases}
 
-    def aliases_of(self, version: str) -> list[str]:
+    def aliases_of(self, version: Version) -> list[str]:
         """The aliases that point to ``version``, in order."""
-        return sorted(alias for alias, target in self.aliases.items() if target == version)
+        return sorted(alias for alias, v in self.aliases.items() if v.key == version.key)
 
 
 @dataclass
@@ -144,9 +160,10 @@ def _position(model: str, routing_key: str) -> float:
 
 
 def read_version(name: str, folder: Path | None, base_digest: bytes) -> Version:
-    """A version from its adapter folder. Raises `AdapterError` that says what is wrong with it."""
+    """Reads a version from its adapter folder. Raises `AdapterError` that says what is wrong."""
     try:
         config = EmbeddingConfig.read(folder) if folder else EmbeddingConfig()
-        return Version(name, folder, space_of(base_digest, folder), config)
+        space, *former = spaces_of(base_digest, folder)
     except (OSError, ValueError) as error:
         raise AdapterError(f"version {name!r}: {error}") from error
+    return Version(name, folder, space, config, None, tuple(former))

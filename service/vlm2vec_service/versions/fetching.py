@@ -10,8 +10,9 @@ from pathlib import Path
 
 from vlm2vec_registry import artifact
 from vlm2vec_registry.cache import Cache
+from vlm2vec_registry.embedding_config import EmbeddingConfig
 from vlm2vec_registry.snapshot import PublishedVersion
-from vlm2vec_registry.space import space_of
+from vlm2vec_registry.space import spaces_of
 from vlm2vec_service.errors import AdapterError
 from vlm2vec_service.versions.catalog import Version
 
@@ -50,9 +51,19 @@ class VersionFiles:
         folder = self._fetched(version.published) if version.published else version.folder
         assert folder is not None
         try:
-            return folder, (folder / artifact.WEIGHTS).stat().st_size
-        except OSError as error:
+            spaces = spaces_of(self.base_digest, folder)
+            config = EmbeddingConfig.read(folder)
+            nbytes = (folder / artifact.WEIGHTS).stat().st_size
+        except (OSError, ValueError) as error:
             raise AdapterError(str(error)) from error
+        if version.space not in spaces:
+            said = "as its tag says" if version.published else "as when the server started"
+            raise AdapterError(
+                f"its files make vectors of space {spaces[0]}, not {version.space} {said}"
+            )
+        if config != version.config:
+            raise AdapterError("its embedding.json is not what its tag vlm2vec.embedding says")
+        return folder, nbytes
 
     def _fetched(self, published: PublishedVersion) -> Path:
         assert self._cache is not None
@@ -63,17 +74,7 @@ class VersionFiles:
                 f"made for another base (digest {published.base[:12]}, "
                 f"served is {self.base_digest.hex()[:12]}); serve that one, or train on this"
             )
-        folder = self._cache.get(published.digests, lambda place: fetch(published, place))
-        try:
-            weights = published.digests[artifact.WEIGHTS]
-            space = space_of(self.base_digest, folder, weights)
-        except (OSError, ValueError) as error:
-            raise AdapterError(str(error)) from error
-        if space != published.space:
-            raise AdapterError(
-                f"it makes vectors of space {space}, not {published.space} as tagged"
-            )
-        return folder
+        return self._cache.get(published.digests, lambda place: fetch(published, place))
 
 
 def _give_way() -> None:

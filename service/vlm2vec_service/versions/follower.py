@@ -56,11 +56,12 @@ class Follower:
         """Called when an alias points elsewhere."""
         self._registry = registry
         self._own = dict(self.model.versions)
-        self._own_aliases = dict(self.model.aliases)
+        self._own_aliases = {alias: v.name for alias, v in self.model.aliases.items()}
         self._poked = asyncio.Event()
         self._saved = ""
         self._complaints: dict[str, str] = {}
         # For alerts, which see an increase from 0, and a registry that never answered.
+        metrics.versions_changed.labels(self.model.name)
         metrics.registry_errors.labels(self.model.name)
         metrics.registry_success.labels(self.model.name)
 
@@ -106,34 +107,43 @@ class Follower:
         aliases = {**self._own_aliases, **snapshot.aliases}
         for alias in sorted({*aliases, *self.model.aliases}):
             if alias not in TRAFFIC:
-                self._point(alias, aliases.get(alias))
+                self._point(alias, self._meant(aliases.get(alias)))
         # While aliases move, nobody gets more of the canary than both shares allow.
         self.residency.share(min(self.model.canary_share, snapshot.canary_share))
         for alias in TRAFFIC:
             await self._switch(alias, aliases.get(alias))
         self.residency.share(snapshot.canary_share if CANARY in self.model.aliases else 0.0)
         self._show()
+        for version in self.residency.left():
+            log.info("model %s: version %s left the registry", self.model.name, version.name)
+            await self.loader.unload(version)
 
     def _take_versions(self, snapshot: Snapshot) -> None:
         versions, self.broken = dict(self._own), dict(snapshot.broken)
         for name, published in snapshot.versions.items():
-            known = self.model.versions.get(name)
             if name in self._own:
                 self.broken[name] = "a version given at start has this name"
-            elif known and known.published and known.published.digests != published.digests:
-                self.broken[name] = "its digests are not those first seen: versions do not change"
-                versions[name] = known
-            else:
-                config = EmbeddingConfig.from_dict(published.embedding)
-                versions[name] = Version(name, None, published.space, config, published)
+                continue
+            config = EmbeddingConfig.from_dict(published.embedding)
+            version = Version(name, None, published.space, config, published)
+            known = self.model.versions.get(name)
+            if known is not None and known.key != version.key:
+                log.warning("model %s: version %s has other contents now: it is taken for a new one",
+                            self.model.name, name)  # fmt: skip
+                self.metrics.versions_changed.labels(self.model.name).inc()
+            versions[name] = version
         self.residency.take(versions)
+
+    def _meant(self, target: str | None) -> Version | None:
+        """The version of that name; None where there is none."""
+        return self.model.versions.get(target) if target else None
 
     async def _switch(self, alias: str, target: str | None) -> None:
         """Points an alias with traffic to ``target`` once that is loaded."""
         if target is None and alias == CHAMPION and CHAMPION in self.model.aliases:
             self._complain(alias, "there is none in the registry")
             return
-        version = self.model.versions.get(target) if target else None
+        version = self._meant(target)
         if target and version is None:
             reason = self.broken.get(target, "there is no such version")
             self._complain(alias, f"version {target}: {reason}")
@@ -145,7 +155,7 @@ class Follower:
                 self._complain(alias, str(error))
                 return
         self._complaints.pop(alias, None)
-        self._point(alias, target)
+        self._point(alias, version)
 
     def _complain(self, alias: str, reason: str) -> None:
         """Says why an alias does not move, once."""
@@ -153,24 +163,22 @@ class Follower:
             log.error("model %s: %s stays as it is: %s", self.model.name, alias, reason)
         self._complaints[alias] = reason
 
-    def _point(self, alias: str, target: str | None) -> None:
+    def _point(self, alias: str, version: Version | None) -> None:
         before = self.model.aliases.get(alias)
-        if before == target:
+        now, then = (item.key or item.name if item else None for item in (version, before))
+        if now == then:
             return
-        self.residency.point(alias, target)
-        log.info("model %s: %s is %s now, it was %s", self.model.name, alias, target, before)
+        self.residency.point(alias, version)
+        log.info("model %s: %s is %s now, it was %s", self.model.name, alias, now, then)
         self.on_change()
 
     def _show(self) -> None:
         routes = {
-            alias: self.model.versions[name]
-            for alias, name in self.model.aliases.items()
-            if alias in TRAFFIC and name in self.model.versions
+            alias: (version.name, version.space)
+            for alias, version in self.model.aliases.items()
+            if alias in TRAFFIC
         }
-        self.metrics.route(
-            self.model.name, {a: (v.name, v.space) for a, v in routes.items()},
-            self.model.canary_share,
-        )  # fmt: skip
+        self.metrics.route(self.model.name, routes, self.model.canary_share)
 
     async def _from_state(self) -> None:
         """Starts with the last snapshot saved; a file that makes no sense is as good as none."""

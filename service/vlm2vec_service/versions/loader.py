@@ -12,31 +12,25 @@ from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import Protocol
 
-import numpy as np
-
-from vlm2vec_service.errors import AdapterError, ExhaustedError, ServeError, WorkerLostError
+from vlm2vec_service.errors import AdapterError, ExhaustedError, ServeError
 from vlm2vec_service.metrics import Metrics
 from vlm2vec_service.preprocess import Preprocessor, Request
-from vlm2vec_service.scheduling.batch import BatchInput, BatchWorker
+from vlm2vec_service.scheduling.batch import BatchInput
 from vlm2vec_service.settings import RegistrySettings
 from vlm2vec_service.versions.catalog import Version
 from vlm2vec_service.versions.fetching import VersionFiles
-from vlm2vec_service.versions.residency import Residency, State
+from vlm2vec_service.versions.residency import AnsweringWorker, Residency, State
+from vlm2vec_service.versions.wanted import WantedAdapter
 
 log = logging.getLogger(__name__)
 
 
-class LoadingWorker(BatchWorker, Protocol):
-    """A worker that loads adapters; ``device`` is the name of its device, as torch has it."""
+class LoadingWorker(AnsweringWorker, Protocol):
+    """A worker that loads adapters."""
 
-    device: str
-
-    async def load_adapter(self, name: str, folder: Path) -> None:
+    async def load_adapter(self, name: str, adapter: WantedAdapter) -> None:
         """Loads an adapter now if the worker is ready, and after every restart. Raises `ServeError`
-        if the worker refuses it now."""
-
-    async def refuse_adapter(self, name: str, reason: str) -> None:
-        """Takes out an adapter that turned out to be of no use."""
+        if the worker refuses it now, or has no good vector for the probe."""
 
     async def unload_adapter(self, name: str) -> None:
         """Forgets an adapter. Raises `ServeError` where the worker does not let it go."""
@@ -72,20 +66,22 @@ class Loader:
         with the reason if no worker can load it, at once if that was found lately, and
         `ExhaustedError` where every place is taken by versions in use.
         """
-        name = version.name
+        key = version.key
         if version.is_base:
             return
-        if (held := self.residency.held.get(name)) is not None:
+        if (held := self.residency.held.get(key)) is not None:
             held.used_at = time.monotonic()
             return
-        task = self._loading.get(name)
+        task = self._loading.get(key)
         if task is None:
-            failure = self.residency.failures.get(name)
+            failure = self.residency.failures.get(key)
             if failure is not None and time.monotonic() < failure.until:
-                raise AdapterError(f"version {name!r} could not be loaded: {failure.reason}")
+                raise AdapterError(
+                    f"version {version.name!r} could not be loaded: {failure.reason}"
+                )
             task = asyncio.create_task(self._load(version, traffic))
-            self._loading[name] = task
-            task.add_done_callback(lambda _: self._loading.pop(name, None))
+            self._loading[key] = task
+            task.add_done_callback(lambda _: self._loading.pop(key, None))
         # Who asked first may go; others wait for the same.
         await asyncio.shield(task)
 
@@ -93,24 +89,24 @@ class Loader:
     async def using(self, version: Version) -> AsyncIterator[None]:
         """Loads ``version`` if need be, and keeps it until the block ends. Raises as `ensure`."""
         await self.ensure(version)
-        while not version.is_base and version.name not in self.residency.held:  # it had to leave
+        while not version.is_base and version.key not in self.residency.held:  # it had to leave
             await self.ensure(version)
-        with self.residency.used(version.name):
+        with self.residency.used(version):
             yield
 
     async def unload(self, version: Version) -> None:
         """Takes ``version`` out of every worker, once its requests are answered; new ones load it
         again. Raises `ServeError` where a worker does not let it go."""
         async with self._changing:
-            await self._unload(version.name)
+            await self._unload(version)
 
     async def _load(self, version: Version, traffic: bool) -> None:
         name, started = version.name, time.monotonic()
         try:
-            self.residency.under_way(name, State.FETCHING)
+            self.residency.under_way(version, State.FETCHING)
             folder, nbytes = await self.files.find(version)
             async with self._changing:
-                self.residency.under_way(name, State.LOADING)
+                self.residency.under_way(version, State.LOADING)
                 await self._make_room(version, nbytes, traffic)
                 await self._into_workers(version, folder)
                 self.residency.hold(version, nbytes)
@@ -119,7 +115,7 @@ class Loader:
             raise
         except ServeError as error:
             self.files.release(version)
-            failure = self.residency.fail(name, str(error))
+            failure = self.residency.fail(version, str(error))
             self.metrics.load_failures.labels(self.model).inc()
             log.error(
                 "model %s: version %s could not be loaded, again in %.0f s: %s",
@@ -127,7 +123,7 @@ class Loader:
             )  # fmt: skip
             raise AdapterError(f"version {name!r} could not be loaded: {error}") from error
         finally:
-            self.residency.under_way(name, None)
+            self.residency.under_way(version, None)
         seconds = time.monotonic() - started
         self.metrics.load_seconds.labels(self.model).observe(seconds)
         log.info("model %s: version %s loaded in %.2f s", self.model, name, seconds)
@@ -145,7 +141,7 @@ class Loader:
                     f"{self.settings.max_adapter_bytes}, and all that is loaded is in use",
                     retry_after=1.0,
                 )
-            await self._unload(free[0].version.name)
+            await self._unload(free[0].version)
 
     def _is_full(self, nbytes: int) -> bool:
         held = self.residency.held.values()
@@ -157,52 +153,43 @@ class Loader:
     async def _into_workers(self, version: Version, folder: Path) -> None:
         """Loads the version into every worker. Raises the first refusal, and takes the version out
         again, unless a worker that is ready took it."""
-        probe = await asyncio.to_thread(self._probe, version)
+        just_found = [folder]
+
+        async def find() -> Path:
+            # A worker that restarts has it verified again, and fetched again if it is damaged.
+            return just_found[0] if just_found else (await self.files.find(version))[0]
+
+        adapter = WantedAdapter(find, await asyncio.to_thread(self._probe, version))
         refusals: list[ServeError] = []
         for worker in self.workers:
             try:
-                await worker.load_adapter(version.name, folder)
-                # A CPU has nothing to warm up, and the batch would cost the requests beside it.
-                if worker.ready and worker.device != "cpu":
-                    await _warm_up(worker, probe)
+                await worker.load_adapter(version.key, adapter)
             except ServeError as error:
                 refusals.append(error)
                 log.error("worker %s: version %s: %s", worker.name, version.name, error)
-                if version.name not in worker.refused:  # it took it, and cannot answer with it
-                    await worker.refuse_adapter(version.name, str(error))
-        answering = any(w.ready and version.name not in w.refused for w in self.workers)
+        just_found.clear()
+        answering = any(w.ready and version.key not in w.refused for w in self.workers)
         if refusals and not answering:
-            await self._out_of_workers(version.name)
+            await self._out_of_workers(version)
             raise refusals[0]
         if refusals:
             self.metrics.load_failures.labels(self.model).inc()
 
     def _probe(self, version: Version) -> BatchInput:
         prepared = self.preprocessor.prepare(Request(text="warm up"), version.config)
-        return BatchInput(prepared, version.name)
+        return BatchInput(prepared, version.key, normalize=True)
 
-    async def _unload(self, name: str) -> None:
-        held = self.residency.let_go(name)
+    async def _unload(self, version: Version) -> None:
+        held = self.residency.let_go(version)
         if held is None:
             return
         # From here on a request for it waits for it to be loaded anew.
         while held.users:
             await asyncio.sleep(0.01)
-        await self._out_of_workers(name)
-        self.files.release(held.version)
-        log.info("model %s: version %s unloaded", self.model, name)
+        await self._out_of_workers(version)
+        self.files.release(version)
+        log.info("model %s: version %s unloaded", self.model, version.name)
 
-    async def _out_of_workers(self, name: str) -> None:
+    async def _out_of_workers(self, version: Version) -> None:
         for worker in self.workers:
-            await worker.unload_adapter(name)
-
-
-async def _warm_up(worker: LoadingWorker, probe: BatchInput) -> None:
-    """Runs one batch, so that the first request does not pay for what a device does once. Raises
-    `AdapterError` where the vector is not finite, and other `ServeError` where there is none."""
-    try:
-        result = await worker.run([probe], False)
-    except WorkerLostError:  # it loads the version when it is back
-        return
-    if not np.isfinite(result.vectors).all():
-        raise AdapterError("its vectors are not finite numbers")
+            await worker.unload_adapter(version.key)

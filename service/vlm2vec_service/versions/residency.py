@@ -86,19 +86,20 @@ class Residency:
         self.failures: dict[str, LoadFailure] = {}
         self._under_way: dict[str, State] = {}
 
-    def state(self, name: str) -> VersionState:
-        """Says what state the version called ``name`` is in."""
-        if name in self.held or self.model.versions[name].is_base:
-            return self._among_workers(name)
-        if name in self._under_way:
-            return VersionState(self._under_way[name])
-        if name in self.failures:
-            return VersionState(State.FAILED, self.failures[name].reason)
+    def state(self, version: Version) -> VersionState:
+        """Says what state a version is in."""
+        key = version.key
+        if key in self.held or version.is_base:
+            return self._among_workers(key)
+        if key in self._under_way:
+            return VersionState(self._under_way[key])
+        if key in self.failures:
+            return VersionState(State.FAILED, self.failures[key].reason)
         return VersionState(State.AVAILABLE)
 
-    def _among_workers(self, name: str) -> VersionState:
+    def _among_workers(self, key: str) -> VersionState:
         ready = [worker for worker in self.workers if worker.ready]
-        refusals = {w.name: w.refused[name] for w in ready if name in w.refused}
+        refusals = {w.name: w.refused[key] for w in ready if key in w.refused}
         if not ready:
             return VersionState(State.LOADING)
         if len(refusals) == len(ready):
@@ -110,37 +111,38 @@ class Residency:
     def ready(self) -> bool:
         """Whether there is a champion, and a worker that answers with it."""
         champion = self.model.aliases.get(CHAMPION)
-        return champion in self.model.versions and self.state(champion).state is State.HELD
+        return champion is not None and self.state(champion).state is State.HELD
 
     # What is loaded
 
-    def under_way(self, name: str, state: State | None) -> None:
+    def under_way(self, version: Version, state: State | None) -> None:
         """Notes that a version is being fetched or loaded; None: no longer."""
         if state is None:
-            self._under_way.pop(name, None)
+            self._under_way.pop(version.key, None)
         else:
-            self._under_way[name] = state
+            self._under_way[version.key] = state
 
     def hold(self, version: Version, nbytes: int) -> None:
         """Notes that the workers hold ``version``, whose weights are ``nbytes``."""
-        self.held[version.name] = Held(version, nbytes, time.monotonic())
-        self.failures.pop(version.name, None)
+        self.held[version.key] = Held(version, nbytes, time.monotonic())
+        self.failures.pop(version.key, None)
 
-    def let_go(self, name: str) -> Held | None:
+    def let_go(self, version: Version) -> Held | None:
         """Notes that the workers are to forget a version; what it was, if it was held."""
-        return self.held.pop(name, None)
+        return self.held.pop(version.key, None)
 
-    def fail(self, name: str, reason: str) -> LoadFailure:
+    def fail(self, version: Version, reason: str) -> LoadFailure:
         """Notes why a version could not be loaded, and says when it may be tried again."""
-        before = self.failures.get(name)
+        before = self.failures.get(version.key)
         delay = min(2 * before.delay, LAST_RETRY) if before else FIRST_RETRY
-        self.failures[name] = LoadFailure(reason, time.monotonic() + delay, delay)
-        return self.failures[name]
+        failure = LoadFailure(reason, time.monotonic() + delay, delay)
+        self.failures[version.key] = failure
+        return failure
 
     @contextlib.contextmanager
-    def used(self, name: str) -> Iterator[None]:
+    def used(self, version: Version) -> Iterator[None]:
         """Counts a request that a version answers, so that it stays until the block ends."""
-        held = self.held.get(name)
+        held = self.held.get(version.key)
         if held is None:  # the base model
             yield
             return
@@ -155,8 +157,8 @@ class Residency:
         """The versions that could be let go now, the least lately used first."""
         free = [
             held
-            for name, held in self.held.items()
-            if not held.users and name not in self.model.in_traffic
+            for key, held in self.held.items()
+            if not held.users and key not in self.model.in_traffic
         ]
         return sorted(free, key=lambda held: held.used_at)
 
@@ -165,16 +167,21 @@ class Residency:
     def take(self, versions: dict[str, Version]) -> None:
         """Makes ``versions`` those of the model, and retires the spaces that none of them has.
 
-        One that answers stays although it is not among them, until an alias points elsewhere.
+        One that answers to an alias goes on, although it is not among them, until the alias points
+        elsewhere.
         """
-        known = self.model.versions
-        self.model.retired |= {version.space for version in known.values()}
+        self.model.retired |= {version.space for version in self.model.versions.values()}
         self.model.retired -= {version.space for version in versions.values()}
-        stay = {name: known[name] for name in self.model.in_traffic if name not in versions}
-        self.model.versions = {**versions, **stay}
+        self.model.versions = versions
 
-    def point(self, alias: str, version: str | None) -> None:
-        """Points ``alias`` to the version of that name; None removes it."""
+    def left(self) -> list[Version]:
+        """The versions that workers hold, and that are neither the model's nor answer any more."""
+        known = {version.key for version in self.model.versions.values()}
+        known |= {version.key for version in self.model.aliases.values()}
+        return [held.version for key, held in self.held.items() if key not in known]
+
+    def point(self, alias: str, version: Version | None) -> None:
+        """Points ``alias`` to a version; None removes it."""
         if version is None:
             self.model.aliases.pop(alias, None)
         else:

@@ -57,8 +57,8 @@ class Shadow:
         if len(self._tasks) >= MOST_PENDING:
             self.metrics.shadow_dropped.labels(self.model).inc()
             return
-        if self._versions != (champion.name, shadow.name):
-            self._versions = (champion.name, shadow.name)
+        if self._versions != (champion.key, shadow.key):
+            self._versions = (champion.key, shadow.key)
             self._pairs.clear()
         task = asyncio.create_task(self._compare(self._versions, shadow, vector, prepare))
         self._tasks.add(task)
@@ -73,7 +73,7 @@ class Shadow:
     ) -> None:
         try:
             queued = QueuedInput(
-                BatchInput(await prepare(), shadow.adapter),
+                BatchInput(await prepare(), shadow.key),
                 interactive=False,
                 caller="",
                 deadline=time.monotonic() + PATIENCE,

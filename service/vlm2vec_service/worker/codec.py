@@ -6,6 +6,9 @@ import numpy.typing as npt
 from vlm2vec.worker.v1 import worker_pb2
 from vlm2vec_service.preprocess.prepared import Media, Prepared
 
+ARITHMETIC = 1
+"""Version of the engine's arithmetic: raised whenever vectors change by more than rounding, so that
+a front end notices a worker of another release whose vectors are not those of the space."""
 CHANNEL_OPTIONS = (("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1))
 """A batch is as large as admission let it become; there is no second limit on this hop."""
 

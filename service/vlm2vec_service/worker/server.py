@@ -12,6 +12,7 @@ import torch
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
 from vlm2vec.worker.v1 import worker_pb2_grpc
+from vlm2vec_registry.space import base_digest
 from vlm2vec_service import tracing
 from vlm2vec_service.engine import Engine
 from vlm2vec_service.errors import StartError
@@ -31,6 +32,8 @@ def serve(base: Path, address: str, settings: EngineSettings) -> None:
     # Before the pool: a thread settles for the last number that any thread has set when it first
     # asks.
     torch.set_num_threads(torch.get_num_threads())
+    # Beside the loading, which waits for the disk and the device.
+    digest = ThreadPoolExecutor(1, "digest").submit(base_digest, base)
     engine = Engine.load(base, settings)
     server = grpc.server(
         # The batches' team of threads has to stay the only one.
@@ -38,7 +41,7 @@ def serve(base: Path, address: str, settings: EngineSettings) -> None:
         interceptors=[*tracing.worker_interceptors(), ErrorInterceptor()],
         options=list(CHANNEL_OPTIONS),
     )
-    worker = WorkerServicer(engine, base)
+    worker = WorkerServicer(engine, base, digest)
     worker_pb2_grpc.add_WorkerServiceServicer_to_server(worker, server)
     # For the probes of an orchestrator: who can ask finds the model loaded.
     healthy = health.HealthServicer()

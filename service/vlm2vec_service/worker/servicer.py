@@ -4,7 +4,7 @@ import contextlib
 import logging
 import tempfile
 from collections.abc import Iterator
-from concurrent.futures import CancelledError
+from concurrent.futures import CancelledError, Future
 from pathlib import Path
 
 import grpc
@@ -15,7 +15,7 @@ from vlm2vec_registry import artifact
 from vlm2vec_service.engine import Engine
 from vlm2vec_service.engine.packing import Item
 from vlm2vec_service.errors import Code, ServeError
-from vlm2vec_service.worker.codec import decode_item
+from vlm2vec_service.worker.codec import ARITHMETIC, decode_item
 from vlm2vec_service.worker.device import DeviceQueue
 
 log = logging.getLogger(__name__)
@@ -24,9 +24,10 @@ log = logging.getLogger(__name__)
 class WorkerServicer(worker_pb2_grpc.WorkerServiceServicer):
     """`WorkerService` on one engine, whose device runs one batch at a time."""
 
-    def __init__(self, engine: Engine, base: Path) -> None:
+    def __init__(self, engine: Engine, base: Path, base_digest: Future[bytes]) -> None:
         self.engine = engine
         self.base = base
+        self.base_digest = base_digest
         self.device = DeviceQueue(engine)
 
     def RunBatch(
@@ -85,6 +86,9 @@ class WorkerServicer(worker_pb2_grpc.WorkerServiceServicer):
             token_budget=self.engine.token_budget,
             adapters=sorted(self.engine.adapters),
             device=str(self.engine.device),
+            base_digest=self.base_digest.result(),
+            dtype=str(next(self.engine.backbone.parameters()).dtype).removeprefix("torch."),
+            arithmetic=ARITHMETIC,
         )
 
 

@@ -53,7 +53,7 @@ class AdapterServicer(adapters_pb2_grpc.AdapterServiceServicer):
         """Takes it out of every worker, until a request names it. One with traffic is refused."""
         self._check_writable()
         served, version = self._find(request)
-        if aliases := served.model.aliases_of(version.name):
+        if aliases := served.model.aliases_of(version):
             raise AdapterError(f"version {version.name!r} is in use as {', '.join(aliases)}")
         await served.loader.unload(version)
         return pb.UnloadAdapterResponse(adapter=_adapter(served, version))
@@ -110,12 +110,12 @@ STATES = {
 
 
 def _adapter(served: Served, version: Version) -> pb.Adapter:
-    found = served.residency.state(version.name)
+    found = served.residency.state(version)
     return pb.Adapter(
         model=served.model.name,
         version=version.name,
         space=version.space,
-        aliases=served.model.aliases_of(version.name),
+        aliases=served.model.aliases_of(version),
         state=STATES[found.state],
         reason=found.reason,
     )

@@ -321,6 +321,9 @@ class GetStatusResponse(_message.Message):
     TOKEN_BUDGET_FIELD_NUMBER: _builtins.int
     ADAPTERS_FIELD_NUMBER: _builtins.int
     DEVICE_FIELD_NUMBER: _builtins.int
+    BASE_DIGEST_FIELD_NUMBER: _builtins.int
+    DTYPE_FIELD_NUMBER: _builtins.int
+    ARITHMETIC_FIELD_NUMBER: _builtins.int
     base: _builtins.str
     """The folder of the base model."""
     dimension: _builtins.int
@@ -329,6 +332,12 @@ class GetStatusResponse(_message.Message):
     """Tokens that a batch should have at most."""
     device: _builtins.str
     """The device, such as "cpu" or "cuda:0"."""
+    base_digest: _builtins.bytes
+    """SHA-256 of the base model's files; empty from a worker that does not say."""
+    dtype: _builtins.str
+    """The type of the base's weights on the device: "float32" or "bfloat16"."""
+    arithmetic: _builtins.int
+    """Raised whenever the engine's vectors change by more than rounding."""
     @_builtins.property
     def adapters(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Names of the loaded adapters."""
@@ -341,10 +350,13 @@ class GetStatusResponse(_message.Message):
         token_budget: _builtins.int = ...,
         adapters: _abc.Iterable[_builtins.str] | None = ...,
         device: _builtins.str = ...,
+        base_digest: _builtins.bytes = ...,
+        dtype: _builtins.str = ...,
+        arithmetic: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["adapters", b"adapters", "base", b"base", "device", b"device", "dimension", b"dimension", "token_budget", b"token_budget"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["adapters", b"adapters", "arithmetic", b"arithmetic", "base", b"base", "base_digest", b"base_digest", "device", b"device", "dimension", b"dimension", "dtype", b"dtype", "token_budget", b"token_budget"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -130,6 +130,14 @@ BAD_INPUTS = [
         "most dimensions of all", "output.dimensions",
         options(output=pb.OutputOptions(dimensions=2**32 - 1)),
     ),
+    _of_options(
+        "dimensions not trained for", "output.dimensions",
+        options(output=pb.OutputOptions(dimensions=64)),
+    ),
+    _of_options(
+        "dimensions of the base", "output.dimensions",
+        options(version="base", output=pb.OutputOptions(dimensions=16)),
+    ),
 ]  # fmt: skip
 
 UNKNOWN = {

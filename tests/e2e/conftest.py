@@ -1,6 +1,8 @@
 """One server for all tests that leave it as it was: both parity checkpoints, all adapters; and a
 client that speaks HTTP to it."""
 
+import json
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,17 +14,25 @@ from tests.e2e.cases import ARCHITECTURES
 from tests.e2e.server import Server, running_server
 
 
+DIMENSIONS = [1, 3, 16, 100]
+"""Prefixes that the adapters of the server allow."""
+
+
 @pytest.fixture(scope="session")
 def server(checkpoints: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """Models ``qwen`` and ``phi``, each with ``base``, ``lora`` (champion, canary) and ``dora``."""
     flags = []
+    folder = tmp_path_factory.mktemp("server")
     for model, architecture in ARCHITECTURES.items():
         flags += ["--model", f"{model}={checkpoints / architecture}"]
         for version in ("lora", "dora"):
-            flags += ["--adapter", f"{model}/{version}={adapter_folder(architecture, version)}"]
+            adapter = shutil.copytree(
+                adapter_folder(architecture, version), folder / f"{model}-{version}"
+            )
+            (adapter / "embedding.json").write_text(json.dumps({"dimensions": DIMENSIONS}))
+            flags += ["--adapter", f"{model}/{version}={adapter}"]
         for alias in ("champion", "canary"):
             flags += ["--alias", f"{model}@{alias}=lora"]
-    folder = tmp_path_factory.mktemp("server")
     with running_server(folder, *flags, "--dtype", "float32") as started:
         yield started
 

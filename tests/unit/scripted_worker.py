@@ -26,6 +26,7 @@ class ScriptedWorker:
         self.batches: list[list[int]] = []
         self.batch_timeout = 300.0
         self.hangs = 0
+        self.seconds = 0.0
         self.running = 0
         self.most_running = 0
         self.vectors: dict[int, float] = {}
@@ -34,6 +35,7 @@ class ScriptedWorker:
         self.loads: list[str] = []
         self.unloadable: set[str] = set()
         self.refused: dict[str, str] = {}
+        self.wanted: dict[str, WantedAdapter] = {}
         self.gate: asyncio.Event | None = None
 
     async def run(self, inputs: Sequence[BatchInput], interactive: bool) -> BatchResult:
@@ -52,13 +54,14 @@ class ScriptedWorker:
         if any(item.normalize for item in inputs):
             finite = np.isfinite(vectors) & (vectors != 0)
             vectors = np.where(finite, np.sign(vectors), vectors)
-        return BatchResult(vectors, seconds=0.0)
+        return BatchResult(vectors, self.seconds)
 
     def hung(self) -> None:
         self.hangs += 1
 
     async def load_adapter(self, name: str, adapter: WantedAdapter) -> None:
         version = name.partition("@")[0]
+        self.wanted[name] = adapter
         self.loads.append(version)
         self.refused.pop(name, None)
         await adapter.find()

@@ -1,0 +1,226 @@
+"""Following a registry whose labels may lie: contents decide, and what answers goes on."""
+
+import asyncio
+import json
+import shutil
+from collections.abc import Callable, Coroutine
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from prometheus_client import CollectorRegistry
+
+from tests.unit.scripted_worker import ScriptedWorker
+from tests.unit.tiny_adapter import write_adapter
+from vlm2vec_registry import artifact
+from vlm2vec_registry.cache import Cache
+from vlm2vec_registry.embedding_config import EmbeddingConfig
+from vlm2vec_registry.snapshot import PublishedVersion, Snapshot
+from vlm2vec_registry.space import space_of, spaces_of
+from vlm2vec_service.errors import AdapterError, NotFoundError
+from vlm2vec_service.metrics import Metrics
+from vlm2vec_service.preprocess import Prepared, Request
+from vlm2vec_service.settings import RegistrySettings
+from vlm2vec_service.versions.catalog import BASE_VERSION, ServedModel, Version, read_version
+from vlm2vec_service.versions.fetching import VersionFiles
+from vlm2vec_service.versions.follower import Follower
+from vlm2vec_service.versions.loader import Loader
+from vlm2vec_service.versions.residency import Residency, State
+
+BASE = b"base"
+
+
+class OneToken:
+    """A preprocessor for whatever comes."""
+
+    def prepare(self, request: Request, embedding: EmbeddingConfig) -> Prepared:
+        return Prepared(np.ones(1, np.int32), np.zeros((3, 1), np.int32))
+
+
+class Following:
+    """A model that follows a registry in memory, on one worker. ``published`` are the versions."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.published: dict[str, PublishedVersion] = {}
+        base = read_version(BASE_VERSION, None, BASE)
+        self.model = ServedModel("m", folder, "toy", BASE, {BASE_VERSION: base})
+        self.worker = ScriptedWorker()
+        self.counts = CollectorRegistry()
+        metrics = Metrics(self.counts)
+        self.residency = Residency(self.model, [self.worker])
+        files = VersionFiles(BASE, Cache(folder / "cache", 0), self._fetch)
+        settings = RegistrySettings()
+        self.loader = Loader(
+            self.residency, files, [self.worker], OneToken(), settings, metrics
+        )  # fmt: skip
+        self.follower = Follower(
+            self.residency, self.loader, lambda: pytest.fail("not asked"), folder / "state.json",
+            1.0, metrics,
+        )  # fmt: skip
+
+    @staticmethod
+    def _fetch(version: PublishedVersion, place: Path) -> None:
+        shutil.copytree(version.uri, place, dirs_exist_ok=True)
+
+    def publish(self, name: str, contents: int) -> PublishedVersion:
+        """Makes version ``name`` an adapter of these ``contents``, as publishing would."""
+        folder = self.folder / f"published-{len(list(self.folder.iterdir()))}"
+        write_adapter(folder, byte=contents)
+        config = EmbeddingConfig(backbone="toy")
+        (folder / "embedding.json").write_text(config.to_json())
+        self.published[name] = PublishedVersion(
+            "m", name, str(folder), "", 0, space_of(BASE, folder), BASE.hex(),
+            artifact.digests(folder), json.loads(config.to_json()),
+        )  # fmt: skip
+        return self.published[name]
+
+    async def follow(self, **aliases: str) -> None:
+        await self.follower.follow(Snapshot("m", dict(self.published), aliases))
+
+    @property
+    def champion(self) -> Version:
+        return self.model.choose()
+
+    @property
+    def changed(self) -> float | None:
+        name = "vlm2vec_registry_versions_changed_total"
+        return self.counts.get_sample_value(name, {"model": "m"})
+
+
+def run(folder: Path, check: Callable[[Following], Coroutine[Any, Any, None]]) -> None:
+    async def scene() -> None:
+        async with asyncio.timeout(20):
+            await check(Following(folder))
+
+    asyncio.run(scene())
+
+
+def test_a_number_that_is_used_again_is_another_version(tmp_path: Path) -> None:
+    async def check(one: Following) -> None:
+        first = one.publish("1", contents=1)
+        await one.follow(champion="1")
+        before = one.champion
+        assert (before.space, one.worker.holds) == (first.space, [before.key])
+        # Deleted, and published anew: the same name, other bytes.
+        second = one.publish("1", contents=2)
+        await one.follow(champion="1")
+        after = one.champion
+        assert after.space == second.space != first.space
+        assert one.worker.holds == [after.key] != [before.key]
+        assert one.changed == 1
+        assert one.model.choose(version="1").space == second.space
+        assert one.model.choose(space=second.space).key == after.key
+        with pytest.raises(AdapterError, match="retired"):
+            one.model.choose(space=first.space)
+
+    run(tmp_path, check)
+
+
+def lie_of_space(version: PublishedVersion, other: PublishedVersion) -> PublishedVersion:
+    return replace(version, space=other.space)
+
+
+def lie_of_embedding(version: PublishedVersion, other: PublishedVersion) -> PublishedVersion:
+    return replace(version, embedding={**version.embedding, "prompt": {"suffix": "!"}})
+
+
+def lie_of_digests(version: PublishedVersion, other: PublishedVersion) -> PublishedVersion:
+    return replace(version, digests=other.digests)
+
+
+def lie_of_base(version: PublishedVersion, other: PublishedVersion) -> PublishedVersion:
+    return replace(version, base="00" * 4)
+
+
+@pytest.mark.parametrize("lie", [lie_of_space, lie_of_embedding, lie_of_digests, lie_of_base])
+def test_labels_that_change_on_a_live_version_change_no_answer(
+    tmp_path: Path, lie: Callable[[PublishedVersion, PublishedVersion], PublishedVersion]
+) -> None:
+    async def check(one: Following) -> None:
+        true, other = one.publish("1", contents=1), one.publish("2", contents=2)
+        await one.follow(champion="1", other="2")
+        before = one.champion
+        one.published["1"] = lie(true, other)
+        await one.follow(champion="1", other="2")
+        # The champion is what it was; the version as it is labelled now cannot be loaded.
+        assert one.champion.key == before.key
+        assert one.worker.holds == [before.key]
+        assert one.model.choose(space=true.space).key == before.key
+        labelled = one.model.choose(version="1")
+        with pytest.raises(AdapterError, match="version '1' could not be loaded"):
+            await one.loader.ensure(labelled)
+        assert one.residency.state(labelled).state is State.FAILED
+        assert one.residency.ready
+        assert one.changed == 1
+        # A pin of the other's space never gets the first one's vectors.
+        answers = []
+        for version in one.model.in_space(other.space):
+            try:
+                await one.loader.ensure(version)
+                answers.append(version.published.digests if version.published else None)
+            except AdapterError:
+                pass
+        assert answers == [other.digests]
+        # The label is mended: all is as it was.
+        one.published["1"] = true
+        await one.follow(champion="1", other="2")
+        assert one.model.choose(version="1").key == before.key
+
+    run(tmp_path, check)
+
+
+def test_what_left_the_registry_leaves_the_workers(tmp_path: Path) -> None:
+    async def check(one: Following) -> None:
+        for number in (1, 2, 3):
+            one.publish(str(number), contents=number)
+        await one.follow(champion="1")
+        await one.loader.ensure(one.model.choose(version="2"))
+        assert one.worker.held == ["1", "2"]
+        gone = one.published.pop("2")
+        await one.follow(champion="1")
+        assert one.worker.held == ["1"]
+        with pytest.raises(NotFoundError):
+            one.model.choose(version="2")
+        with pytest.raises(AdapterError, match="retired"):
+            one.model.choose(space=gone.space)
+        # The champion itself is deleted: it answers until the alias points elsewhere.
+        kept = one.published.pop("1")
+        await one.follow(champion="1")
+        assert one.champion.space == kept.space
+        assert one.model.choose(space=kept.space).key == one.champion.key
+        await one.follow(champion="3")
+        assert one.worker.held == ["3"]
+        with pytest.raises(AdapterError, match="retired"):
+            one.model.choose(space=kept.space)
+
+    run(tmp_path, check)
+
+
+def test_a_version_published_by_the_first_rule_keeps_its_space(tmp_path: Path) -> None:
+    async def check(one: Following) -> None:
+        version = one.publish("1", contents=1)
+        old = spaces_of(BASE, Path(version.uri))[1]
+        one.published["1"] = replace(version, space=old)
+        await one.follow(champion="1")
+        assert one.champion.space == old
+        assert one.model.choose(space=old).key == one.champion.key
+
+    run(tmp_path, check)
+
+
+def test_a_worker_that_restarts_gets_the_files_again(tmp_path: Path) -> None:
+    async def check(one: Following) -> None:
+        one.publish("1", contents=1)
+        await one.follow(champion="1")
+        (weights,) = (tmp_path / "cache").glob("objects/*/adapter_model.safetensors")
+        whole = weights.read_bytes()
+        wanted = one.worker.wanted[one.champion.key]
+        weights.write_bytes(whole[:-1] + b"\xff")
+        assert (await wanted.find() / weights.name).read_bytes() == whole
+        shutil.rmtree(weights.parent)
+        assert (await wanted.find() / weights.name).read_bytes() == whole
+
+    run(tmp_path, check)

@@ -6,7 +6,9 @@ from typing import Any
 
 import click
 
+from vlm2vec_cli.adapters.check import check_on_base
 from vlm2vec_cli.parse import FILE, base_option, progress_option
+from vlm2vec_registry.names import check_model_name
 from vlm2vec_service.options import options, take
 from vlm2vec_training.settings import AdapterSettings, TrainSettings
 
@@ -68,6 +70,8 @@ def train(**values: Any) -> None:
     registry: str = values.pop("registry")
     if publish and not registry:
         raise click.UsageError("--publish needs --registry, where MLflow is")
+    if publish:
+        check_model_name(publish)
     # torch takes seconds to import, --help should not.
     import torch
 
@@ -87,6 +91,7 @@ def train(**values: Any) -> None:
     if publish:
         from vlm2vec_registry.store import Registry
 
+        check_on_base(result.folder, arguments.base)
         version = Registry(registry).publish(
             publish,
             result.folder,

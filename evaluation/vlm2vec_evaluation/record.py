@@ -9,10 +9,9 @@ from vlm2vec_evaluation.errors import EvaluationError
 from vlm2vec_evaluation.evaluation import Evaluation
 from vlm2vec_evaluation.report import to_json
 from vlm2vec_evaluation.suite import OVERALL, Suite
+from vlm2vec_registry.errors import RegistryError
 
 if TYPE_CHECKING:
-    from mlflow import MlflowClient
-
     from vlm2vec_registry.snapshot import PublishedVersion
     from vlm2vec_registry.store import Registry
 
@@ -51,7 +50,7 @@ def record(
     names = [item.name for item in suite.data_sets]
     if missing := [name for name in names if name not in evaluation.data_sets]:
         raise EvaluationError(f"not recorded: {', '.join(missing)} were not evaluated")
-    run = _log(registry.client, version, suite, evaluation)
+    run = _log(registry, version, suite, evaluation)
     made = Recorded(
         suite=suite.name, suite_digest=suite.digest, space=space, run_id=run,
         overall=asdict(evaluation.averages[OVERALL]),
@@ -63,12 +62,15 @@ def record(
 
 
 def _log(
-    client: "MlflowClient", version: "PublishedVersion", suite: Suite, evaluation: Evaluation
+    registry: "Registry", version: "PublishedVersion", suite: Suite, evaluation: Evaluation
 ) -> str:
-    """A finished run in the experiment of the version's own; its id. Raises `EvaluationError`."""
+    """Makes a finished run in the experiment of the version's own, or in that of all publishing
+    where it has none; returns its id. Raises `EvaluationError`."""
     from mlflow.entities import Metric, RunTag
-    from mlflow.exceptions import MlflowException
 
+    from vlm2vec_registry.mlflow_errors import mlflow_errors
+
+    client = registry.client
     now = int(1000 * time.time())
     report = to_json(evaluation)
     tags = {
@@ -86,16 +88,17 @@ def _log(
         if isinstance(value, float)
     ]
     try:
-        run: str = client.create_run(
-            client.get_run(version.run_id).info.experiment_id,
-            run_name=f"evaluate {version.model} {version.name} on {suite.name}",
-        ).info.run_id
-        client.log_batch(run, metrics, tags=[RunTag(key, value) for key, value in tags.items()])
-        client.log_dict(run, {**tags, **report}, "evaluation.json")
-        client.set_terminated(run)
-    except MlflowException as error:
+        with mlflow_errors():
+            run: str = client.create_run(
+                registry.experiment(run_id=version.run_id),
+                run_name=f"evaluate {version.model} {version.name} on {suite.name}",
+            ).info.run_id
+            client.log_batch(run, metrics, tags=[RunTag(key, value) for key, value in tags.items()])
+            client.log_dict(run, {**tags, **report}, "evaluation.json")
+            client.set_terminated(run)
+    except RegistryError as error:
         raise EvaluationError(
-            f"not recorded: MLflow: {error}; run it again, the vectors are kept"
+            f"not recorded: {error}; run it again, the vectors are kept"
         ) from error
     return run
 

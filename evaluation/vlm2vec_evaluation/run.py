@@ -138,12 +138,14 @@ def _version(
     """Finds the version to record on, before anything is embedded."""
     from vlm2vec_registry.errors import RegistryError
     from vlm2vec_registry.store import Registry
+    from vlm2vec_registry.uri import without_secrets
 
     try:
         registry = Registry(arguments.registry)
         version = registry.version(target.model, target.version)
     except RegistryError as error:
-        raise EvaluationError(f"--registry {arguments.registry}: {error}") from error
+        shown = without_secrets(arguments.registry)
+        raise EvaluationError(f"--registry {shown}: {error}") from error
     if version.space != target.space:
         raise EvaluationError(
             f"{target.model} version {target.version} has space {version.space} in the registry, "

@@ -64,6 +64,12 @@ class RegistryError(ServeError):
     """Base of what a registry raises."""
 
 
+class RegistryInputError(RegistryError):
+    """What was asked for makes no sense to any registry: its URI, or the name of a model."""
+
+    code = Code.INVALID_ARGUMENT
+
+
 class ArtifactError(RegistryError):
     """An adapter version is not what it should be: its files, their digests, its base."""
 

@@ -9,16 +9,18 @@ import logging
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from vlm2vec_registry import artifact
 from vlm2vec_registry.embedding_config import FILE_NAME, EmbeddingConfig
-from vlm2vec_registry.errors import ArtifactError, MissingError, OutageError
+from vlm2vec_registry.errors import ArtifactError, MissingError, RegistryInputError
+from vlm2vec_registry.mlflow_errors import mlflow_errors
+from vlm2vec_registry.names import check_model_name
 from vlm2vec_registry.snapshot import PublishedVersion, Snapshot
 from vlm2vec_registry.space import base_digest, space_of
+from vlm2vec_registry.uri import folder_of, without_secrets
 
 # Seven retries of two minutes each are MLflow's default: an outage would look like a hang.
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
@@ -38,16 +40,20 @@ EXPERIMENT = "vlm2vec"
 
 class Registry:
     """The registry at ``uri``: an MLflow server, a database URI, or a folder, in which an SQLite
-    store is made. Every method raises `OutageError` where MLflow cannot be asked."""
+    store is made. ``artifacts`` is where its experiments keep files, None where MLflow decides.
+
+    Making one raises `RegistryInputError` for a URI that is none of these, and every method raises
+    `OutageError` where MLflow cannot be asked.
+    """
 
     def __init__(self, uri: str) -> None:
+        folder = folder_of(uri)
         from mlflow import MlflowClient  # takes seconds
 
-        self.uri, self._artifacts = uri, None
-        if "://" not in uri:
-            folder = Path(uri).expanduser().resolve()
-            self.uri, self._artifacts = _embedded(folder), (folder / "artifacts").as_uri()
-        with _outages():
+        self.uri, self.artifacts = uri, None
+        if folder is not None:
+            self.uri, self.artifacts = _embedded(folder), (folder / "artifacts").as_uri()
+        with mlflow_errors():
             self.client = MlflowClient(self.uri, self.uri)
 
     def publish(
@@ -66,8 +72,10 @@ class Registry:
 
         The files go to ``run_id`` or to a run of their own, with ``metrics``. The same bytes on
         the same base have the same space. Raises `ArtifactError` for pickles, a file that is
-        missing or wrong, and an ``embedding.json`` that names another backbone.
+        missing or wrong, and an ``embedding.json`` that names another backbone;
+        `RegistryInputError` for a name that callers could not write.
         """
+        check_model_name(model)
         artifact.check_folder(folder)
         backbone = _backbone(base)
         with tempfile.TemporaryDirectory(prefix="vlm2vec-") as scratch:
@@ -83,7 +91,7 @@ class Registry:
                 SPACE: space, BASE: digest.hex(), DIGESTS: json.dumps(digests, sort_keys=True),
                 EMBEDDING: json.dumps(embedding, sort_keys=True), **(tags or {}),
             }  # fmt: skip
-            with _outages():
+            with mlflow_errors():
                 run = run_id or self._run(model)
                 _describe(staged, run, backbone, space)
                 self.client.log_artifacts(run, str(staged), ARTIFACT_PATH)
@@ -98,13 +106,13 @@ class Registry:
 
     def models(self) -> list[str]:
         """Names of the registered models that have adapter versions, in order."""
-        with _outages():
+        with mlflow_errors():
             found = self.client.search_registered_models()
         return sorted(model.name for model in found)
 
     def snapshot(self, model: str) -> Snapshot:
         """Everything about ``model``. Raises `MissingError`."""
-        with _outages():
+        with mlflow_errors():
             described = self.client.get_registered_model(model)
             listed = self._list(model)
         versions, broken = {}, {}
@@ -132,27 +140,27 @@ class Registry:
 
     def tag(self, model: str, version: str, key: str, value: str) -> None:
         """Sets a tag of a version."""
-        with _outages():
+        with mlflow_errors():
             self.client.set_model_version_tag(model, version, key, value)
 
     def set_alias(self, model: str, alias: str, version: str) -> None:
         """Points ``alias`` to ``version``."""
-        with _outages():
+        with mlflow_errors():
             self.client.set_registered_model_alias(model, alias, version)
 
     def delete_alias(self, model: str, alias: str) -> None:
         """Removes ``alias``, if it is there."""
-        with _outages():
+        with mlflow_errors():
             self.client.delete_registered_model_alias(model, alias)
 
     def set_model_tag(self, model: str, key: str, value: str) -> None:
         """Sets a tag of a model."""
-        with _outages():
+        with mlflow_errors():
             self.client.set_registered_model_tag(model, key, value)
 
     def model_tags(self, model: str) -> dict[str, str]:
         """The tags of a model. Raises `MissingError`."""
-        with _outages():
+        with mlflow_errors():
             return dict(self.client.get_registered_model(model).tags)
 
     def download(self, version: PublishedVersion, folder: Path, max_bytes: int) -> None:
@@ -162,35 +170,51 @@ class Registry:
         """
         import mlflow.artifacts
 
-        with _outages():
+        with mlflow_errors():
+            uri = self._files(version)
             sizes = {
                 Path(item.path).name: item.file_size or 0
-                for item in mlflow.artifacts.list_artifacts(version.uri, tracking_uri=self.uri)
+                for item in mlflow.artifacts.list_artifacts(uri, tracking_uri=self.uri)
             }
         if missing := [name for name in artifact.FILES if name not in sizes]:
-            raise ArtifactError(f"{version.uri} has no {', '.join(missing)}")
+            raise ArtifactError(f"{without_secrets(uri)} has no {', '.join(missing)}")
         if (total := sum(sizes[name] for name in artifact.FILES)) > max_bytes:
             raise ArtifactError(f"{total} bytes, more than max_artifact_bytes, {max_bytes}")
         for name in artifact.FILES:
-            with _outages():
+            with mlflow_errors():
                 mlflow.artifacts.download_artifacts(
-                    f"{version.uri}/{name}", dst_path=str(folder), tracking_uri=self.uri
-                )
+                    f"{uri}/{name}", dst_path=str(folder), tracking_uri=self.uri,
+                    registry_uri=self.uri,
+                )  # fmt: skip
 
     def metrics(self, version: PublishedVersion) -> dict[str, float]:
         """The metrics of the version's run; none if it has no run."""
         if not version.run_id:
             return {}
-        with _outages():
+        with mlflow_errors():
             return dict(self.client.get_run(version.run_id).data.metrics)
 
+    def experiment(self, name: str = EXPERIMENT, run_id: str = "") -> str:
+        """The id of the experiment that the run ``run_id`` is in; without a run, of the one called
+        ``name``, which is made if need be."""
+        with mlflow_errors():
+            if run_id:
+                return str(self.client.get_run(run_id).info.experiment_id)
+            known = self.client.get_experiment_by_name(name)
+            if known:
+                return str(known.experiment_id)
+            return str(self.client.create_experiment(name, self.artifacts))
+
+    def _files(self, version: PublishedVersion) -> str:
+        """Where the files of ``version`` are. Those of a version that MLflow copied are where those
+        of the first one are: its source names another version, in whichever registry MLflow would
+        take for its own."""
+        if not version.uri.startswith("models:/"):
+            return version.uri
+        return str(self.client.get_model_version_download_uri(version.model, version.name))
+
     def _run(self, model: str) -> str:
-        experiment = self.client.get_experiment_by_name(EXPERIMENT)
-        if experiment:
-            number = experiment.experiment_id
-        else:
-            number = self.client.create_experiment(EXPERIMENT, self._artifacts)
-        run = self.client.create_run(number, run_name=f"publish {model}")
+        run = self.client.create_run(self.experiment(), run_name=f"publish {model}")
         return str(run.info.run_id)
 
     def _create(self, model: str, run: str, tags: Mapping[str, str]) -> str:
@@ -206,38 +230,24 @@ class Registry:
         return str(made.version)
 
     def _list(self, model: str) -> list[Any]:
+        # Quotes cannot be escaped in MLflow's filters. A name with both kinds is looked for in all.
+        quote = next((mark for mark in "'\"" if mark not in model), "")
+        query = f"name = {quote}{model}{quote}" if quote else ""
         found: list[Any] = []
         token = None
         while True:
-            page = self.client.search_model_versions(
-                f"name = '{model}'", max_results=1000, page_token=token
-            )
-            found += page
+            page = self.client.search_model_versions(query, max_results=1000, page_token=token)
+            found += [item for item in page if item.name == model]
             token = page.token
             if not token:
                 return found
 
 
-@contextmanager
-def _outages() -> Iterator[None]:
-    """MLflow's errors, and those of what is below it, as ours."""
-    from mlflow.exceptions import MlflowException
-
-    try:
-        yield
-    except MlflowException as error:
-        missing = error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")
-        kind = MissingError if missing else OutageError
-        raise kind(f"MLflow: {error.message}") from error
-    except (ArtifactError, MissingError, OutageError):
-        raise
-    except Exception as error:
-        # Whatever lies behind MLflow: requests, SQLAlchemy, an S3 client, JSON that is none.
-        raise OutageError(f"MLflow: {type(error).__name__}: {error}") from error
-
-
 def _embedded(folder: Path) -> str:
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise RegistryInputError(f"registry {folder}: {error.strerror}") from error
     for talker in ("mlflow.store.db.utils", "alembic"):
         logging.getLogger(talker).setLevel(logging.WARNING)
     return f"sqlite:///{folder / 'mlflow.db'}"

@@ -6,7 +6,19 @@ from typing import Any, TypeVar
 
 import click
 
+from vlm2vec_registry.uri import without_secrets
+
 T = TypeVar("T")
+
+
+class SettingOption(click.Option):
+    """The option of a setting. Its help shows no password, which a default from ``--config`` may
+    have in a registry's URI."""
+
+    def get_help_record(self, ctx: click.Context) -> tuple[str, str] | None:
+        """Returns the option and its help text, as click lays them out."""
+        record = super().get_help_record(ctx)
+        return record and (record[0], without_secrets(record[1]))
 
 
 def options(settings: type[Any]) -> Callable[[Callable[..., T]], Callable[..., T]]:
@@ -23,6 +35,7 @@ def options(settings: type[Any]) -> Callable[[Callable[..., T]], Callable[..., T
             command = click.option(
                 f"--{name}/--no-{name}" if isinstance(default, bool) else f"--{name}",
                 default=default,
+                cls=SettingOption,
                 show_default=True,
                 type=type(default),
                 help=item.metadata["help"],

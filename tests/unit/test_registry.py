@@ -12,8 +12,8 @@ from tests.conftest import adapter_folder
 from vlm2vec_cli.main import vlm2vec
 from vlm2vec_registry import artifact, traffic
 from vlm2vec_registry.errors import ArtifactError, MissingError, OutageError
-from vlm2vec_registry.space import base_digest, space_of
 from vlm2vec_registry.snapshot import Snapshot
+from vlm2vec_registry.space import base_digest, space_of
 from vlm2vec_registry.store import Registry
 
 MODEL = "qwen"
@@ -160,6 +160,31 @@ def test_publish_checks_the_shapes(own: Registry, checkpoints: Path, tmp_path: P
         assert done.exit_code != 0
         assert problem in str(done.exception)
     assert len(own.versions(MODEL)) == 2
+
+
+def test_training_publishes_by_the_same_checks(
+    own: Registry, checkpoints: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from vlm2vec_training import trainer
+
+    store, data = str(tmp_path / "store"), tmp_path / "train.yaml"
+    data.write_text("{}")
+    for folder, model, problem in (
+        (adapter_folder("phi3_v", "dora"), MODEL, "do not fit"),
+        (LORA, "a/b", "no name for a model"),
+        (LORA, MODEL, ""),
+    ):
+        trained = trainer.TrainedAdapter(folder, None, [0.5], "", {"data.x": "1"})
+        monkeypatch.setattr(trainer, "train", lambda arguments, trained=trained: trained)
+        done = CliRunner().invoke(
+            vlm2vec,
+            ["train", "--base", str(checkpoints / "qwen2_vl"), "--data", str(data), "--output",
+             str(tmp_path / "out"), "--publish", model, "--registry", store],
+        )  # fmt: skip
+        assert (done.exit_code == 0) == (not problem), done.output
+        assert problem in str(done.exception)
+        assert len(own.versions(MODEL)) == (2 if problem else 3)
+    assert own.version(MODEL, "3").tags["data.x"] == "1"
 
 
 def test_list_show_and_diff(own: Registry, tmp_path: Path) -> None:

@@ -6,11 +6,14 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from vlm2vec_registry.mlflow_errors import mlflow_errors
+
 
 class Tracker:
     """Writes to the MLflow run ``run_id``, or to a new one that is called ``name``.
 
-    ``uri`` is a server, a database or a folder. Without one nothing is recorded.
+    ``uri`` is a server, a database or a folder. Without one nothing is recorded. Every method
+    raises `OutageError` where MLflow cannot be asked.
     """
 
     def __init__(self, uri: str, run_id: str = "", name: str = "train") -> None:
@@ -20,36 +23,36 @@ class Tracker:
             return
         from vlm2vec_registry.store import Registry  # takes seconds: MLflow
 
-        self.client = Registry(uri).client
+        registry = Registry(uri)
+        self.client = registry.client
         if not run_id:
-            experiment = self.client.get_experiment_by_name(EXPERIMENT)
-            artifacts = None if "://" in uri else (Path(uri).resolve() / "artifacts").as_uri()
-            number = (
-                experiment.experiment_id
-                if experiment
-                else self.client.create_experiment(EXPERIMENT, artifacts)
-            )
-            self.run_id = str(self.client.create_run(number, run_name=name).info.run_id)
+            number = registry.experiment(name=EXPERIMENT)
+            with mlflow_errors():
+                self.run_id = str(self.client.create_run(number, run_name=name).info.run_id)
 
     def describe(self, parameters: Mapping[str, Any], tags: Mapping[str, str]) -> None:
         """Records the parameters and tags of the run, once."""
         if self.client is None:
             return
-        for key, value in parameters.items():
-            self.client.log_param(self.run_id, key, value)
-        for key, value in tags.items():
-            self.client.set_tag(self.run_id, key, value)
+        with mlflow_errors():
+            for key, value in parameters.items():
+                self.client.log_param(self.run_id, key, value)
+            for key, value in tags.items():
+                self.client.set_tag(self.run_id, key, value)
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
         """Adds a point at ``step`` to the curve of each of ``values``."""
-        if self.client is not None:
+        if self.client is None:
+            return
+        with mlflow_errors():
             for key, value in values.items():
                 self.client.log_metric(self.run_id, key, value, step=step)
 
     def finish(self) -> None:
         """Marks the run as finished."""
         if self.client is not None:
-            self.client.set_terminated(self.run_id)
+            with mlflow_errors():
+                self.client.set_terminated(self.run_id)
 
 
 EXPERIMENT = "vlm2vec-train"

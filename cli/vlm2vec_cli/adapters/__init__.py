@@ -1,7 +1,7 @@
 """The commands ``vlm2vec adapters``, by which a model owner publishes and rolls out versions.
 
-``group`` opens the registry; ``publish``, ``show`` and ``traffic`` hold the commands. What they do
-is plain MLflow, which the MLflow UI does as well.
+``group`` opens the registry, ``check`` is what an adapter has to pass; ``publish``, ``show`` and
+``traffic`` hold the commands. What they do is plain MLflow, which the MLflow UI does as well.
 """
 
 from vlm2vec_cli.adapters import publish, show, traffic

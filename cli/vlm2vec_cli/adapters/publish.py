@@ -5,6 +5,7 @@ from pathlib import Path
 
 import click
 
+from vlm2vec_cli.adapters.check import check_on_base
 from vlm2vec_cli.adapters.group import adapters, open_registry
 from vlm2vec_cli.parse import FILE, FOLDER
 from vlm2vec_service.errors import StartError
@@ -42,7 +43,7 @@ def publish(
     digest; pickles are refused. The same bytes on the same base are the same vector space.
     """
     base = base or _named_base(folder)
-    _check(folder, base)
+    check_on_base(folder, base)
     published = open_registry(context).publish(
         model, folder, base=base, alias=alias, metrics=_numbers(metrics), run_id=run_id
     )
@@ -60,16 +61,6 @@ def _named_base(folder: Path) -> Path:
     if named and Path(named).is_dir():
         return Path(named)
     raise StartError(f"{config} names no base that is a folder here ({named!r}); give --base DIR")
-
-
-def _check(folder: Path, base: Path) -> None:
-    """Raises `AdapterError` where loading the adapter on ``base`` would."""
-    from vlm2vec_service.engine.adapter import check_adapter
-    from vlm2vec_service.engine.engine import build_backbone
-    from vlm2vec_service.engine.linear import Rows, install
-
-    backbone = build_backbone(base)
-    check_adapter(folder, backbone, install(backbone, Rows()))
 
 
 def _numbers(path: Path | None) -> dict[str, float]:

@@ -1,10 +1,43 @@
-"""Logging to standard error: text for people, JSON for machines. Never a payload or a secret."""
+"""Logging to standard error: text for people, JSON for machines. Never a payload or a secret.
+
+What a caller sends may get into a message: a JSON key, a model's name. So whatever is logged, in
+either style, passes through `one_line`.
+"""
 
 import json
 import logging
 import time
 
+from vlm2vec_registry.uri import without_secrets
+
 EXTRAS = ("method", "code", "seconds", "request_id", "peer", "caller", "error")
+MOST_CHARACTERS = 2000
+"""Of a message, of a value beside it, and of a line of a traceback."""
+MOST_LINES = 200
+"""Of a traceback."""
+
+
+def one_line(text: str) -> str:
+    """Returns ``text`` as a log shows it: without passwords of URIs, with escapes for line breaks,
+    control characters and whatever else is not printable, and cut to `MOST_CHARACTERS`."""
+    # Looked at a little beyond the cut, where the end of a password may be.
+    shown = without_secrets(text[: 2 * MOST_CHARACTERS])
+    shown += text[2 * MOST_CHARACTERS : 2 * MOST_CHARACTERS + 1]
+    if not shown.isprintable():
+        escapes = (c if c.isprintable() else c.encode("unicode_escape").decode() for c in shown)
+        shown = "".join(escapes)
+    return shown if len(shown) <= MOST_CHARACTERS else f"{shown[:MOST_CHARACTERS]}..."
+
+
+class TextFormatter(logging.Formatter):
+    """One line for each record; the lines of a traceback are marked, so that none of them can pass
+    for a record."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Writes the time, the level, the logger and the message."""
+        line = one_line(record.getMessage())
+        lines = [f"{self.formatTime(record)} {record.levelname} {record.name}: {line}"]
+        return "\n".join([*lines, *(f"  | {line}" for line in _traceback(self, record))])
 
 
 class JsonFormatter(logging.Formatter):
@@ -17,21 +50,31 @@ class JsonFormatter(logging.Formatter):
             + f".{int(record.msecs):03d}Z",
             "level": record.levelname,
             "logger": record.name,
-            "message": record.getMessage(),
+            "message": one_line(record.getMessage()),
         }
-        values |= {key: getattr(record, key) for key in EXTRAS if hasattr(record, key)}
+        for key in EXTRAS:
+            if hasattr(record, key):
+                value = getattr(record, key)
+                values[key] = one_line(value) if isinstance(value, str) else value
         if record.exc_info:
-            values["traceback"] = self.formatException(record.exc_info)
+            values["traceback"] = "\n".join(_traceback(self, record))
         return json.dumps(values)
+
+
+def _traceback(formatter: logging.Formatter, record: logging.LogRecord) -> list[str]:
+    """The lines of the record's traceback, of a long one those of both ends; none without one."""
+    if not record.exc_info:
+        return []
+    lines = formatter.formatException(record.exc_info).splitlines()
+    if len(lines) > MOST_LINES:
+        lines = [*lines[: MOST_LINES // 2], "...", *lines[-MOST_LINES // 2 :]]
+    return [one_line(line) for line in lines]
 
 
 def configure(level: str, style: str) -> None:
     """Sets the root logger up."""
     handler = logging.StreamHandler()
-    if style == "json":
-        handler.setFormatter(JsonFormatter())
-    else:
-        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    handler.setFormatter(JsonFormatter() if style == "json" else TextFormatter())
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
     # Its own report of a broken connection, which the caller sees anyway.
     logging.getLogger("grpc._cython.cygrpc").setLevel(logging.CRITICAL)

@@ -42,6 +42,8 @@ class BatchWorker(Protocol):
 
     name: str
     token_budget: int
+    batch_timeout: float
+    """Seconds that any batch may take at most."""
 
     @property
     def ready(self) -> bool:
@@ -56,5 +58,10 @@ class BatchWorker(Protocol):
         """Runs a batch; an ``interactive`` one overtakes what waits in the worker.
 
         Raises `WorkerLostError` where the worker is gone, `InvalidInputError` and `NotFoundError`
-        for what is wrong with an input, and `ServeError` for any other fault.
+        for what is wrong with an input, and `ServeError` for any other fault. It has no time limit
+        of its own: who calls it cancels it and calls `hung`.
         """
+
+    def hung(self) -> None:
+        """Takes down a worker that took too long over a batch, so that it starts anew; whatever
+        else runs there is lost with it."""

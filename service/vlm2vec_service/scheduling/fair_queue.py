@@ -4,9 +4,10 @@ oldest first."""
 import asyncio
 import contextvars
 import time
-from collections import OrderedDict, deque
+from collections import Counter, OrderedDict, deque
 from collections.abc import Container
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -18,6 +19,14 @@ SHADOW_SHARE = 0.25
 """Of the token budget, for a batch of shadow inputs: whatever comes waits for no more than that."""
 BULK_EVERY = 8
 """One batch in so many is of bulk inputs, so that interactive load never starves them."""
+
+
+class Flow(NamedTuple):
+    """What one caller sends at one priority: it takes turns with other callers' at the same
+    priority, and has places in the queue of its own."""
+
+    caller: str
+    interactive: bool
 
 
 @dataclass(frozen=True)
@@ -49,6 +58,11 @@ class QueuedInput:
         """What it takes of the token budget."""
         return len(self.input.prepared)
 
+    @property
+    def flow(self) -> Flow:
+        """The flow that it is part of."""
+        return Flow(self.caller, self.interactive)
+
     def is_dead(self) -> bool:
         """Whether nobody waits for it any more: cancelled, or its deadline passed (which is then
         its answer)."""
@@ -74,6 +88,7 @@ class FairQueue:
         self._bulk: Level = OrderedDict()
         self._shadow: Level = OrderedDict()
         self._batches = 0
+        self._tokens: Counter[Flow] = Counter()
         self.tokens = 0
         """Of what somebody will want; shadow inputs take nobody's place in the queue."""
         self.requests = 0
@@ -84,8 +99,29 @@ class FairQueue:
         level = self._interactive if queued.interactive else wait
         level.setdefault(queued.caller, deque()).append(queued)
         if not queued.shadow:
+            self._tokens[queued.flow] += queued.tokens
             self.tokens += queued.tokens
             self.requests += 1
+
+    def tokens_of(self, flow: Flow) -> int:
+        """Tokens of the inputs that wait in ``flow``."""
+        return self._tokens[flow]
+
+    def tokens_before(self, flow: Flow, token_budget: int) -> float:
+        """About how many of the waiting tokens would run before a further input of ``flow``, in
+        batches of ``token_budget``: its own, as many inputs of every other caller at its priority,
+        and what the other priority gets meanwhile."""
+        level = self._interactive if flow.interactive else self._bulk
+        turns = len(level.get(flow.caller, ())) + 1
+        level_tokens, before = 0, 0.0
+        for caller, waiting in level.items():
+            tokens = self._tokens[Flow(caller, flow.interactive)]
+            level_tokens += tokens
+            before += tokens * min(1.0, turns / len(waiting))
+        other = self.tokens - level_tokens
+        if flow.interactive:
+            return before + min(other, before / (BULK_EVERY - 1))
+        return before + min(other, (BULK_EVERY - 1) * (before + token_budget))
 
     @property
     def has_interactive(self) -> bool:
@@ -146,6 +182,9 @@ class FairQueue:
         if not waiting:
             del level[queued.caller]
         if not queued.shadow:
+            self._tokens[queued.flow] -= queued.tokens
+            if not self._tokens[queued.flow]:  # callers come and go
+                del self._tokens[queued.flow]
             self.tokens -= queued.tokens
             self.requests -= 1
 

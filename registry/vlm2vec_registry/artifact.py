@@ -5,6 +5,7 @@ An artifact is a PEFT folder: safetensors and settings, nothing that can run cod
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -18,20 +19,29 @@ FILES = (CONFIG, WEIGHTS, embedding_config.FILE_NAME)
 NOT_CODE = (".json", ".md", ".safetensors", ".txt", ".yaml", ".yml")
 """What a folder may hold to be published; only `FILES` and the README go along."""
 NAMES = ("MLmodel", "LICENSE", ".gitattributes", "tokenizer.model")
+TRAINERS = re.compile(
+    r"(optimizer|scheduler|scaler)\.pt|rng_state(_\d+)?\.pth|training_args\.bin|chat_template\.jinja"
+)
+"""What a Trainer leaves in a checkpoint folder besides; nothing reads it, and it stays behind."""
 
 
 def check_folder(folder: Path) -> None:
-    """Refuses what may hold code: pickles and anything of an unknown kind.
+    """Refuses what may hold code: pickles and anything of an unknown kind, but for what a Trainer
+    leaves in a folder.
 
     Raises `ArtifactError` that names the files.
     """
     for name in (CONFIG, WEIGHTS):
         if not (folder / name).is_file():
-            raise ArtifactError(f"{folder}: no {name}; a PEFT folder with safetensors is needed")
+            raise ArtifactError(
+                f"{folder}: no {name}; a PEFT folder with safetensors is needed, which "
+                f"vlm2vec adapters import makes"
+            )
     strange = sorted(
         path.name
         for path in folder.iterdir()
         if path.is_file() and path.suffix not in NOT_CODE and path.name not in NAMES
+        if not TRAINERS.fullmatch(path.name)
     )
     if strange:
         raise ArtifactError(

@@ -76,7 +76,7 @@ def test_mlflow_sees_a_model(own: Registry) -> None:
 
 
 def test_what_may_hold_code_is_refused(own: Registry, base: Path, tmp_path: Path) -> None:
-    for name in ("adapter_model.bin", "training_args.bin", "modeling.py", "optimizer.pt"):
+    for name in ("adapter_model.bin", "model.pt", "modeling.py", "optimizer.bin"):
         folder = tmp_path / name
         shutil.copytree(LORA, folder)
         (folder / name).write_bytes(b"")

@@ -1,13 +1,17 @@
 """The command ``vlm2vec adapters publish``, which makes a PEFT folder a version of a model."""
 
 import json
+import tempfile
 from pathlib import Path
 
 import click
 
 from vlm2vec_cli.adapters.check import check_on_base
 from vlm2vec_cli.adapters.group import adapters, open_registry
+from vlm2vec_cli.adapters.import_ import named_base, report
 from vlm2vec_cli.parse import FILE, FOLDER
+from vlm2vec_registry import artifact
+from vlm2vec_registry.adapter_import import PICKLED, find_adapter, import_adapter, needs_import
 from vlm2vec_service.errors import StartError
 
 
@@ -40,27 +44,36 @@ def publish(
     """Make the PEFT folder FOLDER a version of a model.
 
     Every tensor is checked against the shapes of the base, whose weights are read only for their
-    digest; pickles are refused. The same bytes on the same base are the same vector space.
+    digest. The same bytes on the same base are the same vector space. What has to be imported first
+    (see vlm2vec adapters import) is, with no options, and standard error says what that did:
+    adapter_model.bin, an adapter in a folder below, a preprocessor_config.json beside it.
     """
-    base = base or _named_base(folder)
-    check_on_base(folder, base)
-    published = open_registry(context).publish(
-        model, folder, base=base, alias=alias, metrics=_numbers(metrics), run_id=run_id
-    )
+    adapter = find_adapter(folder)
+    base = base or named_base(adapter)
+    if base is None:
+        raise StartError(
+            f"{adapter / artifact.CONFIG} names no base that is a folder here; give --base DIR"
+        )
+    with tempfile.TemporaryDirectory(prefix="vlm2vec-") as scratch:
+        if needs_import(folder):
+            folder = _imported(folder, Path(scratch) / "adapter", base)
+        check_on_base(folder, base)
+        published = open_registry(context).publish(
+            model, folder, base=base, alias=alias, metrics=_numbers(metrics), run_id=run_id
+        )
     click.echo(f"{model} version {published.name}, space {published.space}")
     if alias:
         click.echo(f"{alias} is version {published.name} now")
 
 
-def _named_base(folder: Path) -> Path:
-    config = folder / "adapter_config.json"
-    try:
-        named = str(json.loads(config.read_text()).get("base_model_name_or_path") or "")
-    except (OSError, ValueError, AttributeError) as error:
-        raise StartError(f"{config}: {error}") from error
-    if named and Path(named).is_dir():
-        return Path(named)
-    raise StartError(f"{config} names no base that is a folder here ({named!r}); give --base DIR")
+def _imported(folder: Path, out: Path, base: Path) -> Path:
+    """Imports the adapter in ``folder`` to ``out``, which it returns, and says so."""
+    if (folder / artifact.WEIGHTS).is_file() and not (folder / PICKLED).is_file():
+        # Only its pictures' settings are to be taken over: as ever, it may hold nothing unknown.
+        artifact.check_folder(folder)
+    for line in report(import_adapter(folder, out, base)):
+        click.echo(line, err=True)
+    return out
 
 
 def _numbers(path: Path | None) -> dict[str, float]:

@@ -212,7 +212,7 @@ def test_options_go_before_the_preprocessors_file(checkpoints: Path, tmp_path: P
     folder = pickled(PHI, tmp_path / "adapter", preprocessor(base, num_crops=16))
     done, embedding = imported(folder, "--base", base, "--image", "num_crops=4")
     assert embedding == {"image": {"num_crops": 4}}
-    assert "nothing that is not known" in done.output
+    assert "nothing to take over" in done.output
 
 
 @pytest.mark.parametrize(

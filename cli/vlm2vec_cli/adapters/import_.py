@@ -133,7 +133,7 @@ def report(imported: Imported) -> Iterator[str]:
     yield f"{imported.source / imported.weights}: {done}"
     if imported.preprocessor:
         taken = [f"image.{key} {value}" for key, value in imported.taken.items()]
-        into = f"{', '.join(taken)} to embedding.json" if taken else "nothing that is not known"
+        into = f"{', '.join(taken)} to embedding.json" if taken else "nothing to take over"
         yield f"{imported.preprocessor}: {into}"
     if imported.left:
         yield f"left behind: {listed(imported.left)}"

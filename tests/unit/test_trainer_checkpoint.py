@@ -15,7 +15,7 @@ from vlm2vec_registry.errors import ArtifactError
 from vlm2vec_registry.store import Registry
 
 
-class Toy(nn.Module):
+class TrainedToy(nn.Module):
     """One linear layer that an adapter goes on."""
 
     def __init__(self) -> None:
@@ -29,7 +29,7 @@ class Toy(nn.Module):
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("trained")
-    model = get_peft_model(Toy(), LoraConfig(r=2, target_modules=["q_proj"]))
+    model = get_peft_model(TrainedToy(), LoraConfig(r=2, target_modules=["q_proj"]))
     rows: Any = [{"x": torch.ones(4), "labels": torch.zeros(4)}] * 4
     settings = TrainingArguments(
         str(folder), max_steps=1, save_steps=1, report_to=[], use_cpu=True, disable_tqdm=True

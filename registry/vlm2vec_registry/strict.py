@@ -5,7 +5,6 @@ here, so that nothing a publisher writes can raise anything but `FormatError`.
 """
 
 import json
-import math
 from collections.abc import Callable, Collection, Iterable
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
@@ -162,12 +161,15 @@ def is_number(value: Any, least: float, most: float) -> bool:
     """Whether ``value`` is a finite number from ``least`` to ``most``."""
     if not isinstance(value, int | float) or isinstance(value, bool):
         return False
-    return math.isfinite(value) and least <= value <= most
+    return least <= value <= most  # NaN is not, and a whole number of any length can be compared
 
 
 def shown(value: Any) -> str:
     """A value as a message shows it: escaped, and not at any length."""
-    text = ascii(value)
+    try:
+        text = ascii(value)
+    except RecursionError:
+        text = type(value).__name__
     return text if len(text) <= SHOWN else f"{text[:SHOWN]}..."
 
 

@@ -22,10 +22,15 @@ def make_adapter(base: Path, folder: Path, seed: int = 0, **options: Any) -> Any
     torch.manual_seed(seed)
     config = LoraConfig(**{"r": 4, "lora_alpha": 12, **options})
     wrapped = get_peft_model(plain_backbone(base), config)
+    randomise(wrapped)
+    wrapped.save_pretrained(str(folder))
+    return wrapped.merge_and_unload()
+
+
+def randomise(wrapped: Any) -> None:
+    """Gives the adapter of PEFT's model ``wrapped`` weights that change every layer it is on."""
     for name, parameter in wrapped.named_parameters():
         if "lora_B" in name:
             torch.nn.init.normal_(parameter, std=0.1)
         elif "magnitude" in name:
             parameter.data *= 1 + 0.2 * torch.randn(parameter.shape)
-    wrapped.save_pretrained(str(folder))
-    return wrapped.merge_and_unload()

@@ -2,30 +2,32 @@
 
 import functools
 import hashlib
-import re
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
 
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 from torch.nn import functional as F
 
 from vlm2vec_registry.embedding_config import EmbeddingConfig
 from vlm2vec_service.backbones import FAMILIES
 from vlm2vec_service.engine.adapter_config import AdapterConfig
+from vlm2vec_service.engine.adapter_file import (
+    Contents,
+    read_contents,
+    read_tensors,
+    require_finite,
+)
 from vlm2vec_service.engine.backbone import Backbone
+from vlm2vec_service.engine.fit import fit
 from vlm2vec_service.engine.linear import AdaptedLinear, LowRank
+from vlm2vec_service.engine.placement import Placement
 from vlm2vec_service.errors import AdapterError, listed
 
-WEIGHTS_NAME = "adapter_model.safetensors"
-# PEFT writes the magnitude with or without ".weight", by its version.
-TENSOR = re.compile(
-    r"base_model\.model\.(?P<module>.+)\."
-    r"(?P<part>lora_A|lora_B|lora_magnitude_vector)(\.weight)?"
-)
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -73,13 +75,16 @@ def load_adapter(
     lacks, and every shape that does not fit.
     """
     device = next(iter(linears.values())).weight.device
-    config, embedding, parts = _parse(folder, backbone, linears, device)
-    modules = [module for module in parts if module in linears]
+    config, embedding, contents, placement = _parse(folder, backbone, linears)
+    _require_base(folder, backbone, contents)
+    parts = {module: part for module, part in contents.parts.items() if module in linears}
     steps = [
-        functools.partial(_layer, config, module, parts[module], linears[module])
-        for module in modules
+        functools.partial(
+            _layer, module, part, linears[module], placement.scalings[module], config.use_dora
+        )
+        for module, part in read_tensors(folder, parts, device)
     ]
-    layers = dict(zip(modules, compute(steps), strict=True))
+    layers = dict(zip(parts, compute(steps), strict=True))
     vision = {key: layers[key] for key in sorted(layers) if key.startswith(backbone.vision_prefix)}
     return Adapter(name, layers, _digest(vision) if vision else b"", embedding)
 
@@ -92,16 +97,17 @@ def check_adapter(
     Raises `AdapterError` where `load_adapter` would. The shapes of ``backbone`` are enough: it may
     be on the meta device. Returns the contents of the folder's ``embedding.json``.
     """
-    return _parse(folder, backbone, linears, torch.device("cpu"))[1]
+    _, embedding, contents, _ = _parse(folder, backbone, linears)
+    parts = {module: part for module, part in contents.parts.items() if module in linears}
+    for module, tensors in read_tensors(folder, parts, torch.device("cpu")):
+        require_finite(module, tensors)
+    return embedding
 
 
 def _parse(
-    folder: Path,
-    backbone: Backbone,
-    linears: Mapping[str, AdaptedLinear],
-    device: torch.device,
-) -> tuple[AdapterConfig, EmbeddingConfig, dict[str, dict[str, Tensor]]]:
-    """Reads and checks the settings, ``embedding.json`` and the tensors of each layer."""
+    folder: Path, backbone: Backbone, linears: Mapping[str, AdaptedLinear]
+) -> tuple[AdapterConfig, EmbeddingConfig, Contents, Placement]:
+    """Reads and checks the settings, ``embedding.json`` and which tensors there are."""
     config = AdapterConfig.read(folder)
     try:
         embedding = EmbeddingConfig.read(folder)
@@ -115,96 +121,40 @@ def _parse(
             f"{folder}: image.{listed(unknown)} is no setting of {backbone.name}; "
             f"there are {listed(known)}"
         )
-    parts, strays = _by_module(_read(folder, device), backbone)
-    _check(folder, config, parts, strays, linears, backbone)
-    return config, embedding, parts
-
-
-def _read(folder: Path, device: torch.device) -> dict[str, Tensor]:
-    path = folder / WEIGHTS_NAME
-    if not path.exists():
-        pickled = next(folder.glob("adapter_model.*"), None)
-        hint = f"; {pickled.name} is not loaded, only safetensors are" if pickled else ""
-        raise AdapterError(f"{folder}: no {WEIGHTS_NAME}{hint}")
+    contents = read_contents(folder, backbone)
     try:
-        with safe_open(path, framework="pt", device=str(device)) as file:
-            return {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-    except (OSError, SafetensorError) as error:
-        raise AdapterError(f"{path}: {error}") from error
+        placement = fit(config, contents, backbone, linears)
+    except AdapterError as error:
+        raise AdapterError(f"{folder}: {error}") from error
+    if unused := len(config.alpha_pattern) - placement.alphas_used:
+        log.warning("%s: %d keys of alpha_pattern match no layer, as in PEFT", folder, unused)
+    return config, embedding, contents, placement
 
 
-def _by_module(
-    tensors: Mapping[str, Tensor], backbone: Backbone
-) -> tuple[dict[str, dict[str, Tensor]], list[str]]:
-    """Sorts the tensors by module, under its name in ``backbone``, and lists those of none."""
-    parts: dict[str, dict[str, Tensor]] = {}
-    strays = []
-    for name, tensor in tensors.items():
-        match = TENSOR.fullmatch(name)
-        module = backbone.rename(match["module"]) if match else None
-        if match is None or module is None:
-            strays.append(name)
-        else:
-            parts.setdefault(module, {})[match["part"]] = tensor
-    return parts, strays
+def _require_base(folder: Path, backbone: Backbone, contents: Contents) -> None:
+    """Raises `AdapterError` if PEFT would put other token embeddings into the base.
 
-
-def _check(
-    folder: Path,
-    config: AdapterConfig,
-    parts: Mapping[str, Mapping[str, Tensor]],
-    strays: list[str],
-    linears: Mapping[str, AdaptedLinear],
-    backbone: Backbone,
-) -> None:
-    shapes = {name: (linear.out_features, linear.in_features) for name, linear in linears.items()}
-    shapes |= backbone.inert
-    targeted = {name for name in shapes if any(map(config.targets, backbone.known_as(name)))}
-    expected = {"lora_A", "lora_B"} | ({"lora_magnitude_vector"} if config.use_dora else set())
-    misfits = []
-    for module, part in parts.items():
-        if module not in shapes:
-            strays += [f"{module}.{key}" for key in part]
-            continue
-        (out, in_), rank = shapes[module], config.rank(module)
-        wanted = {"lora_A": (rank, in_), "lora_B": (out, rank), "lora_magnitude_vector": (out,)}
-        misfits += [
-            f"{module}.{key} is {tuple(tensor.shape)}, not {wanted[key]}"
-            for key, tensor in part.items()
-            if tuple(tensor.shape) != wanted[key]
-        ]
-        if set(part) != expected:
-            misfits.append(f"{module} has {sorted(part)}, not {sorted(expected)}")
-    problems = {
-        "tensors that land on no linear layer": strays,
-        "layers with tensors that adapter_config.json does not target": [
-            module for module in parts if module in shapes and module not in targeted
-        ],
-        # What never reaches a vector may be absent: our own training does not write it.
-        "layers that adapter_config.json targets and the file lacks": [
-            module for module in targeted if module in linears and module not in parts
-        ],
-        "tensors that do not fit": misfits,
-    }
-    found = [f"{kind}: {listed(names)}" for kind, names in problems.items() if names]
-    if not targeted:
-        found.append("adapter_config.json targets no linear layer of the base")
-    if found:
-        raise AdapterError(f"{folder}: {'; '.join(found)}")
+    It writes a copy of the output layer where that is targeted, and reads it back; where the output
+    layer is the embeddings, they have to be the base's own.
+    """
+    layer = {module: part for module, part in contents.parts.items() if "base_layer" in part}
+    embeddings = backbone.model.embed_tokens.weight
+    if not backbone.tied:
+        return
+    for module, tensors in read_tensors(folder, layer, embeddings.device):
+        if not torch.equal(tensors["base_layer"].to(embeddings.dtype), embeddings):
+            raise AdapterError(f"{folder}: {module}.base_layer is not the base's token embeddings")
 
 
 @torch.inference_mode()
 def _layer(
-    config: AdapterConfig, module: str, part: Mapping[str, Tensor], linear: AdaptedLinear
+    module: str, part: Mapping[str, Tensor], linear: AdaptedLinear, scaling: float, dora: bool
 ) -> LowRank:
-    for name, tensor in part.items():
-        if not torch.isfinite(tensor.sum(dtype=torch.float32)):
-            raise AdapterError(f"{module}.{name} holds what is not a finite number")
+    require_finite(module, part)
     # Copies: what is read may be the file itself, mapped, at any address and open to change.
     a, b = (part[name].to(torch.float32, copy=True) for name in ("lora_A", "lora_B"))
-    scaling = config.scaling(module)
     dtype = linear.weight.dtype
-    if not config.use_dora:
+    if not dora:
         return LowRank(a.to(dtype), (scaling * b).to(dtype))
     gain = part["lora_magnitude_vector"].float() / _row_norms(linear, a, b, scaling)
     shift = None if linear.bias is None else ((1 - gain) * linear.bias.float()).to(dtype)

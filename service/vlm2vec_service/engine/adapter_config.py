@@ -1,39 +1,41 @@
-"""``adapter_config.json``: what PEFT's settings mean for linear layers, and which are refused."""
+"""``adapter_config.json``: the settings of PEFT that count here, and which are refused."""
 
-import json
-import math
-import re
-from collections.abc import Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from vlm2vec_service.errors import AdapterError
+from vlm2vec_registry.space import INITIALISATIONS, NEUTRAL, WITHOUT_EFFECT
+from vlm2vec_registry.strict import (
+    Fields,
+    FormatError,
+    is_count,
+    is_number,
+    is_text,
+    read_object,
+    shown,
+)
+from vlm2vec_service.errors import AdapterError, listed
 
 CONFIG_NAME = "adapter_config.json"
-
-WITHOUT_EFFECT = {
-    # On inference through linear layers; whatever they say, the vector is the same.
-    "auto_mapping", "base_model_name_or_path", "eva_config", "fan_in_fan_out", "inference_mode",
-    "lora_dropout", "megatron_core", "peft_version", "qalora_group_size", "revision",
-    "runtime_config", "task_type",
-}  # fmt: skip
-INITIALISATIONS = (True, False, None, "gaussian", "eva", "orthogonal")
-"""The values that leave the base weights alone; PiSSA, OLoRA, CorDA, LoftQ and LoRA-GA do not."""
+MAX_RANK = 65_536
+MAX_ALPHA = 1e9
+"""Far more than anybody uses, and no scaling from it overflows float32."""
 
 
 @dataclass(frozen=True)
 class AdapterConfig:
     """The settings of a PEFT adapter that decide which layers it is on and how it scales.
 
-    They have PEFT's names, and its defaults where ``adapter_config.json`` leaves one out.
+    They have PEFT's names, and its defaults where ``adapter_config.json`` leaves one out. What they
+    mean for the layers of a base is a `Placement`.
     """
 
     r: int = 8
     lora_alpha: float = 8
-    target_modules: str | tuple[str, ...] = ()
-    exclude_modules: str | tuple[str, ...] = ()
-    layers_to_transform: tuple[int, ...] | None = None
+    target_modules: str | frozenset[str] = frozenset()
+    exclude_modules: str | frozenset[str] = frozenset()
+    layers_to_transform: frozenset[int] | None = None
     layers_pattern: tuple[str, ...] = ()
     rank_pattern: dict[str, int] = field(default_factory=dict)
     alpha_pattern: dict[str, float] = field(default_factory=dict)
@@ -44,84 +46,83 @@ class AdapterConfig:
     def read(cls, folder: Path) -> "AdapterConfig":
         """Reads ``folder/adapter_config.json``.
 
-        Raises `AdapterError` that names each setting that would change the vector in a way not
-        supported here; nothing is ignored.
+        Raises `AdapterError` that names the setting which has a value of another type than PEFT's,
+        or each setting that would change the vector in a way not supported here; nothing is
+        ignored.
         """
         path = folder / CONFIG_NAME
         try:
-            values = json.loads(path.read_text())
-        except (OSError, ValueError) as error:
-            raise AdapterError(f"{path}: {error}") from error
-        if not isinstance(values, dict) or values.pop("peft_type", None) != "LORA":
-            raise AdapterError(f"{path}: peft_type is not LORA")
-        values = {key: value for key, value in values.items() if key not in WITHOUT_EFFECT}
-        own = {key: values.pop(key) for key in list(values) if key in cls.__dataclass_fields__}
-        initialisation = values.pop("init_lora_weights", None)
-        refused = [f"{key}={value!r}" for key, value in values.items() if value not in NEUTRAL]
+            values = read_object(path)
+            fields = Fields(
+                {key: value for key, value in values.items() if key not in WITHOUT_EFFECT},
+                str(path),
+                nulls=True,
+            )
+            kind = fields.any("peft_type")
+            if kind != "LORA":
+                raise AdapterError(f"{path}: peft_type is not LORA but {shown(kind)}")
+            config = cls._take(fields)
+            initialisation = fields.any("init_lora_weights")
+            refused = [
+                f"{shown(key)[1:-1]}={shown(value)}"
+                for key in fields.left()
+                if (value := fields.any(key)) not in NEUTRAL
+            ]
+        except FormatError as error:
+            raise AdapterError(str(error)) from error
         if initialisation not in INITIALISATIONS:
-            refused.append(f"init_lora_weights={initialisation!r} (it changes the base weights)")
+            shown_value = shown(initialisation)
+            refused.append(f"init_lora_weights={shown_value} (it changes the base weights)")
         if refused:
-            raise AdapterError(f"{path}: not supported: {', '.join(sorted(refused))}")
+            raise AdapterError(f"{path}: not supported: {listed(refused)}")
+        return config
+
+    @classmethod
+    def _take(cls, fields: Fields) -> "AdapterConfig":
+        key = "layers_to_transform"
+        layers = _one_or_more(fields, key, fields.any(key, []), _is_int, "whole number")
+        key = "layers_pattern"
+        # PEFT takes an empty text or list for none given, here and there.
+        stacks = _one_or_more(fields, key, fields.any(key) or [], is_text, "string")
         return cls(
-            **{
-                key: value if key in ("rank_pattern", "alpha_pattern") else _plain(key, value)
-                for key, value in own.items()
-                if value is not None
-            }
+            r=fields.count("r", cls.r, MAX_RANK),
+            lora_alpha=fields.number("lora_alpha", cls.lora_alpha, -MAX_ALPHA, MAX_ALPHA),
+            target_modules=_text_or_list(fields, "target_modules"),
+            exclude_modules=_text_or_list(fields, "exclude_modules"),
+            layers_to_transform=frozenset(layers) or None,
+            layers_pattern=stacks,
+            rank_pattern=fields.mapping(
+                "rank_pattern",
+                lambda rank: is_count(rank, MAX_RANK),
+                f"a whole number from 1 to {MAX_RANK}",
+            ),
+            alpha_pattern=fields.mapping(
+                "alpha_pattern",
+                lambda alpha: is_number(alpha, -MAX_ALPHA, MAX_ALPHA),
+                f"a number from {-MAX_ALPHA:g} to {MAX_ALPHA:g}",
+            ),
+            use_rslora=fields.flag("use_rslora", cls.use_rslora),
+            use_dora=fields.flag("use_dora", cls.use_dora),
         )
 
-    def targets(self, name: str) -> bool:
-        """Says whether PEFT would put the adapter on the linear layer ``name``."""
-        if _listed(self.exclude_modules, name):
-            return False
-        if self.target_modules == "all-linear":
-            return name != "lm_head"
-        if isinstance(self.target_modules, str):
-            return re.fullmatch(self.target_modules, name) is not None
-        if not _listed(self.target_modules, name):
-            return False
-        if name in self.target_modules or self.layers_to_transform is None:
-            return True
-        # The first numbered part of the name is the layer.
-        patterns = self.layers_pattern or (r"[^.]*",)
-        matches = (re.match(rf"(?:^|.*?\.){pattern}\.(\d+)\.", name) for pattern in patterns)
-        found = next((match for match in matches if match), None)
-        return found is not None and int(found[1]) in self.layers_to_transform
 
-    def rank(self, name: str) -> int:
-        """Finds the rank of the adapter's matrices on the linear layer ``name``."""
-        return int(_pattern(self.rank_pattern, name, self.r))
-
-    def scaling(self, name: str) -> float:
-        """Computes ``s`` of ``W + s·BA`` on the linear layer ``name``.
-
-        It is alpha over the rank, or over the rank's square root with rsLoRA.
-        """
-        rank = self.rank(name)
-        alpha = _pattern(self.alpha_pattern, name, self.lora_alpha)
-        return alpha / (math.sqrt(rank) if self.use_rslora else rank)
+def _text_or_list(fields: Fields, key: str) -> str | frozenset[str]:
+    """Takes a regular expression, or a list of names."""
+    value = fields.any(key, [])
+    if isinstance(value, str):
+        return value
+    return frozenset(_one_or_more(fields, key, value, is_text, "string"))
 
 
-NEUTRAL: tuple[Any, ...] = (None, False, "none", {}, [], "")
+def _one_or_more(
+    fields: Fields, key: str, value: Any, good: Callable[[Any], bool], kind: str
+) -> tuple[Any, ...]:
+    """Makes a tuple of ``value``, a ``good`` one or a list of them."""
+    values = value if isinstance(value, list) else [value]
+    if not all(map(good, values)):
+        fields.fail(key, f"a {kind} or a list of them", value)
+    return tuple(values)
 
 
-def _plain(key: str, value: Any) -> Any:
-    if key == "layers_to_transform":
-        # PEFT takes an empty list for none given.
-        return (value,) if isinstance(value, int) else tuple(value) or None
-    if key == "layers_pattern" and isinstance(value, str):
-        return (value,) if value else ()
-    return tuple(value) if isinstance(value, list) else value
-
-
-def _listed(modules: str | Iterable[str], name: str) -> bool:
-    if isinstance(modules, str):
-        return re.fullmatch(modules, name) is not None
-    return any(name == module or name.endswith(f".{module}") for module in modules)
-
-
-def _pattern(patterns: dict[str, Any], name: str, default: float) -> float:
-    for pattern, value in patterns.items():
-        if re.match(rf"(.*\.)?({pattern})$", name):
-            return float(value)
-    return default
+def _is_int(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)

@@ -27,6 +27,8 @@ class Backbone(nn.Module, ABC):
     inert: dict[str, tuple[int, int]]
     """The ``(out, in)`` of linear layers that never reach a vector, by name. An adapter may have
     tensors for them, which do nothing."""
+    tied: bool = False
+    """Whether the weights of the output layer ``lm_head`` are the token embeddings."""
     model: Any
     """The language model. `decode` takes it apart: it has ``embed_tokens``, ``layers`` (each with
     ``self_attn``, ``mlp``, ``input_layernorm`` and ``post_attention_layernorm``) and ``norm``."""
@@ -41,9 +43,10 @@ class Backbone(nn.Module, ABC):
 
     @abstractmethod
     def known_as(self, name: str) -> Sequence[str]:
-        """Lists every name that the module ``name`` has had in some version of ``transformers``.
+        """Lists the names that the module ``name`` has had in versions of ``transformers``.
 
-        The settings of an adapter may target any of them.
+        There is one for each generation of names, the oldest first, for every module of a family:
+        the settings of an adapter are meant in one of the generations.
         """
 
     @abstractmethod

@@ -34,6 +34,7 @@ class Qwen2VL(Backbone):
         # Positions are ours: their buffers would stay on the meta device.
         del self.model.rotary_emb, self.visual.rotary_pos_emb
         self.inert = {"lm_head": (text.vocab_size, text.hidden_size)}
+        self.tied = bool(parsed.tie_word_embeddings)
         self.theta: float = text.rope_parameters["rope_theta"]
         self.head_dim: int = text.hidden_size // text.num_attention_heads
         self.sections: list[int] = text.rope_parameters["mrope_section"]

@@ -1,6 +1,7 @@
 """The command ``vlm2vec serve``, which runs the service until it is told to stop."""
 
 import asyncio
+import logging
 import os
 from pathlib import Path
 from typing import Any
@@ -108,3 +109,6 @@ def serve(**values: Any) -> None:
         await server.serve(pipeline, exposure)
 
     asyncio.run(run())
+    # Whatever a thread still waits for, a registry or a decoder, nobody waits for it any more.
+    logging.shutdown()
+    os._exit(0)

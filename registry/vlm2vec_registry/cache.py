@@ -11,6 +11,7 @@ A kill leaves at most a folder in ``incoming``, which is removed when it is an h
 
 import contextlib
 import fcntl
+import logging
 import os
 import shutil
 import tempfile
@@ -22,6 +23,8 @@ from typing import IO
 from vlm2vec_registry import artifact
 from vlm2vec_registry.errors import ArtifactError, OutageError
 from vlm2vec_registry.files import sync
+
+log = logging.getLogger(__name__)
 
 STALE_SECONDS = 3600.0
 
@@ -37,8 +40,7 @@ class Cache:
         self.max_bytes = max_bytes
         self._objects = folder / "objects"
         self._incoming = folder / "incoming"
-        for path in (self._objects, self._incoming):
-            path.mkdir(parents=True, exist_ok=True)
+        self._make_folders()
         self._held: dict[str, IO[bytes]] = {}
 
     def get(self, digests: dict[str, str], fetch: Fetch) -> Path:
@@ -50,8 +52,8 @@ class Cache:
         """
         key = artifact.key_of(digests)
         folder = self._objects / key
-        self._hold(key)
         try:
+            self._hold(key)
             if folder.exists():
                 try:
                     artifact.verify(folder, digests)
@@ -60,14 +62,18 @@ class Cache:
                     self._discard(folder)
             if not folder.exists():
                 self._fetch(folder, digests, fetch)
-            os.utime(folder)
+            with contextlib.suppress(OSError):  # on a disk that only gives, what is there is good
+                os.utime(folder)
         except OSError as error:
             self.release(digests)
             raise OutageError(f"{self.folder}: {error}") from error
         except BaseException:
             self.release(digests)
             raise
-        self._evict()
+        try:
+            self._evict()
+        except OSError as error:
+            log.warning("%s: what is not needed could not be removed: %s", self.folder, error)
         return folder
 
     def release(self, digests: dict[str, str]) -> None:
@@ -77,10 +83,28 @@ class Cache:
             lock.close()
 
     def _hold(self, key: str) -> None:
-        if key not in self._held:
-            lock = (self._objects / f"{key}.lock").open("ab")
-            fcntl.flock(lock, fcntl.LOCK_SH)
-            self._held[key] = lock
+        self._make_folders()
+        path = self._objects / f"{key}.lock"
+        if key in self._held:
+            if path.exists():
+                return
+            self._held.pop(key).close()  # somebody removed it: it holds nothing any more
+        try:
+            lock: IO[bytes] = path.open("ab")
+        except OSError:
+            if not path.exists():
+                if (self._objects / key).exists():
+                    return  # a disk that only gives: nobody removes what is on it
+                raise
+            lock = path.open("rb")
+        fcntl.flock(lock, fcntl.LOCK_SH)
+        self._held[key] = lock
+
+    def _make_folders(self) -> None:
+        """Makes the folders of the cache, which somebody may have emptied."""
+        for path in (self._objects, self._incoming):
+            if not path.is_dir():
+                path.mkdir(parents=True, exist_ok=True)
 
     def _fetch(self, folder: Path, digests: dict[str, str], fetch: Fetch) -> None:
         incoming = Path(tempfile.mkdtemp(dir=self._incoming))

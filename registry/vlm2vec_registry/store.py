@@ -18,8 +18,16 @@ from vlm2vec_registry.embedding_config import FILE_NAME, EmbeddingConfig
 from vlm2vec_registry.errors import ArtifactError, MissingError, RegistryInputError
 from vlm2vec_registry.mlflow_errors import mlflow_errors
 from vlm2vec_registry.names import check_model_name
-from vlm2vec_registry.snapshot import PublishedVersion, Snapshot
+from vlm2vec_registry.snapshot import (
+    BASE,
+    DIGESTS,
+    EMBEDDING,
+    SPACE,
+    PublishedVersion,
+    Snapshot,
+)
 from vlm2vec_registry.space import base_digest, space_of
+from vlm2vec_registry.strict import FormatError
 from vlm2vec_registry.uri import folder_of, without_secrets
 
 # Seven retries of two minutes each are MLflow's default: an outage would look like a hang.
@@ -28,10 +36,6 @@ os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
 os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
 os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
 
-SPACE, BASE, DIGESTS, EMBEDDING = (
-    "vlm2vec.space", "vlm2vec.base", "vlm2vec.digests", "vlm2vec.embedding",
-)  # fmt: skip
-"""Tags of a version: its space, the digest of its base, its files' digests, its embedding.json."""
 SHARE, PREVIOUS = "vlm2vec.canary_share", "vlm2vec.previous_champion"
 """Tags of a model: the canary's share, 0 to 1, and the version to roll back to."""
 ARTIFACT_PATH = "adapter"
@@ -119,7 +123,7 @@ class Registry:
         for item in listed:
             try:
                 versions[str(item.version)] = _published(item)
-            except (ValueError, KeyError) as error:
+            except FormatError as error:
                 broken[str(item.version)] = f"its tags were not made by publishing: {error}"
         aliases = {alias: str(version) for alias, version in described.aliases.items()}
         return Snapshot(model, versions, aliases, _share(described.tags), broken)
@@ -287,23 +291,14 @@ def _describe(staged: Path, run: str, backbone: str, space: str) -> None:
 
 
 def _published(item: Any) -> PublishedVersion:
-    """Raises ValueError, KeyError where tags are missing or are not what publishing writes."""
-    tags = dict(item.tags)
-    digests, embedding = json.loads(tags[DIGESTS]), json.loads(tags[EMBEDDING])
-    if set(digests) != set(artifact.FILES):
-        raise ValueError(f"{DIGESTS} does not list {', '.join(artifact.FILES)}")
-    EmbeddingConfig.from_dict(embedding)
-    return PublishedVersion(
-        model=item.name,
-        name=str(item.version),
-        uri=item.source,
-        run_id=item.run_id or "",
-        created=item.creation_timestamp or 0,
-        space=tags[SPACE],
-        base=tags[BASE],
-        digests={key: str(value) for key, value in digests.items()},
-        embedding=embedding,
-        tags=tags,
+    """Raises `FormatError` where tags are missing or are not what publishing writes."""
+    return PublishedVersion.from_tags(
+        str(item.name),
+        str(item.version),
+        str(item.source or ""),
+        str(item.run_id or ""),
+        int(item.creation_timestamp or 0),
+        dict(item.tags),
     )
 
 

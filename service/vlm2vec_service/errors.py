@@ -4,6 +4,7 @@ Every error that a caller may see derives from `ServeError`; its class decides t
 says which field or file is at fault and what to do next.
 """
 
+import re
 from collections.abc import Iterable
 
 from vlm2vec_registry.errors import Code, ServeError
@@ -11,8 +12,12 @@ from vlm2vec_registry.errors import Code, ServeError
 __all__ = [
     "AdapterError", "CheckpointError", "Code", "DeadlineError", "ExhaustedError", "ForbiddenError",
     "InvalidInputError", "NotFoundError", "ServeError", "StartError", "UnauthenticatedError",
-    "UnavailableError", "WorkerLostError", "listed",
+    "UnavailableError", "WorkerLostError", "listed", "without_paths",
 ]  # fmt: skip
+
+
+PATH = re.compile(r"(?<![\w:/.])/(?:[^\s/:;,'\"()]+/)+([^\s/:;,'\"()]+)")
+"""An absolute path of two names or more; a URL's is none."""
 
 
 def listed(names: Iterable[str], most: int = 20) -> str:
@@ -20,6 +25,12 @@ def listed(names: Iterable[str], most: int = 20) -> str:
     ordered = sorted(names)
     more = f" and {len(ordered) - most} more" if len(ordered) > most else ""
     return ", ".join(ordered[:most]) + more
+
+
+def without_paths(text: str) -> str:
+    """Leaves of each absolute path in ``text`` its last name: where files lie on a server is nothing
+    for its callers."""
+    return PATH.sub(r"\1", text)
 
 
 class InvalidInputError(ServeError):

@@ -85,6 +85,17 @@ class Metrics:
         self.registry_errors = counter(
             "registry_errors_total", "Looks at the registry that failed.", "model"
         )
+        self.state_errors = counter(
+            "registry_state_errors_total",
+            "Times that the last snapshot could not be read from its file, or written to it.",
+            "model",
+        )  # fmt: skip
+        self.task_deaths = counter(
+            "task_deaths_total", "Times that a task which is to last for ever died.", "task"
+        )
+        self.model_ready = gauge(
+            "model_ready", "Whether a worker answers with the model's champion.", "model"
+        )
         self.versions_changed = counter(
             "registry_versions_changed_total",
             "Versions of the registry whose name came to stand for other contents.", "model",

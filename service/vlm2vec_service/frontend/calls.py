@@ -49,6 +49,7 @@ def list_models(pipeline: Pipeline, caller: Caller) -> pb.ListModelsResponse:
             backbone=served.model.backbone,
             dimension=served.dimension,
             ready=served.residency.ready,
+            reason=served.residency.unready,
             versions=[
                 pb.ModelVersion(
                     version=version.name,

@@ -13,6 +13,7 @@ from vlm2vec_service.frontend.pipeline import Pipeline
 from vlm2vec_service.frontend.reload import Reloaded, follow
 from vlm2vec_service.frontend.tls import Certificate, follow_certificate
 from vlm2vec_service.settings import AuthSettings, HttpSettings, TlsSettings
+from vlm2vec_service.tasks import supervised
 
 log = logging.getLogger(__name__)
 
@@ -59,7 +60,7 @@ def follow_files(
     """Keeps callers, keys and certificates as their files have them."""
     authenticator, metrics = access.authenticator, access.metrics
     files = [*authenticator.files, *([certificate] if certificate else [])]
-    return [
-        asyncio.create_task(follow(files, settings.reload_seconds, metrics)),
-        asyncio.create_task(authenticator.follow_url(metrics)),
-    ]
+    tasks = [supervised("files", lambda: follow(files, settings.reload_seconds, metrics), metrics)]
+    if authenticator.jwks_url:
+        tasks.append(supervised("jwks", lambda: authenticator.follow_url(metrics), metrics))
+    return tasks

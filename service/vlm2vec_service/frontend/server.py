@@ -22,21 +22,18 @@ from vlm2vec_service.frontend.pipeline import Pipeline
 from vlm2vec_service.frontend.reload import Reloaded
 from vlm2vec_service.frontend.tls import Certificate, grpc_credentials
 from vlm2vec_service.settings import ServerSettings
+from vlm2vec_service.tasks import supervised
 
 log = logging.getLogger(__name__)
 
 
-async def _load_first(pipeline: Pipeline) -> list[asyncio.Task[None]]:
-    """Has the versions that are known now loaded by the workers that start, and from then on
-    follows the registry."""
-    tasks = []
+async def _load_first(pipeline: Pipeline) -> None:
+    """Has the versions that are known now loaded by the workers that start."""
     for served in pipeline.served.values():
         for version in list(served.model.versions.values()):
             await served.loader.ensure(version)
         if served.follower is not None:
             await served.follower.step()
-            tasks.append(asyncio.create_task(served.follower.run()))
-    return tasks
 
 
 async def serve(pipeline: Pipeline, exposure: Exposure = Exposure()) -> None:  # noqa: B008
@@ -45,7 +42,7 @@ async def serve(pipeline: Pipeline, exposure: Exposure = Exposure()) -> None:  #
     access, certificate = open_access(pipeline, exposure)
     server = grpc.aio.server(
         interceptors=[*tracing.frontend_interceptors(), Interceptor(access)],
-        options=_channel_options(settings),
+        options=channel_options(settings),
     )
     embedding_pb2_grpc.add_EmbeddingServiceServicer_to_server(EmbeddingServicer(pipeline), server)
     adapters_pb2_grpc.add_AdapterServiceServicer_to_server(AdapterServicer(pipeline), server)
@@ -65,19 +62,24 @@ async def serve(pipeline: Pipeline, exposure: Exposure = Exposure()) -> None:  #
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    supervisors = await _load_first(pipeline)
-    supervisors += _start_workers(pipeline, healthy)
-    supervisors += follow_files(access, exposure.auth, certificate)
-    await server.start()
-    addresses = " and ".join(filter(None, (settings.listen, exposure.http.http_listen)))
-    log.info("serving %s on %s", ", ".join(pipeline.served), addresses)
-    await stop.wait()
+    stopping = asyncio.create_task(stop.wait())
+    starting = asyncio.create_task(_load_first(pipeline))
+    await asyncio.wait({starting, stopping}, return_when=asyncio.FIRST_COMPLETED)
+    supervisors: list[asyncio.Task[None]] = []
+    if starting.done():
+        starting.result()
+        supervisors += _start_workers(pipeline, healthy)
+        supervisors += follow_files(access, exposure.auth, certificate)
+        await server.start()
+        addresses = " and ".join(filter(None, (settings.listen, exposure.http.http_listen)))
+        log.info("serving %s on %s", ", ".join(pipeline.served), addresses)
+        await stopping
 
     log.info("draining: at most %.0f s", settings.drain_seconds)
     pipeline.draining.set()
     healthy.close()
     await asyncio.gather(server.stop(settings.drain_seconds), *([http.stop()] if http else []))
-    for task in supervisors:
+    for task in (starting, *supervisors):
         task.cancel()
     await asyncio.gather(*supervisors, return_exceptions=True)
     for served in pipeline.served.values():
@@ -99,31 +101,52 @@ def _listen(
 
 
 def _start_workers(pipeline: Pipeline, healthy: HealthServicer) -> list[asyncio.Task[None]]:
-    """Starts every worker; each change of one sets readiness and wakes its scheduler."""
+    """Starts every worker, and what follows the registry; each change of one sets readiness and
+    wakes the worker's scheduler."""
     tasks = []
+    metrics = pipeline.metrics
+    told: dict[str, str] = {}
     for served in pipeline.served.values():
+        if (follower := served.follower) is not None:
+            tasks.append(supervised("registry", follower.run, metrics))
         for worker in served.workers:
             lane = served.scheduler.add_worker(worker)
 
             def changed(wake: asyncio.Event = lane.wake) -> None:
                 wake.set()
                 healthy.set(pipeline.ready)
+                _tell_readiness(pipeline, told)
 
             worker.on_change = changed
             if served.follower is not None:
                 served.follower.on_change = changed
-            tasks.append(asyncio.create_task(worker.keep_running()))
+            tasks.append(supervised("worker", worker.keep_running, metrics))
     return tasks
 
 
-def _channel_options(settings: ServerSettings) -> list[tuple[str, int]]:
+def _tell_readiness(pipeline: Pipeline, told: dict[str, str]) -> None:
+    """Shows in a metric which models are ready, and logs each change; ``told`` is what was logged."""
+    for name, served in pipeline.served.items():
+        reason = served.residency.unready
+        pipeline.metrics.model_ready.labels(name).set(not reason)
+        if told.get(name) != reason:
+            told[name] = reason
+            if reason:
+                log.warning("model %s is not ready: %s", name, reason)
+            else:
+                log.info("model %s is ready", name)
+
+
+def channel_options(settings: ServerSettings) -> list[tuple[str, int]]:
+    """The options of gRPC's server, by the names that gRPC gives them: it ignores any other."""
     milliseconds = int(settings.keepalive_seconds * 1000)
     options = [
         ("grpc.max_receive_message_length", settings.max_message_bytes),
         ("grpc.max_send_message_length", settings.max_message_bytes),
         ("grpc.keepalive_time_ms", milliseconds),
         ("grpc.keepalive_timeout_ms", 10_000),
-        ("grpc.http2.min_recv_ping_interval_without_data_ms", 5_000),
+        # A client that pings more often is cut off; gRPC's own 5 minutes would cut off most.
+        ("grpc.http2.min_ping_interval_without_data_ms", 1_000),
         ("grpc.keepalive_permit_without_calls", 1),
         # Two front ends must not share a port by accident.
         ("grpc.so_reuseport", 0),

@@ -17,6 +17,7 @@ from vlm2vec_service.errors import (
     ServeError,
     StartError,
     WorkerLostError,
+    without_paths,
 )
 from vlm2vec_service.metrics import Metrics
 from vlm2vec_service.scheduling.batch import BatchInput, BatchResult
@@ -24,13 +25,14 @@ from vlm2vec_service.settings import EngineSettings
 from vlm2vec_service.supervision.link import Link, WorkerStatus, open_link
 from vlm2vec_service.versions.wanted import WantedAdapter
 from vlm2vec_service.worker.codec import ARITHMETIC
+from vlm2vec_service.worker.parent import PARENT
 
 log = logging.getLogger(__name__)
 
 FIRST_BACKOFF, LAST_BACKOFF = 0.1, 30.0
 """Seconds before a restart; doubled each time, forgotten after a batch or a minute of health."""
 HEALTHY_AFTER = 60.0
-STOP_SECONDS = 15.0
+STOP_SECONDS = 8.0
 """What a worker is given to stop by itself."""
 LOAD_SECONDS = 120.0
 """What a worker is given to load one adapter, before it is taken to hang."""
@@ -140,7 +142,7 @@ class Worker:
             self._lost(0.0 if hung else STOP_SECONDS)
             raise WorkerLostError(f"adapter {name}: {error}") from error
         except ServeError as error:
-            self.refused[name] = str(error)
+            self.refused[name] = without_paths(str(error))
             with contextlib.suppress(ServeError):
                 await link.unload_adapter(name)
             raise
@@ -182,7 +184,7 @@ class Worker:
             self._process = await asyncio.create_subprocess_exec(
                 sys.executable, "-m", "vlm2vec_service.worker",
                 "--base", str(self.base), "--address", address, *_flags(self.settings),
-                env={**os.environ, "PYTHONUNBUFFERED": "1"},
+                env={**os.environ, "PYTHONUNBUFFERED": "1", PARENT: str(os.getpid())},
                 # Ctrl-C is for the front end, which needs its workers to finish.
                 start_new_session=True,
             )  # fmt: skip

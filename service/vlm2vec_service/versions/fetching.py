@@ -5,7 +5,6 @@ import contextlib
 import os
 import threading
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from vlm2vec_registry import artifact
@@ -14,6 +13,7 @@ from vlm2vec_registry.embedding_config import EmbeddingConfig
 from vlm2vec_registry.snapshot import PublishedVersion
 from vlm2vec_registry.space import spaces_of
 from vlm2vec_service.errors import AdapterError
+from vlm2vec_service.tasks import in_daemon_thread
 from vlm2vec_service.versions.catalog import Version
 
 FETCHES = 4
@@ -35,17 +35,23 @@ class VersionFiles:
         self.base_digest = base_digest
         self._cache = cache
         self._fetch = fetch
-        self._pool = ThreadPoolExecutor(FETCHES, "fetching", _give_way)
+        self._places = asyncio.Semaphore(FETCHES)
 
     async def find(self, version: Version) -> tuple[Path, int]:
         """Returns the version's folder, verified, and the bytes of its weights; it stays where it
         is until `release`. Raises `AdapterError`, `ArtifactError` and `OutageError`."""
-        return await asyncio.get_running_loop().run_in_executor(self._pool, self._find, version)
+        async with self._places:
+            return await in_daemon_thread(lambda: self._find_slowly(version))
 
     def release(self, version: Version) -> None:
         """Lets the version's files go when space is needed."""
         if version.published is not None and self._cache is not None:
             self._cache.release(version.published.digests)
+
+    def _find_slowly(self, version: Version) -> tuple[Path, int]:
+        with contextlib.suppress(OSError):
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), FETCHING_NICENESS)
+        return self._find(version)
 
     def _find(self, version: Version) -> tuple[Path, int]:
         folder = self._fetched(version.published) if version.published else version.folder
@@ -75,9 +81,3 @@ class VersionFiles:
                 f"served is {self.base_digest.hex()[:12]}); serve that one, or train on this"
             )
         return self._cache.get(published.digests, lambda place: fetch(published, place))
-
-
-def _give_way() -> None:
-    """Lowers this thread's priority, for the rest of its life."""
-    with contextlib.suppress(OSError):
-        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), FETCHING_NICENESS)

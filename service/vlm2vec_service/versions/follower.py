@@ -14,11 +14,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vlm2vec_registry.embedding_config import EmbeddingConfig
-from vlm2vec_registry.errors import MissingError, OutageError
+from vlm2vec_registry.errors import MissingError
 from vlm2vec_registry.files import write_whole
 from vlm2vec_registry.snapshot import CANARY, CHAMPION, Snapshot
+from vlm2vec_registry.strict import FormatError, shown
 from vlm2vec_service.errors import ServeError
 from vlm2vec_service.metrics import Metrics
+from vlm2vec_service.tasks import in_daemon_thread
 from vlm2vec_service.versions.catalog import TRAFFIC, Version
 from vlm2vec_service.versions.loader import Loader
 from vlm2vec_service.versions.residency import Residency
@@ -59,9 +61,11 @@ class Follower:
         self._own_aliases = {alias: v.name for alias, v in self.model.aliases.items()}
         self._poked = asyncio.Event()
         self._saved = ""
+        self._trouble = ""
         self._complaints: dict[str, str] = {}
         # For alerts, which see an increase from 0, and a registry that never answered.
         metrics.versions_changed.labels(self.model.name)
+        metrics.state_errors.labels(self.model.name)
         metrics.registry_errors.labels(self.model.name)
         metrics.registry_success.labels(self.model.name)
 
@@ -83,10 +87,10 @@ class Follower:
         name = self.model.name
         try:
             async with asyncio.timeout(PATIENCE):
-                snapshot = await asyncio.to_thread(lambda: self._registry().snapshot(name))
+                snapshot = await in_daemon_thread(lambda: self._registry().snapshot(name))
         except MissingError:
             snapshot = Snapshot(name, {}, {})
-        except (OutageError, TimeoutError) as error:
+        except Exception as error:  # noqa: BLE001 (whatever it answers, what is loaded serves)
             self.metrics.registry_errors.labels(name).inc()
             log.warning("model %s: the registry cannot be asked: %s", name, _first_line(error))
             if not self._saved:
@@ -99,7 +103,7 @@ class Follower:
             log.exception("model %s: following the registry failed", name)
             self.metrics.registry_errors.labels(name).inc()
             return
-        await asyncio.to_thread(self._save, snapshot)
+        await in_daemon_thread(lambda: self._save(snapshot))
 
     async def follow(self, snapshot: Snapshot) -> None:
         """Makes the model what ``snapshot`` says."""
@@ -119,7 +123,11 @@ class Follower:
             await self.loader.unload(version)
 
     def _take_versions(self, snapshot: Snapshot) -> None:
-        versions, self.broken = dict(self._own), dict(snapshot.broken)
+        versions, before, self.broken = dict(self._own), self.broken, dict(snapshot.broken)
+        for name, reason in snapshot.broken.items():
+            if before.get(name) != reason:
+                self.metrics.load_failures.labels(self.model.name).inc()
+                log.error("model %s: version %s: %s", self.model.name, name, reason)
         for name, published in snapshot.versions.items():
             if name in self._own:
                 self.broken[name] = "a version given at start has this name"
@@ -184,11 +192,13 @@ class Follower:
         """Starts with the last snapshot saved; a file that makes no sense is as good as none."""
         try:
             text = self.state.read_text()
-            snapshot = Snapshot.from_json(text)
+            snapshot = Snapshot.from_json(text, str(self.state))
+            if snapshot.model != self.model.name:
+                raise FormatError(f"{self.state}: it is of model {shown(snapshot.model)}")
         except FileNotFoundError:
             return
-        except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
-            log.error("%s: %s; waiting for the registry", self.state, error)
+        except (OSError, ValueError) as error:
+            self._trouble_with_state(f"{error}; waiting for the registry")
             return
         log.warning("model %s: starting with what %s says", self.model.name, self.state)
         self._saved = text
@@ -199,11 +209,20 @@ class Follower:
         if text == self._saved:
             return
         try:
+            self.state.parent.mkdir(parents=True, exist_ok=True)
             write_whole(self.state, text)
         except OSError as error:
-            log.error("%s: %s", self.state, error)
+            self._trouble_with_state(str(error))
             return
         self._saved = text
+        self._trouble = ""
+
+    def _trouble_with_state(self, reason: str) -> None:
+        """Says what is wrong with the state file, once, and counts it each time."""
+        self.metrics.state_errors.labels(self.model.name).inc()
+        if reason != self._trouble:
+            log.error("model %s: state file %s: %s", self.model.name, self.state, reason)
+        self._trouble = reason
 
 
 def _first_line(error: Exception) -> str:

@@ -121,7 +121,7 @@ class Loader:
                 "model %s: version %s could not be loaded, again in %.0f s: %s",
                 self.model, name, failure.delay, error,
             )  # fmt: skip
-            raise AdapterError(f"version {name!r} could not be loaded: {error}") from error
+            raise AdapterError(f"version {name!r} could not be loaded: {failure.reason}") from error
         finally:
             self.residency.under_way(version, None)
         seconds = time.monotonic() - started

@@ -8,6 +8,7 @@ from enum import Enum
 from typing import Protocol
 
 from vlm2vec_registry.snapshot import CHAMPION
+from vlm2vec_service.errors import without_paths
 from vlm2vec_service.versions.catalog import ServedModel, Version
 
 FIRST_RETRY, LAST_RETRY = 1.0, 60.0
@@ -110,8 +111,20 @@ class Residency:
     @property
     def ready(self) -> bool:
         """Whether there is a champion, and a worker that answers with it."""
+        return not self.unready
+
+    @property
+    def unready(self) -> str:
+        """Why no worker answers with the champion; empty where one does."""
         champion = self.model.aliases.get(CHAMPION)
-        return champion is not None and self.state(champion).state is State.HELD
+        if champion is None:
+            return f"there is no {CHAMPION}"
+        found = self.state(champion)
+        if found.state is State.HELD:
+            return ""
+        if found.state is State.FAILED:
+            return f"version {champion.name} could not be loaded: {found.reason}"
+        return "its workers are starting"
 
     # What is loaded
 
@@ -135,7 +148,7 @@ class Residency:
         """Notes why a version could not be loaded, and says when it may be tried again."""
         before = self.failures.get(version.key)
         delay = min(2 * before.delay, LAST_RETRY) if before else FIRST_RETRY
-        failure = LoadFailure(reason, time.monotonic() + delay, delay)
+        failure = LoadFailure(without_paths(reason), time.monotonic() + delay, delay)
         self.failures[version.key] = failure
         return failure
 

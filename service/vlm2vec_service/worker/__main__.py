@@ -11,6 +11,7 @@ from vlm2vec_service.errors import ServeError
 from vlm2vec_service.logs import configure
 from vlm2vec_service.options import options, take
 from vlm2vec_service.settings import EngineSettings, LogSettings
+from vlm2vec_service.worker.parent import end_with_parent
 
 
 @click.command()
@@ -37,6 +38,7 @@ def worker(**values: Any) -> None:
 
 
 if __name__ == "__main__":
+    end_with_parent()
     try:
         worker(auto_envvar_prefix="VLM2VEC_WORKER")
     except ServeError as error:

@@ -1,7 +1,6 @@
 """The worker process: loads a base model and serves until SIGTERM."""
 
 import logging
-import os
 import signal
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -27,8 +26,7 @@ THREADS = 8
 
 
 def serve(base: Path, address: str, settings: EngineSettings) -> None:
-    """Loads ``base`` and serves on ``address`` (``unix:PATH`` or ``HOST:PORT``) until SIGTERM, or
-    until the parent that watches this process is gone."""
+    """Loads ``base`` and serves on ``address`` (``unix:PATH`` or ``HOST:PORT``) until SIGTERM."""
     # Before the pool: a thread settles for the last number that any thread has set when it first
     # asks.
     torch.set_num_threads(torch.get_num_threads())
@@ -56,14 +54,11 @@ def serve(base: Path, address: str, settings: EngineSettings) -> None:
     signal.signal(signal.SIGINT, lambda *_: stop.set())
     server.start()
     log.info("%s on %s, dimension %d, serving on %s", base, engine.device, engine.dim, address)
-    parent = os.getppid()
     finished: threading.Event | None = None
 
     def ended() -> bool:
         nonlocal finished
-        # A front end that was killed cannot stop us: without it we are nobody's.
-        orphan = address.startswith("unix:") and os.getppid() != parent
-        if finished is None and (orphan or stop.is_set()):
+        if finished is None and stop.is_set():
             finished = server.stop(grace=5)
         return finished is not None and finished.is_set()
 

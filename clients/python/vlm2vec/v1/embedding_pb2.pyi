@@ -740,6 +740,7 @@ class Model(_message.Message):
     DIMENSION_FIELD_NUMBER: _builtins.int
     READY_FIELD_NUMBER: _builtins.int
     VERSIONS_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Its name."""
     backbone: _builtins.str
@@ -747,7 +748,9 @@ class Model(_message.Message):
     dimension: _builtins.int
     """Components of a whole vector; 0 until a worker has loaded it."""
     ready: _builtins.bool
-    """Whether a worker is ready for it."""
+    """Whether a worker answers with its champion."""
+    reason: _builtins.str
+    """Why it is not ready; empty where it is."""
     @_builtins.property
     def versions(self) -> _containers.RepeatedCompositeFieldContainer[Global___ModelVersion]:
         """Its versions."""
@@ -760,10 +763,11 @@ class Model(_message.Message):
         dimension: _builtins.int = ...,
         ready: _builtins.bool = ...,
         versions: _abc.Iterable[Global___ModelVersion] | None = ...,
+        reason: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["backbone", b"backbone", "dimension", b"dimension", "name", b"name", "ready", b"ready", "versions", b"versions"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["backbone", b"backbone", "dimension", b"dimension", "name", b"name", "ready", b"ready", "reason", b"reason", "versions", b"versions"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

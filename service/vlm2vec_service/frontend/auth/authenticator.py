@@ -56,7 +56,7 @@ class Authenticator:
         if settings.callers:
             path = Path(settings.callers)
             self._callers = Reloaded("callers", [path], lambda: read_callers(path))
-        if settings.jwt_keys and not self._jwks_url:
+        if settings.jwt_keys and not self.jwks_url:
             jwks = Path(settings.jwt_keys)
             self._jwks = Reloaded("jwt_keys", [jwks], lambda: tokens.read_keys(jwks.read_bytes()))
 
@@ -97,7 +97,7 @@ class Authenticator:
         return (self._callers.value if self._callers else NOBODY).by_key(credential)
 
     @property
-    def _jwks_url(self) -> str:
+    def jwks_url(self) -> str:
         """The URL of the JWKS; empty where it is a file. Raises `StartError`."""
         source = self.settings.jwt_keys
         if "://" in source and not source.startswith("https://"):
@@ -109,7 +109,7 @@ class Authenticator:
 
         Until the first fetch succeeds no JWT is accepted.
         """
-        while url := self._jwks_url:
+        while url := self.jwks_url:
             try:
                 self._fetched = tokens.read_keys(await asyncio.to_thread(_download, url))
                 metrics.reloads.labels("jwt_keys", "ok").inc()

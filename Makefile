@@ -3,9 +3,11 @@ PYTHON ?= python3
 BIN := .venv/bin
 SIZE ?= small
 RUN ?= build/digits
+MINUTES ?= 2
+SEED ?= 1
 MODEL := demo/vlm2vec_demo/digits/model
 
-.PHONY: help setup chart demo protos serve example test lint format bench train-default clean
+.PHONY: help setup chart demo protos serve example test soak lint format bench train-default clean
 
 help:  ## what there is
 	@grep -E '^[a-z-]+:.*##' Makefile | sed 's/:.*##/\t/' | expand -t 16
@@ -31,6 +33,9 @@ example: setup  ## a tiny checkpoint, two adapters, a few lines embedded
 
 test: setup  ## run all tests
 	$(BIN)/pytest
+
+soak: setup  ## mixed load while everything breaks, every answer checked: make soak MINUTES=60 SEED=1
+	$(BIN)/python -m tests.soak --minutes $(MINUTES) --seed $(SEED)
 
 chart: setup  ## generate the chart's table of values and its schema of settings
 	$(BIN)/python helm/generate.py

@@ -8,7 +8,7 @@ from typing import Any
 
 import grpc
 
-from vlm2vec_service.errors import ServeError
+from vlm2vec_service.errors import InvalidInputError, ServeError
 from vlm2vec_service.frontend.access import REQUEST_ID, Access
 from vlm2vec_service.frontend.auth.authenticator import Credentials
 
@@ -23,6 +23,8 @@ SCOPES = {
 INFRASTRUCTURE = {"/grpc.health.": "health", "/grpc.reflection.": "reflection"}
 """For any caller, or for all the world; served while draining, and not logged: probes would fill
 the log."""
+MOST_STATUS_BYTES = 2000
+"""Of a status's message, so that it fits into trailers of 8 KiB, percent-encoded, with the rest."""
 
 
 def retry_trailer(error: ServeError) -> tuple[tuple[str, str], ...]:
@@ -60,18 +62,17 @@ class Interceptor(grpc.aio.ServerInterceptor):
     ) -> grpc.RpcMethodHandler[Any, Any] | None:
         """Returns the handler, wrapped."""
         handler: Any = await continuation(handler_call_details)
-        method = handler_call_details.method
         if handler is None:
             return None
-        around = self._around(method)
-        if around is None:
-            return handler  # type: ignore[no-any-return]
+        around = self._around(handler_call_details.method)
+        deserialize = _carrying_failures(handler.request_deserializer)
         if handler.response_streaming:
             inner = handler.stream_stream or handler.unary_stream
+            checked: Any = _all_parsed if handler.request_streaming else _parsed
 
             async def stream(request: Any, context: Any) -> AsyncIterator[Any]:
                 async with around(context, True):
-                    async for response in inner(request, context):
+                    async for response in inner(checked(request), context):
                         yield response
 
             make: Any = (
@@ -80,48 +81,94 @@ class Interceptor(grpc.aio.ServerInterceptor):
                 else grpc.unary_stream_rpc_method_handler
             )
             streaming: grpc.RpcMethodHandler[Any, Any] = make(
-                stream, handler.request_deserializer, handler.response_serializer
+                stream, deserialize, handler.response_serializer
             )
             return streaming
 
         async def unary(request: Any, context: Any) -> Any:
             async with around(context, False):
-                return await handler.unary_unary(request, context)
+                return await handler.unary_unary(_parsed(request), context)
 
         wrapped: grpc.RpcMethodHandler[Any, Any] = grpc.unary_unary_rpc_method_handler(
-            unary, handler.request_deserializer, handler.response_serializer
+            unary, deserialize, handler.response_serializer
         )
         return wrapped
 
-    def _around(self, method: str) -> Callable[[Any, bool], Any] | None:
-        """What to enter around a call of ``method``; None for nothing."""
+    def _around(self, method: str) -> Callable[[Any, bool], Any]:
+        """What to enter around a call of ``method``."""
         access = self.access
         for prefix, part in INFRASTRUCTURE.items():
             if method.startswith(prefix):
-                if not access.authenticator.required or part in access.authenticator.open:
-                    return None
-                return lambda context, stream: _Known(access, context)
+                is_open = not access.authenticator.required or part in access.authenticator.open
+                return lambda context, stream: _Known(access, context, is_open)
         scopes = (scope for prefix, scope in SCOPES.items() if method.startswith(prefix))
         scope = next(scopes, "adapters:write")
         name = method.rpartition("/")[2]
         return lambda context, stream: _Around(access, name, context, scope, stream)
 
 
-class _Known:
-    """Lets any caller with a credential through, and no other."""
+class _Unparsed:
+    """Stands for a request whose bytes are no message of its type, and says why."""
 
-    def __init__(self, access: Access, context: Any) -> None:
+    def __init__(self, problem: str) -> None:
+        self.problem = problem
+
+
+def _carrying_failures(deserialize: Callable[[bytes], Any] | None) -> Callable[[bytes], Any] | None:
+    """Makes a deserializer that returns `_Unparsed` instead of raising.
+
+    gRPC would answer INTERNAL by itself, and no handler or interceptor would hear of the call.
+    """
+    if deserialize is None:
+        return None
+
+    def parse(data: bytes) -> Any:
+        try:
+            return deserialize(data)
+        except Exception as error:  # noqa: BLE001 (protobuf's own, which varies with its backend)
+            return _Unparsed(str(error))
+
+    return parse
+
+
+def _parsed(request: Any) -> Any:
+    """The request. Raises `InvalidInputError` for one that could not be parsed."""
+    if isinstance(request, _Unparsed):
+        raise InvalidInputError("request", f"not in the API's protobuf format: {request.problem}")
+    return request
+
+
+async def _all_parsed(requests: AsyncIterator[Any]) -> AsyncIterator[Any]:
+    """The requests of a stream. Raises `InvalidInputError` at one that could not be parsed."""
+    async for request in requests:
+        yield _parsed(request)
+
+
+async def _abort(context: Any, error: ServeError, *trailers: tuple[str, str]) -> None:
+    """Ends the call with the status that the error stands for."""
+    text = str(error).encode(errors="replace")[:MOST_STATUS_BYTES].decode(errors="ignore")
+    await context.abort(grpc.StatusCode[error.code.name], text, trailers)
+
+
+class _Known:
+    """Lets any caller with a credential through, and no other, unless it is ``is_open``."""
+
+    def __init__(self, access: Access, context: Any, is_open: bool) -> None:
         self.access = access
         self.context = context
+        self.is_open = is_open
 
     async def __aenter__(self) -> None:
+        if self.is_open:
+            return
         try:
             self.access.authenticator.identify(credentials(self.context))
         except ServeError as error:
-            await self.context.abort(grpc.StatusCode[error.code.name], str(error))
+            await _abort(self.context, error)
 
-    async def __aexit__(self, *error: object) -> None:
-        pass
+    async def __aexit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if isinstance(error, ServeError):
+            await _abort(self.context, error)
 
 
 class _Around:
@@ -150,5 +197,4 @@ class _Around:
         known = asyncio.CancelledError() if isinstance(error, grpc.aio.AbortError) else error
         shown = self.access.finish(self.call, known, self.stream)
         if shown is not None:
-            trailers = ((REQUEST_ID, self.call.id), *retry_trailer(shown))
-            await self.context.abort(grpc.StatusCode[shown.code.name], str(shown), trailers)
+            await _abort(self.context, shown, (REQUEST_ID, self.call.id), *retry_trailer(shown))

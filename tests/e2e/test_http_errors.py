@@ -56,6 +56,17 @@ BAD: list[tuple[dict[str, Any], int, str | None]] = [
     ({"input": "a", "priority": "high"}, 400, "priority"),
     ({"input": "a", "user": LONG}, 400, "user"),
     ({"input": "a", "temperature": 1}, 400, "temperature"),
+    ({"input": "a", "model": "\ud800"}, 400, "model"),
+    ({"input": "a", "model": "qwen@\udfff"}, 400, "model"),
+    ({"input": "a", "user": "\ud800"}, 400, "user"),
+    ({"input": "a", "instruction": "a\udc00b"}, 400, "instruction"),
+    ({"input": "a", "priority": "\ud800"}, 400, "priority"),
+    ({"input": "a", "\ud800": 1}, 400, "?"),
+    ({"input": {"text": "a", "instruction": "\ud800"}}, 400, "input.instruction"),
+    ({"input": {"prompt": "\ud800"}}, 400, "input.prompt"),
+    ({"input": {"image_url": {"url": GIF, "detail": "\ud800"}}}, 400, "input.image_url.detail"),
+    ({"messages": [{"role": "user", "content": "a", "name": "\ud800"}]}, 400, "messages[0].name"),
+    ({"input": "a", "x\ny": 1}, 400, "x\ny"),
     ({"input": "a", "model": 5}, 400, "model"),
     ({"input": "a", "model": LONG}, 400, "model"),
     ({"input": "a", "model": "qwen@"}, 400, "model"),
@@ -103,10 +114,25 @@ def test_bodies_that_are_no_object_in_json(http: httpx.Client, path: str, conten
         ({"query": "", "documents": ["b"]}, "query.text"),
         ({"query": "a", "documents": ["b"], "top_n": 0}, "top_n"),
         ({"query": "a", "documents": ["b"] * 65}, "documents"),
+        (
+            {"query": "a", "documents": ["b"], "document_instruction": "\ud800"},
+            "document_instruction",
+        ),
+        ({"query": "a", "documents": ["b"], "instruction": "\ud800"}, "instruction"),
+        ({"query": "a", "documents": ["b"], "top": 1}, "top"),
+        (
+            {
+                "query": "a",
+                "return_documents": True,
+                "documents": [{"image_url": {"url": GIF, "detail": 10**30}}],
+            },
+            "documents[0].image_url.detail",
+        ),
     ],
 )
 def test_bad_rankings_are_named(http: httpx.Client, body: dict[str, Any], param: str) -> None:
-    answer = http.post("/v1/rerank", json={"model": "qwen", **body})
+    content = json.dumps({"model": "qwen", **body})
+    answer = http.post("/v1/rerank", content=content, headers={"content-type": "application/json"})
     assert (answer.status_code, answer.json()["error"]["param"]) == (400, param), answer.text
 
 

@@ -14,9 +14,13 @@ BODY = b'{"entity": "model_version_alias", "action": "created", "data": {"name":
 
 
 def headers(
-    body: bytes = BODY, secret: str = "s3cret", delivery: str = "1", age: float = 0.0
+    body: bytes = BODY,
+    secret: str = "s3cret",
+    delivery: str = "1",
+    age: float = 0.0,
+    timestamp: str = "",
 ) -> dict[str, str]:
-    timestamp = str(int(time.time() - age))
+    timestamp = timestamp or str(int(time.time() - age))
     signed = f"{delivery}.{timestamp}.".encode() + body
     digest = base64.b64encode(hmac.new(secret.encode(), signed, hashlib.sha256).digest())
     return {
@@ -29,7 +33,12 @@ def headers(
 def test_ours_says_which_model() -> None:
     verifier = Verifier("s3cret")
     assert verifier.model(headers(), BODY) == "v2"
-    for number, body in enumerate((b"", b"[]", b'{"data": 1}', b'{"data": {"name": 1}}', b"\xff")):
+    for number, body in enumerate(
+        (
+            b"", b"[]", b'{"data": 1}', b'{"data": {"name": 1}}', b"\xff", b"[" * 100_000,
+            b'{"data": {"name": 1' + b"0" * 5000 + b"}}",
+        )
+    ):  # fmt: skip
         assert verifier.model(headers(body, delivery=f"other{number}"), body) == ""
 
 
@@ -44,6 +53,9 @@ def test_ours_says_which_model() -> None:
         (lambda: headers() | {"x-mlflow-signature": "v1,\u00e9"}, BODY, "signature"),
         (lambda: headers(age=301), BODY, "timestamp"),
         (lambda: headers(age=-302), BODY, "timestamp"),
+        (lambda: headers(timestamp="9" * 5000), BODY, "timestamp"),
+        (lambda: headers(timestamp="-1"), BODY, "timestamp"),
+        (lambda: headers(timestamp="now"), BODY, "timestamp"),
     ],
 )
 def test_others_are_refused(given: Callable[[], dict[str, str]], body: bytes, problem: str) -> None:

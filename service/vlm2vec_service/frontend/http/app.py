@@ -51,14 +51,22 @@ async def _malformed(request: Request, error: Exception) -> Response:
     field = "".join(f"[{item}]" if isinstance(item, int) else f".{item}" for item in place)
     if not field:
         raise InvalidInputError("body", "expected a JSON object, content-type: application/json")
-    unknown = first["type"] == "extra_forbidden"
-    raise InvalidInputError(field[1:100], "unknown field" if unknown else first["msg"])
+    raise InvalidInputError(field[1:100], first["msg"])
 
 
 async def _unroutable(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     if error.status_code == 400:
-        raise InvalidInputError("body", "no JSON in UTF-8")
+        raise InvalidInputError("body", _why_no_json(error.__cause__))
     raise RequestError(
         error.status_code, request.method, f"{request.url.path[:200]}: {error.detail}"
     )
+
+
+def _why_no_json(error: BaseException | None) -> str:
+    """What a body is that JSON's parser failed on with another error than its own."""
+    if isinstance(error, UnicodeError):
+        return "no JSON in UTF-8"
+    if isinstance(error, RecursionError):
+        return "nested too deeply"
+    return "no JSON that this server reads; is there a number of thousands of digits in it?"

@@ -2,9 +2,10 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema
+from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema, model_validator
 
-from vlm2vec_service.frontend.http.input_shapes import INPUT, MANY, MESSAGES, ONE
+from vlm2vec_service.frontend.http.input_shapes import INPUT, MANY, MESSAGES, ONE, TEXT
+from vlm2vec_service.frontend.http.shapes import check_keys
 
 MODEL = Field(
     default="",
@@ -19,6 +20,18 @@ class Body(BaseModel):
     """The base of all requests: an unknown field is an error, and no value is converted."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def check(cls, values: Any) -> Any:
+        """Raises `InvalidInputError` for an unknown key, of which pydantic would gather every one,
+        and for a string that is no valid Unicode, which pydantic lets pass."""
+        if isinstance(values, dict):
+            check_keys(values, cls.model_fields)
+            for key, value in values.items():
+                if isinstance(value, str):
+                    TEXT.check(value, key)
+        return values
 
 
 class EmbeddingsBody(Body):

@@ -19,6 +19,9 @@ NAMES = {
 }  # fmt: skip
 """The fields of gRPC's requests that have another name over HTTP, with that name."""
 
+MOST_CHARACTERS = 2000
+"""Of a message, which may quote what the caller sent."""
+
 
 class ErrorDetail(BaseModel):
     """What went wrong: a sentence, one of `TYPES`, the field at fault, and gRPC's code."""
@@ -62,9 +65,12 @@ def renamed(error: ServeError) -> ServeError:
 def error_body(error: ServeError) -> bytes:
     """Writes the JSON of an `ErrorBody`."""
     status = error.http_status
+    message = str(error)
+    if len(message) > MOST_CHARACTERS:
+        message = f"{message[:MOST_CHARACTERS]}..."
     detail = {
         # What the caller wrote may be in it, and half of a surrogate pair is not to be encoded.
-        "message": str(error).encode(errors="replace").decode(),
+        "message": message.encode(errors="replace").decode(),
         "type": TYPES.get(status, "server_error" if status >= 500 else TYPES[400]),
         "param": error.field.encode(errors="replace").decode() or None,
         "code": error.code.name.lower(),

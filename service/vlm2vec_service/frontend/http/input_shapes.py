@@ -1,7 +1,6 @@
 """The shapes of what a request may embed, which `InputReader` checks and the OpenAPI page shows."""
 
 from vlm2vec_service.frontend.http.shapes import (
-    Anything,
     ByType,
     Choice,
     ListOf,
@@ -15,8 +14,9 @@ from vlm2vec_service.frontend.http.shapes import (
 )
 
 TEXT = Text()
+IGNORED = Text(description="For other servers; this one has no use for it.")
 URL = ByType(
-    {str: TEXT, dict: Object({"url": TEXT, "detail": Anything()}, required=("url",))},
+    {str: TEXT, dict: Object({"url": TEXT, "detail": IGNORED}, required=("url",))},
     expected="a string or an object",
     description="A data URI; or an https URL, where the server fetches from its origin.",
 )
@@ -59,7 +59,7 @@ INPUT = OneOrMany(
 
 def _message(content: Shape, *roles: str) -> Object:
     return Object(
-        {"role": Choice(roles), "content": content, "name": Anything()},
+        {"role": Choice(roles), "content": content, "name": IGNORED},
         required=("role", "content"),
     )
 

@@ -90,7 +90,8 @@ class Middleware:
         """Reads the whole body. Raises `RequestError` if it is too large or too slow."""
         most = self.settings.http_max_body_bytes
         length = _header(scope, b"content-length")
-        chunks, size = [], int(length) if length.isdecimal() else 0
+        # A number too long for Python to read is too large for anything here.
+        chunks, size = [], int(length[:19]) if length.isdecimal() else 0
         try:
             async with asyncio.timeout(self.settings.http_body_seconds):
                 more, received = True, 0

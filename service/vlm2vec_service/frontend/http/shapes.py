@@ -6,7 +6,7 @@ bad item, of which a body has room for millions.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Self, cast
@@ -41,18 +41,6 @@ class Shape(ABC):
     def described(self, description: str) -> Self:
         """The same shape, described for the place where it stands."""
         return replace(self, description=description)
-
-
-@dataclass(frozen=True)
-class Anything(Shape):
-    """Any JSON value, for keys that other servers have a use for and this one passes over."""
-
-    def check(self, value: Any, field: str) -> None:
-        """Accepts every value."""
-
-    def accepted(self) -> Schema:
-        """The schema without a condition."""
-        return {}
 
 
 @dataclass(frozen=True)
@@ -141,9 +129,7 @@ class Object(Shape):
         """Raises `InvalidInputError` for an unknown key, a missing one, or a bad value."""
         if not isinstance(value, dict):
             raise InvalidInputError(field, "expected an object")
-        if unknown := value.keys() - self.values.keys():
-            known = ", ".join(self.values)
-            raise InvalidInputError(f"{field}.{min(unknown)[:99]}", f"unknown; known are {known}")
+        check_keys(value, self.values, f"{field}.")
         for key, shape in self.values.items():
             if value.get(key) is not None:
                 shape.check(value[key], f"{field}.{key}")
@@ -244,6 +230,14 @@ class Narrowed(Shape):
     def accepted(self) -> Schema:
         """The schema of ``narrow``."""
         return self.narrow.accepted()
+
+
+def check_keys(values: Mapping[str, Any], known: Collection[str], prefix: str = "") -> None:
+    """Raises `InvalidInputError` for the first key that is not ``known``, whose field is the key
+    behind ``prefix``."""
+    for key in values:
+        if key not in known:
+            raise InvalidInputError(f"{prefix}{key[:99]}", f"unknown; known are {', '.join(known)}")
 
 
 def _is_integer(value: Any) -> bool:

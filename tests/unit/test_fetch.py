@@ -13,7 +13,14 @@ import pytest
 
 from vlm2vec.v1 import embedding_pb2 as pb
 from vlm2vec_service.errors import InvalidInputError
-from vlm2vec_service.frontend.http.fetch import Fetcher, RemoteMedia, is_public, parse_origins
+from vlm2vec_service.frontend.http.fetch import (
+    AT_ONCE,
+    AT_ONCE_FOR_ONE,
+    Fetcher,
+    RemoteMedia,
+    is_public,
+    parse_origins,
+)
 from vlm2vec_service.settings import HttpSettings, Limits
 
 LIMITS = Limits(max_image_bytes=1000, max_video_bytes=5000)
@@ -67,7 +74,7 @@ def fetch(*urls: str, kind: str = "image_url", **settings: Any) -> list[pb.Part]
         parts = [pb.Part() for _ in urls]
         try:
             pairs = zip(parts, urls, strict=True)
-            await fetcher.fill([RemoteMedia(part, kind, url, "input") for part, url in pairs])
+            await fetcher.fill([RemoteMedia(part, kind, url, "input") for part, url in pairs], "a")
         finally:
             await fetcher.close()
         return parts
@@ -138,6 +145,39 @@ def test_sizes_are_limited(origin: str) -> None:
 
 def test_time_is_limited(origin: str) -> None:
     assert "0.3 s" in refusal(f"{origin}/slow", **allowed(origin, fetch_seconds=0.3))
+
+
+def test_one_caller_does_not_take_every_place(origin: str) -> None:
+    async def run() -> tuple[float, int]:
+        fetcher = Fetcher(HttpSettings(**allowed(origin, fetch_seconds=20.0)), LIMITS)
+        greedy = [RemoteMedia(pb.Part(), "image_url", f"{origin}/slow", "input")] * AT_ONCE * 2
+        taken = asyncio.create_task(fetcher.fill(greedy, "greedy"))
+        await asyncio.sleep(1.0)
+        part, started = pb.Part(), time.monotonic()
+        await fetcher.fill([RemoteMedia(part, "image_url", f"{origin}/bytes/5", "input")], "other")
+        seconds = time.monotonic() - started
+        assert (part.image, taken.done()) == (b"x" * 5, False)
+        taken.cancel()
+        await asyncio.gather(taken, return_exceptions=True)
+        await fetcher.close()
+        return seconds, sum(path == "/slow" for path, _ in Handler.seen)
+
+    seconds, slow = asyncio.run(run())
+    assert seconds < 5
+    assert slow == AT_ONCE_FOR_ONE < AT_ONCE
+
+
+def test_hosts_that_dns_cannot_have_are_no_urls(origin: str) -> None:
+    wild = "https://*.example.com,http://*.example.com"
+    for host in (
+        "a..example.com", ".example.com", "..example.com", f"{'x' * 64}.example.com",
+        f"{'x.' * 130}example.com",
+    ):  # fmt: skip
+        assert "no URL" in refusal(f"https://{host}/", **allowed(f"{origin},{wild}"))
+        assert "no URL" in refusal(
+            f"{origin}/to/http://{host}/", **allowed(f"{origin},{wild}", fetch_redirects=1)
+        )
+    assert "a redirect leads to no URL" in refusal(f"{origin}/to/http://[::1", **allowed(origin))
 
 
 def test_answers_that_are_no_use(origin: str) -> None:

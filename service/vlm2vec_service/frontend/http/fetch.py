@@ -12,8 +12,10 @@ import re
 import socket
 import ssl
 from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from urllib.parse import urljoin, urlsplit
+from weakref import WeakValueDictionary
 
 import httpcore
 
@@ -23,6 +25,8 @@ from vlm2vec_service.settings import HttpSettings, Limits
 
 AT_ONCE = 32
 """The most fetches under way, for all requests together."""
+AT_ONCE_FOR_ONE = 8
+"""The most of them that are one caller's, so that slow hosts of its choice hold up nobody else."""
 ORIGIN = re.compile(r"(https?)://((?:\*\.)?[a-z0-9.-]+|\[[0-9a-f:]+\])(?::(\d{1,5}))?/?")
 PORTS = {"http": 80, "https": 443}
 NAT64 = ipaddress.ip_network("64:ff9b::/96")
@@ -96,7 +100,8 @@ class Fetcher:
         self.settings = settings
         self.limits = limits
         self.origins = parse_origins(settings.fetch_origins)
-        self._slots = asyncio.Semaphore(AT_ONCE)
+        self._places = asyncio.Semaphore(AT_ONCE)
+        self._places_of: WeakValueDictionary[str, asyncio.Semaphore] = WeakValueDictionary()
         self._pool = httpcore.AsyncConnectionPool(
             ssl_context=ssl.create_default_context(),
             network_backend=_CheckedBackend(settings.fetch_private_addresses),
@@ -104,8 +109,9 @@ class Fetcher:
             keepalive_expiry=5.0,
         )
 
-    async def fill(self, items: Sequence[RemoteMedia]) -> None:
-        """Fetches all ``items`` at once; their bytes together are limited like a request's body.
+    async def fill(self, items: Sequence[RemoteMedia], caller: str) -> None:
+        """Fetches all ``items`` for ``caller``, as many at once as it has places; their bytes
+        together are limited like a request's body.
 
         Raises the `InvalidInputError` of the first that fails, and gives up the others.
         """
@@ -114,10 +120,11 @@ class Fetcher:
                 items[0].field, "URLs are not fetched here; send a data URI: data:TYPE;base64,..."
             )
         left = [self.settings.http_max_body_bytes]
+        places = self._places_of.setdefault(caller, asyncio.Semaphore(AT_ONCE_FOR_ONE))
         try:
             async with asyncio.TaskGroup() as group:
                 for item in items:
-                    group.create_task(self._fill(item, left))
+                    group.create_task(self._fill(item, places, left))
         except ExceptionGroup as errors:
             raise errors.exceptions[0] from None
 
@@ -125,18 +132,18 @@ class Fetcher:
         """Closes all connections."""
         await self._pool.aclose()
 
-    async def _fill(self, item: RemoteMedia, left: list[int]) -> None:
+    async def _fill(self, item: RemoteMedia, places: asyncio.Semaphore, left: list[int]) -> None:
         video = item.kind == "video_url"
         most = self.limits.max_video_bytes if video else self.limits.max_image_bytes
         seconds = self.settings.fetch_seconds
         try:
-            async with self._slots, asyncio.timeout(seconds):
+            async with places, self._places, asyncio.timeout(seconds):
                 data = await self._follow(item.url, most, left)
         except TimeoutError as error:
             raise InvalidInputError(item.field, f"not there after {seconds:g} s") from error
         except Refused as error:
             raise InvalidInputError(item.field, str(error)) from error
-        except (httpcore.NetworkError, httpcore.ProtocolError, OSError) as error:
+        except (httpcore.NetworkError, httpcore.ProtocolError, OSError, ValueError) as error:
             raise InvalidInputError(
                 item.field, f"fetching failed: {type(error).__name__}"
             ) from error
@@ -154,7 +161,7 @@ class Fetcher:
             ) as answer:
                 headers = {k.lower(): v.decode("latin-1") for k, v in answer.headers}
                 if answer.status in (301, 302, 303, 307, 308) and b"location" in headers:
-                    url = urljoin(url, headers[b"location"])
+                    url = _redirected(url, headers[b"location"])
                     continue
                 if answer.status != 200:
                     raise Refused(f"fetching failed with status {answer.status}")
@@ -176,15 +183,30 @@ class Fetcher:
             plain = url.isascii() and url.isprintable() and " " not in url
         except ValueError as error:
             raise Refused("no URL") from error
-        if not plain or not host or parts.username is not None or "\\" in url:
+        if not plain or not _is_host(host) or parts.username is not None or "\\" in url:
             raise Refused(
                 "no URL: give https://HOST/PATH, percent-encoded, without user and password"
             )
         if not any(origin.allows(scheme, host, port) for origin in self.origins):
             raise Refused(
-                f"{scheme}://{host}:{port} is not an origin that this server fetches from"
+                f"{scheme[:20]}://{host}:{port} is not an origin that this server fetches from"
             )
         return parts._replace(fragment="").geturl()
+
+
+def _redirected(url: str, location: str) -> str:
+    """Where a redirect from ``url`` leads. Raises `Refused` where that is no URL."""
+    try:
+        return urljoin(url, location)
+    except ValueError as error:
+        raise Refused("a redirect leads to no URL") from error
+
+
+def _is_host(host: str) -> bool:
+    """Whether ``host`` is an IPv6 address, or labels of 1 to 63 characters, 253 in all, as DNS has
+    them: others do not get as far as DNS."""
+    labels = host.split(".")
+    return ":" in host or (len(host) <= 253 and all(1 <= len(label) <= 63 for label in labels))
 
 
 class _CheckedBackend(httpcore.AsyncNetworkBackend):
@@ -193,6 +215,9 @@ class _CheckedBackend(httpcore.AsyncNetworkBackend):
     def __init__(self, private: bool) -> None:
         self.private = private
         self._inner = httpcore.AnyIOBackend()
+        # Lookups outlast the fetches that gave up on them; the rest of the process has threads of
+        # its own.
+        self._lookups = ThreadPoolExecutor(AT_ONCE, thread_name_prefix="lookup")
 
     async def connect_tcp(
         self,
@@ -204,7 +229,9 @@ class _CheckedBackend(httpcore.AsyncNetworkBackend):
     ) -> httpcore.AsyncNetworkStream:
         """Connects to one of the addresses of ``host``, all of which have to be public."""
         loop = asyncio.get_running_loop()
-        found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        found = await loop.run_in_executor(
+            self._lookups, lambda: socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        )
         addresses = [str(info[4][0]).partition("%")[0] for info in found]
         if not self.private and not all(is_public(ipaddress.ip_address(a)) for a in addresses):
             raise Refused("the host has an address that is not public")

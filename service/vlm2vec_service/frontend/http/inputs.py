@@ -4,6 +4,7 @@ from typing import Any
 
 from vlm2vec.v1 import embedding_pb2 as pb
 from vlm2vec_service.errors import InvalidInputError
+from vlm2vec_service.frontend.access import current
 from vlm2vec_service.frontend.http.fetch import Fetcher, RemoteMedia
 from vlm2vec_service.frontend.http.input_shapes import INPUT, MANY, MESSAGES, ONE
 from vlm2vec_service.preprocess.data_uri import read_base64, read_data_uri
@@ -54,7 +55,7 @@ class InputReader:
     async def fetch(self, fetcher: Fetcher) -> None:
         """Fills what URLs point to into the inputs: those that were returned, not copies."""
         if self._remote:
-            await fetcher.fill(self._remote)
+            await fetcher.fill(self._remote, current.get().caller)
 
     def inputs(self, value: Any, field: str, instruction: str) -> list[pb.Input]:
         """Reads one input or a list of them."""

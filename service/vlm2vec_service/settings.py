@@ -78,10 +78,13 @@ class ServerSettings:
     max_inputs: int = setting(64, "Inputs of a unary call, and candidates of a ranking.")
     max_message_bytes: int = setting(67_108_864, "Bytes of one gRPC message.")
     max_queue_requests: int = setting(
-        4096, "Inputs admitted and not yet answered, for each model; more are refused."
+        4096,
+        "Inputs admitted and not yet answered, for each model. One caller at one priority may have "
+        "as many of them as it leaves free; streams wait for more, other calls are refused.",
     )
     max_queue_tokens: int = setting(
-        1_048_576, "Tokens that wait for a device, for each model; then inputs are refused."
+        1_048_576,
+        "Tokens that wait for a device, for each model; shared as max_queue_requests are.",
     )
     stream_window: int = setting(
         256, "Unanswered inputs of one stream; the server reads no further until some are answered."
@@ -91,7 +94,9 @@ class ServerSettings:
         300.0, "Time limit of a unary call, or of one input of a stream, that sets none."
     )
     batch_timeout_seconds: float = setting(
-        300.0, "A worker that takes longer over one batch is restarted."
+        300.0,
+        "A worker that takes longer over one batch is restarted. Less is given where what the "
+        "worker did before says so: 10 s and ten times what the tokens should take.",
     )
     drain_seconds: float = setting(
         60.0, "After SIGTERM: how long accepted requests may take to finish."

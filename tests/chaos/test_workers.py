@@ -24,9 +24,8 @@ from vlm2vec.v1 import embedding_pb2 as pb
 
 @pytest.fixture(scope="module")
 def doomed_server(checkpoints: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """A server with little patience for its worker; the last test of this file stops it."""
-    folder = tmp_path_factory.mktemp("doomed")
-    with watched_server(checkpoints, folder, "--batch-timeout-seconds=5") as started:
+    """A server of its own, since the last test of this file stops it."""
+    with watched_server(checkpoints, tmp_path_factory.mktemp("doomed")) as started:
         yield started
 
 
@@ -68,7 +67,8 @@ def test_a_worker_that_hangs_is_replaced(doomed_server: Server, golden: Golden) 
     wait_until(lambda: len(load.answers) > 100)
     (worker,) = doomed_server.workers
     os.kill(worker, signal.SIGSTOP)
-    doomed_server.wait_for(NOT_SERVING)
+    # The limit follows from the batches before: --batch-timeout-seconds is 300.
+    doomed_server.wait_for(NOT_SERVING, 60)
     doomed_server.wait_for(SERVING)
     load.finish()
     assert not is_running(worker)

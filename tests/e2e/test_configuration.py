@@ -77,7 +77,8 @@ def test_a_burst_is_answered_or_refused_with_a_hint(small_server: Server, golden
             assert int(trailers(call)["retry-after-ms"]) > 0
             assert "max_queue_requests" in call.details()
     assert set(codes) == {grpc.StatusCode.OK, grpc.StatusCode.RESOURCE_EXHAUSTED}
-    assert codes.count(grpc.StatusCode.OK) >= QUEUE
+    # Half of the queue is for others, who may come.
+    assert codes.count(grpc.StatusCode.OK) >= QUEUE // 2
 
 
 def test_streams_are_slowed_and_never_refused(small_server: Server, golden: Golden) -> None:

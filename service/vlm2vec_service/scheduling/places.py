@@ -65,8 +65,8 @@ class Places:
             raise
 
     def hand_out(self) -> None:
-        """Serves who waits, flows in turn, as long as there is room: to be called when tokens left the
-        queue other than by an answer."""
+        """Serves who waits, flows in turn, as long as there is room. To be called when tokens may
+        have left the queue without an answer."""
         served = True
         while served:
             served = False

@@ -139,7 +139,6 @@ def _tell_readiness(pipeline: Pipeline, told: dict[str, str]) -> None:
 
 def channel_options(settings: ServerSettings) -> list[tuple[str, int]]:
     """The options of gRPC's server, by the names that gRPC gives them: it ignores any other."""
-    """The options of gRPC's server, by the names that gRPC gives them: it ignores any other."""
     milliseconds = int(settings.keepalive_seconds * 1000)
     options = [
         ("grpc.max_receive_message_length", settings.max_message_bytes),

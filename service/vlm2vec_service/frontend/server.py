@@ -38,6 +38,9 @@ async def _load_first(pipeline: Pipeline) -> None:
 
 async def serve(pipeline: Pipeline, exposure: Exposure = Exposure()) -> None:  # noqa: B008
     """Serves until SIGTERM or SIGINT, then finishes what was accepted."""
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
     settings = pipeline.settings
     access, certificate = open_access(pipeline, exposure)
     server = grpc.aio.server(
@@ -59,9 +62,6 @@ async def serve(pipeline: Pipeline, exposure: Exposure = Exposure()) -> None:  #
     if settings.metrics_listen:
         start_metrics(settings.metrics_listen, access.authenticator, certificate)
     http = await start_http(pipeline, access, exposure.http, certificate)
-    stop = asyncio.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, stop.set)
     stopping = asyncio.create_task(stop.wait())
     starting = asyncio.create_task(_load_first(pipeline))
     await asyncio.wait({starting, stopping}, return_when=asyncio.FIRST_COMPLETED)

@@ -16,7 +16,7 @@ import numpy as np
 from tests.e2e.cases import unpack
 from tests.e2e.server import UNLIMITED
 from tests.soak.installation import RARE, VERSIONS, Installation
-from tests.soak.ledger import Ledger, Question, Target
+from tests.soak.ledger import Asked, Ledger, Selector
 from tests.soak.samples import MODEL, Sample
 from vlm2vec import Client, Embedding, Input, Options, VLM2VecError
 from vlm2vec.v1 import embedding_pb2 as pb
@@ -49,15 +49,15 @@ class Load:
         self.channel = grpc.insecure_channel(self.site.server.address, (*UNLIMITED, *again))
         self.embedding = embedding_pb2_grpc.EmbeddingServiceStub(self.channel)
 
-    def target(self, choose: random.Random) -> Target:
+    def target(self, choose: random.Random) -> Selector:
         """Whose vectors to ask for."""
         version = RARE if choose.random() < 0.02 else choose.choice(("base", *VERSIONS))
         return choose.choice((
-            Target(), Target(), Target(), Target("alias", "champion"), Target("alias", "nightly"),
-            Target("version", version), Target("space", self.ledger.spaces[version]),
+            Selector(), Selector(), Selector(), Selector("alias", "champion"), Selector("alias", "nightly"),
+            Selector("version", version), Selector("space", self.ledger.spaces[version]),
         ))  # fmt: skip
 
-    def ask(self, path: str, choose: random.Random, target: Target) -> Question:
+    def ask(self, path: str, choose: random.Random, target: Selector) -> Asked:
         """A question about one of the samples."""
         return self.ledger.ask(path, choose.choice(self.samples), target)
 
@@ -83,7 +83,7 @@ def unary(load: Load, choose: random.Random) -> None:
 
 def stream(load: Load, choose: random.Random) -> None:
     """One call of EmbedStream with inputs for several versions; answers come in any order."""
-    asked: dict[str, Question] = {}
+    asked: dict[str, Asked] = {}
     room = threading.Semaphore(choose.choice((4, 16, 64)))
 
     def requests() -> Iterator[pb.EmbedStreamRequest]:
@@ -116,7 +116,7 @@ def stream(load: Load, choose: random.Random) -> None:
 def client_stream(load: Load, choose: random.Random) -> None:
     """One stream of the Python client, which resumes whatever happens to the connection."""
     target = load.target(choose)
-    asked: dict[int | str, Question] = {}
+    asked: dict[int | str, Asked] = {}
 
     def items() -> Iterator[tuple[int, Input]]:
         for number in range(choose.randint(1, 100)):
@@ -200,7 +200,7 @@ def _post(load: Load, choose: random.Random, connection: httpx.Client) -> None:
         )
 
 
-def _options(target: Target, choose: random.Random) -> pb.CallOptions:
+def _options(target: Selector, choose: random.Random) -> pb.CallOptions:
     reference = pb.ModelRef(name=MODEL)
     if target.kind:
         setattr(reference, target.kind, target.name)
@@ -212,7 +212,7 @@ def _options(target: Target, choose: random.Random) -> pb.CallOptions:
     )
 
 
-def _client_options(target: Target, choose: random.Random) -> Options:
+def _client_options(target: Selector, choose: random.Random) -> Options:
     given = Options(model=MODEL, routing_key=str(choose.randrange(1000)))
     if target.kind == "alias":
         given["alias"] = target.name
@@ -223,17 +223,17 @@ def _client_options(target: Target, choose: random.Random) -> Options:
     return given
 
 
-def _answered(load: Load, question: Question, embedding: pb.Embedding) -> None:
+def _answered(load: Load, question: Asked, embedding: pb.Embedding) -> None:
     vector = embedding.vector
     coarse = vector.dtype != pb.DTYPE_FLOAT32
     load.ledger.answered(question, embedding.version, embedding.space, unpack(vector), coarse)
 
 
-def _client_answered(load: Load, question: Question, embedding: Embedding) -> None:
+def _client_answered(load: Load, question: Asked, embedding: Embedding) -> None:
     load.ledger.answered(question, embedding.version, embedding.space, embedding.vector)
 
 
-def _all_failed(load: Load, asked: list[Question], error: grpc.RpcError) -> None:
+def _all_failed(load: Load, asked: list[Asked], error: grpc.RpcError) -> None:
     for question in asked:
         load.ledger.failed(question, error.code().name, error.details() or "")
 

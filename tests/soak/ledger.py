@@ -19,7 +19,7 @@ MOST = 100
 
 
 @dataclass(frozen=True)
-class Target:
+class Selector:
     """Whose vector is asked for: ``kind`` is ``alias``, ``version`` or ``space``, or empty for
     whoever has the traffic."""
 
@@ -28,12 +28,12 @@ class Target:
 
 
 @dataclass(eq=False)
-class Question:
+class Asked:
     """One input that was sent once, or again and again by a client that resumes."""
 
     path: str
     sample: Sample
-    target: Target
+    target: Selector
     asked: float
     outcomes: int = 0
 
@@ -67,21 +67,21 @@ class Ledger:
         self.described: list[str] = []
         self.events: Counter[str] = Counter()
         self.malformed: Counter[str] = Counter()
-        self._open: set[Question] = set()
+        self._open: set[Asked] = set()
         self._told: set[str] = set()
         self._lock = threading.Lock()
         self._started = time.monotonic()
 
-    def ask(self, path: str, sample: Sample, target: Target) -> Question:
+    def ask(self, path: str, sample: Sample, target: Selector) -> Asked:
         """A question, asked now."""
-        question = Question(path, sample, target, time.monotonic())
+        question = Asked(path, sample, target, time.monotonic())
         with self._lock:
             self.paths.setdefault(path, PathCount()).asked += 1
             self._open.add(question)
         return question
 
     def answered(
-        self, question: Question, version: str, space: str, vector: Vector, coarse: bool = False
+        self, question: Asked, version: str, space: str, vector: Vector, coarse: bool = False
     ) -> None:
         """An answer came."""
         now = time.monotonic()
@@ -94,7 +94,7 @@ class Ledger:
         if problem:
             self.fault("wrong", f"{_of(question)}: {problem}")
 
-    def failed(self, question: Question, code: str, message: str) -> None:
+    def failed(self, question: Asked, code: str, message: str) -> None:
         """An error came."""
         cause = cause_of(code, message, question.asked, time.monotonic(), self.timeline)
         if self._is_first(question):
@@ -142,7 +142,7 @@ class Ledger:
         for question in list(self._open):
             self.fault("lost", _of(question))
 
-    def _is_first(self, question: Question) -> bool:
+    def _is_first(self, question: Asked) -> bool:
         with self._lock:
             self._open.discard(question)
             question.outcomes += 1
@@ -152,7 +152,7 @@ class Ledger:
         return False
 
     def _problem(
-        self, question: Question, now: float, version: str, space: str, vector: Vector, coarse: bool
+        self, question: Asked, now: float, version: str, space: str, vector: Vector, coarse: bool
     ) -> str:
         if self.spaces.get(version) != space:
             return f"version {version} in space {space}, not {self.spaces.get(version)}"
@@ -161,7 +161,7 @@ class Ledger:
             return f"version {version}, where {sorted(allowed)} were asked for"
         return self.expected.problem(version, question.sample, vector, coarse)
 
-    def _allowed(self, question: Question, now: float) -> set[str]:
+    def _allowed(self, question: Asked, now: float) -> set[str]:
         """The versions that may have answered: an answer is of the moment when it was routed,
         which lies between question and answer."""
         target = question.target
@@ -180,6 +180,6 @@ def _gist(kind: str, description: str) -> str:
     return kind + re.sub(r"[0-9a-f]{8,}|\d+", "#", description.partition(": ")[2])[:80]
 
 
-def _of(question: Question) -> str:
+def _of(question: Asked) -> str:
     target = f"{question.target.kind} {question.target.name}".strip() or "no version named"
     return f"{question.path}, {question.sample.name}, {target}"

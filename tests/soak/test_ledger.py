@@ -8,7 +8,7 @@ import pytest
 from tests.e2e.cases import Vector
 from tests.soak.causes import CANARY, RESTART
 from tests.soak.expected import ExpectedVectors
-from tests.soak.ledger import Ledger, Target
+from tests.soak.ledger import Ledger, Selector
 from tests.soak.samples import Sample
 from tests.soak.timeline import Timeline
 
@@ -37,8 +37,8 @@ def faults(ledger: Ledger) -> dict[str, int]:
 
 
 def test_right_answers_are_no_faults(ledger: Ledger) -> None:
-    for target in (Target(), Target("alias", "champion"), Target("version", "1"),
-                   Target("space", "space-1")):  # fmt: skip
+    for target in (Selector(), Selector("alias", "champion"), Selector("version", "1"),
+                   Selector("space", "space-1")):  # fmt: skip
         ledger.answered(ledger.ask("path", SAMPLE, target), "1", "space-1", GOOD)
     ledger.close()
     assert faults(ledger) == {}
@@ -48,17 +48,17 @@ def test_right_answers_are_no_faults(ledger: Ledger) -> None:
 @pytest.mark.parametrize(
     ("target", "version", "space", "vector"),
     [
-        (Target(), "1", "space-1", BAD),
-        (Target(), "2", "space-2", GOOD),
-        (Target(), "1", "space-2", GOOD),
-        (Target(), "3", "space-3", GOOD),
-        (Target("alias", "champion"), "2", "space-2", GOOD),
-        (Target("version", "2"), "1", "space-1", GOOD),
-        (Target("space", "space-2"), "1", "space-1", GOOD),
+        (Selector(), "1", "space-1", BAD),
+        (Selector(), "2", "space-2", GOOD),
+        (Selector(), "1", "space-2", GOOD),
+        (Selector(), "3", "space-3", GOOD),
+        (Selector("alias", "champion"), "2", "space-2", GOOD),
+        (Selector("version", "2"), "1", "space-1", GOOD),
+        (Selector("space", "space-2"), "1", "space-1", GOOD),
     ],
 )
 def test_another_vector_version_or_space_is_wrong(
-    ledger: Ledger, target: Target, version: str, space: str, vector: Vector
+    ledger: Ledger, target: Selector, version: str, space: str, vector: Vector
 ) -> None:
     ledger.answered(ledger.ask("path", SAMPLE, target), version, space, vector)
     assert faults(ledger) == {"wrong": 1}
@@ -66,8 +66,8 @@ def test_another_vector_version_or_space_is_wrong(
 
 
 def test_no_answer_is_lost_and_two_are_twice(ledger: Ledger) -> None:
-    ledger.ask("path", SAMPLE, Target())
-    twice = ledger.ask("path", SAMPLE, Target())
+    ledger.ask("path", SAMPLE, Selector())
+    twice = ledger.ask("path", SAMPLE, Selector())
     for _ in range(2):
         ledger.answered(twice, "1", "space-1", GOOD)
     ledger.close()
@@ -75,30 +75,30 @@ def test_no_answer_is_lost_and_two_are_twice(ledger: Ledger) -> None:
 
 
 def test_while_an_alias_moves_either_version_may_answer(ledger: Ledger) -> None:
-    before = ledger.ask("path", SAMPLE, Target())
+    before = ledger.ask("path", SAMPLE, Selector())
     ledger.timeline.begin("champion", "2")
     for version in ("1", "2"):
-        question = ledger.ask("path", SAMPLE, Target())
+        question = ledger.ask("path", SAMPLE, Selector())
         ledger.answered(question, version, SPACES[version], GOOD)
     ledger.timeline.settle("champion", "2")
     ledger.answered(before, "1", "space-1", GOOD)
     assert faults(ledger) == {}
-    ledger.answered(ledger.ask("path", SAMPLE, Target()), "1", "space-1", GOOD)
+    ledger.answered(ledger.ask("path", SAMPLE, Selector()), "1", "space-1", GOOD)
     assert faults(ledger) == {"wrong": 1}
 
 
 def test_a_canary_answers_only_who_names_nothing(ledger: Ledger) -> None:
     ledger.timeline.begin(CANARY, "2")
-    ledger.answered(ledger.ask("path", SAMPLE, Target()), "2", "space-2", GOOD)
+    ledger.answered(ledger.ask("path", SAMPLE, Selector()), "2", "space-2", GOOD)
     assert faults(ledger) == {}
-    named = ledger.ask("path", SAMPLE, Target("alias", "champion"))
+    named = ledger.ask("path", SAMPLE, Selector("alias", "champion"))
     ledger.answered(named, "2", "space-2", GOOD)
     assert faults(ledger) == {"wrong": 1}
 
 
 def test_an_error_needs_a_cause_in_its_time(ledger: Ledger) -> None:
     def fail(code: str, message: str = "") -> dict[str, int]:
-        ledger.failed(ledger.ask("path", SAMPLE, Target()), code, message)
+        ledger.failed(ledger.ask("path", SAMPLE, Selector()), code, message)
         return faults(ledger)
 
     assert fail("RESOURCE_EXHAUSTED", "the queue is full: 9 requests") == {}

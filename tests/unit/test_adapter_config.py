@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from tests.conftest import adapter_folder
+from vlm2vec_cli.adapters.import_ import named_base
 from vlm2vec_service.engine import Engine
 from vlm2vec_service.engine.adapter import check_adapter
 from vlm2vec_service.engine.adapter_config import AdapterConfig
@@ -130,6 +131,12 @@ def test_a_folder_in_place_of_the_file_is_refused(folder: Path) -> None:
 def test_null_is_pefts_default(folder: Path) -> None:
     write(folder, **dict.fromkeys(OWN))
     assert AdapterConfig.read(folder) == AdapterConfig()
+
+
+@pytest.mark.parametrize("named", ["x" * 300, "/x" * 5000, "a\0b", "\ud800", "", None, 5, ["/"]])
+def test_a_base_of_any_name_is_no_folder(folder: Path, named: Any) -> None:
+    write(folder, base_model_name_or_path=named)
+    assert named_base(folder) is None
 
 
 def harmless(call: Callable[[], object]) -> bool:

@@ -1,5 +1,6 @@
 """The command ``vlm2vec adapters import``, which makes what others published a plain PEFT folder."""
 
+import os
 import shlex
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -122,7 +123,8 @@ def named_base(adapter: Path) -> Path | None:
     """The base that ``adapter_config.json`` in the folder ``adapter`` names, if it is a folder
     here. Raises `FormatError`."""
     named = read_object(adapter / "adapter_config.json").get("base_model_name_or_path")
-    if isinstance(named, str) and named and "\0" not in named and Path(named).is_dir():
+    # Unlike Path.is_dir, this is false for a name of any length, and without permission.
+    if isinstance(named, str) and named and os.path.isdir(named):
         return Path(named)
     return None
 

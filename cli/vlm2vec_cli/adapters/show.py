@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from vlm2vec_cli.adapters.group import VERSION, adapters, open_registry
+from vlm2vec_registry.strict import read_object
 
 if TYPE_CHECKING:
     from vlm2vec_registry.snapshot import PublishedVersion
@@ -92,7 +93,7 @@ def _comparable(registry: "Registry", version: "PublishedVersion") -> list[str]:
     facts = {key: facts[key] for key in ("space", "base", "digests", "embedding", "metrics")}
     with tempfile.TemporaryDirectory() as scratch:
         registry.download(version, Path(scratch), MOST_BYTES)
-        facts["adapter"] = json.loads((Path(scratch) / "adapter_config.json").read_text())
+        facts["adapter"] = read_object(Path(scratch) / "adapter_config.json")
     return json.dumps(facts, indent=2, sort_keys=True).splitlines()
 
 

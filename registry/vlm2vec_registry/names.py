@@ -1,4 +1,6 @@
-"""What a model may be called in a registry."""
+"""What a model and an alias may be called in a registry."""
+
+import re
 
 from vlm2vec_registry.errors import RegistryInputError
 from vlm2vec_registry.strict import shown
@@ -9,6 +11,9 @@ RESERVED = "/:@="
 """``--model`` is NAME=FOLDER, ``--adapter`` is NAME/VERSION=FOLDER, HTTP has NAME@ALIAS, and MLflow
 has ``models:/NAME/VERSION`` and refuses colons."""
 
+ALIAS = re.compile(r"(?!\d+$|v\d+$|latest$)[\w-]{1,255}", re.IGNORECASE)
+"""MLflow reserves ``latest`` and ``v7`` for versions, and here ``7`` names one as well."""
+
 
 def check_model_name(name: str) -> None:
     """Raises `RegistryInputError` for a name by which no caller could call a model."""
@@ -17,4 +22,13 @@ def check_model_name(name: str) -> None:
         raise RegistryInputError(
             f"model {shown(name)}: no name for a model; 1 to {MAX_BYTES} bytes of printable text "
             f"without {' '.join(RESERVED)} and without spaces around it"
+        )
+
+
+def check_alias(alias: str) -> None:
+    """Raises `RegistryInputError` for an alias that MLflow refuses or that names a version."""
+    if not ALIAS.fullmatch(alias):
+        raise RegistryInputError(
+            f"alias {shown(alias)}: no name for an alias; letters, digits, _ and -, and neither a "
+            "number nor v and a number nor latest"
         )

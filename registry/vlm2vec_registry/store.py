@@ -17,7 +17,7 @@ from vlm2vec_registry import artifact
 from vlm2vec_registry.embedding_config import FILE_NAME, EmbeddingConfig
 from vlm2vec_registry.errors import ArtifactError, MissingError, RegistryInputError
 from vlm2vec_registry.mlflow_errors import mlflow_errors
-from vlm2vec_registry.names import check_model_name
+from vlm2vec_registry.names import check_alias, check_model_name
 from vlm2vec_registry.snapshot import (
     BASE,
     DIGESTS,
@@ -35,6 +35,8 @@ os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
 os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
 os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
+# Else MLflow writes lines of its own form between those of a server's log.
+os.environ.setdefault("MLFLOW_CONFIGURE_LOGGING", "false")
 
 SHARE, PREVIOUS = "vlm2vec.canary_share", "vlm2vec.previous_champion"
 """Tags of a model: the canary's share, 0 to 1, and the version to roll back to."""
@@ -77,9 +79,11 @@ class Registry:
         The files go to ``run_id`` or to a run of their own, with ``metrics``. The same bytes on
         the same base have the same space. Raises `ArtifactError` for pickles, a file that is
         missing or wrong, and an ``embedding.json`` that names another backbone;
-        `RegistryInputError` for a name that callers could not write.
+        `RegistryInputError` for a name or an alias that callers could not write.
         """
         check_model_name(model)
+        if alias:
+            check_alias(alias)
         artifact.check_folder(folder)
         backbone = _backbone(base)
         with tempfile.TemporaryDirectory(prefix="vlm2vec-") as scratch:

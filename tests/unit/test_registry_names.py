@@ -52,6 +52,9 @@ def test_names_that_nobody_could_call_are_refused(checkpoints: Path, tmp_path: P
     for name in REFUSED:
         with pytest.raises(RegistryInputError, match="no name for a model; 1 to 256 bytes"):
             registry.publish(name, LORA, base=checkpoints / "qwen2_vl")
+    for alias in ("7", "v7", "V12", "latest", "Latest", "a b", "a@b", "a/b", "x" * 256):
+        with pytest.raises(RegistryInputError, match="no name for an alias"):
+            registry.publish("model", LORA, base=checkpoints / "qwen2_vl", alias=alias)
     assert registry.models() == []
     assert registry.client.get_experiment_by_name("vlm2vec") is None
 

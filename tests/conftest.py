@@ -1,7 +1,6 @@
 """The parity data: tiny checkpoints, written once a run, their adapters, cases, golden vectors."""
 
 import json
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -42,13 +41,14 @@ def case_request(case: dict[str, Any]) -> Request:
     """The request that a parity case describes."""
     return Request(
         prompt=case["text"],
-        images=_pictures(case.get("images", ())),
-        video=_pictures(case.get("video", ())),
+        images=case_pictures(case, "images"),
+        video=case_pictures(case, "video"),
     )
 
 
-def _pictures(sources: Sequence[dict[str, Any]]) -> tuple[Image.Image, ...]:
-    return tuple(_picture(source) for source in sources)
+def case_pictures(case: dict[str, Any], key: str) -> tuple[Image.Image, ...]:
+    """The ``images`` of a parity case, or the frames of its ``video``."""
+    return tuple(_picture(source) for source in case.get(key, ()))
 
 
 def _picture(source: dict[str, Any]) -> Image.Image:

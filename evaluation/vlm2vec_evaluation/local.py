@@ -62,7 +62,7 @@ def load(
         key, item = pair
         try:
             message = to_proto(item, None, sys.maxsize)
-            request = parse_input(message, limits, video.video_frames, "input")
+            request = parse_input(message, limits, video.video_frames)
             return key, preprocessor.prepare(request, embedding)
         except (ServeError, VLM2VecError) as error:
             return key, error

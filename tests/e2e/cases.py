@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from tests.conftest import CASES, case_request
+from tests.conftest import CASES, case_pictures
 from vlm2vec.v1 import embedding_pb2 as pb
 
 ARCHITECTURES = {"qwen": "qwen2_vl", "phi": "phi3_v"}
@@ -28,12 +28,12 @@ def png(picture: Image.Image) -> bytes:
 
 def case_input(case: Mapping[str, Any]) -> pb.Input:
     """A parity case, its pictures as PNG."""
-    request = case_request(dict(case))
-    parts = [pb.Part(image=png(picture)) for picture in request.images]
-    if request.video:
-        frames = pb.Frames(images=[png(picture) for picture in request.video])
+    images, video = (case_pictures(dict(case), key) for key in ("images", "video"))
+    parts = [pb.Part(image=png(picture)) for picture in images]
+    if video:
+        frames = pb.Frames(images=[png(picture) for picture in video])
         parts.append(pb.Part(video=pb.Video(frames=frames)))
-    return pb.Input(prompt=request.prompt, parts=parts)
+    return pb.Input(prompt=case["text"], parts=parts)
 
 
 @functools.cache

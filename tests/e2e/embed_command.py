@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.conftest import CASES, case_request
+from tests.conftest import CASES, case_pictures
 from tests.e2e.cases import Golden, Vector, cosine
 from tests.e2e.server import COMMAND
 
@@ -43,9 +43,9 @@ def case_lines(architecture: str, folder: Path) -> dict[str, Line]:
     """The parity cases by id, as lines without id and adapter; their pictures go to ``folder``."""
     lines = {}
     for case in CASES[architecture]:
-        request = case_request(case)
         line: Line = {"prompt": case["text"]}
-        for key, pictures in (("images", request.images), ("video", request.video)):
+        for key in ("images", "video"):
+            pictures = case_pictures(case, key)
             names = [f"{case['id']}-{key}-{index}.png" for index in range(len(pictures))]
             for name, picture in zip(names, pictures, strict=True):
                 picture.save(folder / name)

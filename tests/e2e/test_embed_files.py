@@ -32,7 +32,7 @@ def test_jsonl_from_standard_input_with_a_video_file(
     cases = case_lines("qwen2_vl", tmp_path)
     write_video(tmp_path / "clip.avi")
     sampled = sample_video((tmp_path / "clip.avi").read_bytes(), 4, Limits())
-    for index, frame in enumerate(sampled):
+    for index, frame in enumerate(sampled.frames("viewed")):
         frame.save(tmp_path / f"{index}.png")
     lines: list[Line] = [
         {"id": "lora/image-two", "adapter": "lora", **cases["image-two"]},

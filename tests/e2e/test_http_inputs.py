@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.conftest import CASES, case_request
+from tests.conftest import CASES, case_pictures
 from tests.e2e.cases import ARCHITECTURES, Golden, cosine, options, png
 from tests.e2e.cases import text as text_input
 from tests.e2e.http_calls import data_uri, embed, vectors
@@ -18,17 +18,15 @@ from vlm2vec.v1 import embedding_pb2 as pb
 
 def case_item(case: dict[str, Any]) -> dict[str, Any]:
     """A parity case as an input, its pictures as data URIs."""
-    request = case_request(case)
-    parts = [
-        {"type": "image_url", "image_url": {"url": data_uri(picture)}} for picture in request.images
-    ]
-    if request.video:
+    images, video = (case_pictures(case, key) for key in ("images", "video"))
+    parts = [{"type": "image_url", "image_url": {"url": data_uri(picture)}} for picture in images]
+    if video:
         frames = []
-        for picture in request.video:
+        for picture in video:
             frames.append(base64.b64encode(png(picture)).decode())
         url = "data:video/jpeg;base64," + ",".join(frames)
         parts.append({"type": "video_url", "video_url": {"url": url}})
-    return {"prompt": request.prompt, "content": parts}
+    return {"prompt": case["text"], "content": parts}
 
 
 @pytest.mark.parametrize(("model", "version"), [("qwen", "dora"), ("phi", "lora")])
@@ -53,7 +51,7 @@ def test_token_ids_are_the_models_own(http: httpx.Client, golden: Golden) -> Non
 
 def test_ways_to_say_the_same(http: httpx.Client) -> None:
     case = next(c for c in CASES["qwen2_vl"] if c.get("images"))
-    uri = data_uri(case_request(case).images[0])
+    uri = data_uri(case_pictures(case, "images")[0])
     image, words = {"type": "image_url", "image_url": {"url": uri}}, "what is it?"
     part = {"type": "text", "text": words}
     bodies: list[dict[str, Any]] = [

@@ -9,7 +9,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from tests.conftest import CASES, case_request
+from tests.conftest import CASES, case_pictures
 from tests.e2e.cases import Golden, cosine
 from tests.e2e.server import Server
 from vlm2vec.v1 import embedding_pb2 as pb
@@ -33,9 +33,9 @@ def write_cases(folder: Path) -> list[str]:
     """The parity cases of Qwen2-VL as a corpus, ``in.parquet``, and their ids."""
     rows = []
     for case in CASES["qwen2_vl"]:
-        request = case_request(case)
         row: dict[str, Any] = {"id": case["id"], "prompt": case["text"]}
-        for key, pictures in (("images", request.images), ("video", request.video)):
+        for key in ("images", "video"):
+            pictures = case_pictures(case, key)
             row[key] = [f"{case['id']}-{key}-{index}.png" for index in range(len(pictures))] or None
             for name, picture in zip(row[key] or (), pictures, strict=True):
                 picture.save(folder / name)

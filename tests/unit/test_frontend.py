@@ -12,6 +12,7 @@ from vlm2vec_service.frontend.limits import check_options
 from vlm2vec_service.frontend.vectors import encode_vector
 from vlm2vec_service.metrics import MODALITIES
 from vlm2vec_service.preprocess.messages import modality, parse_input
+from vlm2vec_service.preprocess.pictures import Pictures
 from vlm2vec_service.settings import Limits
 
 VECTOR = np.array([0.6, -0.8, 0.0, 0.25], np.float32)
@@ -54,36 +55,38 @@ def test_dimensions(unit: bool) -> None:
 
 def test_parts_become_a_request() -> None:
     message = pb.Input(instruction="i", parts=[IMAGE, TEXT, FRAMES, pb.Part(text="b")])
-    request = parse_input(message, Limits(), 8, "input")
+    request = parse_input(message, Limits(), 8)
     assert (request.instruction, request.text, request.prompt) == ("i", "a b", None)
-    assert [image.size for image in (*request.images, *request.video)] == [(4, 3)] * 3
-    raw = parse_input(pb.Input(prompt="p", parts=[IMAGE]), Limits(), 8, "input")
+    for source in (request.images, request.video):
+        assert set(Pictures.of(source, "viewed").sizes) == {(4, 3)}
+    assert (len(request.images), len(request.video)) == (1, 2)
+    raw = parse_input(pb.Input(prompt="p", parts=[IMAGE]), Limits(), 8)
     assert (raw.prompt, raw.text, len(raw.images)) == ("p", None, 1)
 
 
 @pytest.mark.parametrize(
     ("message", "field"),
     [
-        (pb.Input(parts=[pb.Part()]), "input.parts[0]"),
-        (pb.Input(parts=[TEXT, pb.Part(image=b"x")]), "input.parts[1].image"),
-        (pb.Input(prompt="p", parts=[TEXT]), "input.parts[0].text"),
-        (pb.Input(parts=[FRAMES, FRAMES]), "input.parts[1].video"),
-        (pb.Input(parts=[pb.Part(video=pb.Video())]), "input.parts[0].video"),
-        (pb.Input(parts=[pb.Part(video=pb.Video(file=b"x"))]), "input.parts[0].video.file"),
+        (pb.Input(parts=[pb.Part()]), "parts[0]"),
+        (pb.Input(parts=[TEXT, pb.Part(image=b"x")]), "parts[1].image"),
+        (pb.Input(prompt="p", parts=[TEXT]), "parts[0].text"),
+        (pb.Input(parts=[FRAMES, FRAMES]), "parts[1].video"),
+        (pb.Input(parts=[pb.Part(video=pb.Video())]), "parts[0].video"),
+        (pb.Input(parts=[pb.Part(video=pb.Video(file=b"x"))]), "parts[0].video.file"),
         (
             pb.Input(parts=[pb.Part(video=pb.Video(frames=pb.Frames(images=[png(), b"x"])))]),
-            "input.parts[0].video.frames.images[1]",
+            "parts[0].video.frames.images[1]",
         ),
         (
             pb.Input(parts=[pb.Part(video=pb.Video(frames=pb.Frames(images=[b""] * 65)))]),
-            "input.parts[0].video.frames",
+            "parts[0].video.frames",
         ),
-        (pb.Input(parts=[IMAGE] * 17), "input.parts"),
+        (pb.Input(parts=[IMAGE] * 17), "parts"),
     ],
 )
 def test_bad_parts_are_named(message: pb.Input, field: str) -> None:
     with pytest.raises(InvalidInputError) as refused:
-        parse_input(message, Limits(), 8, "input")
+        parse_input(message, Limits(), 8)
     assert refused.value.field == field
 
 

@@ -11,7 +11,7 @@ from PIL import Image
 
 from tests.unit.pictures import noise
 from vlm2vec_service.errors import InvalidInputError
-from vlm2vec_service.preprocess.images import check_size, decode_image
+from vlm2vec_service.preprocess.images import check_size, measure_image
 from vlm2vec_service.settings import Limits
 
 LIMITS = Limits()
@@ -21,6 +21,16 @@ def gradient(mode: str) -> Image.Image:
     y, x = np.mgrid[0:48, 0:64]
     rgb = np.stack([x * 3, y * 5, x + y], axis=-1).astype(np.uint8)
     return Image.fromarray(rgb).convert(mode)
+
+
+def decode_image(
+    data: bytes, limits: Limits, field: str = "image", decode: str = "viewed"
+) -> Image.Image:
+    """Measures and decodes; both sizes have to be the same."""
+    measured = measure_image(data, limits, field)
+    picture = measured.decoded(decode)
+    assert picture.size == measured.size(decode)
+    return picture
 
 
 def encoded(image: Image.Image, format: str) -> bytes:
@@ -81,19 +91,20 @@ def test_lossy_format_gives_rgb_pixels_near_those_that_were_saved(format: str, m
     assert np.abs(np.asarray(decoded) - expected).mean() < 16
 
 
-def test_transparent_pixels_keep_their_color() -> None:
+def test_raw_transparent_pixels_keep_their_color() -> None:
     image = gradient("RGBA")
     image.putalpha(40)
-    decoded = decode_image(encoded(image, "PNG"), LIMITS)
+    decoded = decode_image(encoded(image, "PNG"), LIMITS, decode="raw")
     np.testing.assert_array_equal(np.asarray(decoded), np.asarray(gradient("RGB")))
 
 
-def test_exif_orientation_is_not_applied() -> None:
+def test_raw_exif_orientation_is_not_applied() -> None:
     exif = Image.Exif()
     exif[0x0112] = 6
     buffer = io.BytesIO()
     gradient("RGB").save(buffer, "JPEG", exif=exif)
-    assert decode_image(buffer.getvalue(), LIMITS).size == (64, 48)
+    assert decode_image(buffer.getvalue(), LIMITS, decode="raw").size == (64, 48)
+    assert decode_image(buffer.getvalue(), LIMITS).size == (48, 64)
 
 
 @pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP", "BMP", "TIFF"])
@@ -183,4 +194,4 @@ def test_limit_can_be_raised_above_that_of_pillow() -> None:
 
 def test_empty_picture_is_refused() -> None:
     with pytest.raises(InvalidInputError, match=r"video\[3\]: the image is empty \(0x5\)"):
-        check_size(Image.new("RGB", (0, 5)), LIMITS, "video[3]")
+        check_size((0, 5), LIMITS, "video[3]")

@@ -13,6 +13,7 @@ from PIL import Image
 
 from vlm2vec_service.errors import InvalidInputError
 from vlm2vec_service.offline.lines import Line, LineReader
+from vlm2vec_service.preprocess.pictures import Pictures
 from vlm2vec_service.preprocess.prepared import Request
 from vlm2vec_service.settings import Limits, VideoSettings
 
@@ -53,13 +54,13 @@ def test_relative_and_absolute_paths_and_data_uris_are_opened(tmp_path: Path) ->
     path.write_bytes(png())
     line = parse(tmp_path, id=1, images=["inner/ä b.png", str(path), data_uri(png())])
     assert len(line.request.images) == 3
-    for image in line.request.images:
+    for image in Pictures.of(line.request.images, "viewed"):
         assert np.asarray(image).tolist() == [[[10, 20, 30]] * 6] * 4
 
 
 def test_video_is_a_list_of_frames(tmp_path: Path) -> None:
     line = parse(tmp_path, id=1, video=[data_uri(png(8, 8)), data_uri(png(8, 8))])
-    assert [frame.size for frame in line.request.video] == [(8, 8), (8, 8)]
+    assert Pictures.of(line.request.video, "viewed").sizes == ((8, 8), (8, 8))
     assert line.request.images == ()
 
 

@@ -6,11 +6,12 @@ from pathlib import Path
 
 import av
 import numpy as np
+import numpy.typing as npt
 import pytest
 from PIL import Image
 
 from vlm2vec_service.errors import InvalidInputError
-from vlm2vec_service.preprocess.video import sample_video
+from vlm2vec_service.preprocess.video import SampledVideo, sample_video
 from vlm2vec_service.settings import Limits
 
 LIMITS = Limits()
@@ -31,8 +32,10 @@ def video(path: Path, frames: int = 20, codec: str = "mpeg4") -> bytes:
     return path.read_bytes()
 
 
-def indices(frames: tuple[Image.Image, ...]) -> list[int]:
+def indices(sampled: SampledVideo) -> list[int]:
     """Which frames of the video these are, by their gray level."""
+    frames = list(sampled.frames("viewed"))
+    assert len(frames) == len(sampled)
     assert all(frame.mode == "RGB" and frame.size == (64, 64) for frame in frames)
     return [round(float(np.asarray(frame).mean()) / STEP) for frame in frames]
 
@@ -96,7 +99,7 @@ def test_damaged_bytes_raise_nothing_but_invalid_input(tmp_path: Path, container
         places = rng.integers(0, len(data), 8)
         damaged[places] = rng.integers(0, 256, len(places))
         try:
-            assert len(sample_video(damaged.tobytes(), 4, limits)) <= 4
+            assert len([*sample_video(damaged.tobytes(), 4, limits).frames("viewed")]) <= 4
         except InvalidInputError as error:
             assert error.field == "video"  # noqa: PT017 (both outcomes are right)
 
@@ -173,3 +176,82 @@ def test_frames_of_too_many_pixels_are_refused(mp4: bytes) -> None:
     assert len(sample_video(mp4, 8, replace(LIMITS, max_image_pixels=64 * 64))) == 8
     with pytest.raises(InvalidInputError, match=r"64x64 pixels .* max_image_pixels, 4095\b"):
         sample_video(mp4, 8, replace(LIMITS, max_image_pixels=64 * 64 - 1))
+
+
+CASES = Path(__file__).parent / "data" / "pictures"
+QUARTERS = np.array([[0, 80], [160, 240]])
+"""The grey of the quarters of a frame, which differ, so that each turn and mirror of it does."""
+ONE = 1 << 16
+
+
+def turned_video(matrix: tuple[int, int, int, int]) -> bytes:
+    """A video of `QUARTERS`, 64x32, with a display matrix of ``a, b, c, d``."""
+    a, b, c, d = (value * ONE for value in matrix)
+    pixels = QUARTERS.astype(np.uint8).repeat(16, 0).repeat(32, 1)
+    buffer = io.BytesIO()
+    with av.open(buffer, "w", format="mp4") as container:
+        stream = container.add_stream("mpeg4", rate=10)
+        assert isinstance(stream, av.VideoStream)
+        stream.width, stream.height, stream.pix_fmt = 64, 32, "yuv420p"
+        stream.set_display_matrix([a, b, 0, c, d, 0, 0, 0, 1 << 30])
+        for _ in range(3):
+            frame = av.VideoFrame.from_ndarray(np.stack([pixels] * 3, axis=-1), format="rgb24")
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("matrix", "quarters"),
+    [
+        ((1, 0, 0, 1), QUARTERS),
+        ((0, 1, -1, 0), np.rot90(QUARTERS, -1)),
+        ((-1, 0, 0, -1), np.rot90(QUARTERS, 2)),
+        ((0, -1, 1, 0), np.rot90(QUARTERS)),
+        ((-1, 0, 0, 1), np.fliplr(QUARTERS)),
+        ((1, 0, 0, -1), np.flipud(QUARTERS)),
+        ((0, 1, 1, 0), QUARTERS.T),
+        ((0, -1, -1, 0), np.rot90(QUARTERS, 2).T),
+        ((0, 0, 0, 0), QUARTERS),
+    ],
+)
+def test_display_matrix_is_applied(
+    matrix: tuple[int, int, int, int], quarters: npt.NDArray[np.int_]
+) -> None:
+    sampled = sample_video(turned_video(matrix), 2, LIMITS)
+    turned = matrix[0] == 0 and any(matrix)
+    for decode, size, expected in (
+        ("viewed", (32, 64) if turned else (64, 32), quarters),
+        ("raw", (64, 32), QUARTERS),
+    ):
+        assert sampled.sizes(decode) == (size, size)
+        for frame in sampled.frames(decode):
+            assert frame.size == size
+            grey = np.asarray(frame.convert("L")).astype(int)
+            middles = grey[size[1] // 4 :: size[1] // 2, size[0] // 4 :: size[0] // 2]
+            np.testing.assert_allclose(middles, expected, atol=8)
+
+
+def test_case_of_a_display_matrix() -> None:
+    turned, plain = (
+        sample_video((CASES / name).read_bytes(), 8, LIMITS)
+        for name in (
+            "film-turned-by-its-display-matrix.mp4", "film-the-same-frames-without-it.mp4"
+        )
+    )  # fmt: skip
+    for shown, raw, stored in zip(
+        turned.frames("viewed"), turned.frames("raw"), plain.frames("viewed"), strict=True
+    ):
+        np.testing.assert_array_equal(np.asarray(raw), np.asarray(stored))
+        np.testing.assert_array_equal(np.asarray(shown), np.rot90(np.asarray(stored), -1))
+
+
+def test_transparent_gif_is_put_on_white() -> None:
+    first = Image.new("RGBA", (64, 64), (0, 0, 0, 0))
+    first.paste((0, 0, 255, 255), (0, 0, 32, 64))
+    buffer = io.BytesIO()
+    first.save(buffer, "GIF", save_all=True, append_images=[first.rotate(180)], disposal=2)
+    one, two = sample_video(buffer.getvalue(), 2, LIMITS).frames("viewed")
+    blue, white = (0, 0, 255), (255, 255, 255)
+    for frame, left, right in ((one, blue, white), (two, white, blue)):
+        assert [frame.getpixel((16, 32)), frame.getpixel((48, 32))] == [left, right]

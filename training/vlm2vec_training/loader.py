@@ -4,14 +4,12 @@ from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
-from PIL import Image
-
 from vlm2vec_registry.embedding_config import EmbeddingConfig
 from vlm2vec_service.backbones import FAMILIES
 from vlm2vec_service.errors import InvalidInputError
 from vlm2vec_service.offline.mmeb import prompt_of
 from vlm2vec_service.preprocess import Prepared, Preprocessor, Request
-from vlm2vec_service.preprocess.images import decode_image
+from vlm2vec_service.preprocess.images import EncodedImage, measure_image
 from vlm2vec_service.settings import Limits
 from vlm2vec_training.data import Example, Side, Subset
 from vlm2vec_training.errors import DataError
@@ -91,25 +89,28 @@ class BatchLoader:
         return _Ready(example, query, targets)
 
     def _prepare(self, side: Side, subset: Subset, role: str) -> Prepared:
-        images: tuple[Image.Image, ...] = ()
-        if side.image:
-            path = subset.images / side.image
-            try:
-                data = Path(path).read_bytes()
-            except OSError as error:
-                raise InvalidInputError(f"{role} image", f"{path}: {error.strerror}") from error
-            images = (decode_image(data, self.limits, f"{role} image {path}"),)
-        if side.instruction is not None:
-            request = Request(
-                instruction=side.instruction or None, text=side.text or None, images=images
-            )
-        else:
-            prompt = prompt_of(side.text, self.placeholder if images else None)
-            request = Request(prompt=prompt, images=images)
         try:
+            images = self._images(side, subset)
+            if side.instruction is not None:
+                request = Request(
+                    instruction=side.instruction or None, text=side.text or None, images=images
+                )
+            else:
+                prompt = prompt_of(side.text, self.placeholder if images else None)
+                request = Request(prompt=prompt, images=images)
             return self.preprocessor.prepare(request, self.embedding)
         except InvalidInputError as error:
             raise InvalidInputError(f"{role} {error.field}", error.problem) from error
+
+    def _images(self, side: Side, subset: Subset) -> tuple[EncodedImage, ...]:
+        if not side.image:
+            return ()
+        path = subset.images / side.image
+        try:
+            data = Path(path).read_bytes()
+        except OSError as error:
+            raise InvalidInputError("image", f"{path}: {error.strerror}") from error
+        return (measure_image(data, self.limits, f"image {path}"),)
 
 
 class _Ready:

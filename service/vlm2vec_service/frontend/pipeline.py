@@ -209,8 +209,8 @@ class Pipeline:
         def work() -> Prepared:
             if time.monotonic() >= caller.deadline:
                 raise DeadlineError("the deadline passed before preprocessing")
-            request = parse_input(message, self.limits, self.video_frames, field)
             try:
+                request = parse_input(message, self.limits, self.video_frames)
                 return route.served.preprocessor.prepare(request, route.version.config)
             except InvalidInputError as error:
                 raise InvalidInputError(f"{field}.{error.field}", error.problem) from error

@@ -1,4 +1,4 @@
-"""From the lines of a JSON-lines file to requests, with pictures opened and limits kept."""
+"""From the lines of a JSON-lines file to requests, with pictures measured and limits kept."""
 
 import json
 import re
@@ -6,11 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
-
 from vlm2vec_service.errors import InvalidInputError
 from vlm2vec_service.preprocess.data_uri import read_data_uri
-from vlm2vec_service.preprocess.images import decode_image
+from vlm2vec_service.preprocess.images import EncodedImage, measure_image
+from vlm2vec_service.preprocess.pictures import VideoSource
 from vlm2vec_service.preprocess.prepared import Request
 from vlm2vec_service.settings import Limits, VideoSettings
 
@@ -68,13 +67,13 @@ class LineReader:
         )
         return Line(str(values["id"]), values.get("adapter"), request)
 
-    def _images(self, sources: Any, field: str, limit: str) -> tuple[Image.Image, ...]:
+    def _images(self, sources: Any, field: str, limit: str) -> tuple[EncodedImage, ...]:
         if not isinstance(sources, list):
             raise InvalidInputError(field, "expected a list of paths or data URIs")
         if len(sources) > (most := getattr(self.limits, limit)):
             raise InvalidInputError(field, f"{len(sources)} are more than {limit}, {most}")
         return tuple(
-            decode_image(
+            measure_image(
                 self._read(source, f"{field}[{i}]", "max_image_bytes"),
                 self.limits,
                 f"{field}[{i}]",
@@ -82,7 +81,7 @@ class LineReader:
             for i, source in enumerate(sources)
         )
 
-    def _video(self, source: Any) -> tuple[Image.Image, ...]:
+    def _video(self, source: Any) -> tuple[EncodedImage, ...] | VideoSource:
         if isinstance(source, list):
             return self._images(source, "video", "max_video_frames")
         # PyAV is needed, and so imported, for video files alone.

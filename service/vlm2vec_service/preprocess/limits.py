@@ -4,28 +4,27 @@ from collections.abc import Collection, Sequence
 
 from vlm2vec_service.errors import InvalidInputError
 from vlm2vec_service.preprocess.images import check_size
-from vlm2vec_service.preprocess.prepared import Request
+from vlm2vec_service.preprocess.pictures import Pictures
 from vlm2vec_service.settings import Limits
 
 
-def check_media(request: Request, limits: Limits) -> None:
+def check_media(images: Sequence[Pictures], video: Pictures, limits: Limits) -> None:
     """Refuses too many images or video frames, and any picture of too many pixels.
 
     Raises `InvalidInputError` that names the field and the limit.
     """
-    if len(request.images) > limits.max_images:
+    if len(images) > limits.max_images:
         raise InvalidInputError(
-            "images", f"{len(request.images)} are more than max_images, {limits.max_images}"
+            "images", f"{len(images)} are more than max_images, {limits.max_images}"
         )
-    if len(request.video) > limits.max_video_frames:
+    if len(video) > limits.max_video_frames:
         raise InvalidInputError(
             "video",
-            f"{len(request.video)} frames are more than max_video_frames, "
-            f"{limits.max_video_frames}",
+            f"{len(video)} frames are more than max_video_frames, {limits.max_video_frames}",
         )
-    for name, pictures in (("images", request.images), ("video", request.video)):
-        for index, picture in enumerate(pictures):
-            check_size(picture, limits, f"{name}[{index}]")
+    for name, sizes in (("images", [s for i in images for s in i.sizes]), ("video", video.sizes)):
+        for index, size in enumerate(sizes):
+            check_size(size, limits, f"{name}[{index}]")
 
 
 def check_tokens(count: int, limits: Limits) -> None:

@@ -1,12 +1,9 @@
-"""Inputs of the public API to requests, checked and with their pictures decoded."""
-
-from collections.abc import Sequence
-
-from PIL import Image
+"""Inputs of the public API to requests, checked and with their pictures measured."""
 
 from vlm2vec.v1 import embedding_pb2 as pb
 from vlm2vec_service.errors import InvalidInputError
-from vlm2vec_service.preprocess.images import decode_image
+from vlm2vec_service.preprocess.images import EncodedImage, measure_image
+from vlm2vec_service.preprocess.pictures import Picture, VideoSource
 from vlm2vec_service.preprocess.prepared import Request
 from vlm2vec_service.preprocess.video import sample_video
 from vlm2vec_service.settings import Limits
@@ -20,24 +17,23 @@ def modality(message: pb.Input) -> str:
     return "_".join(part for part in (media, text) if part)
 
 
-def parse_input(message: pb.Input, limits: Limits, frames: int, field: str) -> Request:
-    """Turns one input into a `Request` and decodes its images and its video.
+def parse_input(message: pb.Input, limits: Limits, frames: int) -> Request:
+    """Turns one input into a `Request` and measures its images and its video.
 
-    ``frames`` is the number of frames to sample from a video file; ``field`` is where the input
-    stands in the caller's message. Raises `InvalidInputError` that names the part at fault, below
-    ``field``.
+    ``frames`` is the number of frames to sample from a video file. Raises `InvalidInputError` that
+    names the part at fault.
     """
-    images: list[Image.Image] = []
+    images: list[EncodedImage] = []
     texts: list[str] = []
-    video: Sequence[Image.Image] = ()
+    video: tuple[Picture, ...] | VideoSource = ()
     count = sum(part.WhichOneof("part") == "image" for part in message.parts)
     if count > limits.max_images:
-        raise InvalidInputError(f"{field}.parts", f"{count} images, max_images {limits.max_images}")
+        raise InvalidInputError("parts", f"{count} images, max_images {limits.max_images}")
     for index, part in enumerate(message.parts):
-        place = f"{field}.parts[{index}]"
+        place = f"parts[{index}]"
         kind = part.WhichOneof("part")
         if kind == "image":
-            images.append(decode_image(part.image, limits, f"{place}.image"))
+            images.append(measure_image(part.image, limits, f"{place}.image"))
         elif kind == "video":
             if video:
                 raise InvalidInputError(f"{place}.video", "an input has one video at most")
@@ -55,12 +51,14 @@ def parse_input(message: pb.Input, limits: Limits, frames: int, field: str) -> R
         instruction=message.instruction or None,
         text=" ".join(texts) or None,
         images=tuple(images),
-        video=tuple(video),
+        video=video,
         token_ids=tuple(message.token_ids),
     )
 
 
-def _video(message: pb.Video, limits: Limits, frames: int, field: str) -> Sequence[Image.Image]:
+def _video(
+    message: pb.Video, limits: Limits, frames: int, field: str
+) -> tuple[Picture, ...] | VideoSource:
     source = message.WhichOneof("source")
     if source == "file":
         return sample_video(message.file, frames, limits, f"{field}.file")
@@ -71,7 +69,7 @@ def _video(message: pb.Video, limits: Limits, frames: int, field: str) -> Sequen
             f"{field}.frames",
             f"{len(message.frames.images)} frames, max_video_frames {limits.max_video_frames}",
         )
-    return [
-        decode_image(data, limits, f"{field}.frames.images[{index}]")
+    return tuple(
+        measure_image(data, limits, f"{field}.frames.images[{index}]")
         for index, data in enumerate(message.frames.images)
-    ]
+    )

@@ -7,26 +7,26 @@ from typing import Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image
 
 from vlm2vec_registry.embedding_config import EmbeddingConfig
+from vlm2vec_service.preprocess.pictures import Picture, VideoSource
 
 
 @dataclass(frozen=True)
 class Request:
-    """One input as the caller wrote it, with its pictures decoded.
+    """One input as the caller wrote it, with its pictures measured.
 
     It has a raw ``prompt`` with the model's own placeholders, or an ``instruction`` and a
     ``text`` that the adapter's prompt template joins, or ``token_ids`` of the model's own
-    tokenizer and nothing else. ``images`` and ``video`` are RGB pictures; a video is its frames,
-    in order.
+    tokenizer and nothing else. ``images`` and ``video`` are files that are decoded when the input
+    is prepared, as the adapter wants it, or RGB pictures; a video may be its frames, in order.
     """
 
     prompt: str | None = None
     instruction: str | None = None
     text: str | None = None
-    images: tuple[Image.Image, ...] = ()
-    video: tuple[Image.Image, ...] = ()
+    images: tuple[Picture, ...] = ()
+    video: tuple[Picture, ...] | VideoSource = ()
     token_ids: tuple[int, ...] = ()
 
 

@@ -1,13 +1,19 @@
 """Video files to RGB frames, sampled uniformly and decoded by PyAV."""
 
+import contextlib
 import io
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import islice
 
 import av
 import numpy as np
 from PIL import Image
 
 from vlm2vec_service.errors import InvalidInputError
+from vlm2vec_service.preprocess.containers import is_cut_off
+from vlm2vec_service.preprocess.images import check_size
+from vlm2vec_service.preprocess.viewed import on_white
 from vlm2vec_service.settings import Limits
 
 FORMATS = "mov,matroska,avi,mpegts,mpeg,flv,asf,ogg,gif"
@@ -21,15 +27,75 @@ CODECS = {
 RGB does not know, of which one even ends the process."""
 
 
-def sample_video(
-    data: bytes, count: int, limits: Limits, field: str = "video"
-) -> tuple[Image.Image, ...]:
-    """Decodes ``count`` frames of the first video stream in ``data``.
+WITHOUT_LENGTHS = ("mpegts", "mpeg")
+"""The containers that may be cut between two packets without a trace but in the last frame."""
+MOST_TAIL = 1_000
+"""Packets of such a container that are decoded once more at most, from its last key frame on."""
+CUT_OFF = "the file is cut off: there is less of it than it says"
+Turn = tuple[tuple[int, int], tuple[int, int]]
+"""A display matrix of quarter turns and mirrors: where a frame's x and y axes go, as x and y."""
+UPRIGHT: Turn = ((1, 0), (0, 1))
+TURNS: dict[Turn, Image.Transpose] = {
+    ((-1, 0), (0, 1)): Image.Transpose.FLIP_LEFT_RIGHT,
+    ((-1, 0), (0, -1)): Image.Transpose.ROTATE_180,
+    ((1, 0), (0, -1)): Image.Transpose.FLIP_TOP_BOTTOM,
+    ((0, 1), (1, 0)): Image.Transpose.TRANSPOSE,
+    ((0, 1), (-1, 0)): Image.Transpose.ROTATE_270,
+    ((0, -1), (-1, 0)): Image.Transpose.TRANSVERSE,
+    ((0, -1), (1, 0)): Image.Transpose.ROTATE_90,
+}
+"""What turns a frame as a player shows it; `UPRIGHT` is as it is."""
+
+
+@dataclass(frozen=True)
+class SampledVideo:
+    """A video file that has been decoded once, and which of its frames are sampled.
+
+    ``wanted`` are their indices, ``stored`` the width and height of each before it is turned as
+    ``turns`` says. ``field`` is where the file stands in the input, for errors.
+    """
+
+    data: bytes = field(repr=False)
+    field: str
+    wanted: tuple[int, ...]
+    stored: tuple[tuple[int, int], ...]
+    turns: tuple[Turn, ...]
+
+    def __len__(self) -> int:
+        return len(self.wanted)
+
+    def sizes(self, decode: str) -> tuple[tuple[int, int], ...]:
+        """Tells the width and height of each of the `frames`."""
+        return tuple(
+            (height, width) if decode != "raw" and turn[0][0] == 0 else (width, height)
+            for (width, height), turn in zip(self.stored, self.turns, strict=True)
+        )
+
+    def frames(self, decode: str) -> Iterator[Image.Image]:
+        """Decodes the sampled frames to RGB, one after the other.
+
+        ``decode`` is ``viewed``, turned by the display matrix and on white where they are
+        transparent, or ``raw``. Raises `InvalidInputError`.
+        """
+        try:
+            turns = dict(zip(self.wanted, self.turns, strict=True))
+            with _opened(self.data, self.field) as (container, stream):
+                frames = islice(container.decode(stream), self.wanted[-1] + 1)
+                for index, frame in enumerate(frames):
+                    if index in turns:
+                        yield _rgb(frame, turns[index], decode)
+        except (av.FFmpegError, ValueError) as error:
+            raise InvalidInputError(self.field, f"undecodable video: {error}") from error
+
+
+def sample_video(data: bytes, count: int, limits: Limits, field: str = "video") -> SampledVideo:
+    """Chooses ``count`` frames of the first video stream in ``data``.
 
     Frame ``floor(i * (n - 1) / (count - 1))`` of ``n`` is taken for each ``i``, as the models
     were trained; a video with fewer frames than ``count`` gives all it has. The file is decoded
-    twice, to count the frames and then to keep some, so that memory holds ``count`` frames
-    however long the video is. Raises `InvalidInputError` that names ``field``.
+    here to count and measure the frames, and again for their pixels, so that memory holds one
+    frame however long the video is. Raises `InvalidInputError` that names ``field``, also for a
+    file that is cut off.
     """
     if len(data) > limits.max_video_bytes:
         raise InvalidInputError(
@@ -45,26 +111,48 @@ def sample_video(
         raise InvalidInputError(field, f"undecodable video: {error}") from error
 
 
-def _sample(data: bytes, count: int, limits: Limits, field: str) -> tuple[Image.Image, ...]:
-    total = 0
-    for _ in _frames(data, limits, field):
-        total += 1
-        if total > limits.max_video_decoded_frames:
-            raise InvalidInputError(
-                field,
-                f"more frames than max_video_decoded_frames, {limits.max_video_decoded_frames}",
-            )
-    if not total:
+def _sample(data: bytes, count: int, limits: Limits, field: str) -> SampledVideo:
+    stored: list[tuple[int, int]] = []
+    turns: list[Turn] = []
+    with _opened(data, field) as (container, stream):
+        if is_cut_off(data, container.format.name):
+            raise InvalidInputError(field, CUT_OFF)
+        context = stream.codec_context
+        if context.width and context.height:
+            check_size((context.width, context.height), limits, field)
+        tail: list[av.Packet[av.VideoStream]] = []
+        for packet in container.demux(stream):
+            if container.format.name in WITHOUT_LENGTHS and packet.size:
+                tail = [packet] if packet.is_keyframe else [*tail[-MOST_TAIL:], packet]
+            for frame in packet.decode():
+                if len(stored) == limits.max_video_decoded_frames:
+                    raise InvalidInputError(
+                        field,
+                        f"more frames than max_video_decoded_frames, "
+                        f"{limits.max_video_decoded_frames}",
+                    )
+                size = (frame.width, frame.height)
+                check_size(size, limits, field)
+                stored.append(size)
+                turns.append(_turn(frame))
+        if tail and not _last_is_whole(context, tail):
+            raise InvalidInputError(field, CUT_OFF)
+    if not stored:
         raise InvalidInputError(field, "the video holds no frame")
-    wanted = set(np.linspace(0, total - 1, min(count, total), dtype=int).tolist())
-    return tuple(
-        Image.fromarray(frame.to_ndarray(format="rgb24"))
-        for index, frame in enumerate(_frames(data, limits, field))
-        if index in wanted
+    chosen = np.linspace(0, len(stored) - 1, min(count, len(stored)), dtype=int).tolist()
+    return SampledVideo(
+        data,
+        field,
+        tuple(chosen),
+        tuple(stored[index] for index in chosen),
+        tuple(turns[index] for index in chosen),
     )
 
 
-def _frames(data: bytes, limits: Limits, field: str) -> Iterator[av.VideoFrame]:
+@contextlib.contextmanager
+def _opened(
+    data: bytes, field: str
+) -> Iterator[tuple[av.container.InputContainer, av.VideoStream]]:
     options = {"format_whitelist": FORMATS}
     with av.open(io.BytesIO(data), mode="r", options=options) as container:
         if not container.streams.video:
@@ -76,10 +164,48 @@ def _frames(data: bytes, limits: Limits, field: str) -> Iterator[av.VideoFrame]:
             raise InvalidInputError(
                 field, f"the codec {codec} is none of {', '.join(sorted(CODECS))}"
             )
-        if context.width * context.height > limits.max_image_pixels:
-            raise InvalidInputError(
-                field,
-                f"frames of {context.width}x{context.height} pixels are more than "
-                f"max_image_pixels, {limits.max_image_pixels}",
-            )
-        yield from container.decode(stream)
+        yield container, stream
+
+
+def _last_is_whole(
+    context: av.VideoCodecContext, packets: "Sequence[av.Packet[av.VideoStream]]"
+) -> bool:
+    """Decodes ``packets``, the end of a stream, by a decoder that does not conceal errors, and says
+    whether the last of them has none."""
+    strict = av.VideoCodecContext.create(context.codec.name, "r")
+    assert isinstance(strict, av.VideoCodecContext)
+    strict.extradata = context.extradata
+    strict.options = {"err_detect": "explode"}
+    for packet in packets[:-1]:
+        with contextlib.suppress(av.FFmpegError):  # damage before the end is none of it
+            strict.decode(packet)
+    try:
+        strict.decode(packets[-1])
+    except av.FFmpegError:
+        return False
+    return True
+
+
+def _turn(frame: av.VideoFrame) -> Turn:
+    """Reads a frame's display matrix, to the nearest quarter turn."""
+    matrix = frame.side_data.get("DISPLAYMATRIX")
+    if matrix is None:
+        return UPRIGHT
+    a, b, _, c, d = np.frombuffer(matrix, np.int32)[:5].tolist()  # type: ignore[call-overload]
+    across = abs(a) >= abs(b)
+    turn = (_axis(a, 0), _axis(0, d)) if across else (_axis(0, b), _axis(c, 0))
+    return turn if turn in TURNS else UPRIGHT
+
+
+def _axis(x: int, y: int) -> tuple[int, int]:
+    return ((x > 0) - (x < 0), (y > 0) - (y < 0))
+
+
+def _rgb(frame: av.VideoFrame, turn: Turn, decode: str) -> Image.Image:
+    if decode == "raw":
+        return Image.fromarray(frame.to_ndarray(format="rgb24"))
+    if any(component.is_alpha for component in frame.format.components):
+        picture = on_white(Image.fromarray(frame.to_ndarray(format="rgba")))
+    else:
+        picture = Image.fromarray(frame.to_ndarray(format="rgb24"))
+    return picture if turn == UPRIGHT else picture.transpose(TURNS[turn])

@@ -1,12 +1,16 @@
 """Prompts and pictures to token ids and square pictures."""
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from vlm2vec_registry.embedding_config import EmbeddingConfig
 from vlm2vec_service.errors import InvalidInputError
 from vlm2vec_service.preprocess.family import CheckpointFiles, FamilyPreprocessor
 from vlm2vec_service.preprocess.limits import check_tokens
+from vlm2vec_service.preprocess.pictures import Pictures
 from vlm2vec_service.preprocess.prepared import Media, Prepared, Request
+from vlm2vec_service.preprocess.tokens import Prompt, cut_text
 from vlm2vec_service.settings import Limits
 
 IMAGE = "<image>"
@@ -26,9 +30,15 @@ class ToyPreprocessor(FamilyPreprocessor):
     def placeholders(self, request: Request) -> list[str]:
         return [IMAGE] * len(request.images)
 
-    def prepare_prompt(self, prompt: str, request: Request, embedding: EmbeddingConfig) -> Prepared:
-        ids = self.tokenizer.encode(prompt).ids
-        if ids.count(self.image_id) != len(request.images):
+    def prepare_prompt(
+        self,
+        prompt: Prompt,
+        images: Sequence[Pictures],
+        video: Pictures,
+        embedding: EmbeddingConfig,
+    ) -> Prepared:
+        ids = cut_text(prompt.encode(prompt.text), prompt.max_text_tokens, self.media_token_ids)
+        if ids.count(self.image_id) != len(images):
             raise InvalidInputError("images", f"give one for each {IMAGE}")
         side = embedding.image.get("side", self.side)
         token_ids: list[int] = []
@@ -39,7 +49,7 @@ class ToyPreprocessor(FamilyPreprocessor):
             token_ids += [token] * (side**2 if token == self.image_id else 1)
         check_tokens(len(token_ids), self.limits)
         media = tuple(
-            Media.of("image", np.asarray(image.resize((side, side)))[None], start, side**2)
-            for image, start in zip(request.images, starts, strict=True)
+            Media.of("image", np.stack([*image.resized((side, side))]), start, side**2)
+            for image, start in zip(images, starts, strict=True)
         )
         return Prepared.in_sequence(token_ids, media)

@@ -5,6 +5,7 @@ microsoft/Phi-3.5-vision-instruct.
 """
 
 import re
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,9 @@ from vlm2vec_registry.embedding_config import EmbeddingConfig
 from vlm2vec_service.errors import InvalidInputError
 from vlm2vec_service.preprocess.family import CheckpointFiles, FamilyPreprocessor
 from vlm2vec_service.preprocess.limits import check_tokens
+from vlm2vec_service.preprocess.pictures import Pictures
 from vlm2vec_service.preprocess.prepared import Media, Prepared, Request
+from vlm2vec_service.preprocess.tokens import Prompt, cut_text
 from vlm2vec_service.settings import Limits
 
 CROP = 336
@@ -40,27 +43,35 @@ class Phi3VPreprocessor(FamilyPreprocessor):
         """Numbers the images from 1."""
         return [f"<|image_{i + 1}|>" for i in range(len(request.images))]
 
-    def prepare_prompt(self, prompt: str, request: Request, embedding: EmbeddingConfig) -> Prepared:
+    def prepare_prompt(
+        self,
+        prompt: Prompt,
+        images: Sequence[Pictures],
+        video: Pictures,
+        embedding: EmbeddingConfig,
+    ) -> Prepared:
         """Gives the tokens of image N the id ``-N``. Raises `InvalidInputError` for any video."""
-        if request.video:
+        if video:
             raise InvalidInputError("video", "Phi-3.5-vision reads images only; send the frames")
         # Odd elements are the numbers of the placeholders between the even ones, the text.
-        pieces = PLACEHOLDER.split(prompt)
-        self._check_placeholders(pieces[1::2], len(request.images))
+        pieces = PLACEHOLDER.split(prompt.text)
+        self._check_placeholders(pieces[1::2], len(images))
 
         num_crops = embedding.image.get("num_crops", self.num_crops)
-        grids = [hd_grid(image, num_crops) for image in request.images]
+        grids = {-n: hd_grid(image.sizes[0], num_crops) for n, image in enumerate(images, 1)}
+        placed: list[int] = []
+        for place, text in zip((0, *grids), pieces[0::2], strict=True):
+            placed += [place] * bool(place) + prompt.encode(text)
         token_ids: list[int] = []
         starts: list[int] = []
-        for index, piece in enumerate(pieces[0::2]):
-            token_ids.extend(self.tokenizer.encode(piece).ids)
-            if index < len(grids):
+        for token in cut_text(placed, prompt.max_text_tokens, grids):
+            if token in grids:
                 starts.append(len(token_ids))
-                token_ids.extend([-(index + 1)] * token_count(grids[index]))
+            token_ids += [token] * (token_count(grids[token]) if token in grids else 1)
         check_tokens(len(token_ids), self.limits)
         media = tuple(
-            Media.of("image", hd_transform(image, grid)[None], start, token_count(grid))
-            for image, grid, start in zip(request.images, grids, starts, strict=True)
+            Media.of("image", hd_transform(next(iter(image)), grid)[None], start, token_count(grid))
+            for image, grid, start in zip(images, grids.values(), starts, strict=True)
         )
         return Prepared.in_sequence(token_ids, media)
 
@@ -74,18 +85,19 @@ class Phi3VPreprocessor(FamilyPreprocessor):
             )
 
 
-def hd_grid(image: Image.Image, num_crops: int) -> tuple[int, int]:
-    """Finds the rows and columns of crops that ``image`` is cut into, at most ``num_crops``.
+def hd_grid(size: tuple[int, int], num_crops: int) -> tuple[int, int]:
+    """Finds the rows and columns of crops, at most ``num_crops``, that a picture is cut into whose
+    width and height are ``size``.
 
     The longer side gets the most crops that still leave room for the shorter one.
     """
-    longer, shorter = max(image.size), min(image.size)
+    longer, shorter = max(size), min(size)
     ratio = longer / shorter
     scale = 1
     while (scale + 1) * np.ceil((scale + 1) / ratio) <= num_crops:
         scale += 1
     other = int(np.ceil(int(scale * CROP / ratio) / CROP)) or 1
-    width, height = image.size
+    width, height = size
     return (other, scale) if width >= height else (scale, other)
 
 

@@ -5,13 +5,14 @@ from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image
 
 from vlm2vec_registry.embedding_config import EmbeddingConfig
 from vlm2vec_service.errors import InvalidInputError
 from vlm2vec_service.preprocess.family import CheckpointFiles, FamilyPreprocessor
 from vlm2vec_service.preprocess.limits import check_tokens
+from vlm2vec_service.preprocess.pictures import Pictures
 from vlm2vec_service.preprocess.prepared import Media, Prepared, Request
+from vlm2vec_service.preprocess.tokens import Prompt, cut_text
 from vlm2vec_service.settings import Limits
 
 IMAGE, VIDEO = "<|image_pad|>", "<|video_pad|>"
@@ -37,6 +38,8 @@ class Qwen2VLPreprocessor(FamilyPreprocessor):
         self.video_id: int = config["video_token_id"]
         self.media_token_ids = (self.image_id, self.video_id)
         self.vision_start_id: int = config["vision_start_token_id"]
+        vision_end_id: int = config.get("vision_end_token_id", self.vision_start_id)
+        self.uncut_ids = {*self.media_token_ids, self.vision_start_id, vision_end_id}
         size = image_config.get("size") or {}
         self.min_pixels: int = image_config.get("min_pixels") or size["shortest_edge"]
         self.max_pixels: int = image_config.get("max_pixels") or size["longest_edge"]
@@ -53,19 +56,25 @@ class Qwen2VLPreprocessor(FamilyPreprocessor):
         """Lists the images first, and one placeholder for the frames of the video."""
         return [IMAGE] * len(request.images) + [VIDEO] * bool(request.video)
 
-    def prepare_prompt(self, prompt: str, request: Request, embedding: EmbeddingConfig) -> Prepared:
+    def prepare_prompt(
+        self,
+        prompt: Prompt,
+        images: Sequence[Pictures],
+        video: Pictures,
+        embedding: EmbeddingConfig,
+    ) -> Prepared:
         """Repeats each placeholder's id as often as its image or video has tokens."""
-        ids = self.tokenizer.encode(prompt).ids
-        self._check_placeholders(ids, request)
+        ids = prompt.encode(prompt.text)
+        self._check_placeholders(ids, len(images), bool(video))
         if not ids:
             raise InvalidInputError("text", "the prompt has no tokens")
 
-        images = [self._image(image, i) for i, image in enumerate(request.images)]
-        sources = {self.image_id: iter(images), self.video_id: iter([list(request.video)])}
+        padded = [self._image(image, i) for i, image in enumerate(images)]
+        sources = {self.image_id: iter(padded), self.video_id: iter([video])}
         token_ids: list[int] = []
-        spans: list[tuple[int, list[Image.Image], tuple[int, int, int], bool]] = []
+        spans: list[tuple[int, Pictures, tuple[int, int, int], bool]] = []
         previous = -1
-        for token in ids:
+        for token in cut_text(ids, prompt.max_text_tokens, self.uncut_ids):
             if token in sources:
                 frames = next(sources[token])
                 grid = self._grid(frames, embedding, "video" if token == self.video_id else "image")
@@ -83,33 +92,33 @@ class Qwen2VLPreprocessor(FamilyPreprocessor):
         )
         return Prepared(np.asarray(token_ids, np.int32), positions, media)
 
-    def _check_placeholders(self, ids: Sequence[int], request: Request) -> None:
+    def _check_placeholders(self, ids: Sequence[int], images: int, video: bool) -> None:
         for token, name, field, count in (
-            (self.image_id, IMAGE, "images", len(request.images)),
-            (self.video_id, VIDEO, "video", int(bool(request.video))),
+            (self.image_id, IMAGE, "images", images),
+            (self.video_id, VIDEO, "video", int(video)),
         ):
             if ids.count(token) != count:
                 raise InvalidInputError(
                     field, f"{count} given, but the prompt has {ids.count(token)} {name}"
                 )
 
-    def _image(self, image: Image.Image, index: int) -> list[Image.Image]:
-        width, height = image.size
+    def _image(self, image: Pictures, index: int) -> Pictures:
+        width, height = image.sizes[0]
         if max(width, height) > MAX_ASPECT_RATIO * min(width, height):
             raise InvalidInputError(
                 f"images[{index}]", f"{width}x{height} is longer than {MAX_ASPECT_RATIO} to 1"
             )
         # Upstream's rule for pictures that are smaller than one token.
         if width < self.token_side or height < self.token_side:
-            image = image.resize((2 * self.token_side, 2 * self.token_side))
-        return [image]
+            return image.resized((2 * self.token_side, 2 * self.token_side))
+        return image
 
     def _grid(
-        self, frames: Sequence[Image.Image], embedding: EmbeddingConfig, field: str
+        self, frames: Pictures, embedding: EmbeddingConfig, field: str
     ) -> tuple[int, int, int]:
         """Counts the tokens in time, height and width."""
-        width, height = frames[0].size
-        if any(frame.size != (width, height) for frame in frames):
+        width, height = frames.sizes[0]
+        if any(size != (width, height) for size in frames.sizes):
             raise InvalidInputError(field, "the frames differ in size")
         height, width = smart_resize(
             height,
@@ -121,13 +130,10 @@ class Qwen2VLPreprocessor(FamilyPreprocessor):
         time = math.ceil(len(frames) / self.temporal_patch_size)
         return time, height // self.token_side, width // self.token_side
 
-    def _media(
-        self, token: int, frames: Sequence[Image.Image], grid: tuple[int, int, int], start: int
-    ) -> Media:
-        size = (grid[2] * self.token_side, grid[1] * self.token_side)
-        pixels = np.stack(
-            [np.asarray(frame.resize(size, Image.Resampling.BICUBIC)) for frame in frames]
-        )
+    def _media(self, token: int, frames: Pictures, grid: tuple[int, int, int], start: int) -> Media:
+        # Pillow's default filter is the model's own, bicubic.
+        resized = frames.resized((grid[2] * self.token_side, grid[1] * self.token_side))
+        pixels = np.stack([np.asarray(frame) for frame in resized])
         return Media.of(
             "image" if token == self.image_id else "video", pixels, start, math.prod(grid)
         )

@@ -93,6 +93,12 @@ def test_refused_tensors(
     refused(engine, folder, message)
 
 
+def test_weights_that_only_the_scaling_makes_infinite(engine: Engine, folder: Path) -> None:
+    edit_config(folder, lora_alpha=1e9)
+    rewrite_tensors(folder, lambda t: {k: v * 1e33 if "lora_B" in k else v for k, v in t.items()})
+    refused(engine, folder, "lora_B holds what is not a finite number")
+
+
 def refused(engine: Engine, folder: Path, message: str) -> None:
     """Asserts that both the check and loading refuse ``folder``, in words fit for a log."""
     for call in (

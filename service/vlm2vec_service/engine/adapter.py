@@ -97,10 +97,11 @@ def check_adapter(
     Raises `AdapterError` where `load_adapter` would. The shapes of ``backbone`` are enough: it may
     be on the meta device. Returns the contents of the folder's ``embedding.json``.
     """
-    _, embedding, contents, _ = _parse(folder, backbone, linears)
+    _, embedding, contents, placement = _parse(folder, backbone, linears)
     parts = {module: part for module, part in contents.parts.items() if module in linears}
     for module, tensors in read_tensors(folder, parts, torch.device("cpu")):
-        require_finite(module, tensors)
+        scaled = placement.scalings[module] * tensors["lora_B"].float()
+        require_finite(module, {**tensors, "lora_B": scaled})
     return embedding
 
 
@@ -150,13 +151,14 @@ def _require_base(folder: Path, backbone: Backbone, contents: Contents) -> None:
 def _layer(
     module: str, part: Mapping[str, Tensor], linear: AdaptedLinear, scaling: float, dora: bool
 ) -> LowRank:
-    require_finite(module, part)
     # Copies: what is read may be the file itself, mapped, at any address and open to change.
     a, b = (part[name].to(torch.float32, copy=True) for name in ("lora_A", "lora_B"))
+    require_finite(module, {**part, "lora_B": scaling * b})
     dtype = linear.weight.dtype
     if not dora:
         return LowRank(a.to(dtype), (scaling * b).to(dtype))
     gain = part["lora_magnitude_vector"].float() / _row_norms(linear, a, b, scaling)
+    require_finite(module, {"lora_magnitude_vector over the norms": gain})
     shift = None if linear.bias is None else ((1 - gain) * linear.bias.float()).to(dtype)
     return LowRank(a.to(dtype), (scaling * gain[:, None] * b).to(dtype), gain.to(dtype), shift)
 

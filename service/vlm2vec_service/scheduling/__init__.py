@@ -1,6 +1,7 @@
-"""Waiting inputs to token-budget batches, without timers. It knows neither gRPC nor protobuf.
+"""Waiting inputs to token-budget batches, sent whenever a worker can take one, never by a timer. It
+knows neither gRPC nor protobuf.
 
-``batch`` says what travels to a worker and back, ``fair_queue`` orders what waits, ``scheduler``
-gives a worker the oldest inputs whenever it can take a batch, and deals with batches that fail or
-take the worker down.
+``batch`` says what travels to a worker and back; ``fair_queue`` orders what waits, and ``places``
+says how much of it may wait. ``lane`` is one worker and how long it may take, ``suspects`` what took
+a worker down. ``scheduler`` gives every lane the inputs whose turn it is.
 """

@@ -1,0 +1,59 @@
+"""An input that hangs its worker, among others that are answered; with real processes."""
+
+import os
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import grpc
+import pytest
+
+from tests.chaos.watched import watched_server
+from tests.e2e.cases import options, text
+from tests.e2e.server import SERVING
+from vlm2vec.v1 import embedding_pb2 as pb
+from vlm2vec_service.scheduling.suspects import CRASHES
+
+POISON = "poison " * 300
+PATCH = """
+import sys, time
+
+if "vlm2vec_service.worker" in sys.orig_argv:
+    from vlm2vec_service.worker.device import DeviceQueue
+
+    run = DeviceQueue.run
+
+    def poisoned(self, items):
+        if any(len(item.prepared) > 300 for item in items):
+            time.sleep(3600)
+        return run(self, items)
+
+    DeviceQueue.run = poisoned
+"""
+"""What Python runs when it starts: it makes workers hang over long inputs."""
+
+
+def test_one_input_fails_after_few_deaths_and_all_others_are_answered(
+    checkpoints: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "sitecustomize.py").write_text(PATCH)
+    path = os.pathsep.join([str(tmp_path), *filter(None, [os.environ.get("PYTHONPATH")])])
+    monkeypatch.setenv("PYTHONPATH", path)
+    with watched_server(checkpoints, tmp_path, "--batch-timeout-seconds=3") as server:
+
+        def embed(words: str) -> grpc.Call:
+            request = pb.EmbedRequest(options=options(), inputs=[text(words)])
+            call = server.embedding.Embed.future(request, timeout=280)
+            call.exception()
+            return call
+
+        assert embed("warm up").code() == grpc.StatusCode.OK
+        with ThreadPoolExecutor(33) as pool:
+            poison = pool.submit(embed, POISON)
+            others = [pool.submit(embed, f"neighbour {i}") for i in range(32)]
+            codes = {other.result().code() for other in others}
+            assert codes == {grpc.StatusCode.OK}
+            assert poison.result().code() == grpc.StatusCode.INTERNAL
+            assert "takes the worker down" in (poison.result().details() or "")
+        server.wait_for(SERVING)
+        assert server.metric("worker_restarts_total") == 1 + CRASHES
+        assert embed("afterwards").code() == grpc.StatusCode.OK

@@ -11,6 +11,8 @@ from PIL import Image
 import vlm2vec
 from tests.client.server import Service
 from vlm2vec.v1 import embedding_pb2 as pb
+from vlm2vec_service.preprocess.images import measure_image
+from vlm2vec_service.settings import Limits
 
 
 def png(pixels: Any) -> bytes:
@@ -66,6 +68,65 @@ def test_picture_of_another_mode(client: Any, service: Service) -> None:
     client.embed(vlm2vec.Input(images=[Image.fromarray(PIXELS).convert("CMYK")]))
     sent = Image.open(io.BytesIO(service.calls[0][0].inputs[0].parts[0].image))
     assert (sent.mode, sent.size) == ("RGB", (4, 5))
+
+
+def opened(image: Image.Image, format: str, **options: Any) -> tuple[bytes, Image.Image]:
+    """A file of ``image``, and what PIL makes of it."""
+    buffer = io.BytesIO()
+    image.save(buffer, format, **options)
+    return buffer.getvalue(), Image.open(io.BytesIO(buffer.getvalue()))
+
+
+def oriented(value: int) -> Image.Exif:
+    exif = Image.Exif()
+    exif[0x0112] = value
+    exif[0x010F] = "a maker, who is nobody's business"
+    return exif
+
+
+GREY = Image.fromarray(PIXELS[:, :, 0])
+ALPHA = Image.merge("RGBA", [*Image.fromarray(PIXELS).split(), GREY])
+WIDE = np.arange(0, 65_000, 3_250).reshape(4, 5)
+FILES = {
+    "16-bit PNG": opened(Image.fromarray(WIDE.astype(np.uint16)), "PNG"),
+    "16-bit TIFF": opened(Image.fromarray(WIDE.astype(np.uint16)), "TIFF"),
+    "32-bit TIFF": opened(Image.fromarray((WIDE * 30_000).astype(np.int32)), "TIFF"),
+    "float TIFF": opened(Image.fromarray((WIDE / 65_000).astype(np.float32)), "TIFF"),
+    "alpha": opened(ALPHA, "PNG"),
+    "grey with alpha": opened(Image.merge("LA", [GREY, GREY]), "PNG"),
+    "transparent grey": opened(GREY, "PNG", transparency=int(PIXELS[0, 0, 0])),
+    "transparent color": opened(
+        Image.fromarray(PIXELS), "PNG", transparency=tuple(PIXELS[0, 0].tolist())
+    ),
+    "transparent GIF": opened(GREY.convert("P"), "GIF", transparency=int(PIXELS[0, 0, 0])),
+    "CMYK": opened(Image.fromarray(PIXELS).convert("CMYK"), "TIFF"),
+    **{
+        f"{format} turned by {value}": opened(Image.fromarray(PIXELS), format, exif=oriented(value))
+        for format in ("JPEG", "PNG", "WEBP", "TIFF")
+        for value in range(1, 9)
+    },
+}
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_opened_picture_means_what_its_file_does(client: Any, service: Service, name: str) -> None:
+    file, image = FILES[name]
+    client.embed(vlm2vec.Input(images=[image, file]))
+    sent = [part.image for part in service.calls[0][0].inputs[0].parts]
+    assert sent[1] == file
+    for decode in ("viewed", "raw"):
+        ours, theirs = (measure_image(data, Limits()).decoded(decode) for data in sent)
+        np.testing.assert_array_equal(np.asarray(ours), np.asarray(theirs), err_msg=decode)
+    assert b"nobody" not in sent[0]
+
+
+@pytest.mark.parametrize(("mode", "sent"), [("PA", "RGBA"), ("La", "LA"), ("RGBa", "RGBA")])
+def test_alpha_that_png_has_not(client: Any, service: Service, mode: str, sent: str) -> None:
+    image = ALPHA.convert({"PA": "LA", "La": "LA", "RGBa": "RGBA"}[mode]).convert(mode)
+    client.embed(vlm2vec.Input(images=[image]))
+    got = Image.open(io.BytesIO(service.calls[0][0].inputs[0].parts[0].image))
+    assert got.mode == sent
+    np.testing.assert_array_equal(np.asarray(got), np.asarray(image.convert(sent)))
 
 
 @pytest.mark.parametrize("pixels", [PIXELS[:, :, 0], PIXELS.astype(float), PIXELS[:0]])

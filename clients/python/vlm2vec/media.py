@@ -22,12 +22,21 @@ ImageLike: TypeAlias = Union[FilePath, bytes, "PILImage", npt.NDArray[np.uint8]]
 VideoLike: TypeAlias = FilePath | bytes | Sequence[ImageLike]
 """A path, an encoded file, or frames of one size, in order."""
 
-# What PNG stores as it is; the rest is converted to RGB, as the server would.
-_PNG_MODES = {"1", "L", "LA", "P", "RGB", "RGBA"}
+# What PNG and TIFF store as it is; the rest is converted to RGB, as the server would.
+_PNG_MODES = {"1", "L", "LA", "P", "RGB", "RGBA", "I;16"}
+_TIFF_MODES = {"I", "F", "I;16B"}
+_STRAIGHT = {"PA": "RGBA", "La": "LA", "RGBa": "RGBA"}
+"""The modes with alpha that neither stores, and those that say the same."""
+_ORIENTATION = 0x0112
+"""EXIF's tag for how a picture is turned to be seen."""
 
 
 def image_bytes(image: ImageLike, field: str) -> bytes:
-    """Returns the encoded image: files as they are, pixels as PNG.
+    """Returns the encoded image: files as they are, pixels as PNG, or as TIFF where PNG has not
+    their range.
+
+    A PIL image keeps its range of values, its transparency and its EXIF orientation, so that it
+    means what its file would.
 
     Raises `InvalidInput`, naming ``field``, where the file cannot be read or the array is not
     uint8 RGB, TypeError for anything else, and ImportError for an array without Pillow.
@@ -35,11 +44,11 @@ def image_bytes(image: ImageLike, field: str) -> bytes:
     if isinstance(image, bytes | str | os.PathLike):
         return file_bytes(image, field)
     if isinstance(image, np.ndarray):
-        return _png(_from_array(image, field))
+        return _encoded(_from_array(image, field))
     # An image of PIL exists only where PIL has been imported.
     pil = sys.modules.get("PIL.Image")
     if pil is not None and isinstance(image, pil.Image):
-        return _png(image)
+        return _encoded(image)
     raise TypeError(f"{field} is {type(image).__name__}: neither path, bytes, PIL image nor array")
 
 
@@ -78,10 +87,20 @@ def _from_array(array: npt.NDArray[Any], field: str) -> "PILImage":
     return Image.fromarray(np.ascontiguousarray(array))
 
 
-def _png(image: "PILImage") -> bytes:
+def _encoded(image: "PILImage") -> bytes:
     buffer = io.BytesIO()
-    if image.mode not in _PNG_MODES:
+    image.load()  # a TIFF is turned then, and forgets its orientation
+    exif = image.getexif()
+    kept = type(exif)()
+    if _ORIENTATION in exif:
+        kept[_ORIENTATION] = exif[_ORIENTATION]
+    if image.mode in _TIFF_MODES:
+        image.save(buffer, "TIFF", exif=kept)
+        return buffer.getvalue()
+    if image.mode in _STRAIGHT:
+        image = image.convert(_STRAIGHT[image.mode])
+    elif image.mode not in _PNG_MODES:
         image = image.convert("RGB")
     # Lossless at any level; the lowest is several times faster and little larger.
-    image.save(buffer, "PNG", compress_level=1)
+    image.save(buffer, "PNG", compress_level=1, exif=kept)
     return buffer.getvalue()

@@ -11,6 +11,7 @@ from vlm2vec_registry.cache import Cache
 from vlm2vec_registry.snapshot import CHAMPION, PublishedVersion
 from vlm2vec_registry.space import base_digest
 from vlm2vec_registry.store import Registry
+from vlm2vec_registry.uri import folder_of
 from vlm2vec_service.backbones import load_preprocessor
 from vlm2vec_service.backbones.table import read_json
 from vlm2vec_service.errors import CheckpointError, StartError
@@ -85,7 +86,12 @@ def build(
     video: VideoSettings,
     registry: RegistrySettings = RegistrySettings(),  # noqa: B008 (it is frozen)
 ) -> Pipeline:
-    """Everything but what runs; needs a running event loop."""
+    """Everything but what runs; needs a running event loop.
+
+    Raises `RegistryInputError` for a registry's URI that is none, before a base is read.
+    """
+    if registry.registry:
+        folder_of(registry.registry)
     catalog = read_catalog(deployment, bool(registry.registry))
     metrics = Metrics()
     connect = functools.cache(lambda: Registry(registry.registry))

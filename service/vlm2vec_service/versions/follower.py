@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vlm2vec_registry.embedding_config import EmbeddingConfig
-from vlm2vec_registry.errors import MissingError
+from vlm2vec_registry.errors import MissingError, RegistryInputError
 from vlm2vec_registry.files import write_whole
 from vlm2vec_registry.snapshot import CANARY, CHAMPION, Snapshot
 from vlm2vec_registry.strict import FormatError, shown
@@ -83,13 +83,18 @@ class Follower:
                     await self._poked.wait()
 
     async def step(self) -> None:
-        """Takes a snapshot and follows it; an error is logged and counted, and changes nothing."""
+        """Takes a snapshot and follows it; an error is logged and counted, and changes nothing.
+
+        Raises `RegistryInputError` for a URI that is no registry's, at the first look.
+        """
         name = self.model.name
         try:
             async with asyncio.timeout(PATIENCE):
                 snapshot = await in_daemon_thread(lambda: self._registry().snapshot(name))
         except MissingError:
             snapshot = Snapshot(name, {}, {})
+        except RegistryInputError:
+            raise  # its URI is at fault, which no waiting mends
         except Exception as error:  # noqa: BLE001 (whatever it answers, what is loaded serves)
             self.metrics.registry_errors.labels(name).inc()
             log.warning("model %s: the registry cannot be asked: %s", name, _first_line(error))
@@ -136,8 +141,10 @@ class Follower:
             version = Version(name, None, published.space, config, published)
             known = self.model.versions.get(name)
             if known is not None and known.key != version.key:
-                log.warning("model %s: version %s has other contents now: it is taken for a new one",
-                            self.model.name, name)  # fmt: skip
+                log.warning(
+                    "model %s: version %s has other contents now: it is taken for a new one",
+                    self.model.name, name,
+                )  # fmt: skip
                 self.metrics.versions_changed.labels(self.model.name).inc()
             versions[name] = version
         self.residency.take(versions)

@@ -3,8 +3,9 @@
     python -m benchmarks.http
 
 Small texts, so that the front end is what takes the time. Closed loop: so many callers, each with
-one request under way, over connections that stay open; the protocols in short turns, the median turn
-counts, so that other work on the machine is all three's. HTTP's client is the least that speaks it, since client and server share the machine.
+one request under way, over connections that stay open; the protocols in short turns, the median
+turn counts, so that other work on the machine is all three's. HTTP's client is the least that
+speaks it, since client and server share the machine.
 """
 
 from __future__ import annotations

@@ -31,8 +31,8 @@ def _qwen2_vl(
         "intermediate_size": mlp, "num_hidden_layers": layers, "num_attention_heads": heads,
         "num_key_value_heads": 2, "max_position_embeddings": 32768, "rms_norm_eps": 1e-6,
         "rope_theta": 1e6, "rope_scaling": {"type": "mrope", "mrope_section": [16, 24, 24]},
-        "tie_word_embeddings": True, "bos_token_id": 1, "eos_token_id": 2, "image_token_id": 5, "video_token_id": 6,
-        "vision_start_token_id": 7, "use_sliding_window": False,
+        "tie_word_embeddings": True, "bos_token_id": 1, "eos_token_id": 2, "image_token_id": 5,
+        "video_token_id": 6, "vision_start_token_id": 7, "use_sliding_window": False,
         "vision_config": {
             "depth": depth, "embed_dim": embed, "hidden_size": hidden, "num_heads": embed // 80,
             "mlp_ratio": 4, "in_channels": 3, "patch_size": 14, "spatial_merge_size": 2,

@@ -76,7 +76,8 @@ def publish(registry: Registry, folder: Path, size: str) -> None:
 def following(
     folder: Path, registry: str, device: str, poll_seconds: float
 ) -> Iterator[tuple[grpc.Channel, str]]:
-    """Serves what is in ``registry``, with an empty cache; gives a channel, and where webhooks go."""
+    """Serves what is in ``registry``, with an empty cache; gives a channel, and where webhooks
+    go."""
     secret = folder / "secret"
     secret.write_text(SECRET)
     http = f"127.0.0.1:{free_ports(1)[0]}"

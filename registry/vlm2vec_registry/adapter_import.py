@@ -29,9 +29,10 @@ class Imported:
     """What importing an adapter did.
 
     ``source`` is the folder it was found in, ``weights`` the name of the file with its tensors, and
-    ``tensors`` how many of them were converted, 0 where the file was good as it is. ``preprocessor``
-    is the ``preprocessor_config.json`` that was read, or None, ``taken`` the settings of it that
-    went into ``embedding.json``, and ``left`` names the files that were left behind.
+    ``tensors`` how many of them were converted, 0 where the file was good as it is.
+    ``preprocessor`` is the ``preprocessor_config.json`` that was read, or None, ``taken`` the
+    settings of it that went into ``embedding.json``, and ``left`` names the files that were left
+    behind.
     """
 
     source: Path

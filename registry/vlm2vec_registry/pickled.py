@@ -1,4 +1,5 @@
-"""The pickle inside ``adapter_model.bin``, read by an interpreter that can make nothing but tensors.
+"""The pickle inside ``adapter_model.bin``, read by an interpreter that can make nothing but
+tensors.
 
 A pickle is a program, and Python's own unpickler runs whatever it says. This interpreter knows the
 few instructions with which ``torch.save`` writes a dictionary of tensors. A name in the program

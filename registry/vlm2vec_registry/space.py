@@ -4,11 +4,12 @@ Vectors of two spaces do not compare. The rule has versions, so that it can be m
 published version losing its space: `space_of` is the newest, which new versions get, and
 `spaces_of` gives that and all before, each of which is as good as the newest.
 
-Rule 2 counts the base (see `base_digest`); of ``adapter_config.json`` how the adapter scales (alpha,
-alpha_pattern, rsLoRA, DoRA) and every setting that is not known to leave the vector alone; each
-tensor's name, type, shape and bytes; of ``embedding.json`` the settings that are not the default,
-less what only names the base and ``dimensions``. Which layers there are, and their ranks, is what
-the tensors say. PEFT may so save an adapter again, in whatever order, and it stays the same space.
+Rule 2 counts the base (see `base_digest`); of ``adapter_config.json`` how the adapter scales
+(alpha, alpha_pattern, rsLoRA, DoRA) and every setting that is not known to leave the vector alone;
+each tensor's name, type, shape and bytes; of ``embedding.json`` the settings that are not the
+default, less what only names the base and ``dimensions``. Which layers there are, and their ranks,
+is what the tensors say. PEFT may so save an adapter again, in whatever order, and it stays the same
+space.
 
 Rule 1 counted the bytes of the weights' file, and every setting but those that name the base.
 """
@@ -126,8 +127,8 @@ def _unnamed(embedding: EmbeddingConfig) -> EmbeddingConfig:
 
 def tensors_digest(path: Path) -> bytes:
     """SHA-256 of every tensor in a safetensors file: by name, with its type, shape and bytes,
-    whatever their order and the file's metadata. PEFT writes the name of a magnitude with or without
-    ``.weight``, by its version: they are one. Raises `OSError`, `FormatError`."""
+    whatever their order and the file's metadata. PEFT writes the name of a magnitude with or
+    without ``.weight``, by its version: they are one. Raises `OSError`, `FormatError`."""
     digest = hashlib.sha256()
     with path.open("rb") as file:
         head = file.read(8)

@@ -28,8 +28,8 @@ def listed(names: Iterable[str], most: int = 20) -> str:
 
 
 def without_paths(text: str) -> str:
-    """Leaves of each absolute path in ``text`` its last name: where files lie on a server is nothing
-    for its callers."""
+    """Leaves of each absolute path in ``text`` its last name: where files lie on a server is
+    nothing for its callers."""
     return PATH.sub(r"\1", text)
 
 

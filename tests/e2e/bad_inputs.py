@@ -84,7 +84,9 @@ BAD_INPUTS = [
     _of_input("no image", ".parts[0].image", _image(b"no image at all")),
     _of_input("text instead of an image", ".parts[1].image", _words("a"), _image(b"<svg/>")),
     _of_input("truncated image", ".parts[0].image", _image(_picture(200, 200)[:-60])),
-    _of_input("damaged image", ".parts[0].image", _image(_picture(99, 99).replace(b"IDAT", b"IDAX"))),
+    _of_input(
+        "damaged image", ".parts[0].image", _image(_picture(99, 99).replace(b"IDAT", b"IDAX"))
+    ),
     _of_input("image of an unknown format", ".parts[0].image", _image(_saved("PPM"))),
     _of_input("icon", ".parts[0].image", _image(_saved("ICO"))),
     _of_input("too many pixels", ".parts[0].image", _image(_png_that_claims(60_000, 60_000))),
@@ -97,7 +99,9 @@ BAD_INPUTS = [
     _of_input("placeholder without image", ".images", prompt="<|image_pad|> a"),
     _of_input("placeholder without video", ".video", prompt="<|video_pad|> a"),
     _of_input("placeholder in the text", ".text", _words("a <|image_pad|>")),
-    _of_input("placeholder in the instruction", ".instruction", _words("a"), instruction="<|video_pad|>"),
+    _of_input(
+        "placeholder in the instruction", ".instruction", _words("a"), instruction="<|video_pad|>"
+    ),
     _of_input("too much text", ".text", _words("a" * 262_145)),
     _of_input("too long a prompt", ".prompt", prompt="a" * 262_145),
     _of_input("too many tokens", ".input", _words("one two " * 8000)),

@@ -13,7 +13,6 @@ from tests.conftest import adapter_folder
 from tests.e2e.cases import ARCHITECTURES
 from tests.e2e.server import Server, running_server
 
-
 DIMENSIONS = [1, 3, 16, 100]
 """Prefixes that the adapters of the server allow."""
 

@@ -1,4 +1,5 @@
-"""The server as its operators see it: request ids, deadlines, health, reflection, metrics, ports."""
+"""The server as its operators see it: request ids, deadlines, health, reflection, metrics,
+ports."""
 
 import shutil
 import subprocess

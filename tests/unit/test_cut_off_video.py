@@ -146,7 +146,10 @@ def test_trailing_bytes_are_no_cut(container: str) -> None:
 
 @pytest.mark.parametrize(
     "format",
-    ["mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm", "avi", "mpegts", "mpeg", "flv", "asf", "ogg", "gif"],
+    [
+        "mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm", "avi", "mpegts", "mpeg", "flv", "asf", "ogg",
+        "gif",
+    ],
 )  # fmt: skip
 def test_garbage_never_raises_nor_takes_long(format: str) -> None:
     random = np.random.default_rng(0)

@@ -1,4 +1,5 @@
-"""What the docs name exists: files of CONTRIBUTING, entries of README's Layout, links between docs."""
+"""What the docs name exists: files of CONTRIBUTING, entries of README's Layout, links between
+docs."""
 
 import re
 from pathlib import Path

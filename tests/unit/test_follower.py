@@ -8,11 +8,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 from prometheus_client import CollectorRegistry
 
 from tests.unit.scripted_worker import ScriptedWorker
+from tests.unit.test_loader import OneToken
 from tests.unit.tiny_adapter import write_adapter
 from vlm2vec_registry import artifact
 from vlm2vec_registry.cache import Cache
@@ -21,7 +21,6 @@ from vlm2vec_registry.snapshot import PublishedVersion, Snapshot
 from vlm2vec_registry.space import space_of, spaces_of
 from vlm2vec_service.errors import AdapterError, NotFoundError
 from vlm2vec_service.metrics import Metrics
-from vlm2vec_service.preprocess import Prepared, Request
 from vlm2vec_service.settings import RegistrySettings
 from vlm2vec_service.versions.catalog import BASE_VERSION, ServedModel, Version, read_version
 from vlm2vec_service.versions.fetching import VersionFiles
@@ -30,13 +29,6 @@ from vlm2vec_service.versions.loader import Loader
 from vlm2vec_service.versions.residency import Residency, State
 
 BASE = b"base"
-
-
-class OneToken:
-    """A preprocessor for whatever comes."""
-
-    def prepare(self, request: Request, embedding: EmbeddingConfig) -> Prepared:
-        return Prepared(np.ones(1, np.int32), np.zeros((3, 1), np.int32))
 
 
 class Following:

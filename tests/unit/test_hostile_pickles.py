@@ -1,4 +1,5 @@
-"""Files that pretend to be ``adapter_model.bin``: nothing runs, and nothing but an error comes out."""
+"""Files that pretend to be ``adapter_model.bin``: nothing runs, and nothing but an error comes
+out."""
 
 import builtins
 import contextlib
@@ -122,7 +123,9 @@ def programs(marker: Path) -> dict[str, tuple[bytes, str]]:
             "__builtin__.getattr",
         ),
         "by a swapped memo": (memo, r"posix\.system"),
-        "old instruction": (b"(S'" + system.replace(b"'", b'"') + b"'\niposix\nsystem\n.", "INST|STRING"),
+        "old instruction": (
+            b"(S'" + system.replace(b"'", b'"') + b"'\niposix\nsystem\n.", "INST|STRING"
+        ),
         "object": (b"(cposix\nsystem\n" + text(touch) + b"o.", r"posix\.system"),
         "protocol 4": (
             b"\x80\x04" + text("posix") + text("system") + b"\x93" + text(touch) + b"\x85R.",

@@ -50,7 +50,8 @@ def models(checkpoints: Path) -> dict[tuple[str, str], Any]:
 
 
 def draw(random_: random.Random, family: str, layers: str) -> dict[str, Any]:
-    """Settings for PEFT, some of which it refuses. ``layers`` is the name of the decoder's stack."""
+    """Settings for PEFT, some of which it refuses. ``layers`` is the name of the decoder's
+    stack."""
     ends = ENDS[family]
     some = random_.sample(ends, 3)
     regexes = [

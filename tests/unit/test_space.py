@@ -92,7 +92,7 @@ def test_tensors_count_by_their_contents_not_by_their_file(tmp_path: Path) -> No
 
 
 def test_an_adapter_that_peft_saves_again_keeps_its_space(tmp_path: Path) -> None:
-    class Toy(nn.Module):
+    class TwoLinears(nn.Module):
         def __init__(self) -> None:
             super().__init__()
             self.q_proj, self.v_proj = nn.Linear(8, 8), nn.Linear(8, 8)
@@ -101,10 +101,10 @@ def test_an_adapter_that_peft_saves_again_keeps_its_space(tmp_path: Path) -> Non
             return self.q_proj(x) + self.v_proj(x)
 
     torch.manual_seed(0)
-    base = Toy()
+    base = TwoLinears()
     config = LoraConfig(r=4, use_dora=True, target_modules=["v_proj", "q_proj"], lora_dropout=0.1)
     get_peft_model(base, config).save_pretrained(str(tmp_path / "first"))
-    loaded = PeftModel.from_pretrained(Toy(), str(tmp_path / "first"))
+    loaded = PeftModel.from_pretrained(TwoLinears(), str(tmp_path / "first"))
     loaded.save_pretrained(str(tmp_path / "second"))
     assert space_of(BASE, tmp_path / "first") == space_of(BASE, tmp_path / "second")
 

@@ -1,4 +1,5 @@
-"""Adapter folders for tests that never run one: a valid file of settings, and weights of any size."""
+"""Adapter folders for tests that never run one: a valid file of settings, and weights of any
+size."""
 
 import json
 import struct

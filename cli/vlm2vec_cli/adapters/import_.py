@@ -1,4 +1,5 @@
-"""The command ``vlm2vec adapters import``, which makes what others published a plain PEFT folder."""
+"""The command ``vlm2vec adapters import``, which makes what others published a plain PEFT
+folder."""
 
 import os
 import shlex

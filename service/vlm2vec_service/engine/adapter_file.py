@@ -28,7 +28,7 @@ SHOWN = 200
 
 
 @dataclass(frozen=True)
-class Entry:
+class TensorEntry:
     """A tensor in the file: its name there, its type in the words of safetensors, its shape."""
 
     key: str
@@ -45,7 +45,7 @@ class Contents:
     of those that are there under two names.
     """
 
-    parts: dict[str, dict[str, Entry]] = field(default_factory=dict)
+    parts: dict[str, dict[str, TensorEntry]] = field(default_factory=dict)
     written: dict[str, str] = field(default_factory=dict)
     strays: list[str] = field(default_factory=list)
     twice: list[str] = field(default_factory=list)
@@ -60,7 +60,7 @@ def read_contents(folder: Path, backbone: Backbone) -> Contents:
     with _opened(folder, torch.device("cpu")) as file:
         for key in file.keys():  # noqa: SIM118
             header = file.get_slice(key)
-            entry = Entry(key, str(header.get_dtype()), tuple(header.get_shape()))
+            entry = TensorEntry(key, str(header.get_dtype()), tuple(header.get_shape()))
             match = TENSOR.fullmatch(key)
             module = backbone.rename(match["module"]) if match else None
             if match is None or module is None:
@@ -75,7 +75,7 @@ def read_contents(folder: Path, backbone: Backbone) -> Contents:
 
 
 def read_tensors(
-    folder: Path, parts: Mapping[str, Mapping[str, Entry]], device: torch.device
+    folder: Path, parts: Mapping[str, Mapping[str, TensorEntry]], device: torch.device
 ) -> Iterator[tuple[str, dict[str, Tensor]]]:
     """Reads the tensors of each module in ``parts`` to ``device``, module by module.
 

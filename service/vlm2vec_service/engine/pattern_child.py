@@ -2,7 +2,8 @@
 
 It reads one JSON object from its standard input, ``patterns`` (pairs of a kind and a text) and
 ``names``, and writes a line of JSON for each pattern as soon as it is done: the matching names by
-index, each with the layer's number or an empty string, or the words of the error. It needs no package.
+index, each with the layer's number or an empty string, or the words of the error. It needs no
+package.
 """
 
 import json

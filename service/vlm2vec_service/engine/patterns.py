@@ -27,7 +27,8 @@ PLAIN = re.compile(r"[A-Za-z0-9_.]+")
 
 @dataclass(frozen=True)
 class Pattern:
-    """A regular expression in the setting ``field``, used as ``kind`` says (`pattern_child.KINDS`)."""
+    """A regular expression in the setting ``field``, used as ``kind`` says
+    (`pattern_child.KINDS`)."""
 
     field: str
     kind: str

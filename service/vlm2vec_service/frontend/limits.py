@@ -32,8 +32,8 @@ def check_options(options: pb.CallOptions) -> None:
 
 
 def check_dimensions(options: pb.OutputOptions, dimension: int, allowed: Sequence[int]) -> None:
-    """Refuses to cut to more than a whole vector's ``dimension``, and to a prefix that the vector was
-    not trained for: ``allowed`` are those of the version's ``embedding.json``."""
+    """Refuses to cut to more than a whole vector's ``dimension``, and to a prefix that the vector
+    was not trained for: ``allowed`` are those of the version's ``embedding.json``."""
     wanted = options.dimensions
     if wanted > dimension:
         raise InvalidInputError(

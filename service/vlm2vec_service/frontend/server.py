@@ -125,7 +125,8 @@ def _start_workers(pipeline: Pipeline, healthy: HealthServicer) -> list[asyncio.
 
 
 def _tell_readiness(pipeline: Pipeline, told: dict[str, str]) -> None:
-    """Shows in a metric which models are ready, and logs each change; ``told`` is what was logged."""
+    """Shows in a metric which models are ready, and logs each change; ``told`` is what was
+    logged."""
     for name, served in pipeline.served.items():
         reason = served.residency.unready
         pipeline.metrics.model_ready.labels(name).set(not reason)

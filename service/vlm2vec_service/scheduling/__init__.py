@@ -2,6 +2,6 @@
 knows neither gRPC nor protobuf.
 
 ``batch`` says what travels to a worker and back; ``fair_queue`` orders what waits, and ``places``
-says how much of it may wait. ``lane`` is one worker and how long it may take, ``suspects`` what took
-a worker down. ``scheduler`` gives every lane the inputs whose turn it is.
+says how much of it may wait. ``lane`` is one worker and how long it may take, ``suspects`` what
+took a worker down. ``scheduler`` gives every lane the inputs whose turn it is.
 """

@@ -2,10 +2,13 @@
 
 import contextlib
 import logging
+import os
 import tempfile
+import threading
 from collections.abc import Iterator
 from concurrent.futures import CancelledError, Future
 from pathlib import Path
+from typing import Any
 
 import grpc
 import torch
@@ -19,6 +22,9 @@ from vlm2vec_service.worker.codec import ARITHMETIC, decode_item
 from vlm2vec_service.worker.device import DeviceQueue
 
 log = logging.getLogger(__name__)
+
+GIVEN_UP_SECONDS = 30.0
+"""How long a batch may go on after the front end gave it up, before this process ends itself."""
 
 
 class WorkerServicer(worker_pb2_grpc.WorkerServiceServicer):
@@ -40,11 +46,7 @@ class WorkerServicer(worker_pb2_grpc.WorkerServiceServicer):
             normalize = item.normalize if item.HasField("normalize") else None
             items.append(Item(decode_item(item), adapter, normalize))
         future = self.device.submit(items, request.interactive)
-
-        def cancel() -> None:
-            future.cancel()
-
-        context.add_callback(cancel)
+        context.add_callback(lambda: _give_up(future))
         vectors, seconds = future.result()
         cuda = self.engine.device.type == "cuda"
         return worker_pb2.RunBatchResponse(
@@ -90,6 +92,22 @@ class WorkerServicer(worker_pb2_grpc.WorkerServiceServicer):
             dtype=str(next(self.engine.backbone.parameters()).dtype).removeprefix("torch."),
             arithmetic=ARITHMETIC,
         )
+
+
+def _give_up(future: Future[Any]) -> None:
+    """Nobody waits for a batch any more: it does not begin, and if it runs it has to end. Nothing
+    but the end of the process ends what hangs, and a front end on another host cannot kill it."""
+    if future.cancel() or future.done():
+        return
+
+    def end() -> None:
+        if not future.done():
+            log.critical("a batch hangs: this worker ends")
+            os._exit(1)
+
+    timer = threading.Timer(GIVEN_UP_SECONDS, end)
+    timer.daemon = True
+    timer.start()
 
 
 @contextlib.contextmanager

@@ -12,13 +12,7 @@ from typing import Any
 
 import pytest
 
-from tests.client.reembedding import (
-    assert_complete,
-    flags,
-    ready_path,
-    settings,
-    write_corpus,
-)
+from tests.client.reembedding import assert_complete, flags, ready_path, settings, write_corpus
 from tests.client.server import Service
 from vlm2vec.reembed.run import run
 

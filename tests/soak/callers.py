@@ -23,10 +23,12 @@ from vlm2vec.v1 import embedding_pb2 as pb
 from vlm2vec.v1 import embedding_pb2_grpc
 
 DTYPES = (pb.DTYPE_FLOAT32, pb.DTYPE_FLOAT32, pb.DTYPE_FLOAT16, pb.DTYPE_INT8)
+AGAIN = 0.5
+"""Seconds before who was refused comes again."""
 PAUSE = 0.03
 """Seconds between a caller's calls: a soak is no benchmark."""
-DEADLINE = 120.0
-PATIENCE = 180.0
+DEADLINE = 300.0
+PATIENCE = 330.0
 """Seconds that the callers get to finish in the end."""
 
 
@@ -85,14 +87,16 @@ def stream(load: Load, choose: random.Random) -> None:
     """One call of EmbedStream with inputs for several versions; answers come in any order."""
     asked: dict[str, Asked] = {}
     room = threading.Semaphore(choose.choice((4, 16, 64)))
+    asking, over = threading.Lock(), threading.Event()
 
     def requests() -> Iterator[pb.EmbedStreamRequest]:
         for number in range(choose.randint(1, 100)):
             room.acquire()
-            if load.stopping.is_set():
-                return
             target = load.target(choose)
-            question = asked[str(number)] = load.ask("gRPC stream", choose, target)
+            with asking:
+                if over.is_set() or load.stopping.is_set():
+                    return
+                question = asked[str(number)] = load.ask("gRPC stream", choose, target)
             yield pb.EmbedStreamRequest(
                 id=str(number), options=_options(target, choose), input=question.sample.message()
             )
@@ -109,8 +113,10 @@ def stream(load: Load, choose: random.Random) -> None:
             else:
                 _answered(load, asked[answer.id], answer.embedding)
     except grpc.RpcError as error:
-        room.release(1000)
-        _all_failed(load, [item for item in list(asked.values()) if not item.outcomes], error)
+        with asking:
+            over.set()
+        room.release()
+        _all_failed(load, [item for item in asked.values() if not item.outcomes], error)
 
 
 def client_stream(load: Load, choose: random.Random) -> None:
@@ -184,6 +190,7 @@ def _post(load: Load, choose: random.Random, connection: httpx.Client) -> None:
     except httpx.TransportError as error:
         for question in asked:
             load.ledger.failed(question, "UNAVAILABLE", repr(error))
+        load.stopping.wait(AGAIN)
         return
     values = answer.json()
     if answer.status_code != 200:
@@ -236,6 +243,7 @@ def _client_answered(load: Load, question: Asked, embedding: Embedding) -> None:
 def _all_failed(load: Load, asked: list[Asked], error: grpc.RpcError) -> None:
     for question in asked:
         load.ledger.failed(question, error.code().name, error.details() or "")
+    load.stopping.wait(AGAIN)
 
 
 CALLERS: tuple[Step, ...] = (unary, unary, stream, client_stream, client_calls, http)

@@ -126,16 +126,18 @@ class Ledger:
         """Something is not as it should be."""
         told = f"{kind}, {time.monotonic() - self._started:.1f} s: {description}"
         with self._lock:
-            if item := known_item(description):
+            item = known_item(description)
+            if item:
                 self.known[item] += 1
-                return
-            self.faults[kind] += 1
+            else:
+                self.faults[kind] += 1
             # The same fault again says nothing new.
             if (gist := _gist(kind, description)) in self._told or len(self._told) >= MOST:
                 return
             self._told.add(gist)
-            self.described.append(told)
-        print(f"FAULT {told}", flush=True)
+            if not item:
+                self.described.append(told)
+        print(f"{'KNOWN' if item else 'FAULT'} {told}", flush=True)
 
     def close(self) -> None:
         """No more answers come: what has none is lost."""

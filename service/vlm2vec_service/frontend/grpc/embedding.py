@@ -67,8 +67,9 @@ class EmbeddingServicer(embedding_pb2_grpc.EmbeddingServiceServicer):
         tasks: set[asyncio.Task[None]],
     ) -> None:
         """Starts a task for each request that the window has room for, until the caller has sent
-        all, or the server drains: then the accepted ones finish and the stream is refused."""
+        all, sends what is refused, or the server drains: then the accepted ones finish first."""
         incoming = aiter(requests)
+        refusal: ServeError | None = None
         drained = asyncio.create_task(self.pipeline.draining.wait())
         try:
             while True:
@@ -78,7 +79,11 @@ class EmbeddingServicer(embedding_pb2_grpc.EmbeddingServiceServicer):
                 if not received.done():
                     received.cancel()
                     break
-                request = received.result()
+                try:
+                    request = received.result()
+                except ServeError as error:
+                    refusal = error
+                    break
                 if request is None:
                     break
                 task = asyncio.create_task(self._answer(request, context, answers))
@@ -88,6 +93,8 @@ class EmbeddingServicer(embedding_pb2_grpc.EmbeddingServiceServicer):
                 await asyncio.wait(set(tasks))
         finally:
             drained.cancel()
+        if refusal is not None:
+            raise refusal
         if self.pipeline.draining.is_set():
             raise UnavailableError("the server is shutting down; send the rest to another", 0.1)
 

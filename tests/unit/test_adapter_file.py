@@ -211,7 +211,12 @@ def test_the_output_layer_may_not_bring_other_embeddings(
     rewrite_tensors(
         tmp_path, lambda t: {k: v + 1 if "base_layer" in k else v for k, v in t.items()}
     )
-    with pytest.raises(
-        AdapterError, match=r"lm_head\.base_layer is not the base's token embeddings"
-    ):
-        engine.load_adapter("made", tmp_path)
+    refused(engine, tmp_path, r"lm_head\.base_layer is not the base's token embeddings")
+
+
+def test_a_copy_of_the_embeddings_may_be_coarser(
+    engine: Engine, with_lm_head: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(with_lm_head, tmp_path, dirs_exist_ok=True)
+    rewrite_tensors(tmp_path, lambda t: {k: v.to(torch.bfloat16) for k, v in t.items()})
+    assert engine.load_adapter("made", tmp_path).layers

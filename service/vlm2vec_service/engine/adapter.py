@@ -76,7 +76,6 @@ def load_adapter(
     """
     device = next(iter(linears.values())).weight.device
     config, embedding, contents, placement = _parse(folder, backbone, linears)
-    _require_base(folder, backbone, contents)
     parts = {module: part for module, part in contents.parts.items() if module in linears}
     steps = [
         functools.partial(
@@ -127,6 +126,7 @@ def _parse(
         placement = fit(config, contents, backbone, linears)
     except AdapterError as error:
         raise AdapterError(f"{folder}: {error}") from error
+    _require_base(folder, backbone, contents)
     if unused := len(config.alpha_pattern) - placement.alphas_used:
         log.warning("%s: %d keys of alpha_pattern match no layer, as in PEFT", folder, unused)
     return config, embedding, contents, placement
@@ -136,14 +136,18 @@ def _require_base(folder: Path, backbone: Backbone, contents: Contents) -> None:
     """Raises `AdapterError` if PEFT would put other token embeddings into the base.
 
     It writes a copy of the output layer where that is targeted, and reads it back; where the output
-    layer is the embeddings, they have to be the base's own.
+    layer is the embeddings, they have to be the base's own. On the meta device nobody can tell.
     """
     layer = {module: part for module, part in contents.parts.items() if "base_layer" in part}
     embeddings = backbone.model.embed_tokens.weight
-    if not backbone.tied:
+    if not backbone.tied or embeddings.is_meta:
         return
     for module, tensors in read_tensors(folder, layer, embeddings.device):
-        if not torch.equal(tensors["base_layer"].to(embeddings.dtype), embeddings):
+        copy = tensors["base_layer"]
+        # Whichever of the two is coarser was rounded.
+        if not any(
+            torch.equal(copy.to(d), embeddings.to(d)) for d in (copy.dtype, embeddings.dtype)
+        ):
             raise AdapterError(f"{folder}: {module}.base_layer is not the base's token embeddings")
 
 

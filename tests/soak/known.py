@@ -6,12 +6,8 @@ Take a line out when its item is done: the soak then holds it.
 import re
 
 KNOWN: dict[str, str] = {
-    r"malformed message: .*(DecodeError|streamed: INTERNAL)": "20, malformed protobuf",
     r"adapter '.*' is not loaded; loaded:": "12, a version wanted while its worker is greeted",
     r"the batch failed: UsageError": "12, a batch for a worker whose channel has just closed",
-    r"server.log: UnicodeEncodeError": "20, half of a surrogate pair",
-    r"server.log: google.protobuf.message.DecodeError": "20, malformed protobuf",
-    r"malformed body: .*\\ud.*HTTP 500": "20, half of a surrogate pair",
 }
 """The item of the issue that mends a fault, by what the description of the fault matches."""
 

@@ -55,8 +55,9 @@ class Load:
         """Whose vectors to ask for."""
         version = RARE if choose.random() < 0.02 else choose.choice(("base", *VERSIONS))
         return choose.choice((
-            Selector(), Selector(), Selector(), Selector("alias", "champion"), Selector("alias", "nightly"),
-            Selector("version", version), Selector("space", self.ledger.spaces[version]),
+            Selector(), Selector(), Selector(), Selector("alias", "champion"),
+            Selector("alias", "nightly"), Selector("version", version),
+            Selector("space", self.ledger.spaces[version]),
         ))  # fmt: skip
 
     def ask(self, path: str, choose: random.Random, target: Selector) -> Asked:

@@ -84,8 +84,8 @@ class Installation:
             running_server(
                 folder, "--model", f"{MODEL}={self.base}", "--dtype", "float32",
                 "--registry", self.registry_url, "--poll-seconds", "0.2",
-                "--cache-dir", self.cache, "--max-adapters", str(len(VERSIONS)), "--drain-seconds", "5",
-                "--log-level", "WARNING", ports=self._ports,
+                "--cache-dir", self.cache, "--max-adapters", str(len(VERSIONS)),
+                "--drain-seconds", "5", "--log-level", "WARNING", ports=self._ports,
             )
         )  # fmt: skip
         return self.server

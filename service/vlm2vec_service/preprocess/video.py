@@ -52,23 +52,24 @@ class SampledVideo:
     """A video file that has been decoded once, and which of its frames are sampled.
 
     ``wanted`` are their indices, ``stored`` the width and height of each before it is turned as
-    ``turns`` says. ``field`` is where the file stands in the input, for errors.
+    ``turn`` says, the display matrix of the first. ``field`` is where the file stands in the input,
+    for errors.
     """
 
     data: bytes = field(repr=False)
     field: str
     wanted: tuple[int, ...]
     stored: tuple[tuple[int, int], ...]
-    turns: tuple[Turn, ...]
+    turn: Turn
 
     def __len__(self) -> int:
         return len(self.wanted)
 
     def sizes(self, decode: str) -> tuple[tuple[int, int], ...]:
         """Tells the width and height of each of the `frames`."""
+        turned = decode != "raw" and self.turn[0][0] == 0
         return tuple(
-            (height, width) if decode != "raw" and turn[0][0] == 0 else (width, height)
-            for (width, height), turn in zip(self.stored, self.turns, strict=True)
+            (height, width) if turned else (width, height) for width, height in self.stored
         )
 
     def frames(self, decode: str) -> Iterator[Image.Image]:
@@ -78,12 +79,11 @@ class SampledVideo:
         transparent, or ``raw``. Raises `InvalidInputError`.
         """
         try:
-            turns = dict(zip(self.wanted, self.turns, strict=True))
             with _opened(self.data, self.field) as (container, stream):
                 frames = islice(container.decode(stream), self.wanted[-1] + 1)
                 for index, frame in enumerate(frames):
-                    if index in turns:
-                        yield _rgb(frame, turns[index], decode)
+                    if index in self.wanted:
+                        yield _rgb(frame, self.turn, decode)
         except (av.FFmpegError, ValueError) as error:
             raise InvalidInputError(self.field, f"undecodable video: {error}") from error
 
@@ -113,7 +113,7 @@ def sample_video(data: bytes, count: int, limits: Limits, field: str = "video") 
 
 def _sample(data: bytes, count: int, limits: Limits, field: str) -> SampledVideo:
     stored: list[tuple[int, int]] = []
-    turns: list[Turn] = []
+    turn: Turn | None = None
     with _opened(data, field) as (container, stream):
         if is_cut_off(data, container.format.name):
             raise InvalidInputError(field, CUT_OFF)
@@ -134,18 +134,16 @@ def _sample(data: bytes, count: int, limits: Limits, field: str) -> SampledVideo
                 size = (frame.width, frame.height)
                 check_size(size, limits, field)
                 stored.append(size)
-                turns.append(_turn(frame))
+                # Of the first frame only: looking at what is beside a frame keeps the frame in
+                # memory until the next garbage collection.
+                turn = turn or _turn(frame)
         if tail and not _last_is_whole(context, tail):
             raise InvalidInputError(field, CUT_OFF)
     if not stored:
         raise InvalidInputError(field, "the video holds no frame")
     chosen = np.linspace(0, len(stored) - 1, min(count, len(stored)), dtype=int).tolist()
     return SampledVideo(
-        data,
-        field,
-        tuple(chosen),
-        tuple(stored[index] for index in chosen),
-        tuple(turns[index] for index in chosen),
+        data, field, tuple(chosen), tuple(stored[index] for index in chosen), turn or UPRIGHT
     )
 
 

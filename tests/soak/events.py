@@ -6,7 +6,7 @@ import shutil
 import signal
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -116,7 +116,7 @@ class Director:
             self.site.registry.set_alias(MODEL, "nightly", version)
 
     @contextlib.contextmanager
-    def _moving(self, alias: str, version: str):  # type: ignore[no-untyped-def]
+    def _moving(self, alias: str, version: str) -> Iterator[None]:
         """Either version is right from before the block until the server says the new one."""
         self.timeline.begin(alias, version)
         yield

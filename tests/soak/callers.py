@@ -111,6 +111,7 @@ def stream(load: Load, choose: random.Random) -> None:
             elif answer.HasField("error"):
                 code = next(c for c in grpc.StatusCode if c.value[0] == answer.error.code)
                 load.ledger.failed(asked[answer.id], code.name, answer.error.message)
+                load.stopping.wait(AGAIN / 5)
             else:
                 _answered(load, asked[answer.id], answer.embedding)
     except grpc.RpcError as error:
@@ -198,6 +199,7 @@ def _post(load: Load, choose: random.Random, connection: httpx.Client) -> None:
         for question in asked:
             detail = values["error"]
             load.ledger.failed(question, detail["code"].upper(), detail["message"])
+        load.stopping.wait(AGAIN)
         return
     for item in values["data"]:
         vector = item["embedding"]

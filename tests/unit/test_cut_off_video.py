@@ -55,19 +55,25 @@ class Pipe(io.RawIOBase):
 
 
 def film(
-    container: str, codec: str, *, live: bool = False, options: dict[str, str] | None = None
+    container: str,
+    codec: str,
+    *,
+    live: bool = False,
+    options: dict[str, str] | None = None,
+    coding: dict[str, str] | None = None,
+    frames: int = 24,
 ) -> bytes:
-    """A file of 24 frames of noise, 128x96."""
+    """A file of so many ``frames`` of noise, 128x96."""
     if codec not in av.codecs_available:
         pytest.skip(f"this build of PyAV has no {codec}")
     random = np.random.default_rng(0)
     file = Pipe() if live else io.BytesIO()
     with av.open(file, "w", format=container, options=options or {}) as output:
-        stream = output.add_stream(codec, rate=25)
+        stream = output.add_stream(codec, rate=25, options=coding or {})
         assert isinstance(stream, av.VideoStream)
         stream.width, stream.height = 128, 96
         stream.pix_fmt = FORMATS.get(codec, "yuv420p")
-        for _ in range(24):
+        for _ in range(frames):
             noise = random.integers(0, 256, (96, 128, 3), np.uint8)
             output.mux(stream.encode(av.VideoFrame.from_ndarray(noise, format="rgb24")))
         output.mux(stream.encode(None))
@@ -114,6 +120,16 @@ def test_any_byte_less_is_noticed(container: str, codec: str) -> None:
     for size in range(100, len(data), len(data) // 300):
         with pytest.raises(InvalidInputError):
             sample_video(data[:size], 8, Limits())
+
+
+@pytest.mark.parametrize("container", ["mpegts", "mpeg"])
+@pytest.mark.parametrize("codec", ["libx264", "mpeg2video", "libx265"])
+@pytest.mark.parametrize("group", ["1", "2", "3", "5", "12"])
+def test_whole_streams_of_any_groups_are_taken(container: str, codec: str, group: str) -> None:
+    options = {"g": group, "bf": "2", "x264-params": "open-gop=1", "x265-params": "log-level=0"}
+    for frames in (1, 4, 13):
+        data = film(container, codec, coding=options, frames=frames)
+        assert len(sample_video(data, 64, Limits())) == frames
 
 
 @pytest.mark.parametrize("codec", ["libx264", "mpeg2video"])

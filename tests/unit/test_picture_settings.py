@@ -9,11 +9,13 @@ from PIL import Image
 
 from tests.conftest import ARCHITECTURES
 from tests.unit.pictures import noise
+from vlm2vec.v1 import embedding_pb2 as pb
 from vlm2vec_registry.embedding_config import EmbeddingConfig, PromptTemplate
 from vlm2vec_service.backbones import load_preprocessor
 from vlm2vec_service.errors import InvalidInputError
 from vlm2vec_service.preprocess import Prepared, Preprocessor, Request
 from vlm2vec_service.preprocess.images import EncodedImage, measure_image
+from vlm2vec_service.preprocess.messages import parse_input
 from vlm2vec_service.settings import Limits
 
 DEFAULT = EmbeddingConfig()
@@ -158,3 +160,15 @@ def test_limit_of_tokens_counts_what_is_left(checkpoints: Path, architecture: st
     assert len(preprocessor.prepare(Request(text=WORDS), cut(5))) == 5
     with pytest.raises(InvalidInputError, match="6 tokens are more than max_tokens, 5"):
         preprocessor.prepare(Request(text=WORDS), cut(6))
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_damage_found_by_decoding_names_the_part(
+    preprocessors: dict[str, Preprocessor], architecture: str
+) -> None:
+    whole = file(noise(64, 48)).data
+    parts = [pb.Part(text="a"), pb.Part(image=whole), pb.Part(image=whole[: len(whole) // 2])]
+    request = parse_input(pb.Input(parts=parts), Limits(), 8)
+    with pytest.raises(InvalidInputError, match="truncated or damaged PNG") as caught:
+        preprocessors[architecture].prepare(request, DEFAULT)
+    assert caught.value.field == "parts[2].image"

@@ -2,9 +2,10 @@
 
 import contextlib
 import io
+from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import islice
+from itertools import chain, islice
 
 import av
 import numpy as np
@@ -30,7 +31,8 @@ RGB does not know, of which one even ends the process."""
 WITHOUT_LENGTHS = ("mpegts", "mpeg")
 """The containers that may be cut between two packets without a trace but in the last frame."""
 MOST_TAIL = 1_000
-"""Packets of such a container that are decoded once more at most, from its last key frame on."""
+"""Packets of such a container that are decoded once more, at most, of each of its last two groups:
+the frames behind a key frame may refer to those before it."""
 CUT_OFF = "the file is cut off: there is less of it than it says"
 Turn = tuple[tuple[int, int], tuple[int, int]]
 """A display matrix of quarter turns and mirrors: where a frame's x and y axes go, as x and y."""
@@ -120,10 +122,12 @@ def _sample(data: bytes, count: int, limits: Limits, field: str) -> SampledVideo
         context = stream.codec_context
         if context.width and context.height:
             check_size((context.width, context.height), limits, field)
-        tail: list[av.Packet[av.VideoStream]] = []
+        groups: deque[deque[av.Packet[av.VideoStream]]] = deque(maxlen=2)
         for packet in container.demux(stream):
             if container.format.name in WITHOUT_LENGTHS and packet.size:
-                tail = [packet] if packet.is_keyframe else [*tail[-MOST_TAIL:], packet]
+                if packet.is_keyframe or not groups:
+                    groups.append(deque(maxlen=MOST_TAIL))
+                groups[-1].append(packet)
             for frame in packet.decode():
                 if len(stored) == limits.max_video_decoded_frames:
                     raise InvalidInputError(
@@ -137,7 +141,7 @@ def _sample(data: bytes, count: int, limits: Limits, field: str) -> SampledVideo
                 # Of the first frame only: looking at what is beside a frame keeps the frame in
                 # memory until the next garbage collection.
                 turn = turn or _turn(frame)
-        if tail and not _last_is_whole(context, tail):
+        if groups and not _last_is_whole(context, list(chain.from_iterable(groups))):
             raise InvalidInputError(field, CUT_OFF)
     if not stored:
         raise InvalidInputError(field, "the video holds no frame")

@@ -19,6 +19,7 @@ class Limits:
 
     max_tokens: int = setting(8192, "Tokens per input, image and video tokens included.")
     max_text_bytes: int = setting(262_144, "Bytes of prompt, instruction or text per input.")
+    max_parts: int = setting(256, "Parts per input: texts, images, a video.")
     max_images: int = setting(16, "Images per input.")
     max_image_bytes: int = setting(20_971_520, "Bytes per encoded image.")
     max_image_pixels: int = setting(50_000_000, "Pixels per image, before any resizing.")
@@ -76,6 +77,9 @@ class ServerSettings:
         "127.0.0.1:9090", "Address for Prometheus metrics: HOST:PORT; empty turns them off."
     )
     max_inputs: int = setting(64, "Inputs of a unary call, and candidates of a ranking.")
+    max_calls: int = setting(
+        4096, "Calls and streams under way at once; one caller may have at most half of them."
+    )
     max_message_bytes: int = setting(67_108_864, "Bytes of one gRPC message.")
     max_queue_requests: int = setting(
         4096,

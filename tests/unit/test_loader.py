@@ -235,3 +235,26 @@ def test_a_folder_that_changed_under_a_version_is_not_loaded_as_that_version(
         assert world.held == "b"
 
     run(tmp_path, check)
+
+
+def test_what_no_worker_could_load_again_is_loaded_anew_after_a_pause(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def check(world: LoaderScene) -> None:
+        await world.ensure("a")
+        key = world.model.versions["a"].key
+        # Both restarted, and neither could load it.
+        for worker in world.workers:
+            worker.holds.remove(key)
+            worker.refused[key] = "no memory"
+        assert world.state("a") == VersionState(State.FAILED, "no memory")
+        with pytest.raises(AdapterError, match="could not be loaded: no memory"):
+            await world.ensure("a")
+        assert world.state("a") == VersionState(State.FAILED, "no memory")
+        await asyncio.sleep(0.06)
+        await world.ensure("a")
+        assert world.state("a") == VersionState(State.HELD)
+        assert world.held == "a"
+
+    monkeypatch.setattr(module, "FIRST_RETRY", 0.05)
+    run(tmp_path, check)

@@ -5,6 +5,7 @@ import contextvars
 import logging
 import time
 import uuid
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -31,6 +32,8 @@ class Call:
     identity: Identity = ANYONE
     quota: Quota = UNLIMITED
     checked: float = 0.0
+    place: str | None = None
+    """The caller whose place it takes; None before it is let in."""
     recheck: Callable[[], None] = lambda: None
     """For what lasts long: raises `ServeError` once the credential is no longer good."""
 
@@ -65,11 +68,14 @@ class Access:
         draining: asyncio.Event,
         authenticator: Authenticator,
         quotas: Quotas,
+        max_calls: int,
     ) -> None:
         self.metrics = metrics
         self.draining = draining
         self.authenticator = authenticator
         self.quotas = quotas
+        self.max_calls = max_calls
+        self._under_way: Counter[str] = Counter()
 
     def start(self, method: str, peer: str, id: str) -> Call:
         """Notes a call that comes in, with the ``id`` that the caller gave it, if any. `finish` has
@@ -87,6 +93,7 @@ class Access:
         if self.draining.is_set():
             raise UnavailableError("the server is shutting down; try another", retry_after=0.1)
         call.identity.check_scope(scope)
+        self._take_place(call)
         if stream:
             call.recheck = lambda: self._recheck(call, credentials, scope)
             call.checked = time.monotonic()
@@ -96,6 +103,19 @@ class Access:
             except ExhaustedError:
                 self.metrics.quota_refusals.inc()
                 raise
+
+    def _take_place(self, call: Call) -> None:
+        """Counts the call in, until `finish`. Raises `ExhaustedError` where there are as many as
+        may be, or where the caller has half of them."""
+        own = self._under_way[call.caller]
+        if self._under_way.total() >= self.max_calls or own >= max(1, self.max_calls // 2):
+            raise ExhaustedError(
+                f"too many calls are under way: {own} of this caller, "
+                f"{self._under_way.total()} in all (max_calls {self.max_calls})",
+                retry_after=1.0,
+            )
+        self._under_way[call.caller] += 1
+        call.place = call.caller
 
     def _recheck(self, call: Call, credentials: Credentials, scope: str) -> None:
         # Credentials change no faster than they are read, and a signature takes its time.
@@ -112,6 +132,10 @@ class Access:
         shown = public(error, call.id) if isinstance(error, Exception) else None
         code = shown.code if shown else Code.OK if error is None else Code.CANCELLED
         seconds = time.monotonic() - call.started
+        if call.place is not None:
+            self._under_way[call.place] -= 1
+            if not self._under_way[call.place]:
+                del self._under_way[call.place]
         self.metrics.in_flight.labels(call.method).dec()
         self.metrics.requests.labels(call.method, code.name).inc()
         if code != Code.CANCELLED and not stream:

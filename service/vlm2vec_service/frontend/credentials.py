@@ -51,7 +51,10 @@ def open_access(
     quotas = Quotas(
         auth.caller_requests_per_second, auth.caller_tokens_per_second, auth.caller_burst_seconds
     )
-    return Access(pipeline.metrics, pipeline.draining, authenticator, quotas), certificate
+    access = Access(
+        pipeline.metrics, pipeline.draining, authenticator, quotas, pipeline.settings.max_calls
+    )
+    return access, certificate
 
 
 def follow_files(

@@ -53,6 +53,15 @@ def check_count(field: str, count: int, most: int) -> None:
         raise InvalidInputError(field, f"{count} given; 1 to max_inputs, {most}, are accepted")
 
 
+def check_parts(message: pb.Input, most: int, field: str) -> None:
+    """Refuses an input of more than ``most`` parts, which is ``max_parts``, before anybody looks at
+    one of them."""
+    if len(message.parts) > most:
+        raise InvalidInputError(
+            f"{field}.parts", f"{len(message.parts)} are more than max_parts, {most}"
+        )
+
+
 def check_stream_request(request: pb.EmbedStreamRequest) -> None:
     """Refuses a request of a stream without an id or an input."""
     if not 1 <= len(request.id.encode()) <= MAX_ID_BYTES:

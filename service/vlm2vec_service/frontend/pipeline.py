@@ -21,7 +21,7 @@ from vlm2vec_service.errors import (
     ServeError,
     UnavailableError,
 )
-from vlm2vec_service.frontend.limits import check_dimensions, check_options
+from vlm2vec_service.frontend.limits import check_dimensions, check_options, check_parts
 from vlm2vec_service.frontend.request import Answer, Caller, Route
 from vlm2vec_service.frontend.served import Served
 from vlm2vec_service.metrics import Metrics
@@ -157,6 +157,7 @@ class Pipeline:
     async def _embed(self, message: pb.Input, route: Route, caller: Caller, field: str) -> Answer:
         """One admitted input. Raises `ServeError`."""
         model, version = route.served.model.name, route.version.name
+        check_parts(message, self.limits.max_parts, field)
         self.metrics.modalities.labels(modality(message)).inc()
         code = Code.CANCELLED  # if neither an answer nor an error comes
         try:

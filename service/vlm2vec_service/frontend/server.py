@@ -149,6 +149,8 @@ def channel_options(settings: ServerSettings) -> list[tuple[str, int]]:
         # A client that pings more often is cut off; gRPC's own 5 minutes would cut off most.
         ("grpc.http2.min_ping_interval_without_data_ms", 1_000),
         ("grpc.keepalive_permit_without_calls", 1),
+        # Nothing compressed: a megabyte of it may be a gigabyte, before anybody asked who sent it.
+        ("grpc.compression_enabled_algorithms_bitset", 1),
         # Two front ends must not share a port by accident.
         ("grpc.so_reuseport", 0),
     ]

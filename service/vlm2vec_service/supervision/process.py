@@ -35,7 +35,8 @@ HEALTHY_AFTER = 60.0
 STOP_SECONDS = 8.0
 """What a worker is given to stop by itself."""
 LOAD_SECONDS = 120.0
-"""What a worker is given to load one adapter, before it is taken to hang."""
+"""What a worker is given to load one adapter, and to answer its probe, before it is taken to
+hang."""
 DEATHS = 2
 """Times that a worker may die over the loading of an adapter before it refuses it."""
 POLL = 2.0
@@ -133,7 +134,8 @@ class Worker:
             folder = await adapter.find()
             remote = self.address is not None
             await link.load_adapter(name, folder, remote, LOAD_SECONDS)
-            adapter.check(await link.run([adapter.probe], True, self.batch_timeout))
+            adapter.check(await link.run([adapter.probe], True, LOAD_SECONDS))
+            self._deaths.pop(name, None)
         except (DeadlineError, WorkerLostError) as error:
             hung = isinstance(error, DeadlineError)
             self._deaths[name] = self._deaths.get(name, 0) + 1

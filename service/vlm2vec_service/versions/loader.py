@@ -70,8 +70,12 @@ class Loader:
         if version.is_base:
             return
         if (held := self.residency.held.get(key)) is not None:
-            held.used_at = time.monotonic()
-            return
+            if not (reason := self.residency.given_up(version)):
+                held.used_at = time.monotonic()
+                return
+            self.residency.let_go(version)
+            self.files.release(version)
+            self._failed(version, reason)
         task = self._loading.get(key)
         if task is None:
             failure = self.residency.failures.get(key)
@@ -115,18 +119,24 @@ class Loader:
             raise
         except ServeError as error:
             self.files.release(version)
-            failure = self.residency.fail(version, str(error))
-            self.metrics.load_failures.labels(self.model).inc()
-            log.error(
-                "model %s: version %s could not be loaded, again in %.0f s: %s",
-                self.model, name, failure.delay, error,
-            )  # fmt: skip
-            raise AdapterError(f"version {name!r} could not be loaded: {failure.reason}") from error
+            reason = self._failed(version, str(error))
+            raise AdapterError(f"version {name!r} could not be loaded: {reason}") from error
         finally:
             self.residency.under_way(version, None)
         seconds = time.monotonic() - started
         self.metrics.load_seconds.labels(self.model).observe(seconds)
         log.info("model %s: version %s loaded in %.2f s", self.model, name, seconds)
+
+    def _failed(self, version: Version, reason: str) -> str:
+        """Notes, tells and counts why a version could not be loaded; gives the reason as callers
+        may see it."""
+        failure = self.residency.fail(version, reason)
+        self.metrics.load_failures.labels(self.model).inc()
+        log.error(
+            "model %s: version %s could not be loaded, again in %.0f s: %s",
+            self.model, version.name, failure.delay, reason,
+        )  # fmt: skip
+        return failure.reason
 
     async def _make_room(self, version: Version, nbytes: int, traffic: bool) -> None:
         """Unloads the least lately used until ``version`` fits."""

@@ -108,6 +108,13 @@ class Residency:
         why = "; ".join(f"worker {worker}: {reason}" for worker, reason in refusals.items())
         return VersionState(State.HELD, why)
 
+    def given_up(self, version: Version) -> str:
+        """Why no worker will answer with a version that they were to hold, where all of them are
+        ready and none could load it again; empty otherwise. It has to be loaded anew."""
+        refusals = [worker.refused.get(version.key, "") for worker in self.workers]
+        ready = all(worker.ready for worker in self.workers)
+        return refusals[0] if ready and all(refusals) else ""
+
     @property
     def ready(self) -> bool:
         """Whether there is a champion, and a worker that answers with it."""

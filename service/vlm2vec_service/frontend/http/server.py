@@ -22,6 +22,9 @@ from vlm2vec_service.frontend.reload import Reloaded
 from vlm2vec_service.frontend.tls import Certificate, certificate_names, http_context
 from vlm2vec_service.settings import HttpSettings
 
+MAX_HEAD_BYTES = 65_536
+"""Bytes of a request's URL and headers; more are no request."""
+
 
 class HttpServer(uvicorn.Server):
     """Uvicorn's server, started and stopped by its owner, who handles the process's signals."""
@@ -74,6 +77,27 @@ class HttpServer(uvicorn.Server):
 
 class _Protocol(HttpToolsProtocol):
     """Hands the names in a client's certificate to the middleware, in the ASGI scope's state."""
+
+    _head_bytes = 0
+
+    def on_message_begin(self) -> None:
+        self._head_bytes = 0
+        super().on_message_begin()
+
+    def on_url(self, url: bytes) -> None:
+        self._count(url)
+        super().on_url(url)
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        self._count(name + value)
+        super().on_header(name, value)
+
+    def _count(self, data: bytes) -> None:
+        """Refuses a head that is too large; what is raised here becomes 400 and ends the
+        connection."""
+        self._head_bytes += len(data)
+        if self._head_bytes > MAX_HEAD_BYTES:
+            raise ValueError("the head of the request is too large")
 
     def connection_made(self, transport: Any) -> None:
         super().connection_made(transport)

@@ -28,8 +28,6 @@ CAUSES = (
     Cause("no room for a version", ("RESOURCE_EXHAUSTED",), r"there is no room"),
     # A call that gRPC's server had received and not begun when it stopped is CANCELLED.
     Cause("restart", ("UNAVAILABLE", "CANCELLED", "HTTP closed", "HTTP 503"), span=RESTART),
-    # The registry was not asked yet, and there is no state file.
-    Cause("nothing known yet", ("NOT_FOUND", "HTTP 404"), r"has no (version|alias)", RESTART),
     Cause(
         "registry away", ("UNAVAILABLE", "FAILED_PRECONDITION", "HTTP 409", "HTTP 503"),
         r"could not be loaded|MLflow", OUTAGE, LATE,

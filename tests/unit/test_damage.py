@@ -20,7 +20,7 @@ from vlm2vec_registry.errors import OutageError
 from vlm2vec_registry.snapshot import BASE, DIGESTS, EMBEDDING, SPACE, PublishedVersion, Snapshot
 from vlm2vec_registry.strict import FormatError
 from vlm2vec_service import tasks
-from vlm2vec_service.errors import UnavailableError, without_paths
+from vlm2vec_service.errors import NotFoundError, UnavailableError, without_paths
 from vlm2vec_service.metrics import Metrics
 
 TAGS = {
@@ -97,8 +97,9 @@ def test_a_damaged_state_file_is_as_good_as_none(tmp_path: Path, text: str) -> N
         await one.follower.step()
         assert one.model.aliases == {}
         assert one.count("registry_state_errors") == 1
-        with pytest.raises(UnavailableError):
-            one.model.choose()
+        for named in ({}, {"version": "1"}, {"alias": "canary"}, {"space": "0" * 32}):
+            with pytest.raises(UnavailableError):
+                one.model.choose(**named)
         # The registry is back: all is well, and the file is whole again.
         one.publish("1", contents=1)
         snapshot = Snapshot("m", dict(one.published), {"champion": "1"})
@@ -106,6 +107,8 @@ def test_a_damaged_state_file_is_as_good_as_none(tmp_path: Path, text: str) -> N
         one.snapshot = lambda name: snapshot  # type: ignore[attr-defined]
         await one.follower.step()
         assert one.champion.name == "1"
+        with pytest.raises(NotFoundError):
+            one.model.choose(version="2")
         assert Snapshot.from_json(one.state.read_text()) == snapshot
 
     asyncio.run(check())

@@ -130,6 +130,8 @@ def _our_errors() -> Iterator[None]:
         if task is None or task.cancelling():
             raise
         raise WorkerLostError("the worker is gone") from error
+    except grpc.aio.UsageError as error:  # the channel was closed before the call began
+        raise WorkerLostError("the worker is gone") from error
     except grpc.aio.AioRpcError as error:
         raise _ours(error.code(), error.details() or error.code().name) from error
 

@@ -233,7 +233,11 @@ class Worker:
         self.device = status.device
         # What was refused before may hold up what was not: it is for later.
         later = {name: self.wanted[name] for name in self.refused if self._deaths.get(name) is None}
-        await self._load_all(link, self.wanted.keys() - self.refused.keys())
+        loaded: set[str] = set()
+        # More may be wanted while these are loaded.
+        while missing := self.wanted.keys() - self.refused.keys() - loaded:
+            await self._load_all(link, missing)
+            loaded |= missing
         log.info("worker %s is ready on %s, %s", self.name, status.device, status.dtype)
         self._set_ready(True)
         await self._load_all(link, later.keys())

@@ -13,6 +13,7 @@ from vlm2vec_service.errors import (
     AdapterError,
     InvalidInputError,
     NotFoundError,
+    ServeError,
     UnavailableError,
     listed,
 )
@@ -73,6 +74,8 @@ class ServedModel:
     versions: dict[str, Version]
     aliases: dict[str, Version] = field(default_factory=dict)
     canary_share: float = 0.0
+    heard: bool = True
+    """Whether all versions are known; False until a registry that is followed has answered once."""
     retired: set[str] = field(default_factory=set)
 
     def choose(
@@ -89,10 +92,7 @@ class ServedModel:
             return self.in_space(space)[0]
         if version:
             if version not in self.versions:
-                raise NotFoundError(
-                    f"model {self.name!r} has no version {version!r}; "
-                    f"there are {listed(self.versions)}"
-                )
+                raise self._unknown(f"version {version!r}; there are {listed(self.versions)}")
             return self.versions[version]
         if not alias:
             alias = CHAMPION
@@ -104,9 +104,7 @@ class ServedModel:
                     5.0,
                 )
         if alias not in self.aliases:
-            raise NotFoundError(
-                f"model {self.name!r} has no alias {alias!r}; there are {listed(self.aliases)}"
-            )
+            raise self._unknown(f"alias {alias!r}; there are {listed(self.aliases)}")
         return self.aliases[alias]
 
     def in_space(self, space: str) -> list[Version]:
@@ -121,7 +119,14 @@ class ServedModel:
                 f"space {space!r} of model {self.name!r} was retired: no version makes its vectors "
                 "any more; re-embed what is indexed in it"
             )
-        raise NotFoundError(f"model {self.name!r} has no version in space {space!r}")
+        raise self._unknown(f"version in space {space!r}")
+
+    def _unknown(self, what: str) -> ServeError:
+        if self.heard:
+            return NotFoundError(f"model {self.name!r} has no {what}")
+        return UnavailableError(
+            f"model {self.name!r} has no {what}, but its registry has not answered yet", 5.0
+        )
 
     @property
     def in_traffic(self) -> AbstractSet[str]:

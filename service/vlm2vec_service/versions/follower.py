@@ -59,6 +59,7 @@ class Follower:
         self._registry = registry
         self._own = dict(self.model.versions)
         self._own_aliases = {alias: v.name for alias, v in self.model.aliases.items()}
+        residency.await_registry()
         self._poked = asyncio.Event()
         self._saved = ""
         self._trouble = ""

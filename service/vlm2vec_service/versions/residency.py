@@ -193,6 +193,11 @@ class Residency:
         self.model.retired |= {version.space for version in self.model.versions.values()}
         self.model.retired -= {version.space for version in versions.values()}
         self.model.versions = versions
+        self.model.heard = True
+
+    def await_registry(self) -> None:
+        """Notes that more versions may be known once a registry has answered."""
+        self.model.heard = False
 
     def left(self) -> list[Version]:
         """The versions that workers hold, and that are neither the model's nor answer any more."""

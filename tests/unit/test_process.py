@@ -1,0 +1,158 @@
+"""A worker's handle beside a link that does what a test tells it to."""
+
+import asyncio
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import pytest
+from prometheus_client import CollectorRegistry
+
+from vlm2vec_service.errors import AdapterError, DeadlineError, StartError, WorkerLostError
+from vlm2vec_service.metrics import Metrics
+from vlm2vec_service.preprocess import Prepared
+from vlm2vec_service.scheduling.batch import BatchInput, BatchResult
+from vlm2vec_service.settings import EngineSettings
+from vlm2vec_service.supervision.link import Link, WorkerStatus
+from vlm2vec_service.supervision.process import DEATHS, Worker
+from vlm2vec_service.versions.wanted import WantedAdapter
+from vlm2vec_service.worker.codec import ARITHMETIC
+
+BASE = b"base"
+PROBE = BatchInput(Prepared(np.ones(1, np.int32), np.zeros((3, 1), np.int32)), "", True)
+
+
+class ScriptedLink:
+    """Loads what it is told to, after ``before_load``; ``errors`` are raised for adapters by
+    name."""
+
+    def __init__(self, digest: bytes = BASE, arithmetic: int = ARITHMETIC) -> None:
+        self.answer = WorkerStatus(4, 1, "cpu", frozenset(), digest, "float32", arithmetic)
+        self.held: list[str] = []
+        self.errors: dict[str, Exception] = {}
+        self.before_load: dict[str, Any] = {}
+
+    async def status(self, timeout: float | None = None) -> WorkerStatus:
+        return self.answer
+
+    async def load_adapter(self, name: str, folder: Path, with_files: bool, timeout: float) -> None:
+        if name in self.before_load:
+            await self.before_load[name]()
+        if name in self.errors:
+            raise self.errors[name]
+        self.held.append(name)
+
+    async def unload_adapter(self, name: str) -> None:
+        if name in self.held:
+            self.held.remove(name)
+
+    async def run(self, inputs: Any, interactive: bool, timeout: float) -> BatchResult:
+        return BatchResult(np.ones((len(inputs), 1), np.float32), 0.0)
+
+
+def worker() -> Worker:
+    return Worker(
+        "w", "m", Path("base"), BASE, EngineSettings(), Metrics(CollectorRegistry()), 300.0
+    )
+
+
+def wanted() -> WantedAdapter:
+    async def find() -> Path:
+        return Path("folder")
+
+    return WantedAdapter(find, PROBE)
+
+
+async def greet(one: Worker, link: ScriptedLink) -> None:
+    await one._greet(cast(Link, link))
+
+
+@pytest.mark.parametrize(
+    ("link", "problem"),
+    [
+        (ScriptedLink(b"other"), "runs another base"),
+        (ScriptedLink(arithmetic=ARITHMETIC + 1), "run one release on both"),
+    ],
+)
+def test_a_worker_whose_vectors_are_of_another_space_is_refused(
+    link: ScriptedLink, problem: str
+) -> None:
+    one = worker()
+    with pytest.raises(StartError, match=problem):
+        asyncio.run(greet(one, link))
+    assert not one.ready
+
+
+def test_a_worker_of_an_older_release_that_does_not_say_is_taken() -> None:
+    one = worker()
+    asyncio.run(greet(one, ScriptedLink(b"", 0)))
+    assert one.ready
+
+
+def test_what_is_wanted_while_it_greets_is_loaded_too() -> None:
+    async def check() -> None:
+        one, link = worker(), ScriptedLink()
+        await one.load_adapter("first", wanted())
+
+        async def meanwhile() -> None:
+            await one.load_adapter("second", wanted())
+
+        link.before_load["first"] = meanwhile
+        await greet(one, link)
+        assert one.ready
+        assert link.held == ["first", "second"]
+
+    asyncio.run(check())
+
+
+def test_what_was_refused_before_is_tried_again_only_when_the_worker_is_ready() -> None:
+    async def check() -> None:
+        one, link = worker(), ScriptedLink()
+        for name in ("bad", "good"):
+            await one.load_adapter(name, wanted())
+        link.errors["bad"] = AdapterError("no")
+        await greet(one, link)
+        assert (link.held, one.refused) == (["good"], {"bad": "no"})
+        order: list[tuple[str, bool]] = []
+
+        async def note_bad() -> None:
+            order.append(("bad", one.ready))
+
+        async def note_good() -> None:
+            order.append(("good", one.ready))
+
+        one.ready = False
+        again = ScriptedLink()
+        again.before_load = {"bad": note_bad, "good": note_good}
+        await greet(one, again)
+        assert order == [("good", False), ("bad", True)]
+        assert (again.held, one.refused) == (["good", "bad"], {})
+
+    asyncio.run(check())
+
+
+@pytest.mark.parametrize(
+    ("error", "deaths"), [(DeadlineError("slow"), 1), (WorkerLostError("gone"), DEATHS)]
+)
+def test_what_takes_the_worker_down_is_not_loaded_for_ever(error: Exception, deaths: int) -> None:
+    async def check() -> None:
+        one = worker()
+        for name in ("poison", "good"):
+            await one.load_adapter(name, wanted())
+        for _ in range(deaths):
+            link = ScriptedLink()
+            link.errors["poison"] = error
+            with pytest.raises(WorkerLostError, match="adapter poison"):
+                await greet(one, link)
+        last = ScriptedLink()
+        last.errors["poison"] = error
+        await greet(one, last)
+        assert one.ready
+        assert last.held == ["good"]
+        assert list(one.refused) == ["poison"]
+        # Who asks for it anew has it tried anew.
+        del last.errors["poison"]
+        await one.load_adapter("poison", wanted())
+        assert (last.held, one.refused) == (["good", "poison"], {})
+
+    asyncio.run(check())

@@ -126,7 +126,7 @@ class ServedVersion(BaseModel):
 
 
 class ModelObject(BaseModel):
-    """A model that is served, with its versions."""
+    """A model that is served, with its versions; ``reason`` says why it is not ready."""
 
     id: str
     object: Literal["model"]
@@ -135,6 +135,7 @@ class ModelObject(BaseModel):
     backbone: str
     dimension: int
     ready: bool
+    reason: str
     versions: list[ServedVersion]
 
 

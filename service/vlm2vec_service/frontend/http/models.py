@@ -55,6 +55,7 @@ def _model(model: pb.Model) -> ModelObject:
         backbone=model.backbone,
         dimension=model.dimension,
         ready=model.ready,
+        reason=model.reason,
         versions=[
             ServedVersion(version=item.version, space=item.space, aliases=list(item.aliases))
             for item in model.versions

@@ -156,3 +156,21 @@ def test_what_takes_the_worker_down_is_not_loaded_for_ever(error: Exception, dea
         assert (last.held, one.refused) == (["good", "poison"], {})
 
     asyncio.run(check())
+
+
+def test_what_is_given_up_while_it_is_loaded_leaves_nothing_behind() -> None:
+    async def check() -> None:
+        one, link = worker(), ScriptedLink()
+        await greet(one, link)
+
+        async def give_up() -> None:
+            await one.unload_adapter("gone")
+
+        link.before_load["gone"] = give_up
+        link.errors["gone"] = AdapterError("no")
+        with pytest.raises(AdapterError):
+            await one.load_adapter("gone", wanted())
+        await greet(one, ScriptedLink())
+        assert one.ready
+
+    asyncio.run(check())

@@ -232,7 +232,7 @@ class Worker:
         self.token_budget, self.dimension = status.token_budget, status.dimension
         self.device = status.device
         # What was refused before may hold up what was not: it is for later.
-        later = {name: self.wanted[name] for name in self.refused if self._deaths.get(name) is None}
+        later = self.wanted.keys() & self.refused.keys() - self._deaths.keys()
         loaded: set[str] = set()
         # More may be wanted while these are loaded.
         while missing := self.wanted.keys() - self.refused.keys() - loaded:
@@ -240,7 +240,7 @@ class Worker:
             loaded |= missing
         log.info("worker %s is ready on %s, %s", self.name, status.device, status.dtype)
         self._set_ready(True)
-        await self._load_all(link, later.keys())
+        await self._load_all(link, later)
         if later:
             self.on_change()
 

@@ -299,3 +299,30 @@ def test_what_no_worker_could_load_is_refused_with_the_reason() -> None:
         assert (scheduler.queue.tokens, scheduler.queue.requests) == (0, 0)
 
     asyncio.run(check())
+
+
+def test_a_few_slow_tokens_say_nothing_of_how_long_many_take() -> None:
+    async def check() -> None:
+        worker = ScriptedWorker(token_budget=800)
+        seconds = 0.2
+
+        async def slow(_: list[int]) -> None:
+            await asyncio.sleep(seconds)
+
+        worker.behave = slow
+        scheduler, lane = start(worker, max_tokens=100_000)
+        await scheduler.run(work(0))
+        assert not lane.measured
+        hold = [asyncio.create_task(scheduler.run(work(i, 790))) for i in range(9)]
+        await asyncio.sleep(0.01)
+        # By the rate of that one token, the others would take twenty minutes.
+        assert scheduler.expected_wait(ANNE) == 0.0
+        seconds = 0.01
+        await asyncio.gather(*hold)
+        assert lane.measured
+        rate = lane.rate
+        seconds = 0.2
+        await scheduler.run(work(0))
+        assert lane.rate >= rate
+
+    asyncio.run(check())

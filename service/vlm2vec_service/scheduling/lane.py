@@ -59,6 +59,9 @@ class Lane:
     waiting: list[Batch] = field(default_factory=list)
     rate: float = 0.0
     """Moving average of the tokens that the worker does in a second; 0 until it is learned."""
+    measured: bool = False
+    """Whether a batch of an eighth of the token budget or more has taught the rate: a few tokens
+    take about as long as many, and say little of how many the worker does in a second."""
     patience: float = FRESH
     """Factor of the time limit: 1 once the worker has answered since it started. It doubles with
     every batch that hangs and none that is answered between, in case all has become slow."""
@@ -109,7 +112,12 @@ class Lane:
         # Two that come back in the same moment took longer than the time between them.
         seconds = max(time.monotonic() - self._since, result.seconds, 1e-6)
         rate = batch.tokens / seconds
-        self.rate = 0.8 * self.rate + 0.2 * rate if self.rate else rate
+        large = 8 * batch.tokens >= self.worker.token_budget
+        if self.measured and not large:
+            rate = max(rate, self.rate)
+        first = not self.rate or (large and not self.measured)
+        self.rate = rate if first else 0.8 * self.rate + 0.2 * rate
+        self.measured |= large
         self.patience = 1.0
         return result
 

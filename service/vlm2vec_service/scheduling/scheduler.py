@@ -87,9 +87,10 @@ class Scheduler:
 
     def expected_wait(self, flow: Flow) -> float:
         """Seconds until the tokens that are queued now and come before a further input of ``flow``
-        have run, by the rate of the last batches."""
-        ready = sum(lane.rate for lane in self._lanes if lane.worker.ready)
-        rate = ready or max((lane.rate for lane in self._lanes), default=0.0)
+        have run, by the rate of the last batches; 0 while no batch was large enough to tell."""
+        measured = [lane for lane in self._lanes if lane.measured]
+        ready = sum(lane.rate for lane in measured if lane.worker.ready)
+        rate = ready or max((lane.rate for lane in measured), default=0.0)
         budget = max((lane.worker.token_budget for lane in self._lanes), default=0)
         return self.queue.tokens_before(flow, budget) / rate if rate else 0.0
 

@@ -98,6 +98,8 @@ def test_float32_alone_and_packed(
     assert min((alone * packed).sum(axis=1)) > 0.99999
 
 
+# A CPU without AVX-512 takes minutes over bfloat16.
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_bfloat16(checkpoints: Path, golden: dict[str, Any], architecture: str) -> None:
     prepared = prepared_cases(checkpoints, architecture)

@@ -67,7 +67,9 @@ def space_of(base: bytes, adapter: Path | None) -> str:
 
     Raises `OSError`, and `FormatError` naming the file that makes no sense.
     """
-    return spaces_of(base, adapter)[0]
+    if adapter is None:
+        return hashlib.sha256(base).hexdigest()[:HEX_DIGITS]
+    return _rule_2(base, adapter, *_settings(adapter))
 
 
 def spaces_of(base: bytes, adapter: Path | None) -> tuple[str, ...]:
@@ -75,11 +77,12 @@ def spaces_of(base: bytes, adapter: Path | None) -> tuple[str, ...]:
 
     Raises as `space_of`.
     """
-    if adapter is None:
-        return (hashlib.sha256(base).hexdigest()[:HEX_DIGITS],)
-    config = read_object(adapter / ADAPTER_FILES[0])
-    embedding = EmbeddingConfig.read(adapter)
-    return _rule_2(base, adapter, config, embedding), _rule_1(base, adapter, config, embedding)
+    newest = space_of(base, adapter)
+    return (newest,) if adapter is None else (newest, _rule_1(base, adapter, *_settings(adapter)))
+
+
+def _settings(adapter: Path) -> tuple[dict[str, Any], EmbeddingConfig]:
+    return read_object(adapter / ADAPTER_FILES[0]), EmbeddingConfig.read(adapter)
 
 
 def effective(config: dict[str, Any]) -> dict[str, Any]:

@@ -21,7 +21,6 @@ class ScriptedWorker:
         self.name = name
         self.token_budget = token_budget
         self.ready = True
-        self.device = "cuda:0"
         self.dimension = 1
         self.batches: list[list[int]] = []
         self.batch_timeout = 300.0

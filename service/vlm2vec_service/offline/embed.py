@@ -29,8 +29,7 @@ AHEAD = 64
 class EmbedArguments:
     """The arguments of ``vlm2vec embed``.
 
-    ``base`` and ``adapters`` are folders, ``source`` has the lines; ``progress`` None shows the bar
-    on a terminal only.
+    ``base`` and ``adapters`` are folders, ``source`` has the lines; ``progress`` shows a bar.
     """
 
     base: Path
@@ -38,7 +37,7 @@ class EmbedArguments:
     source: BinaryIO
     output: Path
     threads: int
-    progress: bool | None
+    progress: bool
     engine: EngineSettings
     limits: Limits
     video: VideoSettings
@@ -65,8 +64,7 @@ def run(arguments: EmbedArguments) -> int:
         for name, folder in arguments.adapters.items():
             engine.load_adapter(name, folder)
         failed = done = 0
-        show = sys.stderr.isatty() if arguments.progress is None else arguments.progress
-        with tqdm(unit=" inputs", disable=not show) as bar:
+        with tqdm(unit=" inputs", disable=not arguments.progress) as bar:
             for batch in _batches(_lines(arguments, engine, preprocessor), engine.token_budget):
                 if isinstance(batch, str):
                     tqdm.write(batch, file=sys.stderr)

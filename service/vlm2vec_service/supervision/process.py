@@ -73,7 +73,6 @@ class Worker:
         self.address = address
         self.token_budget = 0
         self.dimension = 0
-        self.device = ""
         self.ready = False
         self.wanted: dict[str, WantedAdapter] = {}
         self.refused: dict[str, str] = {}
@@ -230,7 +229,6 @@ class Worker:
         status = await link.status()
         self._check(status)
         self.token_budget, self.dimension = status.token_budget, status.dimension
-        self.device = status.device
         # What was refused before may hold up what was not: it is for later.
         later = self.wanted.keys() & self.refused.keys() - self._deaths.keys()
         loaded: set[str] = set()

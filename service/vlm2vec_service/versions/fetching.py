@@ -11,7 +11,7 @@ from vlm2vec_registry import artifact
 from vlm2vec_registry.cache import Cache
 from vlm2vec_registry.embedding_config import EmbeddingConfig
 from vlm2vec_registry.snapshot import PublishedVersion
-from vlm2vec_registry.space import spaces_of
+from vlm2vec_registry.space import space_of, spaces_of
 from vlm2vec_service.errors import AdapterError
 from vlm2vec_service.tasks import in_daemon_thread
 from vlm2vec_service.versions.catalog import Version
@@ -57,7 +57,9 @@ class VersionFiles:
         folder = self._fetched(version.published) if version.published else version.folder
         assert folder is not None
         try:
-            spaces = spaces_of(self.base_digest, folder)
+            spaces: tuple[str, ...] = (space_of(self.base_digest, folder),)
+            if version.space not in spaces:  # by an earlier rule, which reads the weights again
+                spaces = spaces_of(self.base_digest, folder)
             config = EmbeddingConfig.read(folder)
             nbytes = (folder / artifact.WEIGHTS).stat().st_size
         except (OSError, ValueError) as error:

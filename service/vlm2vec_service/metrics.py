@@ -44,6 +44,9 @@ class Metrics:
         self.refused = counter(
             "queue_refused_total", "Inputs refused because the queue was full or too long.", "model"
         )
+        self.fatal_inputs = counter(
+            "fatal_inputs_total", "Inputs refused because they take the worker down.", "model"
+        )
         self.pending = gauge("pending_requests", "Inputs admitted and not yet answered.", "model")
         self.batch_inputs = histogram("batch_inputs", "Inputs of a batch.", POWERS, "model")
         self.batch_tokens = histogram("batch_tokens", "Tokens of a batch.", POWERS, "model")

@@ -37,7 +37,8 @@ class Scheduler:
         self._suspects = Suspects()
         self._lanes: list[Lane] = []
         self._tasks: set[asyncio.Task[None]] = set()
-        metrics.refused.labels(model)
+        for counter in (metrics.refused, metrics.fatal_inputs):
+            counter.labels(model)  # from 0, for dashboards
         metrics.pending.labels(model).set_function(lambda: self.places.taken)
         metrics.queue_requests.labels(model).set_function(lambda: self.queue.requests)
         metrics.queue_tokens.labels(model).set_function(lambda: self.queue.tokens)
@@ -95,9 +96,13 @@ class Scheduler:
         return self.queue.tokens_before(flow, budget) / rate if rate else 0.0
 
     async def run(self, queued: QueuedInput) -> Embedded:
-        """Queues an input and waits for its answer. Raises what went wrong."""
-        self.queue.put(queued)
-        self._wake_all()
+        """Queues an input and waits for its answer. Raises what went wrong, at once for an input
+        that took workers down before."""
+        if self._suspects.is_culprit(queued.input):
+            self._fail_culprits([queued])
+        else:
+            self.queue.put(queued)
+            self._wake_all()
         return await queued.future
 
     def close(self) -> None:
@@ -129,6 +134,17 @@ class Scheduler:
                 queued.fail(AdapterError(f"the version could not be loaded: {reason}"))
 
     def _next(self, lane: Lane) -> Batch | None:
+        """The next batch for ``lane``, without the inputs that have taken a worker down since they
+        were queued."""
+        while (batch := self._take(lane)) is not None:
+            culprits = [item for item in batch.inputs if self._suspects.is_culprit(item.input)]
+            self._fail_culprits(culprits)
+            batch.inputs = [queued for queued in batch.inputs if queued not in culprits]
+            if batch.inputs:
+                return batch
+        return None
+
+    def _take(self, lane: Lane) -> Batch | None:
         refused = lane.worker.refused
         empty = lane.worker.ready and lane.running is None
         if self._suspects.is_due(refused):
@@ -179,11 +195,15 @@ class Scheduler:
         )  # fmt: skip
         alone = self._suspects.failed(batch, error)
         if isinstance(error, WorkerLostError):
-            _answer(alone, ServeError("this input takes the worker down; report it"))
+            self._fail_culprits(alone)
         elif isinstance(error, NotFoundError):  # unloaded since it was admitted
             _answer(alone, AdapterError(str(error)))
         else:
             _answer(alone, error)
+
+    def _fail_culprits(self, inputs: Sequence[QueuedInput]) -> None:
+        self.metrics.fatal_inputs.labels(self.model).inc(len(inputs))
+        _answer(inputs, ServeError("this input takes the worker down; report it"))
 
     def _wake_all(self) -> None:
         for lane in self._lanes:

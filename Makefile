@@ -3,6 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 SIZE ?= small
 RUN ?= build/digits
+JOBS ?= 2
 MINUTES ?= 2
 SEED ?= 1
 MODEL := demo/vlm2vec_demo/digits/model
@@ -31,8 +32,9 @@ example: setup  ## a tiny checkpoint, two adapters, a few lines embedded
 	    --input examples/requests.jsonl --output example/out.jsonl
 	@cut -c1-110 example/out.jsonl
 
-test: setup  ## run all tests
-	$(BIN)/pytest
+test: setup  ## run all tests: side by side, then those that need the machine to themselves
+	$(BIN)/pytest --numprocesses $(JOBS) --dist loadfile --no-loadscope-reorder -m "not alone"
+	$(BIN)/pytest -m alone
 
 soak: setup  ## mixed load while everything breaks, every answer checked: make soak MINUTES=60 SEED=1
 	$(BIN)/python -m tests.soak --minutes $(MINUTES) --seed $(SEED)

@@ -1,16 +1,22 @@
 """The parity data: tiny checkpoints, written once a run, their adapters, cases, golden vectors."""
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from sklearn.datasets import load_sample_images
 
 from tests.parity.make_checkpoints import write_all
 from vlm2vec_service.preprocess import Request
+
+# Tests run side by side, and threads that wait for a core by spinning keep it from the others.
+os.environ["OMP_NUM_THREADS"] = "1"
+torch.set_num_threads(1)
 
 DATA = Path(__file__).parent / "parity" / "data"
 ARCHITECTURES = ("qwen2_vl", "phi3_v")

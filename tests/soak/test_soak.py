@@ -13,6 +13,7 @@ MINUTES = 1.5
 SEED = 1
 
 
+@pytest.mark.alone
 @pytest.mark.timeout(1800)
 def test_every_answer_is_right_whatever_happens(tmp_path: Path) -> None:
     report = soak(tmp_path, MINUTES, SEED)

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from vlm2vec_service.engine import Engine
-from vlm2vec_service.engine.linear import LowRank
+from vlm2vec_service.engine.low_rank import LowRank
 from vlm2vec_service.engine.packing import Item
 from vlm2vec_service.worker.device import DeviceQueue
 

@@ -23,7 +23,8 @@ from vlm2vec_service.engine.adapter_file import (
 )
 from vlm2vec_service.engine.backbone import Backbone
 from vlm2vec_service.engine.fit import fit
-from vlm2vec_service.engine.linear import AdaptedLinear, LowRank
+from vlm2vec_service.engine.linear import AdaptedLinear
+from vlm2vec_service.engine.low_rank import LowRank
 from vlm2vec_service.engine.placement import Placement
 from vlm2vec_service.errors import AdapterError, listed
 

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from vlm2vec_service.engine import Engine
-from vlm2vec_service.engine.linear import LowRank
+from vlm2vec_service.engine.low_rank import LowRank
 from vlm2vec_service.engine.packing import Item
 
 log = logging.getLogger(__name__)

@@ -189,13 +189,19 @@ def test_places_that_cancelled_inputs_leave_are_handed_on() -> None:
         flow = Flow("a", True)
         tasks = [asyncio.create_task(scheduler.run(work(i, tokens=4))) for i in range(6)]
         await settle()
-        for task in tasks[2:]:  # they wait in the queue
-            task.cancel()
+        await settle()
         waiting = asyncio.create_task(scheduler.wait_for_place(flow))
         await settle()
+        assert scheduler.queue.requests == 4
         assert not waiting.done()
-        gate.set()
+        for task in tasks[2:]:  # they wait in the queue
+            task.cancel()
+        await settle()
+        assert scheduler.queue.requests == 0
+        assert scheduler.queue.tokens == 0
         await asyncio.wait_for(waiting, 5)
+        gate.set()
+        await asyncio.gather(*tasks[:2])
 
     asyncio.run(check())
 

@@ -95,9 +95,7 @@ class FairQueue:
 
     def put(self, queued: QueuedInput) -> None:
         """Adds at the end of its caller's queue."""
-        wait = self._shadow if queued.shadow else self._bulk
-        level = self._interactive if queued.interactive else wait
-        level.setdefault(queued.caller, deque()).append(queued)
+        self._level(queued).setdefault(queued.caller, deque()).append(queued)
         if not queued.shadow:
             self._tokens[queued.flow] += queued.tokens
             self.tokens += queued.tokens
@@ -149,6 +147,12 @@ class FairQueue:
                 return batch
         return batch
 
+    def discard(self, queued: QueuedInput) -> None:
+        """Takes out an input that nobody waits for any more, if it is there."""
+        level = self._level(queued)
+        if queued in level.get(queued.caller, ()):
+            self._remove(level, queued)
+
     def remove(self, adapters: Container[str]) -> list[QueuedInput]:
         """Takes out every input for one of ``adapters``, and returns them."""
         removed = []
@@ -158,6 +162,11 @@ class FairQueue:
                     self._remove(level, queued)
                     removed.append(queued)
         return removed
+
+    def _level(self, queued: QueuedInput) -> Level:
+        if queued.interactive:
+            return self._interactive
+        return self._shadow if queued.shadow else self._bulk
 
     def _pop(self, level: Level, left: int | None, refused: Container[str]) -> QueuedInput | None:
         """The oldest input of the caller whose turn it is, unless it has more than ``left`` tokens.

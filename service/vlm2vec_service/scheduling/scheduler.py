@@ -65,7 +65,7 @@ class Scheduler:
             self.metrics.refused.labels(self.model).inc(inputs)
             raise ExhaustedError(
                 f"the queue is full for this caller: {places.taken_by(flow)} of {places.taken} "
-                f"requests are its own (max_queue_requests {places.max_requests}), "
+                f"requests are its own (max_queue_requests {places.most}), "
                 f"{self.queue.tokens_of(flow)} of {self.queue.tokens} tokens (max_queue_tokens "
                 f"{places.max_tokens})",
                 retry_after=min(max(wait / 2, 0.1), 30.0),
@@ -103,7 +103,13 @@ class Scheduler:
         else:
             self.queue.put(queued)
             self._wake_all()
-        return await queued.future
+        try:
+            return await queued.future
+        except asyncio.CancelledError:
+            # Who gives up leaves nothing in memory, and no tokens before those of others.
+            self.queue.discard(queued)
+            self.places.hand_out()
+            raise
 
     def close(self) -> None:
         """Stops feeding."""

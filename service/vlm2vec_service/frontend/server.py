@@ -10,6 +10,7 @@ from grpc_reflection.v1alpha import reflection
 
 from vlm2vec.v1 import adapters_pb2, adapters_pb2_grpc, embedding_pb2, embedding_pb2_grpc
 from vlm2vec_service import tracing
+from vlm2vec_service.allocator import trim_regularly, unmap_large_blocks
 from vlm2vec_service.errors import StartError
 from vlm2vec_service.frontend.credentials import Exposure, follow_files, open_access
 from vlm2vec_service.frontend.grpc.adapters import AdapterServicer
@@ -38,6 +39,7 @@ async def _load_first(pipeline: Pipeline) -> None:
 
 async def serve(pipeline: Pipeline, exposure: Exposure = Exposure()) -> None:  # noqa: B008
     """Serves until SIGTERM or SIGINT, then finishes what was accepted."""
+    unmap_large_blocks()
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
@@ -70,6 +72,7 @@ async def serve(pipeline: Pipeline, exposure: Exposure = Exposure()) -> None:  #
         starting.result()
         supervisors += _start_workers(pipeline, healthy)
         supervisors += follow_files(access, exposure.auth, certificate)
+        supervisors.append(supervised("memory", trim_regularly, pipeline.metrics))
         await server.start()
         addresses = " and ".join(filter(None, (settings.listen, exposure.http.http_listen)))
         log.info("serving %s on %s", ", ".join(pipeline.served), addresses)

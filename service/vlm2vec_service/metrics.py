@@ -2,7 +2,7 @@
 
 from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, Histogram
 
-from vlm2vec_service.scheduling.batch import BatchResult
+from vlm2vec_service.scheduling.batch import PATHS, BatchResult
 
 SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 POWERS = tuple(float(2**i) for i in range(15))
@@ -78,6 +78,18 @@ class Metrics:
         self.load_seconds = histogram(
             "adapter_load_seconds", "Seconds to fetch, verify, load and warm up a version.",
             SECONDS, "model",
+        self.adapters_merged = gauge(
+            "adapters_merged", "Adapters with a merged copy of the weights that they touch.",
+            "model", "worker",
+        )  # fmt: skip
+        self.merged_bytes = gauge(
+            "merged_bytes", "Bytes of the merged copies of a worker.", "model", "worker"
+        )
+        self.path_tokens = counter(
+            "path_tokens_total",
+            "Tokens by how they passed the linear layers: base, low_rank, merged.",
+            "model", "worker", "path",
+        )  # fmt: skip
         )  # fmt: skip
         self.load_failures = counter(
             "adapter_load_failures_total", "Versions that could not be loaded.", "model"
@@ -130,6 +142,11 @@ class Metrics:
 
     def route(self, model: str, routes: dict[str, tuple[str, str]], canary_share: float) -> None:
         """What the aliases of ``model`` stand for now: version and space, by alias."""
+        for path in PATHS:
+            self.path_tokens.labels(model, worker, path)
+        if not up:
+            self.adapters_merged.labels(model, worker).set(0)
+            self.merged_bytes.labels(model, worker).set(0)
         for alias, version, space in self._routes.pop(model, []):
             self.route_info.remove(model, alias, version, space)
         self._routes[model] = [(alias, *route) for alias, route in sorted(routes.items())]
@@ -153,3 +170,7 @@ class Metrics:
         self.device_memory.labels(model, worker).set(result.device_memory_bytes)
         self.device_memory_total.labels(model, worker).set(result.device_memory_total_bytes)
         self.device_seconds.labels(model, worker).inc(result.seconds)
+        self.adapters_merged.labels(model, worker).set(result.merged_adapters)
+        self.merged_bytes.labels(model, worker).set(result.merged_bytes)
+        for path, count in result.path_tokens.items():
+            self.path_tokens.labels(model, worker, path).inc(count)

@@ -4,13 +4,17 @@ Nothing here knows how it travels: ``supervision`` does.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from vlm2vec_service.preprocess.prepared import Prepared
+
+PATHS = ("base", "low_rank", "merged")
+"""How a token may pass the linear layers: without an adapter, with one that is added to the base's
+products, or with one that is merged into a copy of the weights."""
 
 
 @dataclass(frozen=True)
@@ -27,7 +31,9 @@ class BatchInput:
 class BatchResult:
     """What a worker made of a batch: ``vectors`` are float32 ``(inputs, dim)``, ``seconds`` is the
     time on the device. The hits and misses of the vision cache count from the start of the worker's
-    process; bytes of device memory are 0 where they are not known."""
+    process; bytes of device memory are 0 where they are not known. ``merged_adapters`` counts those
+    with a merged copy, and ``merged_bytes`` what the copies take; ``path_tokens`` are the tokens of
+    the batch by their path, one of `PATHS`."""
 
     vectors: npt.NDArray[np.float32]
     seconds: float
@@ -35,6 +41,9 @@ class BatchResult:
     cache_misses: int = 0
     device_memory_bytes: int = 0
     device_memory_total_bytes: int = 0
+    merged_adapters: int = 0
+    merged_bytes: int = 0
+    path_tokens: Mapping[str, int] = field(default_factory=dict)
 
 
 class BatchWorker(Protocol):

@@ -19,7 +19,7 @@ from vlm2vec_service.errors import (
     ServeError,
     WorkerLostError,
 )
-from vlm2vec_service.scheduling.batch import BatchInput, BatchResult
+from vlm2vec_service.scheduling.batch import PATHS, BatchInput, BatchResult
 from vlm2vec_service.worker.codec import CHANNEL_OPTIONS, decode_vectors, encode_item
 
 CLIENT_OPTIONS = (*CHANNEL_OPTIONS, ("grpc.max_reconnect_backoff_ms", 200))
@@ -84,6 +84,9 @@ class Link:
             response.cache_misses,
             response.device_memory_bytes,
             response.device_memory_total_bytes,
+            response.merged_adapters,
+            response.merged_bytes,
+            {path: getattr(response, f"{path}_tokens") for path in PATHS},
         )
 
     async def load_adapter(self, name: str, folder: Path, with_files: bool, timeout: float) -> None:

@@ -150,6 +150,11 @@ class RunBatchResponse(_message.Message):
     CACHE_MISSES_FIELD_NUMBER: _builtins.int
     DEVICE_MEMORY_BYTES_FIELD_NUMBER: _builtins.int
     DEVICE_MEMORY_TOTAL_BYTES_FIELD_NUMBER: _builtins.int
+    MERGED_ADAPTERS_FIELD_NUMBER: _builtins.int
+    MERGED_BYTES_FIELD_NUMBER: _builtins.int
+    BASE_TOKENS_FIELD_NUMBER: _builtins.int
+    LOW_RANK_TOKENS_FIELD_NUMBER: _builtins.int
+    MERGED_TOKENS_FIELD_NUMBER: _builtins.int
     vectors: _builtins.bytes
     """float32 (items, dim), little-endian."""
     inference_seconds: _builtins.float
@@ -162,6 +167,16 @@ class RunBatchResponse(_message.Message):
     """Bytes of device memory in use; 0 where the device does not say."""
     device_memory_total_bytes: _builtins.int
     """Bytes of device memory that there are; 0 where the device does not say."""
+    merged_adapters: _builtins.int
+    """Adapters that have a merged copy of the weights that they touch."""
+    merged_bytes: _builtins.int
+    """Bytes of those copies."""
+    base_tokens: _builtins.int
+    """Tokens of the batch that no adapter belongs to."""
+    low_rank_tokens: _builtins.int
+    """Tokens whose adapter was added to the base's products, as matrices of low rank."""
+    merged_tokens: _builtins.int
+    """Tokens that went through a merged copy."""
     def __init__(
         self,
         *,
@@ -171,10 +186,15 @@ class RunBatchResponse(_message.Message):
         cache_misses: _builtins.int = ...,
         device_memory_bytes: _builtins.int = ...,
         device_memory_total_bytes: _builtins.int = ...,
+        merged_adapters: _builtins.int = ...,
+        merged_bytes: _builtins.int = ...,
+        base_tokens: _builtins.int = ...,
+        low_rank_tokens: _builtins.int = ...,
+        merged_tokens: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cache_hits", b"cache_hits", "cache_misses", b"cache_misses", "device_memory_bytes", b"device_memory_bytes", "device_memory_total_bytes", b"device_memory_total_bytes", "inference_seconds", b"inference_seconds", "vectors", b"vectors"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["base_tokens", b"base_tokens", "cache_hits", b"cache_hits", "cache_misses", b"cache_misses", "device_memory_bytes", b"device_memory_bytes", "device_memory_total_bytes", b"device_memory_total_bytes", "inference_seconds", b"inference_seconds", "low_rank_tokens", b"low_rank_tokens", "merged_adapters", b"merged_adapters", "merged_bytes", b"merged_bytes", "merged_tokens", b"merged_tokens", "vectors", b"vectors"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -324,6 +344,9 @@ class GetStatusResponse(_message.Message):
     BASE_DIGEST_FIELD_NUMBER: _builtins.int
     DTYPE_FIELD_NUMBER: _builtins.int
     ARITHMETIC_FIELD_NUMBER: _builtins.int
+    MERGED_ADAPTERS_FIELD_NUMBER: _builtins.int
+    MERGED_BYTES_FIELD_NUMBER: _builtins.int
+    MERGED_BUDGET_BYTES_FIELD_NUMBER: _builtins.int
     base: _builtins.str
     """The folder of the base model."""
     dimension: _builtins.int
@@ -338,9 +361,17 @@ class GetStatusResponse(_message.Message):
     """The type of the base's weights on the device: "float32" or "bfloat16"."""
     arithmetic: _builtins.int
     """Raised whenever the engine's vectors change by more than rounding."""
+    merged_bytes: _builtins.int
+    """Bytes of merged copies that there are."""
+    merged_budget_bytes: _builtins.int
+    """Bytes of merged copies that there may be."""
     @_builtins.property
     def adapters(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Names of the loaded adapters."""
+
+    @_builtins.property
+    def merged_adapters(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Names of the adapters that have a merged copy."""
 
     def __init__(
         self,
@@ -353,10 +384,13 @@ class GetStatusResponse(_message.Message):
         base_digest: _builtins.bytes = ...,
         dtype: _builtins.str = ...,
         arithmetic: _builtins.int = ...,
+        merged_adapters: _abc.Iterable[_builtins.str] | None = ...,
+        merged_bytes: _builtins.int = ...,
+        merged_budget_bytes: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["adapters", b"adapters", "arithmetic", b"arithmetic", "base", b"base", "base_digest", b"base_digest", "device", b"device", "dimension", b"dimension", "dtype", b"dtype", "token_budget", b"token_budget"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["adapters", b"adapters", "arithmetic", b"arithmetic", "base", b"base", "base_digest", b"base_digest", "device", b"device", "dimension", b"dimension", "dtype", b"dtype", "merged_adapters", b"merged_adapters", "merged_budget_bytes", b"merged_budget_bytes", "merged_bytes", b"merged_bytes", "token_budget", b"token_budget"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

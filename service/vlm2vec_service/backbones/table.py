@@ -4,7 +4,9 @@ A family is one folder here and one row in `FAMILIES`; nothing else names it. Im
 imports neither torch nor a family's code, which follows when a row is asked for it.
 """
 
+import contextlib
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -80,7 +82,7 @@ def family_of(base: Path) -> Family:
     Raises `CheckpointError` if the file is missing or its ``model_type`` has no row.
     """
     model_type = read_json(base / "config.json").get("model_type")
-    if model_type not in FAMILIES:
+    if not isinstance(model_type, str) or model_type not in FAMILIES:
         raise CheckpointError(
             f"{base}/config.json: model_type {model_type!r} is not one of "
             f"{', '.join(sorted(FAMILIES))}"
@@ -103,11 +105,24 @@ def load_preprocessor(base: Path, limits: Limits | None = None) -> Preprocessor:
     tokenizer.no_truncation()
     tokenizer.no_padding()
     config, image = (read_json(base / name) for name in ("config.json", "preprocessor_config.json"))
-    try:
+    with building(base):
         return make(CheckpointFiles(config, image, tokenizer), limits or Limits())
+
+
+@contextlib.contextmanager
+def building(base: Path) -> Iterator[None]:
+    """Turns every error of what is built from the two configuration files in ``base`` into a
+    `CheckpointError` that names them, and the key that neither has."""
+    try:
+        yield
     except KeyError as error:
         raise CheckpointError(
             f"{base}: neither config.json nor preprocessor_config.json has {error}"
+        ) from error
+    except Exception as error:  # transformers raises any, also classes of its own
+        problem = str(error) if isinstance(error, CheckpointError) else repr(error)
+        raise CheckpointError(
+            f"{base}: config.json or preprocessor_config.json: {problem}"
         ) from error
 
 

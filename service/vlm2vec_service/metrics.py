@@ -31,6 +31,9 @@ class Metrics:
         self.reloads = counter(
             "reloads_total", "Files read again because they changed.", "file", "result"
         )
+        self.held_bytes = gauge(
+            "held_bytes", "Bytes that requests hold: received_bytes or prepared_bytes.", "budget"
+        )
         self.inputs = counter(
             "inputs_total", "Inputs by model, version and gRPC code.", "model", "version", "code"
         )

@@ -87,6 +87,22 @@ class ServerSettings:
         4096, "Calls and streams under way at once; one caller may have at most half of them."
     )
     max_message_bytes: int = setting(67_108_864, "Bytes of one gRPC message.")
+    max_elements: int = setting(
+        300_000,
+        "Fields of one gRPC message, and keys and values of one JSON body, inputs and token ids "
+        "included: more of them are not parsed.",
+    )
+    max_received_bytes: int = setting(
+        1_073_741_824,
+        "Bytes of requests that are held at once: gRPC messages, and over HTTP three times the "
+        "body and what was fetched for it. One caller at one priority may hold as many of them as "
+        "it leaves free; streams are read when there is room, other calls are refused.",
+    )
+    max_prepared_bytes: int = setting(
+        1_073_741_824,
+        "Bytes of tokens and pixels that are prepared at once and not yet embedded; shared as "
+        "max_received_bytes are, and every input waits for room.",
+    )
     max_queue_requests: int = setting(
         4096,
         "Inputs admitted and not yet answered, for each model. One caller at one priority may have "

@@ -13,13 +13,14 @@ from vlm2vec_service.frontend.access import Access, Call
 from vlm2vec_service.frontend.auth.authenticator import Authenticator, Credentials
 from vlm2vec_service.frontend.auth.identity import ANYONE
 from vlm2vec_service.frontend.auth.quota import Quotas
+from vlm2vec_service.frontend.holding import ByteBudget
 from vlm2vec_service.frontend.limits import check_parts
 from vlm2vec_service.metrics import Metrics
 
 NOTHING = Credentials("", ())
 
 
-def access(max_calls: int) -> Access:
+def access(max_calls: int, received: int = 1000) -> Access:
     """Access for callers who go by their addresses."""
     authenticator: Any = SimpleNamespace(identify=lambda credentials: ANYONE)
     return Access(
@@ -28,6 +29,7 @@ def access(max_calls: int) -> Access:
         cast(Authenticator, authenticator),
         Quotas(0, 0, 1),
         max_calls,
+        ByteBudget("max_received_bytes", received),
     )
 
 

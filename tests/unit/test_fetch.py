@@ -12,7 +12,9 @@ from typing import Any
 import pytest
 
 from vlm2vec.v1 import embedding_pb2 as pb
-from vlm2vec_service.errors import InvalidInputError
+from vlm2vec_service.errors import ExhaustedError, InvalidInputError
+from vlm2vec_service.frontend.access import Call
+from vlm2vec_service.frontend.holding import ByteBudget, Holding
 from vlm2vec_service.frontend.http.fetch import (
     AT_ONCE,
     AT_ONCE_FOR_ONE,
@@ -21,6 +23,7 @@ from vlm2vec_service.frontend.http.fetch import (
     is_public,
     parse_origins,
 )
+from vlm2vec_service.scheduling.fair_queue import Flow
 from vlm2vec_service.settings import HttpSettings, Limits
 
 LIMITS = Limits(max_image_bytes=1000, max_video_bytes=5000)
@@ -66,7 +69,9 @@ def origin() -> Iterator[str]:
     server.server_close()
 
 
-def fetch(*urls: str, kind: str = "image_url", **settings: Any) -> list[pb.Part]:
+def fetch(
+    *urls: str, kind: str = "image_url", call: Call | None = None, **settings: Any
+) -> list[pb.Part]:
     """The parts that ``urls`` fill."""
 
     async def run() -> list[pb.Part]:
@@ -74,7 +79,8 @@ def fetch(*urls: str, kind: str = "image_url", **settings: Any) -> list[pb.Part]
         parts = [pb.Part() for _ in urls]
         try:
             pairs = zip(parts, urls, strict=True)
-            await fetcher.fill([RemoteMedia(part, kind, url, "input") for part, url in pairs], "a")
+            items = [RemoteMedia(part, kind, url, "input") for part, url in pairs]
+            await fetcher.fill(items, Call("Embed", "a", "") if call is None else call)
         finally:
             await fetcher.close()
         return parts
@@ -143,6 +149,18 @@ def test_sizes_are_limited(origin: str) -> None:
     fetch(*urls, **allowed(origin, http_max_body_bytes=2700))
 
 
+def test_what_is_fetched_is_held_by_the_call(origin: str) -> None:
+    budget = ByteBudget("max_received_bytes", 2000)
+    call = Call("Embed", "a", "", held=Holding(budget, Flow("a", True)))
+    fetch(f"{origin}/bytes/900", call=call, **allowed(origin))
+    assert budget.taken == 900
+    with pytest.raises(InvalidInputError, match="max_received_bytes"):
+        fetch(f"{origin}/bytes/900", call=call, **allowed(origin))
+    other = Call("Embed", "b", "", held=Holding(budget, Flow("b", True)))
+    with pytest.raises(ExhaustedError, match="max_received_bytes"):
+        fetch(f"{origin}/bytes/900", call=other, **allowed(origin))
+
+
 def test_time_is_limited(origin: str) -> None:
     assert "0.3 s" in refusal(f"{origin}/slow", **allowed(origin, fetch_seconds=0.3))
 
@@ -151,10 +169,11 @@ def test_one_caller_does_not_take_every_place(origin: str) -> None:
     async def run() -> tuple[float, int]:
         fetcher = Fetcher(HttpSettings(**allowed(origin, fetch_seconds=20.0)), LIMITS)
         greedy = [RemoteMedia(pb.Part(), "image_url", f"{origin}/slow", "input")] * AT_ONCE * 2
-        taken = asyncio.create_task(fetcher.fill(greedy, "greedy"))
+        taken = asyncio.create_task(fetcher.fill(greedy, Call("Embed", "greedy", "")))
         await asyncio.sleep(1.0)
         part, started = pb.Part(), time.monotonic()
-        await fetcher.fill([RemoteMedia(part, "image_url", f"{origin}/bytes/5", "input")], "other")
+        small = [RemoteMedia(part, "image_url", f"{origin}/bytes/5", "input")]
+        await fetcher.fill(small, Call("Embed", "other", ""))
         seconds = time.monotonic() - started
         assert (part.image, taken.done()) == (b"x" * 5, False)
         taken.cancel()

@@ -13,7 +13,9 @@ from vlm2vec_service.errors import Code, ExhaustedError, ServeError, Unavailable
 from vlm2vec_service.frontend.auth.authenticator import Authenticator, Credentials
 from vlm2vec_service.frontend.auth.identity import ANYONE, Identity
 from vlm2vec_service.frontend.auth.quota import UNLIMITED, Quota, Quotas
+from vlm2vec_service.frontend.holding import ByteBudget, Holding
 from vlm2vec_service.metrics import Metrics
+from vlm2vec_service.scheduling.fair_queue import Flow
 
 access = logging.getLogger("vlm2vec.access")
 log = logging.getLogger(__name__)
@@ -34,6 +36,8 @@ class Call:
     checked: float = 0.0
     place: str | None = None
     """The caller whose place it takes; None before it is let in."""
+    held: Holding | None = None
+    """The bytes that it holds of what was received; None where nobody counts them."""
     recheck: Callable[[], None] = lambda: None
     """For what lasts long: raises `ServeError` once the credential is no longer good."""
 
@@ -46,6 +50,13 @@ class Call:
         return (
             self.peer.rpartition(":")[0] if self.peer.startswith(("ipv4:", "ipv6:")) else self.peer
         )
+
+    def hold(self, received: int, field: str) -> None:
+        """Counts bytes that were or will be received, until the call ends. Raises
+        `ExhaustedError` where there is no room for them, and `InvalidInputError` that names
+        ``field`` where there never is."""
+        if self.held is not None:
+            self.held.take(received, field)
 
 
 current: contextvars.ContextVar[Call] = contextvars.ContextVar("call")
@@ -69,12 +80,14 @@ class Access:
         authenticator: Authenticator,
         quotas: Quotas,
         max_calls: int,
+        received: ByteBudget,
     ) -> None:
         self.metrics = metrics
         self.draining = draining
         self.authenticator = authenticator
         self.quotas = quotas
         self.max_calls = max_calls
+        self.received = received
         self._under_way: Counter[str] = Counter()
 
     def start(self, method: str, peer: str, id: str) -> Call:
@@ -82,6 +95,7 @@ class Access:
         to follow."""
         good = 0 < len(id) <= 128 and id.isascii() and id.isprintable()
         call = Call(method, peer, id if good else uuid.uuid4().hex)
+        call.held = Holding(self.received, Flow(call.caller, True))
         current.set(call)
         self.metrics.in_flight.labels(method).inc()
         return call
@@ -89,6 +103,7 @@ class Access:
     def check(self, call: Call, credentials: Credentials, scope: str, stream: bool = False) -> None:
         """Who it is, and whether it may. A ``stream`` pays by the input. Raises `ServeError`."""
         call.identity = self.authenticator.identify(credentials)
+        call.held = Holding(self.received, Flow(call.caller, True))
         call.quota = self.quotas.of(call.caller, call.identity)
         if self.draining.is_set():
             raise UnavailableError("the server is shutting down; try another", retry_after=0.1)
@@ -136,6 +151,8 @@ class Access:
             self._under_way[call.place] -= 1
             if not self._under_way[call.place]:
                 del self._under_way[call.place]
+        if call.held is not None:
+            call.held.release()
         self.metrics.in_flight.labels(call.method).dec()
         self.metrics.requests.labels(call.method, code.name).inc()
         if code != Code.CANCELLED and not stream:

@@ -52,8 +52,9 @@ def open_access(
         auth.caller_requests_per_second, auth.caller_tokens_per_second, auth.caller_burst_seconds
     )
     access = Access(
-        pipeline.metrics, pipeline.draining, authenticator, quotas, pipeline.settings.max_calls
-    )
+        pipeline.metrics, pipeline.draining, authenticator, quotas, pipeline.settings.max_calls,
+        pipeline.received,
+    )  # fmt: skip
     return access, certificate
 
 

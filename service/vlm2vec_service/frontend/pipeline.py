@@ -6,6 +6,7 @@ all that they call.
 
 import asyncio
 import contextlib
+import functools
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -21,12 +22,14 @@ from vlm2vec_service.errors import (
     ServeError,
     UnavailableError,
 )
+from vlm2vec_service.frontend.holding import ByteBudget, Holding
 from vlm2vec_service.frontend.limits import check_dimensions, check_options, check_parts
 from vlm2vec_service.frontend.request import Answer, Caller, Route
 from vlm2vec_service.frontend.served import Served
 from vlm2vec_service.metrics import Metrics
 from vlm2vec_service.preprocess import Prepared
 from vlm2vec_service.preprocess.messages import modality, parse_input
+from vlm2vec_service.preprocess.prepared import most_bytes
 from vlm2vec_service.scheduling.batch import BatchInput
 from vlm2vec_service.scheduling.fair_queue import Embedded, Flow, QueuedInput
 from vlm2vec_service.settings import Limits, ServerSettings
@@ -50,8 +53,18 @@ class Pipeline:
     webhook_secret_file: str = ""
     """Where the secret of the registry's webhooks is; empty takes none."""
     draining: asyncio.Event = field(default_factory=asyncio.Event)
+    received: ByteBudget = field(init=False)
+    """The bytes of requests, from when they come until they are answered."""
+    prepared: ByteBudget = field(init=False)
+    """The bytes of tokens and pixels, from before they are made until their vectors are there."""
 
     def __post_init__(self) -> None:
+        settings = self.settings
+        self.received = ByteBudget("max_received_bytes", settings.max_received_bytes)
+        self.prepared = ByteBudget("max_prepared_bytes", settings.max_prepared_bytes)
+        for budget in (self.received, self.prepared):
+            held = self.metrics.held_bytes.labels(budget.setting.removeprefix("max_"))
+            held.set_function(functools.partial(getattr, budget, "taken"))
         threads = self.settings.preprocess_threads
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="preprocess")
         # Bulk work holds no more of the pool than it has threads, so a query never waits for more
@@ -160,9 +173,13 @@ class Pipeline:
         check_parts(message, self.limits.max_parts, field)
         self.metrics.modalities.labels(modality(message)).inc()
         code = Code.CANCELLED  # if neither an answer nor an error comes
+        held = Holding(self.prepared, Flow(caller.name, route.interactive))
         try:
             started = time.monotonic()
+            await self._wait_for_memory(held, message, caller)
             prepared = await self._prepare(message, route, caller, field)
+            self.prepared.check(prepared.nbytes, field)
+            held.keep(prepared.nbytes)
             preprocess = time.monotonic() - started
             await caller.pay(len(prepared))
             async with route.served.loader.using(route.version):
@@ -172,6 +189,7 @@ class Pipeline:
             code = (error if isinstance(error, ServeError) else ServeError).code
             raise
         finally:
+            held.release()
             self.metrics.inputs.labels(model, version, code.name).inc()
         self._shadow(message, prepared, route, embedded)
         self.metrics.tokens.labels(model, version).inc(len(prepared))
@@ -186,6 +204,19 @@ class Pipeline:
             self.metrics.stage.labels(model, stage).observe(seconds)
         return answer
 
+    def _most_bytes(self, message: pb.Input) -> int:
+        """The most that ``message`` takes once it is prepared, as far as there may be room."""
+        most = most_bytes(self.limits.max_tokens, modality(message) != "text")
+        return min(most, self.prepared.most // 2)
+
+    async def _wait_for_memory(self, held: Holding, message: pb.Input, caller: Caller) -> None:
+        """Waits until there is room for whatever ``message`` becomes. Raises `DeadlineError`."""
+        try:
+            async with asyncio.timeout(caller.remaining):
+                await held.wait(self._most_bytes(message))
+        except TimeoutError as error:
+            raise DeadlineError("the deadline passed before there was memory for it") from error
+
     def _shadow(
         self, message: pb.Input, prepared: Prepared, route: Route, embedded: Embedded
     ) -> None:
@@ -195,14 +226,22 @@ class Pipeline:
         if shadow is None or champion is None or route.version.key != champion.key:
             return
 
+        same = shadow.config == route.version.config
+        copy = Holding(self.prepared, Flow("", False))
+        try:
+            copy.take(prepared.nbytes if same else self._most_bytes(message), "input")
+        except ServeError:
+            self.metrics.shadow_dropped.labels(model.name).inc()
+            return
+
         async def prepare(other: Version = shadow) -> Prepared:
-            if other.config == route.version.config:
+            if same:
                 return prepared
             caller = Caller("", time.monotonic() + PATIENCE)
             bulk = pb.CallOptions(priority=pb.PRIORITY_BULK)
             return await self._prepare(message, Route(served, other, bulk), caller, "input")
 
-        served.shadow.offer(route.version, shadow, embedded.vector, prepare)
+        served.shadow.offer(route.version, shadow, embedded.vector, prepare, copy.release)
 
     async def _prepare(
         self, message: pb.Input, route: Route, caller: Caller, field: str

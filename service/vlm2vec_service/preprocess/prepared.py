@@ -83,6 +83,23 @@ class Prepared:
     def __len__(self) -> int:
         return len(self.token_ids)
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes that its arrays take in memory, at most."""
+        pixels = sum(media.pixels.nbytes for media in self.media)
+        return self.token_ids.nbytes + self.positions.nbytes + pixels
+
+
+TOKEN_BYTES = 4 + 3 * 4
+"""Bytes of a token: its id and three positions."""
+PIXEL_BYTES = 2 * 28 * 28 * 3
+"""Most bytes of pixels for a token of any family: Qwen2-VL takes two frames of 28 x 28 pixels."""
+
+
+def most_bytes(tokens: int, has_media: bool) -> int:
+    """The most that a `Prepared` of so many ``tokens`` takes in memory, before it is made."""
+    return tokens * (TOKEN_BYTES + has_media * PIXEL_BYTES)
+
 
 class Preprocessor(Protocol):
     """Turns requests into prepared inputs; many threads may call it at once."""

@@ -52,9 +52,12 @@ class Shadow:
         shadow: Version,
         vector: Vector,
         prepare: Callable[[], Awaitable[Prepared]],
+        done: Callable[[], None],
     ) -> None:
-        """Computes what ``shadow`` makes of an input for which ``champion`` gave ``vector``."""
+        """Computes what ``shadow`` makes of an input for which ``champion`` gave ``vector``, and
+        calls ``done`` when the copy is no longer needed."""
         if len(self._tasks) >= MOST_PENDING:
+            done()
             self.metrics.shadow_dropped.labels(self.model).inc()
             return
         if self._versions != (champion.key, shadow.key):
@@ -63,6 +66,7 @@ class Shadow:
         task = asyncio.create_task(self._compare(self._versions, shadow, vector, prepare))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(lambda _: done())
 
     async def _compare(
         self,

@@ -21,6 +21,7 @@ import httpcore
 
 from vlm2vec.v1 import embedding_pb2 as pb
 from vlm2vec_service.errors import InvalidInputError
+from vlm2vec_service.frontend.access import Call
 from vlm2vec_service.settings import HttpSettings, Limits
 
 AT_ONCE = 32
@@ -109,22 +110,23 @@ class Fetcher:
             keepalive_expiry=5.0,
         )
 
-    async def fill(self, items: Sequence[RemoteMedia], caller: str) -> None:
-        """Fetches all ``items`` for ``caller``, as many at once as it has places; their bytes
-        together are limited like a request's body.
+    async def fill(self, items: Sequence[RemoteMedia], call: Call) -> None:
+        """Fetches all ``items`` for ``call``, as many at once as its caller has places; their bytes
+        together are limited like a request's body, and held by the call.
 
-        Raises the `InvalidInputError` of the first that fails, and gives up the others.
+        Raises the `InvalidInputError` of the first that fails, or what `Call.hold` raises, and
+        gives up the others.
         """
         if not self.origins:
             raise InvalidInputError(
                 items[0].field, "URLs are not fetched here; send a data URI: data:TYPE;base64,..."
             )
         left = [self.settings.http_max_body_bytes]
-        places = self._places_of.setdefault(caller, asyncio.Semaphore(AT_ONCE_FOR_ONE))
+        places = self._places_of.setdefault(call.caller, asyncio.Semaphore(AT_ONCE_FOR_ONE))
         try:
             async with asyncio.TaskGroup() as group:
                 for item in items:
-                    group.create_task(self._fill(item, places, left))
+                    group.create_task(self._fill(item, call, places, left))
         except ExceptionGroup as errors:
             raise errors.exceptions[0] from None
 
@@ -132,13 +134,15 @@ class Fetcher:
         """Closes all connections."""
         await self._pool.aclose()
 
-    async def _fill(self, item: RemoteMedia, places: asyncio.Semaphore, left: list[int]) -> None:
+    async def _fill(
+        self, item: RemoteMedia, call: Call, places: asyncio.Semaphore, left: list[int]
+    ) -> None:
         video = item.kind == "video_url"
         most = self.limits.max_video_bytes if video else self.limits.max_image_bytes
         seconds = self.settings.fetch_seconds
         try:
             async with places, self._places, asyncio.timeout(seconds):
-                data = await self._follow(item.url, most, left)
+                data = await self._follow(item, call, most, left)
         except TimeoutError as error:
             raise InvalidInputError(item.field, f"not there after {seconds:g} s") from error
         except Refused as error:
@@ -152,8 +156,9 @@ class Fetcher:
         else:
             item.part.image = data
 
-    async def _follow(self, url: str, most: int, left: list[int]) -> bytes:
-        """The body behind ``url``, through redirects."""
+    async def _follow(self, item: RemoteMedia, call: Call, most: int, left: list[int]) -> bytes:
+        """The body behind the item's URL, through redirects."""
+        url = item.url
         for _ in range(self.settings.fetch_redirects + 1):
             url = self._checked(url)
             async with self._pool.stream(
@@ -170,6 +175,7 @@ class Fetcher:
                     left[0] -= len(chunk)
                     if len(data) + len(chunk) > most or left[0] < 0:
                         raise Refused(f"more than {most} bytes, or too much in one request")
+                    call.hold(len(chunk), item.field)
                     data += chunk
                 return bytes(data)
         raise Refused(f"more than fetch_redirects, {self.settings.fetch_redirects}, redirects")

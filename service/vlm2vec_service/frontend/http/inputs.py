@@ -55,7 +55,7 @@ class InputReader:
     async def fetch(self, fetcher: Fetcher) -> None:
         """Fills what URLs point to into the inputs: those that were returned, not copies."""
         if self._remote:
-            await fetcher.fill(self._remote, current.get().caller)
+            await fetcher.fill(self._remote, current.get())
 
     def inputs(self, value: Any, field: str, instruction: str) -> list[pb.Input]:
         """Reads one input or a list of them."""

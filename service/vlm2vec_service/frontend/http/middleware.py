@@ -32,6 +32,9 @@ INFRASTRUCTURE = {
 and are not logged: probes would fill the log."""
 SIGNED = {"/webhooks/mlflow"}
 """Paths whose handlers see for themselves who calls, by a signature in the request."""
+COPIES = 3
+"""How often a body is in memory while it is answered: as it came, as JSON, and as the media that
+base64 was in it."""
 
 
 class Middleware:
@@ -63,7 +66,7 @@ class Middleware:
             with tracing.http_span(method, scope["headers"]):
                 if method not in SIGNED:
                     self.access.check(call, _credentials(scope), SCOPES.get(method, ""))
-                body = await self._body(scope, receive)
+                body = await self._body(call, scope, receive)
                 await self._run(scope, body, receive, answer)
         except Exception as caught:  # noqa: BLE001 (every request gets an answer)
             error = renamed(caught) if isinstance(caught, ServeError) else caught
@@ -86,26 +89,31 @@ class Middleware:
         except ServeError as error:
             await _Answer(None, send).error(error)
 
-    async def _body(self, scope: Message, receive: Receive) -> bytes:
-        """Reads the whole body. Raises `RequestError` if it is too large or too slow."""
+    async def _body(self, call: Call, scope: Message, receive: Receive) -> bytes:
+        """Reads the whole body, for which ``call`` holds memory: all that it is said to be, before
+        it is read, or as it comes. Raises `RequestError` if it is too large or too slow, and what
+        `Call.hold` raises."""
         most = self.settings.http_max_body_bytes
         length = _header(scope, b"content-length")
         # A number too long for Python to read is too large for anything here.
         chunks, size = [], int(length[:19]) if length.isdecimal() else 0
         try:
             async with asyncio.timeout(self.settings.http_body_seconds):
-                more, received = True, 0
-                while more:
+                more, received, held = True, 0, 0
+                while True:
                     if max(size, received) > most:
                         raise RequestError(413, "body", f"more than http_max_body_bytes, {most}")
+                    if max(size, received) > held:
+                        call.hold(COPIES * (max(size, received) - held), "body")
+                        held = max(size, received)
+                    if not more:
+                        break
                     message = await receive()
                     if message["type"] == "http.disconnect":
                         raise _Gone
                     chunks.append(message.get("body", b""))
                     received += len(chunks[-1])
                     more = message.get("more_body", False)
-                if received > most:
-                    raise RequestError(413, "body", f"more than http_max_body_bytes, {most}")
         except TimeoutError as error:
             limit = self.settings.http_body_seconds
             raise RequestError(

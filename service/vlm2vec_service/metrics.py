@@ -78,9 +78,6 @@ class Metrics:
         self.up = gauge("worker_up", "Whether a worker is ready.", "model", "worker")
         self.restarts = counter("worker_restarts_total", "Restarts of a worker.", "model", "worker")
         self.adapters = gauge("adapters_loaded", "Adapters a worker holds.", "model", "worker")
-        self.load_seconds = histogram(
-            "adapter_load_seconds", "Seconds to fetch, verify, load and warm up a version.",
-            SECONDS, "model",
         self.adapters_merged = gauge(
             "adapters_merged", "Adapters with a merged copy of the weights that they touch.",
             "model", "worker",
@@ -93,6 +90,9 @@ class Metrics:
             "Tokens by how they passed the linear layers: base, low_rank, merged.",
             "model", "worker", "path",
         )  # fmt: skip
+        self.load_seconds = histogram(
+            "adapter_load_seconds", "Seconds to fetch, verify, load and warm up a version.",
+            SECONDS, "model",
         )  # fmt: skip
         self.load_failures = counter(
             "adapter_load_failures_total", "Versions that could not be loaded.", "model"
@@ -142,14 +142,14 @@ class Metrics:
         self.up.labels(model, worker).set(up)
         # Counters start at 0: the first restart is an increase.
         self.restarts.labels(model, worker)
-
-    def route(self, model: str, routes: dict[str, tuple[str, str]], canary_share: float) -> None:
-        """What the aliases of ``model`` stand for now: version and space, by alias."""
         for path in PATHS:
             self.path_tokens.labels(model, worker, path)
         if not up:
             self.adapters_merged.labels(model, worker).set(0)
             self.merged_bytes.labels(model, worker).set(0)
+
+    def route(self, model: str, routes: dict[str, tuple[str, str]], canary_share: float) -> None:
+        """What the aliases of ``model`` stand for now: version and space, by alias."""
         for alias, version, space in self._routes.pop(model, []):
             self.route_info.remove(model, alias, version, space)
         self._routes[model] = [(alias, *route) for alias, route in sorted(routes.items())]

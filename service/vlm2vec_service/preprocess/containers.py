@@ -182,8 +182,11 @@ def _objects(data: bytes) -> Ends:
 
 def _ogg(data: bytes) -> bool:
     """Every logical stream of an Ogg file has a page that says that it is the last."""
-    place, open_streams = 0, set()
-    while data[place : place + 4] == b"OggS":
+    place = 0
+    open_streams: set[bytes] = set()
+    for _ in range(MOST_ELEMENTS):
+        if data[place : place + 4] != b"OggS":
+            return place > len(data) or bool(open_streams)
         flags, serial, segments = data[place + 5], data[place + 14 : place + 18], data[place + 26]
         lengths = data[place + 27 : place + 27 + segments]
         place += 27 + segments + sum(lengths)
@@ -191,25 +194,25 @@ def _ogg(data: bytes) -> bool:
             open_streams.discard(serial)
         else:
             open_streams.add(serial)
-    return place > len(data) or bool(open_streams)
+    return False
 
 
 def _gif(data: bytes) -> bool:
     """A GIF's last block is its trailer."""
-    place = 13 + _table(data[10])
+    place, in_block = 13 + _table(data[10]), False
     for _ in range(MOST_ELEMENTS):
         kind = data[place]
-        if kind == 0x3B:
-            return False
-        if kind == 0x2C:
+        if in_block:  # one of its pieces, which begin with their lengths; the last has none
+            place += 1 + kind
+            in_block = kind > 0
+        elif kind == 0x2C:
             place += 11 + _table(data[place + 9])
+            in_block = True
         elif kind == 0x21:
             place += 2
-        else:  # no GIF's block: not ours to judge
+            in_block = True
+        else:  # the trailer, or no GIF's block, which is not ours to judge
             return False
-        while length := data[place]:
-            place += 1 + length
-        place += 1
     return False
 
 

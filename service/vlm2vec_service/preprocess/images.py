@@ -1,12 +1,16 @@
 """Encoded images: measured within `Limits` when they come, decoded when their pixels are needed."""
 
-import io
+import re
 import struct
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from PIL import ExifTags, Image
+from PIL.ImageFile import ImageFile
 
-from vlm2vec_service.errors import InvalidInputError
+from vlm2vec_service.errors import InvalidInputError, ServeError
+from vlm2vec_service.preprocess.stop import NEVER, Stop, StoppableFile
 from vlm2vec_service.preprocess.viewed import as_viewed
 from vlm2vec_service.settings import Limits
 
@@ -24,6 +28,14 @@ TURNS = {
 """What turns a picture as a viewer shows it, by its EXIF orientation; 1 is as it is."""
 ON_THEIR_SIDE = (5, 6, 7, 8)
 """The orientations whose turn swaps width and height."""
+MOST_SCANS = 32
+"""Scans of a JPEG at most; encoders make about ten. Each goes through the whole picture, however
+few bytes it has."""
+MARKER = re.compile(rb"\xff([^\x00\x01\xff\xd0-\xd8])", re.DOTALL)
+"""A marker of a JPEG that a length follows, or `END`."""
+SCAN, END = b"\xda", b"\xd9"
+BLOCK = 8192
+"""Bytes that Pillow decodes at a time: between two of them decoding can stop."""
 
 # Pillow's fixed limit would come before `Limits.max_image_pixels`, which `check_size` keeps.
 Image.MAX_IMAGE_PIXELS = None
@@ -34,13 +46,15 @@ class EncodedImage:
     """An image file as it came, measured by its header and not decoded.
 
     ``stored`` is its width and height before it is turned by ``orientation``, its EXIF orientation
-    from 1 to 8; ``field`` is where it stands in the input, for errors.
+    from 1 to 8; ``field`` is where it stands in the input, for errors; ``stop`` says until when it
+    may be decoded.
     """
 
     data: bytes = field(repr=False)
     field: str
     stored: tuple[int, int]
     orientation: int
+    stop: Stop = NEVER
 
     def size(self, decode: str) -> tuple[int, int]:
         """Tells the width and height of what `decoded` returns."""
@@ -53,31 +67,33 @@ class EncodedImage:
 
         ``viewed`` is as a viewer shows it: turned, on white where it is transparent, the whole
         range of its values used. ``raw`` is Pillow's bare ``convert("RGB")``. Raises
-        `InvalidInputError` that names the field.
+        `InvalidInputError` that names the field, and what `Stop.check` does.
         """
-        image = _open(self.data, self.field)
-        try:
+        image = _open(self.data, self.field, self.stop)
+        with _damage_named(image, self.field):
             if decode == "raw":
                 return image.convert("RGB")
             rgb = as_viewed(image, self.data)
             turn = TURNS.get(self.orientation)
             return rgb if turn is None else rgb.transpose(turn)
-        except Exception as error:
-            raise _damaged(image, self.field, error) from error
 
 
-def measure_image(data: bytes, limits: Limits, field: str = "image") -> EncodedImage:
+def measure_image(
+    data: bytes, limits: Limits, field: str = "image", stop: Stop = NEVER
+) -> EncodedImage:
     """Checks the size of the image in ``data`` on its header, before any pixel is decoded.
 
-    Raises `InvalidInputError` that names ``field``.
+    Raises `InvalidInputError` that names ``field``, and what `Stop.check` does.
     """
     if len(data) > limits.max_image_bytes:
         raise InvalidInputError(
             field, f"{len(data)} bytes are more than max_image_bytes, {limits.max_image_bytes}"
         )
-    image = _open(data, field)
+    image = _open(data, field, stop)
     check_size(image.size, limits, field)
-    return EncodedImage(data, field, image.size, _orientation(image, data, field))
+    if image.format in ("JPEG", "MPO"):
+        _check_scans(data, field)
+    return EncodedImage(data, field, image.size, _orientation(image, data, field), stop)
 
 
 def check_size(size: tuple[int, int], limits: Limits, field: str) -> None:
@@ -95,16 +111,53 @@ def check_size(size: tuple[int, int], limits: Limits, field: str) -> None:
         )
 
 
-def _open(data: bytes, field: str) -> Image.Image:
+def check_pixels(pixels: int, limits: Limits, field: str) -> None:
+    """Refuses pictures that have together more ``pixels`` than ``limits.max_decoded_pixels``.
+
+    Raises `InvalidInputError` that names ``field``.
+    """
+    if pixels > limits.max_decoded_pixels:
+        raise InvalidInputError(
+            field,
+            f"{pixels} pixels in all are more than max_decoded_pixels, {limits.max_decoded_pixels}",
+        )
+
+
+def _open(data: bytes, field: str, stop: Stop) -> ImageFile:
     # Pillow's readers raise nearly anything on hostile bytes; all of it is the input's fault.
     try:
-        return Image.open(io.BytesIO(data), formats=FORMATS)
+        image = Image.open(StoppableFile(data, stop, field), formats=FORMATS)
+    except ServeError:
+        raise
     except Exception as error:
         raise InvalidInputError(field, f"no {', '.join(FORMATS)} image") from error
+    image.decodermaxblock = BLOCK
+    return image
 
 
-def _damaged(image: Image.Image, field: str, error: Exception) -> InvalidInputError:
-    return InvalidInputError(field, f"truncated or damaged {image.format} image: {error}")
+@contextmanager
+def _damage_named(image: Image.Image, field: str) -> Iterator[None]:
+    """Turns whatever Pillow raises on the pixels of ``image`` into `InvalidInputError`."""
+    try:
+        yield
+    except ServeError:
+        raise
+    except Exception as error:
+        raise InvalidInputError(
+            field, f"truncated or damaged {image.format} image: {error}"
+        ) from error
+
+
+def _check_scans(jpeg: bytes, field: str) -> None:
+    """Refuses a JPEG of more than `MOST_SCANS` scans, by its markers up to the end of the image:
+    what other files append to one may look like anything."""
+    scans, marker = 0, MARKER.search(jpeg, 2)
+    while marker is not None and marker[1] != END:
+        scans += marker[1] == SCAN
+        if scans > MOST_SCANS:
+            raise InvalidInputError(field, f"a JPEG of more than {MOST_SCANS} scans")
+        length = int.from_bytes(jpeg[marker.end() : marker.end() + 2], "big")
+        marker = MARKER.search(jpeg, marker.end() + length)
 
 
 def _orientation(image: Image.Image, data: bytes, field: str) -> int:
@@ -112,13 +165,13 @@ def _orientation(image: Image.Image, data: bytes, field: str) -> int:
     if image.format == "TIFF":  # Pillow turns it itself
         return 1
     if image.format == "PNG" and _metadata_behind_pixels(data):
-        try:
+        with _damage_named(image, field):
             image.load()
-        except Exception as error:
-            raise _damaged(image, field, error) from error
     try:
         # PNG's own method would decode every PNG, to find what stands behind the pixels.
         found = Image.Image.getexif(image).get(ExifTags.Base.Orientation, 1)
+    except ServeError:
+        raise
     except Exception:  # noqa: BLE001 (damaged metadata, which viewers pass over)
         return 1
     return found if isinstance(found, int) and found in TURNS else 1

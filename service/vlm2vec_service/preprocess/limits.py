@@ -3,13 +3,14 @@
 from collections.abc import Collection, Sequence
 
 from vlm2vec_service.errors import InvalidInputError
-from vlm2vec_service.preprocess.images import check_size
+from vlm2vec_service.preprocess.images import check_pixels, check_size
 from vlm2vec_service.preprocess.pictures import Pictures
 from vlm2vec_service.settings import Limits
 
 
 def check_media(images: Sequence[Pictures], video: Pictures, limits: Limits) -> None:
-    """Refuses too many images or video frames, and any picture of too many pixels.
+    """Refuses too many images or video frames, any picture of too many pixels, and too many pixels
+    in all of them.
 
     Raises `InvalidInputError` that names the field and the limit.
     """
@@ -25,6 +26,7 @@ def check_media(images: Sequence[Pictures], video: Pictures, limits: Limits) -> 
     for name, sizes in (("images", [s for i in images for s in i.sizes]), ("video", video.sizes)):
         for index, size in enumerate(sizes):
             check_size(size, limits, f"{name}[{index}]")
+        check_pixels(sum(width * height for width, height in sizes), limits, name)
 
 
 def check_tokens(count: int, limits: Limits) -> None:

@@ -5,6 +5,7 @@ from vlm2vec_service.errors import InvalidInputError
 from vlm2vec_service.preprocess.images import EncodedImage, measure_image
 from vlm2vec_service.preprocess.pictures import Picture, VideoSource
 from vlm2vec_service.preprocess.prepared import Request
+from vlm2vec_service.preprocess.stop import NEVER, Stop
 from vlm2vec_service.preprocess.video import sample_video
 from vlm2vec_service.settings import Limits
 
@@ -17,11 +18,12 @@ def modality(message: pb.Input) -> str:
     return "_".join(part for part in (media, text) if part)
 
 
-def parse_input(message: pb.Input, limits: Limits, frames: int) -> Request:
+def parse_input(message: pb.Input, limits: Limits, frames: int, stop: Stop = NEVER) -> Request:
     """Turns one input into a `Request` and measures its images and its video.
 
-    ``frames`` is the number of frames to sample from a video file. Raises `InvalidInputError` that
-    names the part at fault.
+    ``frames`` is the number of frames to sample from a video file; ``stop`` says until when the
+    pictures are measured, and decoded later. Raises `InvalidInputError` that names the part at
+    fault, and what `Stop.check` does.
     """
     images: list[EncodedImage] = []
     texts: list[str] = []
@@ -33,11 +35,11 @@ def parse_input(message: pb.Input, limits: Limits, frames: int) -> Request:
         place = f"parts[{index}]"
         kind = part.WhichOneof("part")
         if kind == "image":
-            images.append(measure_image(part.image, limits, f"{place}.image"))
+            images.append(measure_image(part.image, limits, f"{place}.image", stop))
         elif kind == "video":
             if video:
                 raise InvalidInputError(f"{place}.video", "an input has one video at most")
-            video = _video(part.video, limits, frames, f"{place}.video")
+            video = _video(part.video, limits, frames, f"{place}.video", stop)
         elif kind == "text":
             if message.HasField("prompt"):
                 raise InvalidInputError(
@@ -57,11 +59,11 @@ def parse_input(message: pb.Input, limits: Limits, frames: int) -> Request:
 
 
 def _video(
-    message: pb.Video, limits: Limits, frames: int, field: str
+    message: pb.Video, limits: Limits, frames: int, field: str, stop: Stop
 ) -> tuple[Picture, ...] | VideoSource:
     source = message.WhichOneof("source")
     if source == "file":
-        return sample_video(message.file, frames, limits, f"{field}.file")
+        return sample_video(message.file, frames, limits, f"{field}.file", stop)
     if source is None or not message.frames.images:
         raise InvalidInputError(field, "empty: set file or frames")
     if len(message.frames.images) > limits.max_video_frames:
@@ -70,6 +72,6 @@ def _video(
             f"{len(message.frames.images)} frames, max_video_frames {limits.max_video_frames}",
         )
     return tuple(
-        measure_image(data, limits, f"{field}.frames.images[{index}]")
+        measure_image(data, limits, f"{field}.frames.images[{index}]", stop)
         for index, data in enumerate(message.frames.images)
     )

@@ -5,7 +5,7 @@ import io
 from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import chain, islice
+from itertools import islice
 
 import av
 import numpy as np
@@ -13,7 +13,8 @@ from PIL import Image
 
 from vlm2vec_service.errors import InvalidInputError
 from vlm2vec_service.preprocess.containers import is_cut_off
-from vlm2vec_service.preprocess.images import check_size
+from vlm2vec_service.preprocess.images import check_pixels, check_size
+from vlm2vec_service.preprocess.stop import NEVER, Stop
 from vlm2vec_service.preprocess.viewed import on_white
 from vlm2vec_service.settings import Limits
 
@@ -55,7 +56,7 @@ class SampledVideo:
 
     ``wanted`` are their indices, ``stored`` the width and height of each before it is turned as
     ``turn`` says, the display matrix of the first. ``field`` is where the file stands in the input,
-    for errors.
+    for errors; ``stop`` says until when it may be decoded.
     """
 
     data: bytes = field(repr=False)
@@ -63,6 +64,7 @@ class SampledVideo:
     wanted: tuple[int, ...]
     stored: tuple[tuple[int, int], ...]
     turn: Turn
+    stop: Stop = NEVER
 
     def __len__(self) -> int:
         return len(self.wanted)
@@ -78,26 +80,29 @@ class SampledVideo:
         """Decodes the sampled frames to RGB, one after the other.
 
         ``decode`` is ``viewed``, turned by the display matrix and on white where they are
-        transparent, or ``raw``. Raises `InvalidInputError`.
+        transparent, or ``raw``. Raises `InvalidInputError`, and what `Stop.check` does.
         """
         try:
             with _opened(self.data, self.field) as (container, stream):
-                frames = islice(container.decode(stream), self.wanted[-1] + 1)
-                for index, frame in enumerate(frames):
+                packets = _packets(container, stream, self.stop, self.field)
+                decoded = (frame for packet in packets for frame in packet.decode())
+                for index, frame in enumerate(islice(decoded, self.wanted[-1] + 1)):
                     if index in self.wanted:
                         yield _rgb(frame, self.turn, decode)
         except (av.FFmpegError, ValueError) as error:
             raise InvalidInputError(self.field, f"undecodable video: {error}") from error
 
 
-def sample_video(data: bytes, count: int, limits: Limits, field: str = "video") -> SampledVideo:
+def sample_video(
+    data: bytes, count: int, limits: Limits, field: str = "video", stop: Stop = NEVER
+) -> SampledVideo:
     """Chooses ``count`` frames of the first video stream in ``data``.
 
     Frame ``floor(i * (n - 1) / (count - 1))`` of ``n`` is taken for each ``i``, as the models
     were trained; a video with fewer frames than ``count`` gives all it has. The file is decoded
     here to count and measure the frames, and again for their pixels, so that memory holds one
     frame however long the video is. Raises `InvalidInputError` that names ``field``, also for a
-    file that is cut off.
+    file that is cut off, and what `Stop.check` does.
     """
     if len(data) > limits.max_video_bytes:
         raise InvalidInputError(
@@ -108,22 +113,32 @@ def sample_video(data: bytes, count: int, limits: Limits, field: str = "video") 
             field, f"{count} frames are not in 1 to max_video_frames, {limits.max_video_frames}"
         )
     try:
-        return _sample(data, count, limits, field)
+        _check_file(data, limits, field)
+        return _sample(data, count, limits, field, stop)
     except (av.FFmpegError, ValueError) as error:
         raise InvalidInputError(field, f"undecodable video: {error}") from error
 
 
-def _sample(data: bytes, count: int, limits: Limits, field: str) -> SampledVideo:
-    stored: list[tuple[int, int]] = []
-    turn: Turn | None = None
+def _check_file(data: bytes, limits: Limits, field: str) -> None:
+    """Refuses a file that is cut off, and one with too many pixels in all its frames, before one of
+    them is decoded."""
     with _opened(data, field) as (container, stream):
         if is_cut_off(data, container.format.name):
             raise InvalidInputError(field, CUT_OFF)
-        context = stream.codec_context
-        if context.width and context.height:
-            check_size((context.width, context.height), limits, field)
+        width, height = stream.codec_context.width, stream.codec_context.height
+        if width and height:
+            check_size((width, height), limits, field)
+            frames = sum(packet.size > 0 for packet in container.demux(stream))
+            check_pixels(frames * width * height, limits, field)
+
+
+def _sample(data: bytes, count: int, limits: Limits, field: str, stop: Stop) -> SampledVideo:
+    stored: list[tuple[int, int]] = []
+    pixels = 0
+    turn: Turn | None = None
+    with _opened(data, field) as (container, stream):
         groups: deque[deque[av.Packet[av.VideoStream]]] = deque(maxlen=2)
-        for packet in container.demux(stream):
+        for packet in _packets(container, stream, stop, field):
             if container.format.name in WITHOUT_LENGTHS and packet.size:
                 if packet.is_keyframe or not groups:
                     groups.append(deque(maxlen=MOST_TAIL))
@@ -137,17 +152,20 @@ def _sample(data: bytes, count: int, limits: Limits, field: str) -> SampledVideo
                     )
                 size = (frame.width, frame.height)
                 check_size(size, limits, field)
+                pixels += frame.width * frame.height
+                check_pixels(pixels, limits, field)  # a frame may be larger than the file says
                 stored.append(size)
                 # Of the first frame only: looking at what is beside a frame keeps the frame in
                 # memory until the next garbage collection.
                 turn = turn or _turn(frame)
-        if groups and not _last_is_whole(context, list(chain.from_iterable(groups))):
+        tail = [packet for group in groups for packet in group]
+        if tail and not _last_is_whole(stream.codec_context, tail, stop, field):
             raise InvalidInputError(field, CUT_OFF)
     if not stored:
         raise InvalidInputError(field, "the video holds no frame")
     chosen = np.linspace(0, len(stored) - 1, min(count, len(stored)), dtype=int).tolist()
     return SampledVideo(
-        data, field, tuple(chosen), tuple(stored[index] for index in chosen), turn or UPRIGHT
+        data, field, tuple(chosen), tuple(stored[index] for index in chosen), turn or UPRIGHT, stop
     )
 
 
@@ -169,8 +187,20 @@ def _opened(
         yield container, stream
 
 
+def _packets(
+    container: av.container.InputContainer, stream: av.VideoStream, stop: Stop, field: str
+) -> "Iterator[av.Packet[av.VideoStream]]":
+    """The packets of ``stream`` in order, until the decoding is to stop."""
+    for packet in container.demux(stream):
+        stop.check(field)
+        yield packet
+
+
 def _last_is_whole(
-    context: av.VideoCodecContext, packets: "Sequence[av.Packet[av.VideoStream]]"
+    context: av.VideoCodecContext,
+    packets: "Sequence[av.Packet[av.VideoStream]]",
+    stop: Stop,
+    field: str,
 ) -> bool:
     """Decodes ``packets``, the end of a stream, by a decoder that does not conceal errors, and says
     whether the last of them has none."""
@@ -179,6 +209,7 @@ def _last_is_whole(
     strict.extradata = context.extradata
     strict.options = {"err_detect": "explode"}
     for packet in packets[:-1]:
+        stop.check(field)
         with contextlib.suppress(av.FFmpegError):  # damage before the end is none of it
             strict.decode(packet)
     try:

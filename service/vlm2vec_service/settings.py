@@ -58,17 +58,17 @@ class EngineSettings:
     vision_cache_bytes: int = setting(
         268_435_456, "Bytes of device memory for cached image and video features; 0 turns it off."
     )
-
-
-@dataclass(frozen=True)
-class LogSettings:
-    """What is logged, to standard error."""
     merged_bytes: int = setting(
         -1,
         "Bytes of device memory for the weights of busy adapters merged into the base's; "
         "0 turns merging off. -1 takes half of what is free when the base is loaded, on a CPU "
         "at most a quarter of the memory of the machine or container.",
     )
+
+
+@dataclass(frozen=True)
+class LogSettings:
+    """What is logged, to standard error."""
 
     log_format: str = setting("text", "Format of the log: text or json.")
     log_level: str = setting("INFO", "Least severe level that is logged.")

@@ -23,6 +23,11 @@ class Limits:
     max_images: int = setting(16, "Images per input.")
     max_image_bytes: int = setting(20_971_520, "Bytes per encoded image.")
     max_image_pixels: int = setting(50_000_000, "Pixels per image, before any resizing.")
+    max_decoded_pixels: int = setting(
+        2_000_000_000,
+        "Pixels of an input's images together, and of the frames of its video, all frames of a "
+        "file: 30 s of 1920x1080 at 30 frames a second are 1.9 billion.",
+    )
     max_video_bytes: int = setting(52_428_800, "Bytes per encoded video.")
     max_video_frames: int = setting(64, "Frames that an input's video may keep.")
     max_video_decoded_frames: int = setting(
@@ -87,6 +92,11 @@ class ServerSettings:
         4096, "Calls and streams under way at once; one caller may have at most half of them."
     )
     max_message_bytes: int = setting(67_108_864, "Bytes of one gRPC message.")
+    max_elements: int = setting(
+        300_000,
+        "Fields of one gRPC message, and keys and values of one JSON body, inputs and token ids "
+        "included: more of them are not parsed.",
+    )
     max_received_bytes: int = setting(
         1_073_741_824,
         "Bytes of requests that are held at once: gRPC messages, and over HTTP three times the "
@@ -110,7 +120,16 @@ class ServerSettings:
     stream_window: int = setting(
         256, "Unanswered inputs of one stream; the server reads no further until some are answered."
     )
-    preprocess_threads: int = setting(4, "Threads that decode images and video.")
+    preprocess_threads: int = setting(
+        4,
+        "Threads that decode images and video for one caller; one more is there for the others, "
+        "and as many again are for texts, which so never wait for pictures.",
+    )
+    preprocess_seconds: float = setting(
+        20.0,
+        "How long one input may be decoded, resized and tokenised, once its turn has come; one "
+        "that takes longer is refused.",
+    )
     default_deadline_seconds: float = setting(
         300.0, "Time limit of a unary call, or of one input of a stream, that sets none."
     )

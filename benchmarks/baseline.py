@@ -87,7 +87,7 @@ class Padded:
         # Cut once and kept: a real caller's processor does this before, on other cores.
         for item in media:
             if id(item) not in _CUT:
-                _CUT[id(item)] = self.backbone.cut(item).to(self.dtype)
+                _CUT[id(item)] = self.backbone.cut(item.pixels[None]).to(self.dtype)
         return torch.cat([_CUT[id(item)] for item in media])
 
 

@@ -13,7 +13,8 @@ from vlm2vec_service.engine import Engine
 from vlm2vec_service.engine.adapter import check_adapter
 from vlm2vec_service.engine.adapter_config import AdapterConfig
 from vlm2vec_service.engine.engine import build_backbone
-from vlm2vec_service.engine.linear import AdaptedLinear, Rows, install
+from vlm2vec_service.engine.linear import AdaptedLinear, install
+from vlm2vec_service.engine.stage import Rows, Stage
 from vlm2vec_service.errors import AdapterError
 from vlm2vec_service.settings import EngineSettings
 
@@ -49,7 +50,7 @@ def folder(tmp_path: Path) -> Path:
 @pytest.fixture(scope="module")
 def meta(checkpoints: Path) -> tuple[Any, dict[str, AdaptedLinear]]:
     backbone = build_backbone(checkpoints / "qwen2_vl")
-    return backbone, install(backbone, Rows())
+    return backbone, install(backbone, Rows(Stage()))
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from vlm2vec_service.engine.backbone import Backbone
-from vlm2vec_service.engine.linear import Rows
 from vlm2vec_service.engine.packing import Item, PackedBatch, pack
 from vlm2vec_service.preprocess.prepared import Media, Prepared
 
@@ -55,7 +54,7 @@ class Embedder(nn.Module):
         with self._precision():
             hidden = self._hidden(batch, known)
             rotary = self.backbone.rotary(batch.positions, batch.lengths)
-            states = self.backbone.decode(hidden, rotary, batch.segments, batch.last, Rows())
+            states = self.backbone.decode(hidden, rotary, batch.segments, batch.last)
         wide = torch.promote_types(states.dtype, torch.float32)
         vectors = F.normalize(states.to(wide), dim=1)
         places = torch.tensor(batch.order, device=self.device).argsort()

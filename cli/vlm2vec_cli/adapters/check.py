@@ -12,7 +12,8 @@ def check_on_base(folder: Path, base: Path) -> None:
     # These import torch, which takes seconds.
     from vlm2vec_service.engine.adapter import check_adapter
     from vlm2vec_service.engine.engine import build_backbone
-    from vlm2vec_service.engine.linear import Rows, install
+    from vlm2vec_service.engine.linear import install
+    from vlm2vec_service.engine.stage import Rows, Stage
 
     backbone = build_backbone(base)
-    check_adapter(folder, backbone, install(backbone, Rows()))
+    check_adapter(folder, backbone, install(backbone, Rows(Stage())))

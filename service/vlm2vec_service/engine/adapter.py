@@ -6,8 +6,10 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeAlias
+from typing import Protocol, TypeVar
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -23,9 +25,11 @@ from vlm2vec_service.engine.adapter_file import (
 )
 from vlm2vec_service.engine.backbone import Backbone
 from vlm2vec_service.engine.fit import fit
-from vlm2vec_service.engine.linear import AdaptedLinear
+from vlm2vec_service.engine.join import join, split
+from vlm2vec_service.engine.linear import AdaptedLinear, Product, products_of
 from vlm2vec_service.engine.low_rank import LowRank
 from vlm2vec_service.engine.placement import Placement
+from vlm2vec_service.engine.stage import Group
 from vlm2vec_service.errors import AdapterError, listed
 
 log = logging.getLogger(__name__)
@@ -35,29 +39,44 @@ log = logging.getLogger(__name__)
 class Adapter:
     """One adapter on the device.
 
-    It never changes, so that a batch that holds it can finish after it was unloaded. ``layers``
-    has what it adds, by the name of the linear layer. ``vision_digest`` is a digest of what it
-    does to the vision tower, 16 bytes, because image features made with it are its own; it is
-    empty if the adapter leaves the tower alone.
+    It never changes, so that a batch that holds it can finish after it was unloaded. ``products``
+    has what it adds, by the name of the product; ``layers`` are views of that by the name of the
+    linear layer. ``exact`` has the same unrounded, float32 on the host, by the name of the layer,
+    for merging. ``pointers`` says where ``products`` lie on a GPU: int64 ``(products, 5)``.
+    ``vision_digest`` is a digest of what the adapter does to the vision tower, 16 bytes, because
+    image features made with it are its own; it is empty if the adapter leaves the tower alone.
     """
 
     name: str
+    products: dict[str, LowRank]
     layers: dict[str, LowRank]
+    exact: dict[str, LowRank]
+    pointers: npt.NDArray[np.int64]
     vision_digest: bytes
     embedding: EmbeddingConfig
 
     @property
     def nbytes(self) -> int:
         """Counts the bytes of its tensors on the device."""
-        return sum(layer.nbytes for layer in self.layers.values())
+        return sum(product.nbytes for product in self.products.values())
+
+    def group(self, start: int, stop: int) -> Group:
+        """Makes the group of the rows from ``start`` up to, but without, ``stop``."""
+        return Group(self.products, start, stop, pointers=self.pointers)
 
 
-Compute: TypeAlias = Callable[[Sequence[Callable[[], LowRank]]], list[LowRank]]
-"""A function that runs steps, each a moment's work on the device, and returns their results in
-order. A worker has one that lets batches run between the steps."""
+T = TypeVar("T")
 
 
-def without_pause(steps: Sequence[Callable[[], LowRank]]) -> list[LowRank]:
+class Compute(Protocol):
+    """A function that runs steps, each a moment's work on the device, and returns their results in
+    order. A worker has one that lets batches run between the steps."""
+
+    def __call__(self, steps: Sequence[Callable[[], T]], /) -> list[T]:
+        """Runs ``steps``."""
+
+
+def without_pause(steps: Sequence[Callable[[], T]], /) -> list[T]:
     """Runs ``steps`` one right after the other, in the thread of the call."""
     return [step() for step in steps]
 
@@ -80,13 +99,32 @@ def load_adapter(
     parts = {module: part for module, part in contents.parts.items() if module in linears}
     steps = [
         functools.partial(
-            _layer, module, part, linears[module], placement.scalings[module], config.use_dora
+            _exact, module, part, linears[module], placement.scalings[module], config.use_dora
         )
         for module, part in read_tensors(folder, parts, device)
     ]
-    layers = dict(zip(parts, compute(steps), strict=True))
-    vision = {key: layers[key] for key in sorted(layers) if key.startswith(backbone.vision_prefix)}
-    return Adapter(name, layers, _digest(vision) if vision else b"", embedding)
+    exact = dict(zip(parts, compute(steps), strict=True))
+    touched = [
+        product
+        for product in products_of(linears)
+        if any(part.name in exact for part in product.parts)
+    ]
+    joins = [functools.partial(join, product, exact) for product in touched]
+    joined = dict(zip((product.name for product in touched), compute(joins), strict=True))
+    vision = {key: joined[key] for key in joined if key.startswith(backbone.vision_prefix)}
+    return Adapter(
+        name=name,
+        products=joined,
+        layers={
+            part.name: layer
+            for product in touched
+            for part, layer in split(product, exact, joined[product.name])
+        },
+        exact={module: layer.to(torch.device("cpu")) for module, layer in exact.items()},
+        pointers=_pointers(products_of(linears), joined),
+        vision_digest=_digest(vision) if vision else b"",
+        embedding=embedding,
+    )
 
 
 def check_adapter(
@@ -153,19 +191,19 @@ def _require_base(folder: Path, backbone: Backbone, contents: Contents) -> None:
 
 
 @torch.inference_mode()
-def _layer(
+def _exact(
     module: str, part: Mapping[str, Tensor], linear: AdaptedLinear, scaling: float, dora: bool
 ) -> LowRank:
+    """Computes what the adapter adds to ``linear``, in float32."""
     # Copies: what is read may be the file itself, mapped, at any address and open to change.
     a, b = (part[name].to(torch.float32, copy=True) for name in ("lora_A", "lora_B"))
     require_finite(module, {**part, "lora_B": scaling * b})
-    dtype = linear.weight.dtype
     if not dora:
-        return LowRank(a.to(dtype), (scaling * b).to(dtype))
+        return LowRank(a, scaling * b)
     gain = part["lora_magnitude_vector"].float() / _row_norms(linear, a, b, scaling)
     require_finite(module, {"lora_magnitude_vector over the norms": gain})
-    shift = None if linear.bias is None else ((1 - gain) * linear.bias.float()).to(dtype)
-    return LowRank(a.to(dtype), (scaling * gain[:, None] * b).to(dtype), gain.to(dtype), shift)
+    shift = None if linear.bias is None else (1 - gain) * linear.bias.float()
+    return LowRank(a, scaling * gain[:, None] * b, gain, shift)
 
 
 def _row_norms(linear: AdaptedLinear, a: Tensor, b: Tensor, scaling: float) -> Tensor:
@@ -186,3 +224,12 @@ def _digest(layers: Mapping[str, LowRank]) -> bytes:
         for tensor in layer.tensors:
             digest.update(tensor.contiguous().view(torch.uint8).cpu().numpy().data)
     return digest.digest()
+
+
+def _pointers(products: Sequence[Product], added: Mapping[str, LowRank]) -> npt.NDArray[np.int64]:
+    """Lists where what is ``added`` to each of ``products`` lies, int64 ``(products, 5)``."""
+    pointers = np.zeros((len(products), 5), np.int64)
+    for product in products:
+        if product.name in added:
+            pointers[product.index] = added[product.name].pointers
+    return pointers

@@ -41,7 +41,7 @@ class Segments:
         """Computes the start of each sequence and the end of the last, int32
         ``(len(lengths) + 1,)``."""
         ends = [0, *itertools.accumulate(self.lengths)]
-        return torch.tensor(ends, dtype=torch.int32, device=self.device)
+        return torch.tensor(ends, dtype=torch.int32).to(self.device)
 
     @cached_property
     def runs(self) -> list[tuple[int, int, int]]:
@@ -72,17 +72,30 @@ def packed_attention(
     """
     if segments is None:
         return _attend(query, key, value, scaling, causal=False).transpose(1, 2), None
-    if query.is_cuda and query.dtype in (torch.bfloat16, torch.float16):
-        return _varlen(query, key, value, scaling, segments)[None], None
+    q, k, v = (x[0].transpose(0, 1) for x in (query, key, value))
+    return attend(q, k, v, scaling, segments)[None], None
+
+
+def attend(
+    query: Tensor, key: Tensor, value: Tensor, scaling: float | None, segments: Segments
+) -> Tensor:
+    """Computes the attention of packed sequences, each within itself.
+
+    ``query`` is ``(tokens, heads, dim)``; ``key`` and ``value`` may have fewer heads. ``scaling``
+    None is ``dim ** -0.5``. Returns ``(tokens, heads, dim)``.
+    """
+    # The meta device, on which costs are counted, stands for a GPU.
+    if query.device.type != "cpu" and query.dtype in (torch.bfloat16, torch.float16):
+        return _varlen(query, key, value, scaling, segments)
     outputs = []
     for start, count, length in segments.runs:
         q, k, v = (
-            x[0, :, start : start + count * length].unflatten(1, (count, length)).transpose(0, 1)
+            x[start : start + count * length].unflatten(0, (count, length)).transpose(1, 2)
             for x in (query, key, value)
         )
         out = _attend(q, k, v, scaling, segments.causal)
         outputs.append(out.transpose(1, 2).flatten(0, 1))
-    return torch.cat(outputs)[None], None
+    return torch.cat(outputs)
 
 
 def _attend(
@@ -138,18 +151,18 @@ def _varlen(
     query: Tensor, key: Tensor, value: Tensor, scaling: float | None, segments: Segments
 ) -> Tensor:
     """Computes attention for all sequences at once by a GPU's kernel, ``(tokens, heads, dim)``."""
-    q, k, v = (x[0].transpose(0, 1) for x in (query, key, value))
     options: dict[str, Any] = {}
-    if q.shape[1] != k.shape[1]:
+    if query.shape[1] != key.shape[1]:
         if VARLEN_HAS_GQA:
             options["enable_gqa"] = True
         else:  # torch 2.11
-            k, v = (x.repeat_interleave(q.shape[1] // k.shape[1], dim=1) for x in (k, v))
+            repeats = query.shape[1] // key.shape[1]
+            key, value = (x.repeat_interleave(repeats, dim=1) for x in (key, value))
     longest = max(segments.lengths)
     window = (-1, 0) if segments.causal else (-1, -1)
     boundaries = segments.boundaries
     out = varlen_attn(
-        q, k, v, boundaries, boundaries, longest, longest,
+        query, key, value, boundaries, boundaries, longest, longest,
         scale=scaling, window_size=window, **options,
     )  # fmt: skip
     assert isinstance(out, Tensor)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from vlm2vec_service.engine.attention import Segments
-from vlm2vec_service.engine.linear import Group, Rows
+from vlm2vec_service.engine.tower import BlockNames, RunBlocks
 from vlm2vec_service.preprocess.prepared import Media
 
 
@@ -27,11 +27,14 @@ class Backbone(nn.Module, ABC):
     inert: dict[str, tuple[int, int]]
     """The ``(out, in)`` of linear layers that never reach a vector, by name. An adapter may have
     tensors for them, which do nothing."""
+    blocks: BlockNames | None = None
+    """How the blocks of the vision tower are called, if it has any."""
     tied: bool = False
     """Whether the weights of the output layer ``lm_head`` are the token embeddings."""
     model: Any
-    """The language model. `decode` takes it apart: it has ``embed_tokens``, ``layers`` (each with
-    ``self_attn``, ``mlp``, ``input_layernorm`` and ``post_attention_layernorm``) and ``norm``."""
+    """The language model. `decode` and `Decoder` take it apart: it has ``embed_tokens``, ``layers``
+    (each with ``self_attn``, ``mlp``, ``input_layernorm`` and ``post_attention_layernorm``) and
+    ``norm``."""
 
     @abstractmethod
     def rename(self, name: str) -> str | None:
@@ -54,8 +57,11 @@ class Backbone(nn.Module, ABC):
         """Counts the rows that ``media`` takes in the vision tower."""
 
     @abstractmethod
-    def encode(self, media: Sequence[Media]) -> list[Tensor]:
-        """Computes the features of each image or video: ``(tokens, hidden)``, in order."""
+    def encode(self, media: Sequence[Media], run_blocks: RunBlocks | None = None) -> list[Tensor]:
+        """Computes the features of each image or video: ``(tokens, hidden)``, in order.
+
+        ``run_blocks`` takes the place of the tower's own blocks.
+        """
 
     @abstractmethod
     def rotary(self, positions: Tensor, lengths: Sequence[int]) -> tuple[Tensor, Tensor]:
@@ -78,14 +84,13 @@ class Backbone(nn.Module, ABC):
         rotary: tuple[Tensor, Tensor],
         segments: Segments,
         last: Tensor,
-        rows: Rows,
-        input_groups: Sequence[Group] = (),
     ) -> Tensor:
         """Runs the language model over packed states ``(total, hidden)`` and pools the last token.
 
         Returns the state of each input's last token behind the final norm, ``(inputs, hidden)``.
         Behind the last attention no other row reaches that state, so the last MLP and the norm
-        run on those rows alone; ``input_groups`` are their adapters, and ``rows`` is told of them.
+        run on those rows alone. These are the modules of ``transformers``, which training needs;
+        without gradients `Decoder` computes the same, faster.
         """
         cos, sin = (part.to(hidden.dtype)[None] for part in rotary)
         options: dict[str, Any] = {
@@ -99,7 +104,6 @@ class Backbone(nn.Module, ABC):
             hidden = layer(hidden, **options)
         attended, _ = final.self_attn(final.input_layernorm(hidden), **options)
         pooled = (hidden + attended)[0, last]
-        rows.groups = input_groups
         pooled = pooled + final.mlp(final.post_attention_layernorm(pooled))
         states: Tensor = self.model.norm(pooled)
         return states

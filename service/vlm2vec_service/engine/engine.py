@@ -14,8 +14,11 @@ from vlm2vec_service.backbones.table import building, family_of, read_json
 from vlm2vec_service.engine.adapter import Adapter, Compute, load_adapter, without_pause
 from vlm2vec_service.engine.backbone import Backbone
 from vlm2vec_service.engine.checkpoint import load_weights
-from vlm2vec_service.engine.linear import Rows, install
+from vlm2vec_service.engine.decoder import Decoder
+from vlm2vec_service.engine.linear import install, products_of
 from vlm2vec_service.engine.packing import Item, PackedBatch, batches, pack
+from vlm2vec_service.engine.stage import Rows, Stage
+from vlm2vec_service.engine.tower import Tower
 from vlm2vec_service.engine.vision import VisionEncoder, feature_key
 from vlm2vec_service.engine.vision_cache import VisionCache
 from vlm2vec_service.errors import AdapterError, CheckpointError, NotFoundError
@@ -38,11 +41,14 @@ class Engine:
         on_cpu = self.device.type == "cpu"
         self.token_budget = settings.token_budget or (2048 if on_cpu else 16_384)
         vision_batch_patches = settings.vision_batch_patches or (2048 if on_cpu else 65_536)
-        self.rows = Rows()
+        self.rows = Rows(Stage())
         self.linears = install(backbone, self.rows)
+        self.products = products_of(self.linears)
         self.backbone = backbone.eval()
+        self.decoder = Decoder(backbone.model, self.rows)
+        tower = None if backbone.blocks is None else Tower(backbone, backbone.blocks).run
         self.cache = VisionCache(settings.vision_cache_bytes)
-        self.vision = VisionEncoder(self.backbone, self.rows, self.cache, vision_batch_patches)
+        self.vision = VisionEncoder(backbone, tower, self.rows, self.cache, vision_batch_patches)
         self._adapters: dict[str, Adapter] = {}
         self._running = threading.Lock()
 
@@ -126,9 +132,9 @@ class Engine:
         with self._running:
             hidden = self._embeddings(batch)
             rotary = self.backbone.rotary(batch.positions, batch.lengths)
-            self.rows.groups = batch.token_groups
-            states = self.backbone.decode(
-                hidden, rotary, batch.segments, batch.last, self.rows, batch.input_groups
+            self.rows.stage = batch.token_stage
+            states = self.decoder.run(
+                hidden, rotary, batch.segments, batch.last, batch.input_stage
             ).float()
         unit = torch.tensor([item.unit for item in batch.items], device=self.device)
         states = torch.where(unit[:, None], F.normalize(states, dim=1), states)

@@ -1,53 +1,36 @@
-"""A linear layer that adapters share: one base product, and each row's own adapter on top."""
+"""Matrix products that adapters share: those of the linear layers that read the same input."""
 
 import functools
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from vlm2vec_service.engine.low_rank import LowRank
+from vlm2vec_service.engine import ops
+from vlm2vec_service.engine.stage import Rows
 
-
-@dataclass(frozen=True)
-class Group:
-    """Neighbouring rows of one adapter: from ``start`` up to, but without, ``stop``.
-
-    ``layers`` holds what the adapter adds, by the name of the linear layer.
-    """
-
-    layers: dict[str, LowRank]
-    start: int
-    stop: int
-
-
-@dataclass
-class Rows:
-    """Says which rows belong to which adapter at the present point of a forward pass.
-
-    All layers of a model share one object, whose ``groups`` the engine sets between the stages of
-    a batch. Rows in no group get the base model.
-    """
-
-    groups: Sequence[Group] = field(default=())
+JOINED = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))
+"""The names of neighbouring layers that read the same input, in all families."""
 
 
 class AdaptedLinear(nn.Module):
     """An ``nn.Linear`` that adds to each group of rows what that group's adapter holds for it.
 
-    ``name`` is the layer's name in the model, by which adapters know it.
+    ``name`` is the layer's name in the model, by which adapters know it; ``product`` is the matrix
+    product that it is a part of, and ``start`` the first of its columns there.
     """
 
-    def __init__(self, linear: nn.Linear, name: str, rows: Rows) -> None:
+    def __init__(self, linear: nn.Linear, name: str) -> None:
         super().__init__()
         self.weight = linear.weight
         self.bias = linear.bias
         self.in_features = linear.in_features
         self.out_features = linear.out_features
         self.name = name
-        self.rows = rows
+        self.product: Product
+        self.start = 0
 
     @functools.cached_property
     def row_norms(self) -> Tensor:
@@ -56,37 +39,114 @@ class AdaptedLinear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Maps ``(..., in)`` to ``(..., out)``; the leading dimensions, flattened, are the rows."""
-        y = F.linear(x, self.weight, self.bias)
-        if self.rows.groups:
-            flat_x, flat_y = x.reshape(-1, self.in_features), y.view(-1, self.out_features)
-            for group in self.rows.groups:
-                low_rank = group.layers.get(self.name)
-                if low_rank is not None:
-                    _add(
-                        low_rank, flat_x[group.start : group.stop], flat_y[group.start : group.stop]
-                    )
+        return self.product(x)[..., self.start : self.start + self.out_features]
+
+
+class Product:
+    """The linear layers ``parts``, which read the same input, as one matrix product.
+
+    Their outputs lie behind each other. ``weight`` is ``(out, in)`` and ``bias`` ``(out,)`` or
+    None; those of the parts become views of them. ``index`` is the product's place among those of
+    the model. All look at ``rows``.
+    """
+
+    def __init__(self, parts: Sequence[AdaptedLinear], index: int, rows: Rows) -> None:
+        self.parts = tuple(parts)
+        self.index = index
+        self.rows = rows
+        self.name = "+".join([parts[0].name, *(part.name.rpartition(".")[2] for part in parts[1:])])
+        self.weight, self.bias = parts[0].weight, parts[0].bias
+        self.in_features = parts[0].in_features
+        self.out_features = sum(part.out_features for part in parts)
+        start = 0
+        if len(parts) > 1:
+            self.weight = _joined([part.weight for part in parts])
+            if self.bias is not None:
+                self.bias = _joined([part.bias for part in parts])
+        for part in parts:
+            part.product, part.start = self, start
+            start += part.out_features
+            if len(parts) > 1:
+                part.weight = _frozen(self.weight[part.start : start])
+                if self.bias is not None:
+                    part.bias = _frozen(self.bias[part.start : start])
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Maps ``(..., in)`` to ``(..., out)``; the leading dimensions, flattened, are the rows."""
+        stage = self.rows.stage
+        flat = x.reshape(-1, self.in_features)
+        y = self._multiply_runs(flat) if stage.runs else F.linear(flat, self.weight, self.bias)
+        if groups := stage.groups_of(self.name):
+            table = stage.table
+            row = None if table is None else table[self.index]
+            ops.add_low_rank(y, flat, groups, stage.tiles(len(flat)), row)
+        return y.view(*x.shape[:-1], self.out_features)
+
+    def _multiply_runs(self, x: Tensor) -> Tensor:
+        """Multiplies each run of rows by its own weight."""
+        y = x.new_empty(len(x), self.out_features)
+        for run in self.rows.stage.runs:
+            rows, out = x[run.start : run.stop], y[run.start : run.stop]
+            if not len(rows):
+                continue
+            weight = self.weight if run.merged is None else run.merged.get(self.name, self.weight)
+            if self.bias is None:
+                torch.mm(rows, weight.T, out=out)
+            else:
+                torch.addmm(self.bias, rows, weight.T, out=out)
         return y
 
 
-def _add(low_rank: LowRank, x: Tensor, y: Tensor) -> None:
-    """Turns the base product ``y``, ``(rows, out)``, into the adapter's, in place."""
-    if low_rank.shift is not None and low_rank.gain is not None:
-        torch.addcmul(low_rank.shift, y, low_rank.gain, out=y)
-    elif low_rank.gain is not None:
-        y.mul_(low_rank.gain)
-    y.addmm_(F.linear(x, low_rank.a), low_rank.b.T)
-
-
 def install(model: nn.Module, rows: Rows) -> dict[str, AdaptedLinear]:
-    """Replaces every ``nn.Linear`` in ``model`` by an `AdaptedLinear` that has its weight.
+    """Replaces every ``nn.Linear`` in ``model`` by an `AdaptedLinear` that has its weight, and
+    joins neighbours that read the same input to one product.
 
     Returns the new layers by name. All of them look at ``rows``.
     """
-    installed = {}
+    installed: dict[str, AdaptedLinear] = {}
+    count = 0
     for parent_name, parent in list(model.named_modules()):
+        mine: dict[str, AdaptedLinear] = {}
         for child_name, child in list(parent.named_children()):
             if isinstance(child, nn.Linear):
                 name = f"{parent_name}.{child_name}".lstrip(".")
-                installed[name] = AdaptedLinear(child, name, rows)
-                setattr(parent, child_name, installed[name])
+                mine[child_name] = installed[name] = AdaptedLinear(child, name)
+                setattr(parent, child_name, mine[child_name])
+        for parts in _neighbours(mine):
+            Product(parts, count, rows)
+            count += 1
     return installed
+
+
+def products_of(linears: Mapping[str, AdaptedLinear]) -> list[Product]:
+    """Lists the products of ``linears``, in the order of their indices."""
+    return sorted({linear.product for linear in linears.values()}, key=lambda each: each.index)
+
+
+def product_in(module: Any, *names: str, joined: str = "") -> Product:
+    """Finds the product of the linear layers ``names`` of ``module``, or of the one layer that
+    some families have in their place, called ``joined``."""
+    layers = [getattr(module, joined)] if hasattr(module, joined) else []
+    layers = layers or [getattr(module, name) for name in names]
+    product: Product = layers[0].product
+    assert product.parts == tuple(layers), f"{product.name} is not the product of {names}"
+    return product
+
+
+def _neighbours(layers: dict[str, AdaptedLinear]) -> list[list[AdaptedLinear]]:
+    """Sorts the linear layers of one module into products."""
+    groups = []
+    for names in JOINED:
+        group = [layers[name] for name in names if name in layers]
+        if len(group) == len(names) and len({layer.bias is None for layer in group}) == 1:
+            groups.append(group)
+    joined = {id(layer) for group in groups for layer in group}
+    return groups + [[layer] for layer in layers.values() if id(layer) not in joined]
+
+
+def _joined(tensors: Sequence[Tensor]) -> nn.Parameter:
+    return _frozen(torch.cat([tensor.detach() for tensor in tensors]))
+
+
+def _frozen(tensor: Tensor) -> nn.Parameter:
+    return nn.Parameter(tensor.detach(), requires_grad=False)

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 
@@ -31,3 +32,23 @@ class LowRank:
     def nbytes(self) -> int:
         """Counts the bytes of the tensors on the device."""
         return sum(tensor.nbytes for tensor in self.tensors)
+
+    @property
+    def rank(self) -> int:
+        """Counts the rows of ``a``."""
+        return len(self.a)
+
+    @property
+    def pointers(self) -> tuple[int, int, int, int, int]:
+        """Lists the addresses of ``a``, ``b``, ``gain`` and ``shift``, 0 for None, and the rank."""
+        gain, shift = (
+            0 if tensor is None else tensor.data_ptr() for tensor in (self.gain, self.shift)
+        )
+        return self.a.data_ptr(), self.b.data_ptr(), gain, shift, self.rank
+
+    def to(self, device: torch.device) -> "LowRank":
+        """Copies the tensors to ``device``; those that are there already are shared."""
+        gain, shift = (
+            None if tensor is None else tensor.to(device) for tensor in (self.gain, self.shift)
+        )
+        return LowRank(self.a.to(device), self.b.to(device), gain, shift)

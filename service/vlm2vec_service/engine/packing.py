@@ -10,7 +10,7 @@ from torch import Tensor
 
 from vlm2vec_service.engine.adapter import Adapter
 from vlm2vec_service.engine.attention import Segments
-from vlm2vec_service.engine.linear import Group
+from vlm2vec_service.engine.stage import Group, Stage
 from vlm2vec_service.preprocess.prepared import Prepared
 
 
@@ -39,8 +39,8 @@ class PackedBatch:
     """A batch in the order in which it runs; ``order[i]`` is the caller's index of its item i.
 
     ``token_ids`` is int64 ``(total,)`` and ``positions`` int64 ``(3, total)``; ``last`` is int64
-    ``(inputs,)`` and holds the index of each input's last token. ``token_groups`` are the adapters
-    where a row is a token, ``input_groups`` where it is an input.
+    ``(inputs,)`` and holds the index of each input's last token. ``token_stage`` has the adapters
+    where a row is a token, ``input_stage`` where it is an input.
     """
 
     items: Sequence[Item]
@@ -49,8 +49,8 @@ class PackedBatch:
     positions: Tensor
     last: Tensor
     segments: Segments
-    token_groups: Sequence[Group]
-    input_groups: Sequence[Group]
+    token_stage: Stage
+    input_stage: Stage
 
     @property
     def lengths(self) -> Sequence[int]:
@@ -77,8 +77,8 @@ def pack(items: Sequence[Item], device: torch.device) -> PackedBatch:
         positions=torch.from_numpy(positions).to(device, torch.int64),
         last=torch.tensor([*itertools.accumulate(lengths)], device=device) - 1,
         segments=Segments(lengths, causal=True, device=device),
-        token_groups=group_rows(adapters, lengths),
-        input_groups=group_rows(adapters, [1] * len(items)),
+        token_stage=Stage(group_rows(adapters, lengths), device),
+        input_stage=Stage(group_rows(adapters, [1] * len(items)), device),
     )
 
 
@@ -93,7 +93,7 @@ def group_rows(adapters: Sequence[Adapter | None], counts: Sequence[int]) -> lis
         stop = start + sum(count for _, count in members)
         adapter = members[0][0]
         if adapter is not None:
-            groups.append(Group(adapter.layers, start, stop))
+            groups.append(adapter.group(start, stop))
         start = stop
     return groups
 

@@ -7,8 +7,9 @@ from torch import Tensor
 
 from vlm2vec_service.engine.adapter import Adapter
 from vlm2vec_service.engine.backbone import Backbone
-from vlm2vec_service.engine.linear import Group, Rows
 from vlm2vec_service.engine.packing import Item
+from vlm2vec_service.engine.stage import Rows, Stage
+from vlm2vec_service.engine.tower import RunBlocks
 from vlm2vec_service.engine.vision_cache import FeatureKey, VisionCache
 from vlm2vec_service.preprocess.prepared import Media
 
@@ -19,14 +20,21 @@ Missing = dict[FeatureKey, tuple[Media, Adapter | None]]
 class VisionEncoder:
     """Runs the vision tower of ``backbone`` on what ``cache`` does not hold.
 
-    ``rows`` is the object that the backbone's linear layers look at. At most ``batch_patches``
-    patches go through the tower at once; an image or video that has more goes alone.
+    ``run_blocks`` runs the tower's blocks, or is None for a tower without; ``rows`` is the object
+    that the backbone's products look at. At most ``batch_patches`` patches go through the tower at
+    once; an image or video that has more goes alone.
     """
 
     def __init__(
-        self, backbone: Backbone, rows: Rows, cache: VisionCache, batch_patches: int
+        self,
+        backbone: Backbone,
+        run_blocks: RunBlocks | None,
+        rows: Rows,
+        cache: VisionCache,
+        batch_patches: int,
     ) -> None:
         self.backbone = backbone
+        self.run_blocks = run_blocks
         self.rows = rows
         self.cache = cache
         self.batch_patches = batch_patches
@@ -48,8 +56,10 @@ class VisionEncoder:
         for keys in self._batches(missing):
             adapter = missing[keys[0]][1]
             # The number of rows changes inside the tower; all of them are this adapter's.
-            self.rows.groups = [Group(adapter.layers, 0, sys.maxsize)] if adapter else []
-            encoded = self.backbone.encode([missing[key][0] for key in keys])
+            groups = [adapter.group(0, sys.maxsize)] if adapter else []
+            device = self.backbone.model.embed_tokens.weight.device
+            self.rows.stage = Stage(groups, device)
+            encoded = self.backbone.encode([missing[key][0] for key in keys], self.run_blocks)
             for key, states in zip(keys, encoded, strict=True):
                 features[key] = states
                 self.cache.put(key, states)

@@ -9,6 +9,7 @@ from transformers import LlamaConfig, LlamaModel
 
 from vlm2vec_service.engine.attention import PACKED
 from vlm2vec_service.engine.backbone import Backbone, inverse_frequencies
+from vlm2vec_service.engine.tower import RunBlocks
 from vlm2vec_service.preprocess.prepared import Media
 
 
@@ -36,7 +37,7 @@ class Toy(Backbone):
     def patches(self, media: Media) -> int:
         return media.tokens
 
-    def encode(self, media: Sequence[Media]) -> list[Tensor]:
+    def encode(self, media: Sequence[Media], run_blocks: RunBlocks | None = None) -> list[Tensor]:
         project: Any = self.vision["project"]
         pixels = torch.cat([torch.tensor(item.pixels).flatten(0, 2) for item in media])
         rescaled = (pixels / 255 - self.mean).to(project.weight)

@@ -14,8 +14,9 @@ from torch.nn import functional as F
 from transformers import CLIPVisionConfig, CLIPVisionModel, Phi3Config, Phi3Model
 
 from vlm2vec_service.backbones.phi3_v.preprocess import CROP
-from vlm2vec_service.engine.attention import PACKED
+from vlm2vec_service.engine.attention import PACKED, Segments
 from vlm2vec_service.engine.backbone import Backbone, inverse_frequencies
+from vlm2vec_service.engine.tower import BlockNames, RunBlocks
 from vlm2vec_service.errors import CheckpointError
 from vlm2vec_service.preprocess.prepared import Media
 
@@ -50,6 +51,12 @@ class Phi3V(Backbone):
             f"{CLIP}encoder.layers.{clip['num_hidden_layers'] - 1}.{name}": shape
             for name, shape in self.model.vision_embed_tokens.unused.items()
         }
+        self.blocks = BlockNames(
+            blocks=f"{CLIP}encoder.layers", heads=clip["num_attention_heads"],
+            attention_norm="layer_norm1", output="self_attn.out_proj",
+            qkv=("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"),
+            mlp_norm="layer_norm2", up="mlp.fc1", activation="mlp.activation_fn", down="mlp.fc2",
+        )  # fmt: skip
         self.head_dim: int = text.hidden_size // text.num_attention_heads
         self.theta: float = config.get("rope_theta", 10_000.0)
         self.factors: Tensor | None = None
@@ -80,11 +87,11 @@ class Phi3V(Backbone):
         """Counts 577 patches for each crop and for the global view."""
         return self._crops(media) * 577
 
-    def encode(self, media: Sequence[Media]) -> list[Tensor]:
+    def encode(self, media: Sequence[Media], run_blocks: RunBlocks | None = None) -> list[Tensor]:
         """Runs CLIP over all crops of all images at once, and joins each image's crops."""
         embedding = self.model.vision_embed_tokens
         crops = torch.cat([self.crops(item) for item in media])
-        states = embedding.clip_states(crops)
+        states = embedding.clip_states(crops, run_blocks or embedding.run_blocks)
         assembled = [
             embedding.assemble(part, item.pixels.shape[1] // CROP, item.pixels.shape[2] // CROP)
             for item, part in zip(
@@ -118,7 +125,10 @@ class Phi3V(Backbone):
             angles, scale = positions[0, :, None] * frequencies, 1.0
         else:
             is_long = torch.tensor([n > self.original_length for n in lengths], device=device)
-            of_token = is_long.long().repeat_interleave(torch.tensor(lengths, device=device))
+            # With the size that is known here, the host does not wait for the device to add it up.
+            of_token = is_long.long().repeat_interleave(
+                torch.tensor(lengths, device=device), output_size=positions.shape[1]
+            )
             scaled = frequencies / self.factors.to(device)
             angles = positions[0, :, None] * scaled[of_token]
             extension = self.max_length / self.original_length
@@ -172,9 +182,9 @@ class ImageEmbedding(nn.Module):
         """Gives CLIP, whose place in the modules only its name in the checkpoint explains."""
         return self.img_processor.vision_model
 
-    def clip_states(self, crops: Tensor) -> Tensor:
-        """Runs CLIP on crops ``(crops, 3, 336, 336)`` and returns the states of their patches,
-        ``(crops, 24, 24, width)``."""
+    def clip_states(self, crops: Tensor, run_blocks: RunBlocks) -> Tensor:
+        """Runs CLIP on crops ``(crops, 3, 336, 336)``, its blocks by ``run_blocks``, and returns
+        the states of their patches, ``(crops, 24, 24, width)``."""
         # The buffer of the position ids, which are just counted, is on the meta device.
         embeddings = self.clip.embeddings
         patches = embeddings.patch_embedding(crops.to(embeddings.patch_embedding.weight.dtype))
@@ -182,10 +192,19 @@ class ImageEmbedding(nn.Module):
         first = embeddings.class_embedding.expand(len(patches), 1, -1)
         states = torch.cat((first, patches), dim=1) + embeddings.position_embedding.weight
         states = self.clip.pre_layrnorm(states)
-        for layer in self.clip.encoder.layers:
-            states = layer(states, attention_mask=None)
-        side = math.isqrt(states.shape[1] - 1)
+        count, length, _ = states.shape
+        segments = Segments([length] * count, causal=False, device=states.device)
+        states = run_blocks(states.flatten(0, 1), segments, None).unflatten(0, (count, length))
+        side = math.isqrt(length - 1)
         return states[:, 1:].unflatten(1, (side, side))
+
+    def run_blocks(
+        self, states: Tensor, segments: Segments, rotary: tuple[Tensor, Tensor] | None
+    ) -> Tensor:
+        """Runs CLIP's own modules over packed states ``(patches, width)``."""
+        for layer in self.clip.encoder.layers:
+            states = layer(states[None], attention_mask=None, segments=segments)[0]
+        return states
 
     def assemble(self, states: Tensor, rows: int, columns: int) -> Tensor:
         """Lays out the tokens of one image, ``(tokens, 4 * width)``, from the ``states`` of its

@@ -1,9 +1,11 @@
 """Qwen2-VL, made of the modules of ``transformers``."""
 
+import itertools
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -15,6 +17,7 @@ from transformers.models.qwen2_vl.modeling_qwen2_vl import (
 
 from vlm2vec_service.engine.attention import PACKED, Segments
 from vlm2vec_service.engine.backbone import Backbone, inverse_frequencies
+from vlm2vec_service.engine.tower import BlockNames, RunBlocks
 from vlm2vec_service.preprocess.prepared import Media
 
 
@@ -39,6 +42,11 @@ class Qwen2VL(Backbone):
         self.head_dim: int = text.hidden_size // text.num_attention_heads
         self.sections: list[int] = text.rope_parameters["mrope_section"]
         self.vision = vision
+        self.blocks = BlockNames(
+            blocks="visual.blocks", heads=vision.num_heads,
+            attention_norm="norm1", qkv=("attn.qkv",), output="attn.proj",
+            mlp_norm="norm2", up="mlp.fc1", activation="mlp.act", down="mlp.fc2",
+        )  # fmt: skip
         self.mean = torch.tensor(image_config["image_mean"], device="cpu")
         self.std = torch.tensor(image_config["image_std"], device="cpu")
 
@@ -64,49 +72,64 @@ class Qwen2VL(Backbone):
         """Counts the patches of ``media``, of which four are merged into a token."""
         return media.tokens * self.vision.spatial_merge_size**2
 
-    def encode(self, media: Sequence[Media]) -> list[Tensor]:
+    def encode(self, media: Sequence[Media], run_blocks: RunBlocks | None = None) -> list[Tensor]:
         """Runs all images and frames as one packed sequence; no patch attends beyond its frame."""
         weight = self.visual.patch_embed.proj.weight
-        device, dtype = weight.device, weight.dtype
         grids = [self._grid(item) for item in media]
-        patches = torch.cat([self.cut(item).to(dtype) for item in media])
         # The convolution's stride is its kernel: it is a matrix product, and faster as one.
-        hidden = F.linear(patches, weight.flatten(1))
+        hidden = F.linear(self._patches(media).to(weight.dtype), weight.flatten(1))
         frames = [height * width for time, height, width in grids for _ in range(time)]
-        segments = Segments(frames, causal=False, device=device)
-        rotary = self._vision_rotary(grids, device)
+        segments = Segments(frames, causal=False, device=weight.device)
+        run = run_blocks or self._run_blocks
+        hidden = run(hidden, segments, self._vision_rotary(grids, weight.device))
+        features: Tensor = self.visual.merger(hidden)
+        return list(features.split([item.tokens for item in media]))
+
+    def _run_blocks(
+        self, hidden: Tensor, segments: Segments, rotary: tuple[Tensor, Tensor] | None
+    ) -> Tensor:
         # One chunk for the modules' own splitting: the attention knows the segments.
         whole = torch.tensor([0, len(hidden)], device="cpu")
         for block in self.visual.blocks:
             hidden = block(hidden, cu_seqlens=whole, position_embeddings=rotary, segments=segments)
-        features: Tensor = self.visual.merger(hidden)
-        return list(features.split([item.tokens for item in media]))
+        return hidden
 
-    def cut(self, media: Media) -> Tensor:
-        """Rescales and normalises the pixels of ``media`` and cuts them into patches.
+    def _patches(self, media: Sequence[Media]) -> Tensor:
+        """Cuts all of ``media`` into patches, neighbours of one size together."""
+        cut = []
+        for _, run in itertools.groupby(media, key=lambda item: item.pixels.shape):
+            cut.append(self.cut(np.stack([item.pixels for item in run])))
+        return torch.cat(cut)
 
-        Returns float32 ``(patches, 3 * time * side * side)``, in the order of the merged tokens.
-        An odd last frame is repeated.
+    def cut(self, pixels: npt.NDArray[np.uint8]) -> Tensor:
+        """Rescales and normalises pictures or videos of one size and cuts them into patches.
+
+        ``pixels`` is ``(count, frames, height, width, 3)``. Returns float32
+        ``(count * patches, 3 * time * side * side)``, in the order of the merged tokens. An odd
+        last frame is repeated.
         """
         device = self.visual.patch_embed.proj.weight.device
-        pixels = torch.tensor(media.pixels, device=device).float()
-        pixels = (pixels * (1 / 255) - self.mean.to(device)) / self.std.to(device)
         time, merge, side = (
             self.vision.temporal_patch_size,
             self.vision.spatial_merge_size,
             self.vision.patch_size,
         )
-        missing = -len(pixels) % time
-        pixels = torch.cat([pixels, pixels[-1:].expand(missing, -1, -1, -1)])
-        frames, height, width, channels = pixels.shape
-        tiles = pixels.view(
+        values = torch.tensor(pixels, device=device)
+        values = torch.cat(
+            [values, values[:, -1:].expand(-1, -values.shape[1] % time, -1, -1, -1)], 1
+        )
+        count, frames, height, width, channels = values.shape
+        tiles = values.view(
+            count,
             frames // time, time,
             height // (side * merge), merge, side,
             width // (side * merge), merge, side,
             channels,
         )  # fmt: skip
         # To (time, row, column, row in token, column in token) of (channel, time, y, x).
-        return tiles.permute(0, 2, 5, 3, 6, 8, 1, 4, 7).reshape(-1, channels * time * side * side)
+        patches = tiles.permute(0, 1, 3, 6, 4, 7, 9, 2, 5, 8).reshape(-1, channels, time * side**2)
+        mean, std = (each.to(device)[:, None] for each in (self.mean, self.std))
+        return ((patches.float() * (1 / 255) - mean) / std).flatten(1)
 
     def rotary(self, positions: Tensor, lengths: Sequence[int]) -> tuple[Tensor, Tensor]:
         """Applies M-RoPE: each section of the frequencies turns with one axis of the positions."""

@@ -1,0 +1,105 @@
+"""Which rows belong to which adapter while a batch goes through the matrix products."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from vlm2vec_service.engine import ops
+from vlm2vec_service.engine.low_rank import LowRank
+
+
+@dataclass(frozen=True)
+class Group:
+    """Neighbouring rows of one adapter: from ``start`` up to, but without, ``stop``.
+
+    ``products`` holds what the adapter adds, by the name of the product, and ``pointers`` where
+    that lies on a GPU: int64 ``(products of the model, 5)``, one `LowRank.pointers` each. With
+    ``merged``, by the name of the product too, these rows go through the adapter's own weights
+    instead, ``(out, in)`` each; what is not among them is the base model's.
+    """
+
+    products: Mapping[str, LowRank]
+    start: int
+    stop: int
+    merged: Mapping[str, Tensor] | None = None
+    pointers: npt.NDArray[np.int64] | None = None
+
+
+@dataclass(frozen=True)
+class Run:
+    """Neighbouring rows that one weight multiplies: of one merged copy, or, None, the base's."""
+
+    merged: Mapping[str, Tensor] | None
+    start: int
+    stop: int | None
+
+
+class Stage:
+    """A stretch of a forward pass in which the rows stay what they are: tokens, inputs or patches.
+
+    ``groups`` are in the order of their rows; rows in no group get the base model. ``device`` is
+    where the rows are.
+    """
+
+    def __init__(self, groups: Sequence[Group] = (), device: torch.device | None = None) -> None:
+        self.low_rank = [group for group in groups if group.merged is None]
+        self.device = device
+        self.runs = _runs([group for group in groups if group.merged is not None])
+        self._tiles: dict[int, Tensor] = {}
+
+    def groups_of(self, product: str) -> list[ops.LowRankGroup]:
+        """Lists what low-rank adapters add to ``product``, each with its rows."""
+        return [
+            ops.LowRankGroup(group.products[product], group.start, group.stop)
+            for group in self.low_rank
+            if product in group.products
+        ]
+
+    def tiles(self, rows: int) -> Tensor | None:
+        """Cuts the groups of low-rank adapters into tiles for a GPU, where there are ``rows``.
+
+        Returns None on a CPU, where nothing reads them.
+        """
+        if self.device is None or self.device.type == "cpu":
+            return None
+        if rows not in self._tiles:
+            spans = [(group.start, min(group.stop, rows)) for group in self.low_rank]
+            cut = torch.from_numpy(ops.tiles(spans, ops.block_rows(rows)))
+            self._tiles[rows] = cut.to(self.device, non_blocking=True)
+        return self._tiles[rows]
+
+    @cached_property
+    def table(self) -> Tensor | None:
+        """Lays out where the adapters lie on a GPU, int64 ``(products, groups, 5)``."""
+        if self.device is None or self.device.type == "cpu":
+            return None
+        pointers = [group.pointers for group in self.low_rank if group.pointers is not None]
+        assert len(pointers) == len(self.low_rank), "an adapter without pointers is not on a GPU"
+        return torch.from_numpy(np.stack(pointers, axis=1)).to(self.device, non_blocking=True)
+
+
+@dataclass
+class Rows:
+    """Holds the present stage. All products of a model share one, and the engine changes it."""
+
+    stage: Stage
+
+
+def _runs(merged: Sequence[Group]) -> list[Run]:
+    """Covers all rows by the groups of ``merged`` copies and the base's rows between them.
+
+    There are none where no copy is in use: one product does it all.
+    """
+    if not merged:
+        return []
+    runs, end = [], 0
+    for group in merged:
+        runs += [Run(None, end, group.start)] if group.start > end else []
+        runs.append(Run(group.merged, group.start, group.stop))
+        end = group.stop
+    return [*runs, Run(None, end, None)]

@@ -14,7 +14,6 @@ import numpy as np
 import torch
 
 from vlm2vec_service.engine import Engine
-from vlm2vec_service.engine.low_rank import LowRank
 from vlm2vec_service.engine.packing import Item
 
 log = logging.getLogger(__name__)
@@ -56,7 +55,7 @@ class DeviceQueue:
         self._waiting.put((0 if interactive else 1, next(self._order), work))
         return future
 
-    def spread(self, steps: Sequence[Callable[[], LowRank]]) -> list[LowRank]:
+    def spread(self, steps: Sequence[Callable[[], T]], /) -> list[T]:
         """Runs ``steps`` while no batch waits, and otherwise for a share of the time after each."""
         promised = [_promise(step) for step in steps]
         for _, work in promised:

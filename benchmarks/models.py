@@ -1,6 +1,8 @@
 """Models of any size with random weights, the adapters for them, and inputs to embed."""
 
+import itertools
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -58,13 +60,18 @@ SIZES: dict[str, dict[str, Any]] = {
 """config.json by size; the last two are the real models' shapes."""
 
 
+def shape_of(size: str) -> Backbone:
+    """Builds the model of ``size`` on the meta device, float32, without weights."""
+    config = SIZES[size]
+    with torch.device("meta"):
+        make = Qwen2VL if config["model_type"] == "qwen2_vl" else Phi3V
+        return make(config, IMAGE_CONFIG)
+
+
 def random_backbone(size: str, device: torch.device, dtype: torch.dtype) -> Backbone:
     """The model of ``size`` with normal weights of variance 1 / fan-in, so that activations keep
     their scale."""
-    config = SIZES[size]
-    with torch.device("meta"):
-        cls = Qwen2VL if config["model_type"] == "qwen2_vl" else Phi3V
-        backbone = cls(config, IMAGE_CONFIG)
+    backbone = shape_of(size)
     generator = torch.Generator(device).manual_seed(0)
     for name, parameter in list(backbone.named_parameters()):
         value = torch.empty(parameter.shape, device=device, dtype=dtype)
@@ -125,16 +132,37 @@ def image_input(words: int, config: dict[str, Any], rng: np.random.Generator) ->
     return Prepared(ids, positions, (Media.of("image", pixels, 0, tokens),))
 
 
-def workload(name: str, size: str, count: int, seed: int = 0) -> list[Prepared]:
-    """``text``: 8 to 512 tokens, log-uniform. ``image``: a 336-pixel image and 20 tokens.
-    ``mixed``: the two in turn."""
+QUERY_TOKENS = 24
+WORKLOADS = ("text", "image", "mixed", "query")
+"""``text``: 8 to 512 tokens, log-uniform. ``image``: a 336-pixel image and 20 tokens. ``mixed``:
+the two in turn. ``query``: texts of 24 tokens."""
+
+
+def stream(name: str, size: str, seed: int = 0) -> Iterator[Prepared]:
+    """Makes inputs of the workload ``name``, without end."""
     config = SIZES[size]
     rng = np.random.default_rng(seed)
-    inputs = []
-    for index in range(count):
+    for index in itertools.count():
         if name == "image" or (name == "mixed" and index % 2):
-            inputs.append(image_input(20, config, rng))
+            yield image_input(20, config, rng)
+        elif name == "query":
+            yield text_input(QUERY_TOKENS, config["vocab_size"], rng)
         else:
             length = int(np.exp(rng.uniform(np.log(8), np.log(512))))
-            inputs.append(text_input(length, config["vocab_size"], rng))
+            yield text_input(length, config["vocab_size"], rng)
+
+
+def workload(name: str, size: str, count: int, seed: int = 0) -> list[Prepared]:
+    """Makes ``count`` inputs of the workload ``name``, one of `WORKLOADS`."""
+    return list(itertools.islice(stream(name, size, seed), count))
+
+
+def batch_of(name: str, size: str, tokens: int, seed: int = 0) -> list[Prepared]:
+    """Makes as many inputs of the workload ``name`` as fit into a batch of ``tokens``."""
+    inputs: list[Prepared] = []
+    for prepared in stream(name, size, seed):
+        tokens -= len(prepared)
+        if tokens < 0 and inputs:
+            break
+        inputs.append(prepared)
     return inputs

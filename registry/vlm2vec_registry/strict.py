@@ -15,6 +15,8 @@ MAX_BYTES = 4 << 20
 """Of a file of settings; what is larger is none."""
 SHOWN = 80
 """Characters of a value that a message shows."""
+MAX_DIGITS = 1000
+"""Characters of a number in JSON: none that anybody means has more."""
 
 T = TypeVar("T")
 
@@ -39,12 +41,28 @@ def parse_object(text: str | bytes, where: str) -> dict[str, Any]:
     """Parses a JSON object that stands ``where``. Raises `FormatError` for what is no JSON (NaN and
     infinities among it), no object, nested too deeply, or has a key twice."""
     try:
-        value = json.loads(text, parse_constant=_refuse, object_pairs_hook=_once)
+        value = loads(text)
     except (ValueError, RecursionError) as error:
         raise FormatError(f"{where}: no JSON: {error}") from error
     if not isinstance(value, dict):
         raise FormatError(f"{where}: expected an object, got {shown(value)}")
     return value
+
+
+def loads(text: str | bytes, constant: Callable[[str], Any] | None = None) -> Any:
+    """Parses JSON. ``constant`` gives the values of NaN, Infinity and -Infinity, which are refused
+    without it.
+
+    Raises `ValueError` for what is no JSON, has a key twice or a number of more than `MAX_DIGITS`,
+    and `RecursionError` for what is nested too deeply.
+    """
+    return json.loads(
+        text,
+        parse_int=lambda digits: int(_short(digits)),
+        parse_float=lambda digits: float(_short(digits)),
+        parse_constant=constant or _refuse,
+        object_pairs_hook=_once,
+    )
 
 
 class Fields:
@@ -175,6 +193,13 @@ def shown(value: Any) -> str:
 
 def _refuse(constant: str) -> NoReturn:
     raise ValueError(f"{constant} is not a number of JSON")
+
+
+def _short(digits: str) -> str:
+    # How long a number takes grows with the square of its digits.
+    if len(digits) > MAX_DIGITS:
+        raise ValueError(f"a number of {len(digits)} characters; at most {MAX_DIGITS} are read")
+    return digits
 
 
 def _once(pairs: Iterable[tuple[str, Any]]) -> dict[str, Any]:

@@ -72,7 +72,9 @@ class TwoWorkers:
         message = embedding_pb2.Input(parts=[embedding_pb2.Part(text=text)])
         request = embedding_pb2.EmbedRequest(inputs=[message])
         caller = Caller.of_current_call(time.monotonic() + 60)
-        (embedding,) = (await calls.embed(self.pipeline, request, caller)).embeddings
+        (embedding,) = (
+            await calls.embed(self.pipeline, request.inputs, request.options, caller)
+        ).embeddings
         return float(np.frombuffer(embedding.vector.data, "<f4")[0])
 
     async def described(self) -> adapters_pb2.Adapter:

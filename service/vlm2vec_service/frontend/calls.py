@@ -1,5 +1,7 @@
 """The unary calls of the public API, whatever protocol they came by."""
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from vlm2vec.v1 import embedding_pb2 as pb
@@ -8,29 +10,38 @@ from vlm2vec_service.frontend.pipeline import Pipeline
 from vlm2vec_service.frontend.request import Caller
 
 
-async def embed(pipeline: Pipeline, request: pb.EmbedRequest, caller: Caller) -> pb.EmbedResponse:
+async def embed(
+    pipeline: Pipeline, inputs: Sequence[pb.Input], options: pb.CallOptions, caller: Caller
+) -> pb.EmbedResponse:
     """Embeds all inputs, or raises the first error, a `ServeError`."""
-    check_count("inputs", len(request.inputs), pipeline.settings.max_inputs)
-    inputs = {f"inputs[{i}]": message for i, message in enumerate(request.inputs)}
-    answers = await pipeline.answer(inputs, request.options, caller)
+    check_count("inputs", len(inputs), pipeline.settings.max_inputs)
+    named = {f"inputs[{i}]": message for i, message in enumerate(inputs)}
+    answers = await pipeline.answer(named, options, caller)
     return pb.EmbedResponse(embeddings=[answer.to_proto() for answer in answers])
 
 
-async def rank(pipeline: Pipeline, request: pb.RankRequest, caller: Caller) -> pb.RankResponse:
-    """Gives the cosines of the candidates' vectors to the query's, the best first. Raises
-    `ServeError`."""
-    check_count("candidates", len(request.candidates), pipeline.settings.max_inputs)
-    options = pb.CallOptions()
-    options.CopyFrom(request.options)
-    options.ClearField("output")
-    options.output.normalize = True
-    inputs = {"query": request.query}
-    inputs |= {f"candidates[{i}]": message for i, message in enumerate(request.candidates)}
-    answers = await pipeline.answer(inputs, options, caller)
+async def rank(
+    pipeline: Pipeline,
+    query: pb.Input,
+    candidates: Sequence[pb.Input],
+    options: pb.CallOptions,
+    top_k: int,
+    caller: Caller,
+) -> pb.RankResponse:
+    """Gives the cosines of the candidates' vectors to the query's: the best ``top_k``, or all of
+    them for 0, the best first. Raises `ServeError`."""
+    check_count("candidates", len(candidates), pipeline.settings.max_inputs)
+    unit = pb.CallOptions()
+    unit.CopyFrom(options)
+    unit.ClearField("output")
+    unit.output.normalize = True
+    inputs = {"query": query}
+    inputs |= {f"candidates[{i}]": message for i, message in enumerate(candidates)}
+    answers = await pipeline.answer(inputs, unit, caller)
     vectors = np.stack([answer.vector for answer in answers])
     # Rounding may leave the cosine of equal vectors a little above 1.
     scores = np.clip(vectors[1:] @ vectors[0], -1.0, 1.0)
-    best = np.argsort(-scores, kind="stable")[: request.top_k or None]
+    best = np.argsort(-scores, kind="stable")[: top_k or None]
     route = answers[0].route
     return pb.RankResponse(
         candidates=[pb.RankedCandidate(index=i, score=scores[i]) for i in best.tolist()],

@@ -14,6 +14,7 @@ from vlm2vec_service.allocator import trim_regularly, unmap_large_blocks
 from vlm2vec_service.errors import StartError
 from vlm2vec_service.frontend.credentials import Exposure, follow_files, open_access
 from vlm2vec_service.frontend.grpc.adapters import AdapterServicer
+from vlm2vec_service.frontend.grpc.elements import MessageLimits
 from vlm2vec_service.frontend.grpc.embedding import EmbeddingServicer
 from vlm2vec_service.frontend.grpc.health import HealthServicer
 from vlm2vec_service.frontend.grpc.interceptor import Interceptor
@@ -26,6 +27,10 @@ from vlm2vec_service.settings import ServerSettings
 from vlm2vec_service.tasks import supervised
 
 log = logging.getLogger(__name__)
+
+LONGEST = 8
+"""A string of so many times ``max_text_bytes`` is not even parsed; shorter ones are refused where
+they stand, which a stream survives."""
 
 
 async def _load_first(pipeline: Pipeline) -> None:
@@ -45,8 +50,9 @@ async def serve(pipeline: Pipeline, exposure: Exposure = Exposure()) -> None:  #
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     settings = pipeline.settings
     access, certificate = open_access(pipeline, exposure)
+    limits = MessageLimits(settings.max_elements, LONGEST * pipeline.limits.max_text_bytes)
     server = grpc.aio.server(
-        interceptors=[*tracing.frontend_interceptors(), Interceptor(access)],
+        interceptors=[*tracing.frontend_interceptors(), Interceptor(access, limits)],
         options=channel_options(settings),
     )
     embedding_pb2_grpc.add_EmbeddingServiceServicer_to_server(EmbeddingServicer(pipeline), server)

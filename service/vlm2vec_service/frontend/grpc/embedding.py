@@ -27,11 +27,16 @@ class EmbeddingServicer(embedding_pb2_grpc.EmbeddingServiceServicer):
 
     async def Embed(self, request: pb.EmbedRequest, context: Context) -> pb.EmbedResponse:
         """All inputs, or the first error."""
-        return await calls.embed(self.pipeline, request, self._caller(context))
+        return await calls.embed(
+            self.pipeline, request.inputs, request.options, self._caller(context)
+        )
 
     async def Rank(self, request: pb.RankRequest, context: Context) -> pb.RankResponse:
         """Cosines of the candidates' vectors to the query's, the best first."""
-        return await calls.rank(self.pipeline, request, self._caller(context))
+        return await calls.rank(
+            self.pipeline, request.query, request.candidates, request.options, request.top_k,
+            self._caller(context),
+        )  # fmt: skip
 
     async def ListModels(
         self, request: pb.ListModelsRequest, context: Context

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
@@ -11,6 +12,8 @@ import grpc
 from vlm2vec_service.errors import InvalidInputError, ServeError
 from vlm2vec_service.frontend.access import REQUEST_ID, Access
 from vlm2vec_service.frontend.auth.authenticator import Credentials
+from vlm2vec_service.frontend.grpc.elements import MessageLimits, check_message
+from vlm2vec_service.frontend.parsing import SMALL, parsed
 
 SCOPES = {
     "/vlm2vec.v1.EmbeddingService/": "embed",
@@ -48,10 +51,14 @@ def credentials(context: Any) -> Credentials:
 
 
 class Interceptor(grpc.aio.ServerInterceptor):
-    """Wraps every handler; see the module."""
+    """Wraps every handler, and parses what a caller sends once the caller was let in.
 
-    def __init__(self, access: Access) -> None:
+    A message that is large is checked against ``limits`` before.
+    """
+
+    def __init__(self, access: Access, limits: MessageLimits) -> None:
         self.access = access
+        self.limits = limits
 
     async def intercept_service(
         self,
@@ -60,19 +67,24 @@ class Interceptor(grpc.aio.ServerInterceptor):
         ],
         handler_call_details: grpc.HandlerCallDetails,
     ) -> grpc.RpcMethodHandler[Any, Any] | None:
-        """Returns the handler, wrapped."""
+        """Returns the handler, wrapped: it takes requests as bytes."""
         handler: Any = await continuation(handler_call_details)
         if handler is None:
             return None
         around = self._around(handler_call_details.method)
-        deserialize = _carrying_failures(handler.request_deserializer)
+        parse = functools.partial(self._parse, handler.request_deserializer)
+
+        async def parse_all(requests: AsyncIterator[bytes]) -> AsyncIterator[Any]:
+            async for data in requests:
+                yield await parse(data)
+
         if handler.response_streaming:
             inner = handler.stream_stream or handler.unary_stream
-            checked: Any = _all_parsed if handler.request_streaming else _parsed
 
-            async def stream(request: Any, context: Any) -> AsyncIterator[Any]:
+            async def stream(sent: Any, context: Any) -> AsyncIterator[Any]:
                 async with around(context, True):
-                    async for response in inner(checked(request), context):
+                    request = parse_all(sent) if handler.request_streaming else await parse(sent)
+                    async for response in inner(request, context):
                         yield response
 
             make: Any = (
@@ -81,18 +93,33 @@ class Interceptor(grpc.aio.ServerInterceptor):
                 else grpc.unary_stream_rpc_method_handler
             )
             streaming: grpc.RpcMethodHandler[Any, Any] = make(
-                stream, deserialize, handler.response_serializer
+                stream, None, handler.response_serializer
             )
             return streaming
 
-        async def unary(request: Any, context: Any) -> Any:
+        async def unary(sent: bytes, context: Any) -> Any:
             async with around(context, False):
-                return await handler.unary_unary(_parsed(request), context)
+                return await handler.unary_unary(await parse(sent), context)
 
         wrapped: grpc.RpcMethodHandler[Any, Any] = grpc.unary_unary_rpc_method_handler(
-            unary, deserialize, handler.response_serializer
+            unary, None, handler.response_serializer
         )
         return wrapped
+
+    async def _parse(self, deserialize: Any, data: bytes) -> Any:
+        """Parses a request with the ``FromString`` of its type. Raises `InvalidInputError`."""
+
+        def parse() -> Any:
+            if len(data) > SMALL:
+                check_message(data, deserialize.__self__.DESCRIPTOR, self.limits)
+            try:
+                return deserialize(data)
+            except Exception as error:  # protobuf's own, which varies with its backend
+                raise InvalidInputError(
+                    "request", f"not in the API's protobuf format: {error}"
+                ) from error
+
+        return await parsed(parse, len(data))
 
     def _around(self, method: str) -> Callable[[Any, bool], Any]:
         """What to enter around a call of ``method``."""
@@ -105,43 +132,6 @@ class Interceptor(grpc.aio.ServerInterceptor):
         scope = next(scopes, "adapters:write")
         name = method.rpartition("/")[2]
         return lambda context, stream: _Around(access, name, context, scope, stream)
-
-
-class _Unparsed:
-    """Stands for a request whose bytes are no message of its type, and says why."""
-
-    def __init__(self, problem: str) -> None:
-        self.problem = problem
-
-
-def _carrying_failures(deserialize: Callable[[bytes], Any] | None) -> Callable[[bytes], Any] | None:
-    """Makes a deserializer that returns `_Unparsed` instead of raising.
-
-    gRPC would answer INTERNAL by itself, and no handler or interceptor would hear of the call.
-    """
-    if deserialize is None:
-        return None
-
-    def parse(data: bytes) -> Any:
-        try:
-            return deserialize(data)
-        except Exception as error:  # noqa: BLE001 (protobuf's own, which varies with its backend)
-            return _Unparsed(str(error))
-
-    return parse
-
-
-def _parsed(request: Any) -> Any:
-    """The request. Raises `InvalidInputError` for one that could not be parsed."""
-    if isinstance(request, _Unparsed):
-        raise InvalidInputError("request", f"not in the API's protobuf format: {request.problem}")
-    return request
-
-
-async def _all_parsed(requests: AsyncIterator[Any]) -> AsyncIterator[Any]:
-    """The requests of a stream. Raises `InvalidInputError` at one that could not be parsed."""
-    async for request in requests:
-        yield _parsed(request)
 
 
 async def _abort(context: Any, error: ServeError, *trailers: tuple[str, str]) -> None:

@@ -4,7 +4,7 @@ from fastapi import APIRouter, FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 
-from vlm2vec_service.errors import InvalidInputError
+from vlm2vec_service.errors import InvalidInputError, ServeError
 from vlm2vec_service.frontend.access import Access
 from vlm2vec_service.frontend.http import embeddings, models, rerank
 from vlm2vec_service.frontend.http.errors import RequestError
@@ -12,6 +12,9 @@ from vlm2vec_service.frontend.http.fetch import Fetcher
 from vlm2vec_service.frontend.http.middleware import Middleware
 from vlm2vec_service.frontend.pipeline import Pipeline
 from vlm2vec_service.settings import HttpSettings
+
+ELEMENT_BYTES = 16
+"""Of JSON for each key or value, beside texts: a token id, a short key, what is around them."""
 
 
 def build_app(
@@ -26,6 +29,10 @@ def build_app(
         redoc_url=None,
         swagger_ui_oauth2_redirect_url=None,
     )
+    server = pipeline.settings
+    texts = (server.max_inputs + 1) * pipeline.limits.max_text_bytes
+    app.state.max_elements = server.max_elements
+    app.state.max_text_bytes = texts + ELEMENT_BYTES * server.max_elements
     app.add_middleware(Middleware, access=access, settings=settings)
     app.add_exception_handler(RequestValidationError, _malformed)
     app.add_exception_handler(HTTPException, _unroutable)
@@ -46,8 +53,6 @@ async def _malformed(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)
     first = error.errors()[0]
     place = [item for item in first["loc"] if item != "body"]
-    if first["type"] == "json_invalid":
-        raise InvalidInputError("body", f"no JSON: {first['ctx']['error']}")
     field = "".join(f"[{item}]" if isinstance(item, int) else f".{item}" for item in place)
     if not field:
         raise InvalidInputError("body", "expected a JSON object, content-type: application/json")
@@ -56,17 +61,8 @@ async def _malformed(request: Request, error: Exception) -> Response:
 
 async def _unroutable(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
-    if error.status_code == 400:
-        raise InvalidInputError("body", _why_no_json(error.__cause__))
+    if isinstance(error.__cause__, ServeError):  # FastAPI's own for what reading the body raised
+        raise error.__cause__
     raise RequestError(
         error.status_code, request.method, f"{request.url.path[:200]}: {error.detail}"
     )
-
-
-def _why_no_json(error: BaseException | None) -> str:
-    """What a body is that JSON's parser failed on with another error than its own."""
-    if isinstance(error, UnicodeError):
-        return "no JSON in UTF-8"
-    if isinstance(error, RecursionError):
-        return "nested too deeply"
-    return "no JSON that this server reads; is there a number of thousands of digits in it?"

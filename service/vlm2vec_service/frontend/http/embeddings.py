@@ -4,7 +4,7 @@ import base64
 
 import numpy as np
 import orjson
-from fastapi import APIRouter, Response
+from fastapi import APIRouter, Request, Response
 
 from vlm2vec.v1 import embedding_pb2 as pb
 from vlm2vec_service.errors import InvalidInputError
@@ -14,32 +14,34 @@ from vlm2vec_service.frontend.http.caller import caller_of
 from vlm2vec_service.frontend.http.errors import RESPONSES
 from vlm2vec_service.frontend.http.fetch import Fetcher
 from vlm2vec_service.frontend.http.inputs import InputReader, call_options
+from vlm2vec_service.frontend.http.json_body import BodyRoute
+from vlm2vec_service.frontend.parsing import parsed
 from vlm2vec_service.frontend.pipeline import Pipeline
 
 
 def routes(pipeline: Pipeline, fetcher: Fetcher) -> APIRouter:
     """Makes the router of ``POST /v1/embeddings``."""
-    router = APIRouter(tags=["embeddings"])
+    router = APIRouter(tags=["embeddings"], route_class=BodyRoute)
 
     @router.post("/v1/embeddings", response_model=EmbeddingsAnswer, responses=RESPONSES)
-    async def create_embeddings(body: EmbeddingsBody) -> Response:
+    async def create_embeddings(body: EmbeddingsBody, request: Request) -> Response:
         """Embed text, token ids, images and video: one vector for each input."""
-        request = pb.EmbedRequest(
-            options=call_options(pipeline.catalog, body.model, body.priority, body.user)
-        )
-        request.options.output.dimensions = body.dimensions or 0
+        options = call_options(pipeline.catalog, body.model, body.priority, body.user)
+        options.output.dimensions = body.dimensions or 0
         if body.normalize is not None:
-            request.options.output.normalize = body.normalize
+            options.output.normalize = body.normalize
         reader = InputReader(pipeline.limits, pipeline.settings.max_inputs)
         if (body.input is None) == (body.messages is None):
             raise InvalidInputError("input", "needed, or messages: exactly one of them")
-        if body.messages is not None:
-            inputs = [reader.chat(body.messages, body.instruction or "")]
-        else:
-            inputs = reader.inputs(body.input, "input", body.instruction or "")
+
+        def read() -> list[pb.Input]:
+            if body.messages is not None:
+                return [reader.chat(body.messages, body.instruction or "")]
+            return reader.inputs(body.input, "input", body.instruction or "")
+
+        inputs = await parsed(read, len(await request.body()))
         await reader.fetch(fetcher)
-        request.inputs.extend(inputs)
-        answer = await calls.embed(pipeline, request, caller_of(pipeline))
+        answer = await calls.embed(pipeline, inputs, options, caller_of(pipeline))
         return Response(
             _json(answer, body.encoding_format == "base64"), media_type="application/json"
         )

@@ -134,6 +134,9 @@ class InputReader:
         elif kind == "image_url":
             part.image = read_data_uri(url, field)
         elif url.startswith(FRAMES):
+            if url.count(",") > self.limits.max_video_frames:  # one of them is the data URI's own
+                most = self.limits.max_video_frames
+                raise InvalidInputError(field, f"more frames than max_video_frames, {most}")
             frames = url.removeprefix(FRAMES).split(",")
             part.video.frames.images.extend(read_base64(frame, field) for frame in frames)
         else:

@@ -3,7 +3,7 @@
 from typing import Any
 
 import orjson
-from fastapi import APIRouter, Response
+from fastapi import APIRouter, Request, Response
 
 from vlm2vec.v1 import embedding_pb2 as pb
 from vlm2vec_service.frontend import calls
@@ -13,36 +13,42 @@ from vlm2vec_service.frontend.http.caller import caller_of
 from vlm2vec_service.frontend.http.errors import RESPONSES
 from vlm2vec_service.frontend.http.fetch import Fetcher
 from vlm2vec_service.frontend.http.inputs import InputReader, call_options
+from vlm2vec_service.frontend.http.json_body import BodyRoute
+from vlm2vec_service.frontend.parsing import parsed
 from vlm2vec_service.frontend.pipeline import Pipeline
 
 
 def routes(pipeline: Pipeline, fetcher: Fetcher) -> APIRouter:
     """Makes the router of ``POST /v1/rerank`` and ``/v2/rerank``."""
-    router = APIRouter(tags=["rerank"])
+    router = APIRouter(tags=["rerank"], route_class=BodyRoute)
 
     @router.post("/v1/rerank", response_model=RerankAnswer, responses=RESPONSES)
     @router.post("/v2/rerank", response_model=RerankAnswer, include_in_schema=False)
-    async def rerank(body: RerankBody) -> Response:
+    async def rerank(body: RerankBody, request: Request) -> Response:
         """Order documents by the cosine of their vectors to the query's."""
         reader = InputReader(pipeline.limits, pipeline.settings.max_inputs)
-        query = reader.one(body.query, "query", body.instruction or "")
-        instruction = body.document_instruction or ""
-        documents = reader.many(body.documents, "documents", instruction)
+
+        def read() -> tuple[pb.Input, list[pb.Input]]:
+            query = reader.one(body.query, "query", body.instruction or "")
+            instruction = body.document_instruction or ""
+            return query, reader.many(body.documents, "documents", instruction)
+
+        size = len(await request.body())
+        query, documents = await parsed(read, size)
         await reader.fetch(fetcher)
-        request = pb.RankRequest(
-            options=call_options(pipeline.catalog, body.model, body.priority, body.user),
-            query=query,
-            candidates=documents,
-            top_k=body.top_n or 0,
-        )
-        answer = await calls.rank(pipeline, request, caller_of(pipeline))
-        return Response(_json(answer, body), media_type="application/json")
+        options = call_options(pipeline.catalog, body.model, body.priority, body.user)
+        caller = caller_of(pipeline)
+        answer = await calls.rank(pipeline, query, documents, options, body.top_n or 0, caller)
+        id = current.get().id
+        content = await parsed(lambda: _json(answer, body, id), size)
+        return Response(content, media_type="application/json")
 
     return router
 
 
-def _json(answer: pb.RankResponse, body: RerankBody) -> bytes:
-    """Writes a `RerankAnswer`, with the documents where the body asks for them."""
+def _json(answer: pb.RankResponse, body: RerankBody, id: str) -> bytes:
+    """Writes a `RerankAnswer` to the request ``id``, with the documents where ``body`` asks for
+    them."""
     results = []
     for candidate in answer.candidates:
         result: dict[str, Any] = {"index": candidate.index, "relevance_score": candidate.score}
@@ -51,7 +57,7 @@ def _json(answer: pb.RankResponse, body: RerankBody) -> bytes:
         results.append(result)
     return orjson.dumps(
         {
-            "id": current.get().id,
+            "id": id,
             "model": answer.model,
             "version": answer.version,
             "space": answer.space,

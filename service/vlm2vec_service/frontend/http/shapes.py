@@ -51,6 +51,8 @@ class Text(Shape):
         """Raises `InvalidInputError` for another type, or half of a surrogate pair."""
         if not isinstance(value, str):
             raise InvalidInputError(field, "expected a string")
+        if value.isascii():  # which Python knows without a look at them
+            return
         try:
             value.encode()
         except UnicodeEncodeError as error:  # JSON can hold half of a pair

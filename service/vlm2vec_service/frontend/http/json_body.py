@@ -1,0 +1,133 @@
+"""The JSON of a request's body, whose elements are counted before it is parsed.
+
+The parser of the standard library lets nothing else run until it is through, and a body of 64 MiB
+has room for tens of millions of lists. It reads every string three times and, if there is a single
+emoji anywhere, with four bytes to a character. Data URIs, which fill most large bodies, are
+therefore cut out of the body before and put back while it is parsed.
+"""
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from fastapi import Request, Response
+from fastapi.routing import APIRoute
+
+from vlm2vec_registry import strict
+from vlm2vec_service.errors import InvalidInputError
+from vlm2vec_service.frontend.parsing import SMALL, parsed
+
+CHUNK = 65_536
+"""Bytes that are looked at before other threads get their turn."""
+LONG_URI = 4096
+"""Bytes of a data URI that is worth being cut out."""
+MARK = "NaN"
+"""What stands for a data URI meanwhile. It is no JSON, but Python's parser asks what it means."""
+
+
+class BodyRoute(APIRoute):
+    """A route whose request's body is read by `read_json`."""
+
+    def get_route_handler(self) -> Callable[[Request], Any]:
+        """Makes FastAPI's own handler, and gives it a `_JsonRequest`."""
+        handle = super().get_route_handler()
+
+        async def with_json(request: Request) -> Response:
+            answer: Response = await handle(_JsonRequest(request.scope, request.receive))
+            return answer
+
+        return with_json
+
+
+class _JsonRequest(Request):
+    async def json(self) -> Any:
+        body = await self.body()
+        state = self.app.state
+        return await parsed(
+            lambda: read_json(body, state.max_elements, state.max_text_bytes), len(body)
+        )
+
+
+def read_json(body: bytes, max_elements: int, max_text_bytes: int) -> Any:
+    """Parses ``body``, JSON in UTF-8. A large one may have ``max_elements`` keys and values, and
+    ``max_text_bytes`` beside its data URIs.
+
+    Raises `InvalidInputError` that names the limit or says what is wrong.
+    """
+    uris: list[str] = []
+    if len(body) > SMALL:
+        check_elements(body, max_elements)
+        body, uris = cut_out(body)
+    if len(body) > max_text_bytes:
+        raise InvalidInputError(
+            "body", f"{len(body)} bytes beside data URIs; {max_text_bytes} are accepted"
+        )
+    unused = iter(uris)
+
+    def put_back(constant: str) -> str:
+        uri = next(unused, None)
+        if constant != MARK or uri is None:
+            raise ValueError(f"{constant} is not a number of JSON")
+        return uri
+
+    try:
+        value = strict.loads(body.decode(), put_back)
+    except UnicodeDecodeError as error:
+        raise InvalidInputError("body", "no JSON in UTF-8") from error
+    except RecursionError as error:
+        raise InvalidInputError("body", "nested too deeply") from error
+    except ValueError as error:
+        problem = error.msg if isinstance(error, json.JSONDecodeError) else str(error)
+        raise InvalidInputError("body", f"no JSON: {problem}") from error
+    if next(unused, None) is not None:
+        raise InvalidInputError("body", "no JSON: there is a data URI without its quotes")
+    return value
+
+
+def check_elements(body: bytes, most: int) -> None:
+    """Refuses JSON of more than ``most`` keys and values, without parsing it.
+
+    Each value but the first in a list or object has a comma before it, and each key a colon behind
+    it. Raises `InvalidInputError`.
+    """
+    elements, quotes, inside, escape = 1, 0, 0, b""
+    for start in range(0, len(body), CHUNK):
+        piece = escape + body[start : start + CHUNK]
+        escape = b""
+        if b"\\" in piece:
+            piece = piece.replace(b"\\\\", b"").replace(b'\\"', b"")
+            if piece.endswith(b"\\"):
+                piece, escape = piece[:-1], b"\\"
+        pieces = piece.split(b'"')
+        between = b"".join(pieces[inside::2])
+        elements += sum(map(between.count, (b",", b":", b"[", b"{")))
+        quotes += len(pieces) - 1
+        inside = quotes % 2
+        if elements > most or quotes > 2 * most:
+            raise InvalidInputError("body", f"more keys and values than max_elements, {most}")
+
+
+def cut_out(body: bytes) -> tuple[bytes, list[str]]:
+    """Puts `MARK` into the place of each long string that is a data URI, and returns them, too."""
+    pieces, uris, done = [], [], 0
+    while (start := body.find(b'"data:', done)) >= 0:
+        end = body.find(b'"', start + 1)
+        if end - start < LONG_URI or body[start - 1 : start] == b"\\":
+            uri = b""
+        else:
+            uri = body[start + 1 : end].replace(b"\\/", b"/")  # so do some languages write it
+        if uri and b"\\" not in uri and _is_printable(uri):
+            pieces += [body[done:start], MARK.encode()]
+            uris.append(uri.decode())
+            done = end + 1
+        else:
+            pieces.append(body[done : start + 1])
+            done = start + 1
+    return b"".join((*pieces, body[done:])), uris
+
+
+def _is_printable(text: bytes) -> bool:
+    """Whether it is ASCII without control characters."""
+    codes = np.frombuffer(text, np.uint8)
+    return bool(codes.min() >= 0x20 and codes.max() < 0x7F)

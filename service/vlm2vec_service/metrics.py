@@ -42,6 +42,12 @@ class Metrics:
         self.stage = histogram(
             "stage_seconds", "Seconds of an input in a stage.", SECONDS, "model", "stage"
         )
+        self.preprocess_waiting = gauge(
+            "preprocess_waiting", "Inputs that wait for a thread to preprocess them.", "kind"
+        )
+        self.preprocess_running = gauge(
+            "preprocess_running", "Inputs that are being preprocessed, by kind of thread.", "kind"
+        )
         self.queue_requests = gauge("queue_requests", "Inputs that wait for a device.", "model")
         self.queue_tokens = gauge("queue_tokens", "Tokens that wait for a device.", "model")
         self.refused = counter(
@@ -107,6 +113,10 @@ class Metrics:
             "registry_state_errors_total",
             "Times that the last snapshot could not be read from its file, or written to it.",
             "model",
+        )  # fmt: skip
+        self.loop_delay = histogram(
+            "event_loop_delay_seconds", "How much later than due the event loop ran a timer.",
+            SECONDS,
         )  # fmt: skip
         self.task_deaths = counter(
             "task_deaths_total", "Times that a task which is to last for ever died.", "task"

@@ -8,8 +8,7 @@ import asyncio
 import contextlib
 import functools
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field
 
 from vlm2vec.v1 import embedding_pb2 as pb
@@ -26,16 +25,21 @@ from vlm2vec_service.frontend.holding import ByteBudget, Holding
 from vlm2vec_service.frontend.limits import check_dimensions, check_options, check_parts
 from vlm2vec_service.frontend.request import Answer, Caller, Route
 from vlm2vec_service.frontend.served import Served
+from vlm2vec_service.frontend.threads import Threads
 from vlm2vec_service.metrics import Metrics
 from vlm2vec_service.preprocess import Prepared
 from vlm2vec_service.preprocess.messages import modality, parse_input
 from vlm2vec_service.preprocess.prepared import most_bytes
+from vlm2vec_service.preprocess.stop import Stop
 from vlm2vec_service.scheduling.batch import BatchInput
 from vlm2vec_service.scheduling.fair_queue import Embedded, Flow, QueuedInput
 from vlm2vec_service.settings import Limits, ServerSettings
 from vlm2vec_service.versions.catalog import Catalog, Version
 from vlm2vec_service.versions.residency import State
 from vlm2vec_service.versions.shadow import PATIENCE
+
+SHORT_BYTES = 16_384
+"""An input of text that has no more than these bytes never waits for a picture to be decoded."""
 
 
 @dataclass
@@ -65,11 +69,14 @@ class Pipeline:
         for budget in (self.received, self.prepared):
             held = self.metrics.held_bytes.labels(budget.setting.removeprefix("max_"))
             held.set_function(functools.partial(getattr, budget, "taken"))
-        threads = self.settings.preprocess_threads
-        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="preprocess")
-        # Bulk work holds no more of the pool than it has threads, so a query never waits for more
-        # than what is being decoded.
-        self._bulk = asyncio.Semaphore(threads)
+        self._threads = {
+            kind: Threads(kind, settings.preprocess_threads) for kind in ("text", "media")
+        }
+        for kind, threads in self._threads.items():
+            running = self.metrics.preprocess_running.labels(kind)
+            running.set_function(functools.partial(getattr, threads, "taken"))
+            waiting = self.metrics.preprocess_waiting.labels(kind)
+            waiting.set_function(functools.partial(getattr, threads, "waiting"))
 
     @property
     def ready(self) -> bool:
@@ -197,11 +204,8 @@ class Pipeline:
             route, embedded.vector, len(prepared), preprocess, embedded.queue_seconds,
             embedded.inference_seconds,
         )  # fmt: skip
-        for stage, seconds in (
-            ("preprocess", preprocess), ("queue", answer.queue_seconds),
-            ("inference", answer.inference_seconds),
-        ):  # fmt: skip
-            self.metrics.stage.labels(model, stage).observe(seconds)
+        self.metrics.stage.labels(model, "queue").observe(answer.queue_seconds)
+        self.metrics.stage.labels(model, "inference").observe(answer.inference_seconds)
         return answer
 
     def _most_bytes(self, message: pb.Input) -> int:
@@ -246,23 +250,28 @@ class Pipeline:
     async def _prepare(
         self, message: pb.Input, route: Route, caller: Caller, field: str
     ) -> Prepared:
+        stop = Stop(caller.deadline, self.settings.preprocess_seconds)
+
         def work() -> Prepared:
-            if time.monotonic() >= caller.deadline:
-                raise DeadlineError("the deadline passed before preprocessing")
             try:
-                request = parse_input(message, self.limits, self.video_frames)
+                stop.check("input")
+                request = parse_input(message, self.limits, self.video_frames, stop)
                 return route.served.preprocessor.prepare(request, route.version.config)
             except InvalidInputError as error:
                 raise InvalidInputError(f"{field}.{error.field}", error.problem) from error
 
-        return await self._in_pool(work, route.interactive)
-
-    async def _in_pool(self, work: Callable[[], Prepared], interactive: bool) -> Prepared:
-        loop = asyncio.get_running_loop()
-        if interactive:
-            return await loop.run_in_executor(self._pool, work)
-        async with self._bulk:
-            return await loop.run_in_executor(self._pool, work)
+        short = modality(message) == "text" and message.ByteSize() <= SHORT_BYTES
+        threads = self._threads["text" if short else "media"]
+        asked = time.monotonic()
+        try:
+            async with asyncio.timeout(caller.remaining):
+                prepared = await threads.run(Flow(caller.name, route.interactive), stop, work)
+        except TimeoutError as error:
+            raise DeadlineError("the deadline passed before or in preprocessing") from error
+        stage = functools.partial(self.metrics.stage.labels, route.served.model.name)
+        stage("preprocess_wait").observe(stop.started - asked)
+        stage("preprocess").observe(time.monotonic() - stop.started)
+        return prepared
 
     async def _run(self, prepared: Prepared, route: Route, caller: Caller) -> Embedded:
         queued = QueuedInput(

@@ -13,12 +13,16 @@ class Stop:
     """Until when an input is preprocessed; `check` is called wherever its decoding can stop.
 
     ``deadline`` is the caller's, in the time of ``time.monotonic``; ``seconds`` is the server's own
-    limit, ``preprocess_seconds``, counted from when this is made. Any thread may call `cancel`.
+    limit, ``preprocess_seconds``, counted from ``started``. Any thread may call `cancel`.
     """
 
     deadline: float = math.inf
     seconds: float = math.inf
     started: float = field(default_factory=time.monotonic)
+
+    def start(self) -> None:
+        """Counts the server's seconds from now."""
+        self.started = time.monotonic()
 
     def cancel(self) -> None:
         """Stops the decoding of an input for whose answer nobody waits any more."""

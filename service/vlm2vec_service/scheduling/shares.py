@@ -22,6 +22,11 @@ class Shares:
         self._waiting: OrderedDict[Flow, OrderedDict[asyncio.Future[None], int]] = OrderedDict()
         """Who waits, in order, and for how much; the flow whose turn it is comes first."""
 
+    @property
+    def waiting(self) -> int:
+        """How many wait, of all flows."""
+        return sum(map(len, self._waiting.values()))
+
     def has_room(self, flow: Flow, amount: int = 1) -> bool:
         """Whether ``flow`` would still leave as much free as it has, with ``amount`` more."""
         return self._taken[flow] + amount <= self.most - self.taken - amount

@@ -1,0 +1,64 @@
+"""Threads that preprocess, and whose turn it is to get one."""
+
+import asyncio
+import contextlib
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TypeVar
+
+from vlm2vec_service.preprocess.stop import Stop
+from vlm2vec_service.scheduling.fair_queue import BULK_EVERY, Flow
+from vlm2vec_service.scheduling.shares import Shares
+
+T = TypeVar("T")
+
+
+class Threads(Shares):
+    """Shares of threads: ``most`` for one flow, and one more, which is there for the others.
+
+    Interactive flows come before bulk ones, but for one turn in `BULK_EVERY`; those of one priority
+    take turns.
+    """
+
+    def __init__(self, name: str, most: int) -> None:
+        super().__init__(most + 1)
+        self._pool = ThreadPoolExecutor(most + 1, thread_name_prefix=name)
+        self._turns = 0
+
+    def has_room(self, flow: Flow, amount: int = 1) -> bool:
+        """Whether a thread is free that ``flow`` may have."""
+        return self.taken < self.most and self.taken_by(flow) < self.most - 1
+
+    def take(self, flow: Flow, amount: int = 1) -> None:
+        """Takes a thread, free or not."""
+        super().take(flow, amount)
+        self._turns += 1
+
+    def hand_out(self) -> None:
+        """Serves who waits, as long as a thread is free."""
+        bulk_first = self._turns % BULK_EVERY == BULK_EVERY - 1
+        for flow in sorted(self._waiting, key=lambda flow: flow.interactive is bulk_first):
+            self._waiting.move_to_end(flow)
+        super().hand_out()
+
+    async def run(self, flow: Flow, stop: Stop, work: Callable[[], T]) -> T:
+        """Runs ``work`` in a thread as soon as ``flow`` has one, and raises what it raises.
+
+        The time of ``stop`` starts with it, and if the caller is cancelled ``stop`` is, too: the
+        thread is another's once ``work`` has ended.
+        """
+        await self.wait(flow)
+        loop = asyncio.get_running_loop()
+
+        def ended(_: Future[T]) -> None:
+            with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
+                loop.call_soon_threadsafe(self.give_back, flow)
+
+        stop.start()
+        future = self._pool.submit(work)
+        future.add_done_callback(ended)
+        try:
+            return await asyncio.wrap_future(future)
+        except asyncio.CancelledError:
+            stop.cancel()
+            raise

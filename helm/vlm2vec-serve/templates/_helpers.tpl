@@ -105,10 +105,59 @@ affinity: {{- toYaml . | nindent 2 }}
 {{- end }}
 {{- end -}}
 
+{{/* Devices of a server's pod that is not split, each with a worker of every model. */}}
+{{- define "vlm2vec.deviceCount" -}}
+{{ ternary 1 .Values.gpu.count (eq .Values.device "cpu") }}
+{{- end -}}
+
+{{/* MiB of the batches on their way to one worker; docs/operations.md has this and the next formula. */}}
+{{- define "vlm2vec.batchesMiB" -}}
+{{- $default := ternary 2048 16384 (eq .Values.device "cpu") -}}
+{{- $budget := int64 (dig "token-budget" 0 .Values.settings) -}}
+{{- $tokens := max (ternary $budget $default (gt $budget 0)) (int64 (dig "max-tokens" 8192 .Values.settings)) -}}
+{{- div (mul 2 3 4704 $tokens) 1048576 -}}
+{{- end -}}
+
+{{/* Requested and most MiB of a front end, as YAML. */}}
+{{- define "vlm2vec.frontEndMiB" -}}
+{{- $received := int64 (dig "max-received-bytes" 1073741824 .Values.settings) -}}
+{{- $prepared := int64 (dig "max-prepared-bytes" 1073741824 .Values.settings) -}}
+{{- $pixels := int64 (dig "max-image-pixels" 50000000 .Values.settings) -}}
+{{- $threads := add 1 (int64 (dig "preprocess-threads" 4 .Values.settings)) -}}
+{{- $held := div (add $received $prepared) 1048576 -}}
+{{- $decoding := div (mul 20 $threads $pixels) 1048576 -}}
+{{- $each := ternary .Values.replicas (include "vlm2vec.deviceCount" . | int) .Values.split.enabled -}}
+{{- $batches := mul (len .Values.models) $each (include "vlm2vec.batchesMiB" .) -}}
+requests: {{ add 512 (div $held 2) }}
+limits: {{ add 512 $held $decoding $batches }}
+{{- end -}}
+
+{{/* Requested and most MiB of one worker, as YAML. */}}
+{{- define "vlm2vec.workerMiB" -}}
+{{- $own := mul 1024 .Values.memory.workerGiB -}}
+requests: {{ $own }}
+limits: {{ add $own (include "vlm2vec.batchesMiB" .) }}
+{{- end -}}
+
+{{/* Resources with the memory that the given ones leave out. Takes resources, devices and memory, in MiB. */}}
+{{- define "vlm2vec.resources" -}}
+{{- range $part := list "requests" "limits" }}
+{{- $computed := dict "memory" (printf "%dMi" (int64 (index $.memory $part))) -}}
+{{- $given := index $.resources $part | default dict }}
+{{ $part }}: {{- merge (dict) $given $.devices $computed | toYaml | nindent 2 }}
+{{- end }}
+{{- end -}}
+
 {{- define "vlm2vec.deviceResources" -}}
 {{- $devices := ternary (dict .Values.gpu.resource .Values.gpu.count) dict (eq .Values.device "cuda") -}}
-requests: {{- merge (dict) (.Values.resources.requests | default dict) $devices | toYaml | nindent 2 }}
-limits: {{- merge (dict) (.Values.resources.limits | default dict) $devices | toYaml | nindent 2 }}
+{{- $memory := include "vlm2vec.workerMiB" . | fromYaml -}}
+{{- if not .Values.split.enabled -}}
+{{- $workers := mul (len .Values.models) (include "vlm2vec.deviceCount" .) -}}
+{{- range $part, $own := include "vlm2vec.frontEndMiB" . | fromYaml -}}
+{{- $memory = set $memory $part (add $own (mul $workers (index $memory $part))) -}}
+{{- end -}}
+{{- end -}}
+{{- include "vlm2vec.resources" (dict "resources" .Values.resources "devices" $devices "memory" $memory) -}}
 {{- end -}}
 
 {{/* cuda, or cuda:0,cuda:1,… */}}

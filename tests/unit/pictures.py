@@ -1,5 +1,7 @@
 """Pictures that tests make up."""
 
+import io
+
 import numpy as np
 from PIL import Image
 
@@ -13,3 +15,18 @@ def noise(width: int, height: int, seed: int = 0) -> Image.Image:
 def blank(width: int, height: int) -> Image.Image:
     """Makes a black picture."""
     return Image.new("RGB", (width, height))
+
+
+def png(width: int, height: int) -> bytes:
+    """Encodes a picture of noise."""
+    file = io.BytesIO()
+    noise(width, height).save(file, "PNG")
+    return file.getvalue()
+
+
+def gif_of_huge_frames(side: int, frames: int) -> bytes:
+    """Makes a film that changes one pixel of a large screen with every frame, in 23 bytes each."""
+    size = side.to_bytes(2, "little")
+    screen = b"GIF89a" + size + size + b"\x80\0\0" + b"\0\0\0\xff\xff\xff"
+    frame = b"\x21\xf9\x04\x04\x0a\0\0\0" + b"\x2c\0\0\0\0\x01\0\x01\0\0" + b"\x02\x02\x44\x01\0"
+    return screen + frame * frames + b";"

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tests.unit.pictures import gif_of_huge_frames
 from vlm2vec.v1 import embedding_pb2 as pb
 from vlm2vec_service.errors import DeadlineError, InvalidInputError
 from vlm2vec_service.preprocess import containers, images, video
@@ -42,14 +43,6 @@ def film(codec: str, format: str, side: int = 64, frames: int = 12) -> bytes:
             container.mux(stream.encode(av.VideoFrame.from_ndarray(shade, "rgb24")))
         container.mux(stream.encode(None))
     return file.getvalue()
-
-
-def small_gif_of_huge_frames(side: int, frames: int) -> bytes:
-    """A GIF whose every frame changes one pixel of a large screen, in 23 bytes."""
-    size = side.to_bytes(2, "little")
-    screen = b"GIF89a" + size + size + b"\x80\0\0" + b"\0\0\0\xff\xff\xff"
-    frame = b"\x21\xf9\x04\x04\x0a\0\0\0" + b"\x2c\0\0\0\0\x01\0\x01\0\0" + b"\x02\x02\x44\x01\0"
-    return screen + frame * frames + b";"
 
 
 class Countdown(Stop):
@@ -129,9 +122,7 @@ def test_what_stops_says_why() -> None:
         cancelled.check("input")
 
 
-@pytest.mark.parametrize(
-    "data", [small_gif_of_huge_frames(7000, 41), film("libx264", "mp4", 1024, 30)]
-)
+@pytest.mark.parametrize("data", [gif_of_huge_frames(7000, 41), film("libx264", "mp4", 1024, 30)])
 def test_a_film_of_too_many_pixels_is_refused_before_it_is_decoded(
     data: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -8,7 +8,13 @@ for inference: on tensors that want a gradient they are plain torch too, whateve
 """
 
 from vlm2vec_service.engine.ops.activations import quick_gelu, swiglu
-from vlm2vec_service.engine.ops.low_rank import LowRankGroup, add_low_rank
+from vlm2vec_service.engine.ops.low_rank import (
+    LowRankGroup,
+    add_low_rank,
+    add_tiled,
+    block_rows,
+    tiles,
+)
 from vlm2vec_service.engine.ops.norms import add_layer_norm, add_rms_norm
 from vlm2vec_service.engine.ops.rotary import rotate
 
@@ -17,7 +23,10 @@ __all__ = [
     "add_layer_norm",
     "add_low_rank",
     "add_rms_norm",
+    "add_tiled",
+    "block_rows",
     "quick_gelu",
     "rotate",
     "swiglu",
+    "tiles",
 ]

@@ -1,0 +1,204 @@
+"""Kernels that add what adapters add, for the rows of all of them at once.
+
+They find an adapter's factors by addresses in a table, so that one launch serves all adapters of a
+batch, and a CUDA graph any. The factors start at multiples of 16 bytes.
+"""
+
+from collections.abc import Sequence
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+INPUTS = 128
+"""Bytes of a row that a step of the shrinking kernel reads, by 2."""
+OUTPUTS = 128
+"""Columns of the output that one program does."""
+
+
+def shrink(
+    x: Tensor,
+    tensors: Sequence[Tensor],
+    table: Tensor,
+    tiles: Tensor,
+    rank: int,
+    splits: int,
+    block: int,
+) -> Tensor:
+    """Multiplies each tile's rows of ``x`` by its adapter's ``a``.
+
+    Returns float32 ``(splits, rows, rank)``, one part for each of ``splits`` parts of the inputs,
+    whose sum is ``x aᵀ``; only the rows and ranks of tiles with an adapter are set.
+    """
+    rows, size = x.shape
+    mixed = torch.empty(splits, rows, rank, dtype=torch.float32, device=x.device)
+    ranks = _ranks(rank)
+    step = 2 * INPUTS // x.element_size()
+    _shrink[(len(tiles), triton.cdiv(rank, ranks), splits)](
+        x,
+        table,
+        tiles,
+        mixed,
+        x.stride(0),
+        size,
+        rows,
+        rank,
+        triton.cdiv(triton.cdiv(size, splits), step),
+        DOT=_operand(x),
+        ROWS=block,
+        RANKS=ranks,
+        STEP=step,
+        num_warps=4,
+        num_stages=3,
+    )
+    return mixed
+
+
+def expand(
+    y: Tensor,
+    mixed: Tensor,
+    tensors: Sequence[Tensor],
+    table: Tensor,
+    tiles: Tensor,
+    block: int,
+) -> None:
+    """Turns each tile's rows of ``y`` into ``gain * y + shift + mixed bᵀ``, in place.
+
+    ``mixed`` is what `shrink` returned. The sum of its parts is rounded to the type of ``y``.
+    """
+    splits, rows, rank = mixed.shape
+    _expand[(len(tiles), triton.cdiv(y.shape[1], OUTPUTS))](
+        y,
+        mixed,
+        table,
+        tiles,
+        y.stride(0),
+        y.shape[1],
+        rows,
+        rank,
+        splits,
+        DOT=_operand(y),
+        ROWS=block,
+        RANKS=_ranks(rank),
+        OUTPUTS=OUTPUTS,
+        num_warps=4,
+    )
+
+
+def _ranks(rank: int) -> int:
+    """Decides how many ranks a program does at once: tensor cores take 16 at least."""
+    return min(64, max(16, triton.next_power_of_2(rank)))
+
+
+def _operand(x: Tensor) -> "tl.constexpr":
+    """Finds the type of the factors of a product: Triton's interpreter has none of bfloat16."""
+    wide = triton.knobs.runtime.interpret or x.dtype == torch.float32
+    return tl.float32 if wide else tl.bfloat16 if x.dtype == torch.bfloat16 else tl.float16
+
+
+@triton.jit
+def _shrink(
+    x,
+    table,
+    tiles,
+    mixed,
+    stride,
+    size,
+    rows,
+    rank,
+    steps,
+    DOT: tl.constexpr,
+    ROWS: tl.constexpr,
+    RANKS: tl.constexpr,
+    STEP: tl.constexpr,
+):
+    """One program does one tile, ``RANKS`` ranks and one part of the inputs, of ``steps`` steps."""
+    tile, part = tl.program_id(0), tl.program_id(2)
+    slot = tl.load(tiles + tile * 3)
+    first = tl.load(tiles + tile * 3 + 1)
+    stop = tl.load(tiles + tile * 3 + 2)
+    address = tl.load(table + slot * 5)
+    own_rank = tl.load(table + slot * 5 + 4).to(tl.int32)
+    r = tl.program_id(1) * RANKS + tl.arange(0, RANKS)
+    if (first < stop) & (address != 0) & (tl.program_id(1) * RANKS < own_rank):
+        a = tl.multiple_of(address.to(tl.pointer_type(x.dtype.element_ty)), 16)
+        row = first + tl.arange(0, ROWS)
+        x_rows = x + row.to(tl.int64)[:, None] * stride
+        a_rows = a + r[None, :] * size
+        total = tl.zeros((ROWS, RANKS), tl.float32)
+        for index in range(part * steps, part * steps + steps):
+            k = index * STEP + tl.arange(0, STEP)
+            left = tl.load(
+                x_rows + k[None, :], (row < stop)[:, None] & (k < size)[None, :], other=0
+            )
+            right = tl.load(
+                a_rows + k[:, None], (r < own_rank)[None, :] & (k < size)[:, None], other=0
+            )
+            total = tl.dot(left.to(DOT), right.to(DOT), total, input_precision="ieee")
+        out = mixed + (part * rows + row).to(tl.int64)[:, None] * rank + r[None, :]
+        tl.store(out, total, (row < stop)[:, None] & (r < own_rank)[None, :])
+
+
+@triton.jit
+def _expand(
+    y,
+    mixed,
+    table,
+    tiles,
+    stride,
+    size,
+    rows,
+    rank,
+    splits,
+    DOT: tl.constexpr,
+    ROWS: tl.constexpr,
+    RANKS: tl.constexpr,
+    OUTPUTS: tl.constexpr,
+):
+    """One program does ``OUTPUTS`` columns of one tile."""
+    tile = tl.program_id(0)
+    slot = tl.load(tiles + tile * 3)
+    first = tl.load(tiles + tile * 3 + 1)
+    stop = tl.load(tiles + tile * 3 + 2)
+    entry = table + slot * 5
+    if (first < stop) & (tl.load(entry) != 0):
+        kind: tl.constexpr = y.dtype.element_ty
+        b = tl.multiple_of(tl.load(entry + 1).to(tl.pointer_type(kind)), 16)
+        gain_address, shift_address = tl.load(entry + 2), tl.load(entry + 3)
+        own_rank = tl.load(entry + 4).to(tl.int32)
+        row = first + tl.arange(0, ROWS)
+        n = tl.program_id(1) * OUTPUTS + tl.arange(0, OUTPUTS)
+        at = y + row.to(tl.int64)[:, None] * stride + n[None, :]
+        inside = (row < stop)[:, None] & (n < size)[None, :]
+        value = tl.load(at, inside, other=0).to(tl.float32)
+        if gain_address != 0:
+            gain = tl.multiple_of(gain_address.to(tl.pointer_type(kind)), 16)
+            value *= tl.load(gain + n, n < size, other=0).to(tl.float32)[None, :]
+        if shift_address != 0:
+            shift = tl.multiple_of(shift_address.to(tl.pointer_type(kind)), 16)
+            value += tl.load(shift + n, n < size, other=0).to(tl.float32)[None, :]
+        for start in range(0, own_rank, RANKS):
+            r = start + tl.arange(0, RANKS)
+            known = (row < stop)[:, None] & (r < own_rank)[None, :]
+            left = tl.zeros((ROWS, RANKS), tl.float32)
+            for part in range(splits):
+                from_rows = mixed + (part * rows + row).to(tl.int64)[:, None] * rank
+                left += tl.load(from_rows + r[None, :], known, other=0)
+            # With a stride that is known to be a multiple of 8, loads are of 16 bytes.
+            even = own_rank // 8 * 8
+            if even == own_rank:
+                right = tl.load(
+                    b + n[None, :] * even + r[:, None],
+                    (n < size)[None, :] & (r < even)[:, None],
+                    other=0,
+                )
+            else:
+                right = tl.load(
+                    b + n[None, :] * own_rank + r[:, None],
+                    (n < size)[None, :] & (r < own_rank)[:, None],
+                    other=0,
+                )
+            left = left.to(kind)
+            value = tl.dot(left.to(DOT), right.to(DOT), value, input_precision="ieee")
+        tl.store(at, value.to(kind), inside)

@@ -2,6 +2,7 @@
 
 import io
 import math
+import struct
 import time
 from collections.abc import Callable
 
@@ -18,7 +19,7 @@ from vlm2vec_service.preprocess.images import measure_image
 from vlm2vec_service.preprocess.limits import check_media
 from vlm2vec_service.preprocess.messages import parse_input
 from vlm2vec_service.preprocess.pictures import Pictures
-from vlm2vec_service.preprocess.stop import Stop
+from vlm2vec_service.preprocess.stop import CHECK_EVERY, Stop
 from vlm2vec_service.preprocess.video import sample_video
 from vlm2vec_service.settings import Limits
 
@@ -43,6 +44,15 @@ def film(codec: str, format: str, side: int = 64, frames: int = 12) -> bytes:
             container.mux(stream.encode(av.VideoFrame.from_ndarray(shade, "rgb24")))
         container.mux(stream.encode(None))
     return file.getvalue()
+
+
+def bmp_of_single_pixels(width: int, height: int) -> bytes:
+    """A BMP whose runs, which Pillow reads by the byte, are one pixel long."""
+    pixels = (b"\x01\x00" * width + b"\0\0") * height
+    head = struct.pack("<IiiHHIIiiII", 40, width, height, 1, 8, 1, len(pixels), 0, 0, 2, 2) + bytes(
+        8
+    )
+    return b"BM" + struct.pack("<IHHI", 62 + len(pixels), 0, 0, 62) + head + pixels
 
 
 class Countdown(Stop):
@@ -85,6 +95,9 @@ def read_message(data: bytes, stop: Stop) -> None:
         pytest.param(decode_picture, picture("JPEG", progressive=True), 4, id="progressive"),
         pytest.param(decode_picture, picture("GIF"), 10, id="gif"),
         pytest.param(decode_picture, picture("BMP"), 360_000 // 8192, id="bmp"),
+        pytest.param(
+            decode_picture, bmp_of_single_pixels(100, 30), 2 * 3000 // CHECK_EVERY, id="rle"
+        ),
         pytest.param(decode_picture, picture("TIFF"), 360_000 // 65536, id="tiff"),
         pytest.param(decode_picture, picture("WEBP"), 1, id="webp"),
         pytest.param(decode_film, film("gif", "gif"), 24, id="film gif"),

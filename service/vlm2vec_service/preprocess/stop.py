@@ -7,6 +7,9 @@ from dataclasses import dataclass, field
 
 from vlm2vec_service.errors import DeadlineError, InvalidInputError
 
+CHECK_EVERY = 1000
+"""Of so many single bytes that are read, the reader may be stopped before one."""
+
 
 @dataclass(eq=False)
 class Stop:
@@ -53,8 +56,12 @@ class StoppableFile(io.BytesIO):
         super().__init__(data)
         self._stop = stop
         self._field = field
+        self._single_bytes = 0
 
     def read(self, size: int | None = -1, /) -> bytes:
         """Reads as `io.BytesIO` does, unless the reader is to stop."""
-        self._stop.check(self._field)
+        self._single_bytes += size == 1
+        # Pillow reads some formats by the byte, and a look at the clock takes longer than that.
+        if size != 1 or self._single_bytes % CHECK_EVERY == 0:
+            self._stop.check(self._field)
         return super().read(size)

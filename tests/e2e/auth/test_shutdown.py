@@ -14,6 +14,9 @@ from tests.e2e.cases import options, text
 from tests.e2e.server import wait_until
 from vlm2vec.v1 import embedding_pb2 as pb
 
+INPUTS = 12
+"""Of each request: several batches."""
+
 
 @pytest.fixture
 def doomed(checkpoints: Path, tmp_path: Path) -> Iterator[Guarded]:
@@ -23,10 +26,10 @@ def doomed(checkpoints: Path, tmp_path: Path) -> Iterator[Guarded]:
 
 
 def test_accepted_requests_are_finished(doomed: Guarded) -> None:
-    words = "one two three " * 150
+    words = "one two three " * 150  # four of them are a batch
     headers = {"authorization": doomed.authorization("all")}
     url = f"http://{doomed.server.http_address}/v1/embeddings"
-    request = pb.EmbedRequest(options=options(), inputs=[text(words)] * 64)
+    request = pb.EmbedRequest(options=options(), inputs=[text(words)] * INPUTS)
 
     def in_flight() -> list[str]:
         lines = (line for line in doomed.metrics().splitlines() if "requests_in_flight{" in line)
@@ -36,13 +39,13 @@ def test_accepted_requests_are_finished(doomed: Guarded) -> None:
     with ThreadPoolExecutor(2) as pool:
         for worker in workers:  # until both have been accepted
             os.kill(worker, signal.SIGSTOP)
-        body = {"model": "qwen", "input": [words] * 64}
+        body = {"model": "qwen", "input": [words] * INPUTS}
         http = pool.submit(httpx.post, url, json=body, headers=headers, timeout=200)
         call = doomed.server.embedding.Embed.future(request, metadata=doomed.metadata("all"))
         wait_until(lambda: in_flight() == ["/v1/embeddings", "Embed"], pause=0.01)
         doomed.server.process.send_signal(signal.SIGTERM)
         for worker in workers:
             os.kill(worker, signal.SIGCONT)
-        assert len(call.result().embeddings) == 64
-        assert len(http.result().json()["data"]) == 64
+        assert len(call.result().embeddings) == INPUTS
+        assert len(http.result().json()["data"]) == INPUTS
     assert doomed.server.process.wait(90) == 0

@@ -5,9 +5,15 @@ settings (``adapter_config``) mean a placement on the layers (``placement``, ``p
 their tensors (``adapter_file``) have to fit (``fit``). A batch is one flat sequence of tokens
 without padding, in which the inputs of one adapter are neighbours (``packing``). Its images are
 encoded first (``vision``, ``vision_cache``), then the language model runs and each input's last
-token is pooled (``backbone``). What ``transformers`` gives the families' modules is replaced in
-two places: the attention keeps to the boundaries of the inputs (``attention``), and every linear
-layer adds each row's own adapter to the base product (``linear``). Nothing here imports grpc.
+token is pooled.
+
+The families' modules come from ``transformers`` (``backbone``), and training runs them as they are.
+The engine takes their weights and runs the layers itself, in few, large operations (``decoder``,
+``tower``): linear layers that read the same input are one matrix product, in which each row gets
+its own adapter (``linear``, ``low_rank``, ``join``, ``stage``), busy adapters by weights of their
+own (``merged``, ``merge_plan``); attention keeps to the boundaries of the inputs (``attention``);
+what lies between is one operation each (``ops``), on a GPU one kernel (``kernels``). There, small
+batches are replayed (``graphs``). Nothing here imports grpc.
 """
 
 from vlm2vec_service.engine.engine import Engine

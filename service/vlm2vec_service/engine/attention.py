@@ -29,17 +29,22 @@ VARLEN_HAS_GQA = "enable_gqa" in inspect.signature(varlen_attn).parameters
 class Segments:
     """The boundaries of the sequences in a packed batch, whose ``lengths`` are in order.
 
-    A token attends to its sequence up to itself if ``causal``, and to the whole of it if not.
+    A token attends to its sequence up to itself if ``causal``, and to the whole of it if not. On
+    a GPU, ``fixed`` may hold the `boundaries` of other sequences, none of them longer than the
+    longest of ``lengths``, which may change from one run to the next.
     """
 
     lengths: Sequence[int]
     causal: bool
     device: torch.device
+    fixed: Tensor | None = None
 
     @cached_property
     def boundaries(self) -> Tensor:
         """Computes the start of each sequence and the end of the last, int32
         ``(len(lengths) + 1,)``."""
+        if self.fixed is not None:
+            return self.fixed
         ends = [0, *itertools.accumulate(self.lengths)]
         return torch.tensor(ends, dtype=torch.int32).to(self.device)
 
@@ -151,19 +156,18 @@ def _varlen(
     query: Tensor, key: Tensor, value: Tensor, scaling: float | None, segments: Segments
 ) -> Tensor:
     """Computes attention for all sequences at once by a GPU's kernel, ``(tokens, heads, dim)``."""
-    options: dict[str, Any] = {}
-    if query.shape[1] != key.shape[1]:
-        if VARLEN_HAS_GQA:
-            options["enable_gqa"] = True
-        else:  # torch 2.11
-            repeats = query.shape[1] // key.shape[1]
-            key, value = (x.repeat_interleave(repeats, dim=1) for x in (key, value))
-    longest = max(segments.lengths)
-    window = (-1, 0) if segments.causal else (-1, -1)
-    boundaries = segments.boundaries
+    longest, boundaries = max(segments.lengths), segments.boundaries
+    grouped = query.shape[1] != key.shape[1]
+    if grouped and not VARLEN_HAS_GQA:
+        # In torch 2.11 the kernel groups heads, and `varlen_attn` does not know.
+        return torch.ops.aten._flash_attention_forward(
+            query, key, value, boundaries, boundaries, longest, longest,
+            0.0, segments.causal, False, scale=scaling,
+        )[0]  # fmt: skip
     out = varlen_attn(
-        query, key, value, boundaries, boundaries, longest, longest,
-        scale=scaling, window_size=window, **options,
+        query, key, value, boundaries, boundaries, longest, longest, scale=scaling,
+        window_size=(-1, 0) if segments.causal else (-1, -1),
+        **({"enable_gqa": True} if grouped else {}),
     )  # fmt: skip
     assert isinstance(out, Tensor)
     return out

@@ -8,7 +8,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from vlm2vec_service.engine import ops
 from vlm2vec_service.engine.stage import Rows
 
 JOINED = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))
@@ -76,10 +75,7 @@ class Product:
         stage = self.rows.stage
         flat = x.reshape(-1, self.in_features)
         y = self._multiply_runs(flat) if stage.runs else F.linear(flat, self.weight, self.bias)
-        if groups := stage.groups_of(self.name):
-            table = stage.table
-            row = None if table is None else table[self.index]
-            ops.add_low_rank(y, flat, groups, stage.tiles(len(flat)), row)
+        stage.add_low_rank(self.name, self.index, y, flat)
         return y.view(*x.shape[:-1], self.out_features)
 
     def _multiply_runs(self, x: Tensor) -> Tensor:

@@ -52,13 +52,26 @@ class Stage:
         self.runs = _runs([group for group in groups if group.merged is not None])
         self._tiles: dict[int, Tensor] = {}
 
-    def groups_of(self, product: str) -> list[ops.LowRankGroup]:
-        """Lists what low-rank adapters add to ``product``, each with its rows."""
-        return [
+    def add_low_rank(self, product: str, index: int, y: Tensor, x: Tensor) -> None:
+        """Adds to ``y``, the product called ``product`` of ``x``, what low-rank adapters add to it.
+
+        ``index`` is the product's place among those of the model.
+        """
+        groups = [
             ops.LowRankGroup(group.products[product], group.start, group.stop)
             for group in self.low_rank
             if product in group.products
         ]
+        if groups:
+            table = None if self.table is None else self.table[index]
+            ops.add_low_rank(y, x, groups, self.tiles(len(x)), table)
+
+    def only_copy(self, rows: int) -> Mapping[str, Tensor] | None:
+        """Finds the merged copy that all of ``rows`` rows go through, if it is one."""
+        first = self.runs[0] if self.runs else None
+        return (
+            first.merged if first is not None and first.start == 0 and first.stop == rows else None
+        )
 
     def tiles(self, rows: int) -> Tensor | None:
         """Cuts the groups of low-rank adapters into tiles for a GPU, where there are ``rows``.

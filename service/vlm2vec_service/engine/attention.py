@@ -164,10 +164,10 @@ def _varlen(
             query, key, value, boundaries, boundaries, longest, longest,
             0.0, segments.causal, False, scale=scaling,
         )[0]  # fmt: skip
+    options: dict[str, Any] = {"enable_gqa": True} if grouped else {}
     out = varlen_attn(
         query, key, value, boundaries, boundaries, longest, longest, scale=scaling,
-        window_size=(-1, 0) if segments.causal else (-1, -1),
-        **({"enable_gqa": True} if grouped else {}),
+        window_size=(-1, 0) if segments.causal else (-1, -1), **options,
     )  # fmt: skip
     assert isinstance(out, Tensor)
     return out

@@ -65,14 +65,18 @@ def test_one_caller_never_takes_the_last_thread(most: int) -> None:
     async def check() -> None:
         threads = Threads("test", most)
         gate = Gate(threads)
-        heavy = {f"a{i}": gate.start(A, f"a{i}") for i in range(most + 3)}
+        heavy = {f"a{i}": gate.start([A, BULK][i % 2], f"a{i}") for i in range(most + 3)}
         first = list(heavy)[:most]
         await gate.until(*first)
         assert threads.waiting == 3
-        await gate.end(gate.start(B, "b0"), "b0")  # at once, however long the others take
-        assert sorted(gate.begun) == [*first, "b0"]
-        for name, task in heavy.items():
-            await gate.end(task, name)
+        others = [f"b{i}" for i in range(2 * BULK_EVERY)]
+        for name in others:  # at once, however long the first take
+            await gate.end(gate.start(B, name), name)
+        assert gate.begun[most:] == others
+        for name in heavy:
+            gate.gates[name].set()
+        assert await asyncio.gather(*heavy.values()) == list(heavy)
+        await settle()
         assert threads.taken == 0
         assert threads.waiting == 0
 

@@ -14,7 +14,7 @@ T = TypeVar("T")
 
 
 class Threads(Shares):
-    """Shares of threads: ``most`` for one flow, and one more, which is there for the others.
+    """Shares of threads: ``most`` for one caller, and one more, which is there for the others.
 
     Interactive flows come before bulk ones, but for one turn in `BULK_EVERY`; those of one priority
     take turns.
@@ -26,8 +26,9 @@ class Threads(Shares):
         self._turns = 0
 
     def has_room(self, flow: Flow, amount: int = 1) -> bool:
-        """Whether a thread is free that ``flow`` may have."""
-        return self.taken < self.most and self.taken_by(flow) < self.most - 1
+        """Whether a thread is free that the caller of ``flow`` may have."""
+        own = sum(self.taken_by(Flow(flow.caller, priority)) for priority in (True, False))
+        return self.taken < self.most and own < self.most - 1
 
     def take(self, flow: Flow, amount: int = 1) -> None:
         """Takes a thread, free or not."""
@@ -35,11 +36,12 @@ class Threads(Shares):
         self._turns += 1
 
     def hand_out(self) -> None:
-        """Serves who waits, as long as a thread is free."""
-        bulk_first = self._turns % BULK_EVERY == BULK_EVERY - 1
-        for flow in sorted(self._waiting, key=lambda flow: flow.interactive is bulk_first):
-            self._waiting.move_to_end(flow)
-        super().hand_out()
+        """Serves who waits, as long as a thread is free that one of them may have."""
+        served = True
+        while served and self.taken < self.most:
+            bulk_first = self._turns % BULK_EVERY == BULK_EVERY - 1
+            flows = sorted(self._waiting, key=lambda flow: flow.interactive is bulk_first)
+            served = any(self._serve(flow) for flow in flows)
 
     async def run(self, flow: Flow, stop: Stop, work: Callable[[], T]) -> T:
         """Runs ``work`` in a thread as soon as ``flow`` has one, and raises what it raises.

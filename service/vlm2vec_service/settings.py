@@ -97,6 +97,19 @@ class ServerSettings:
         "Fields of one gRPC message, and keys and values of one JSON body, inputs and token ids "
         "included: more of them are not parsed.",
     )
+    max_connections: int = setting(
+        2048,
+        "Connections that may be open to each port, gRPC's and HTTP's. A further one is closed over "
+        "gRPC and answered 503 over HTTP, but for health.",
+    )
+    max_connection_streams: int = setting(
+        1024, "Calls and streams at once on one gRPC connection; a client waits with any more."
+    )
+    connection_idle_seconds: float = setting(
+        300.0,
+        "A gRPC connection without a call is closed after so long, or up to twice as long; clients "
+        "connect again when they need to. 0 is never.",
+    )
     max_received_bytes: int = setting(
         1_073_741_824,
         "Bytes of requests that are held at once: gRPC messages, and over HTTP three times the "
@@ -191,7 +204,11 @@ class HttpSettings:
     )
     http_max_body_bytes: int = setting(67_108_864, "Bytes of one request's body.")
     http_body_seconds: float = setting(60.0, "How long a request's body may take to arrive.")
-    http_keepalive_seconds: float = setting(65.0, "A silent connection is closed after so long.")
+    http_keepalive_seconds: float = setting(
+        65.0,
+        "A connection that is silent between requests, or takes longer over the head of one, is "
+        "closed after so long.",
+    )
     fetch_origins: str = setting(
         "",
         "Where image_url and video_url may point besides data URIs, comma-separated: "

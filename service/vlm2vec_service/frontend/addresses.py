@@ -1,11 +1,19 @@
-"""The addresses that the front end listens on: which only this host reaches, and taking them."""
+"""The addresses that the front end listens on: which only this host reaches, taking them, and room
+for the connections to them."""
 
 import ipaddress
+import logging
 import os
+import resource
 import socket
 import stat
 
 from vlm2vec_service.errors import StartError
+
+log = logging.getLogger(__name__)
+
+OTHER_FILES = 512
+"""Files that a front end has open beside its callers' connections, and to spare."""
 
 
 def is_local(address: str) -> bool:
@@ -37,6 +45,20 @@ def bind(address: str) -> socket.socket:
         return listener
     except (OSError, ValueError, OverflowError) as error:
         raise StartError(f"cannot listen on {address}: {error}") from error
+
+
+def allow_connections(most: int) -> None:
+    """Lets the process have files enough for ``most`` connections, as far as the system does."""
+    needed = most + OTHER_FILES
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    allowed = needed if hard == resource.RLIM_INFINITY else min(needed, hard)
+    if soft != resource.RLIM_INFINITY and soft < allowed:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, hard))
+    if allowed < needed:
+        log.warning(
+            "the system lets the process open %d files; %d connections may take %d (ulimit -n)",
+            allowed, most, needed,
+        )  # fmt: skip
 
 
 def _bind_unix(path: str) -> socket.socket:

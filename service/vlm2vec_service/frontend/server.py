@@ -1,6 +1,7 @@
 """The front-end process: workers, gRPC and HTTP, until SIGTERM, and then what was accepted."""
 
 import asyncio
+import functools
 import logging
 import signal
 
@@ -12,6 +13,7 @@ from vlm2vec.v1 import adapters_pb2, adapters_pb2_grpc, embedding_pb2, embedding
 from vlm2vec_service import tracing
 from vlm2vec_service.allocator import trim_regularly, unmap_large_blocks
 from vlm2vec_service.errors import StartError
+from vlm2vec_service.frontend.addresses import allow_connections
 from vlm2vec_service.frontend.credentials import Exposure, follow_files, open_access
 from vlm2vec_service.frontend.grpc.adapters import AdapterServicer
 from vlm2vec_service.frontend.grpc.elements import MessageLimits
@@ -19,6 +21,7 @@ from vlm2vec_service.frontend.grpc.embedding import EmbeddingServicer
 from vlm2vec_service.frontend.grpc.health import HealthServicer
 from vlm2vec_service.frontend.grpc.interceptor import Interceptor
 from vlm2vec_service.frontend.http.server import start_http
+from vlm2vec_service.frontend.loop_delay import watch_loop
 from vlm2vec_service.frontend.metrics_server import start_metrics
 from vlm2vec_service.frontend.pipeline import Pipeline
 from vlm2vec_service.frontend.reload import Reloaded
@@ -28,6 +31,8 @@ from vlm2vec_service.tasks import supervised
 
 log = logging.getLogger(__name__)
 
+HANDSHAKE_MILLISECONDS = 20_000
+"""How long a connection may take over TLS and HTTP/2's first frames."""
 LONGEST = 8
 """A string of so many times ``max_text_bytes`` is not even parsed; shorter ones are refused where
 they stand, which a stream survives."""
@@ -45,10 +50,12 @@ async def _load_first(pipeline: Pipeline) -> None:
 async def serve(pipeline: Pipeline, exposure: Exposure = Exposure()) -> None:  # noqa: B008
     """Serves until SIGTERM or SIGINT, then finishes what was accepted."""
     unmap_large_blocks()
+    trim_regularly()
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     settings = pipeline.settings
+    allow_connections(2 * settings.max_connections)
     access, certificate = open_access(pipeline, exposure)
     limits = MessageLimits(settings.max_elements, LONGEST * pipeline.limits.max_text_bytes)
     server = grpc.aio.server(
@@ -70,15 +77,15 @@ async def serve(pipeline: Pipeline, exposure: Exposure = Exposure()) -> None:  #
     if settings.metrics_listen:
         start_metrics(settings.metrics_listen, access.authenticator, certificate)
     http = await start_http(pipeline, access, exposure.http, certificate)
+    watching = supervised("loop", functools.partial(watch_loop, pipeline.metrics), pipeline.metrics)
     stopping = asyncio.create_task(stop.wait())
     starting = asyncio.create_task(_load_first(pipeline))
     await asyncio.wait({starting, stopping}, return_when=asyncio.FIRST_COMPLETED)
-    supervisors: list[asyncio.Task[None]] = []
+    supervisors: list[asyncio.Task[None]] = [watching]
     if starting.done():
         starting.result()
         supervisors += _start_workers(pipeline, healthy)
         supervisors += follow_files(access, exposure.auth, certificate)
-        supervisors.append(supervised("memory", trim_regularly, pipeline.metrics))
         await server.start()
         addresses = " and ".join(filter(None, (settings.listen, exposure.http.http_listen)))
         log.info("serving %s on %s", ", ".join(pipeline.served), addresses)
@@ -151,6 +158,9 @@ def channel_options(settings: ServerSettings) -> list[tuple[str, int]]:
     """The options of gRPC's server, by the names that gRPC gives them: it ignores any other."""
     milliseconds = int(settings.keepalive_seconds * 1000)
     options = [
+        ("grpc.max_allowed_incoming_connections", settings.max_connections),
+        ("grpc.max_concurrent_streams", settings.max_connection_streams),
+        ("grpc.server_handshake_timeout_ms", HANDSHAKE_MILLISECONDS),
         ("grpc.max_receive_message_length", settings.max_message_bytes),
         ("grpc.max_send_message_length", settings.max_message_bytes),
         ("grpc.keepalive_time_ms", milliseconds),
@@ -163,6 +173,9 @@ def channel_options(settings: ServerSettings) -> list[tuple[str, int]]:
         # Two front ends must not share a port by accident.
         ("grpc.so_reuseport", 0),
     ]
+    if settings.connection_idle_seconds:
+        idle = int(settings.connection_idle_seconds * 1000)
+        options.append(("grpc.max_connection_idle_ms", idle))
     if settings.max_connection_age_seconds:
         age = int(settings.max_connection_age_seconds * 1000)
         grace = int(settings.drain_seconds * 1000)

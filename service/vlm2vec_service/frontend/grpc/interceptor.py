@@ -9,8 +9,8 @@ from typing import Any
 
 import grpc
 
-from vlm2vec_service.errors import InvalidInputError, ServeError
-from vlm2vec_service.frontend.access import REQUEST_ID, Access
+from vlm2vec_service.errors import ExhaustedError, InvalidInputError, ServeError
+from vlm2vec_service.frontend.access import REQUEST_ID, Access, Call
 from vlm2vec_service.frontend.auth.authenticator import Credentials
 from vlm2vec_service.frontend.grpc.elements import MessageLimits, check_message
 from vlm2vec_service.frontend.parsing import SMALL, parsed
@@ -51,14 +51,17 @@ def credentials(context: Any) -> Credentials:
 
 
 class Interceptor(grpc.aio.ServerInterceptor):
-    """Wraps every handler, and parses what a caller sends once the caller was let in.
+    """Wraps every handler, and reads what a caller sends once the caller was let in.
 
-    A message that is large is checked against ``limits`` before.
+    A message that is large is checked against ``limits`` before it is parsed. A call that sends one
+    message holds its bytes until it is answered; a stream has to hold by itself what it reads.
     """
 
     def __init__(self, access: Access, limits: MessageLimits) -> None:
         self.access = access
         self.limits = limits
+        self.watching = 0
+        """Streams of health and reflection under way."""
 
     async def intercept_service(
         self,
@@ -67,47 +70,49 @@ class Interceptor(grpc.aio.ServerInterceptor):
         ],
         handler_call_details: grpc.HandlerCallDetails,
     ) -> grpc.RpcMethodHandler[Any, Any] | None:
-        """Returns the handler, wrapped: it takes requests as bytes."""
+        """Returns the handler, wrapped: to gRPC, whose own unary handlers read before anybody is
+        asked, each call streams requests."""
         handler: Any = await continuation(handler_call_details)
         if handler is None:
             return None
         around = self._around(handler_call_details.method)
-        parse = functools.partial(self._parse, handler.request_deserializer)
-
-        async def parse_all(requests: AsyncIterator[bytes]) -> AsyncIterator[Any]:
-            async for data in requests:
-                yield await parse(data)
+        read = functools.partial(self._read, handler.request_deserializer)
 
         if handler.response_streaming:
             inner = handler.stream_stream or handler.unary_stream
 
-            async def stream(sent: Any, context: Any) -> AsyncIterator[Any]:
-                async with around(context, True):
-                    request = parse_all(sent) if handler.request_streaming else await parse(sent)
+            async def stream(_: Any, context: Any) -> AsyncIterator[Any]:
+                async with around(context, True) as call:
+                    if handler.request_streaming:
+                        request: Any = _Requests(lambda: read(context))
+                    else:
+                        request = await _only(read(context, call))
                     async for response in inner(request, context):
                         yield response
 
-            make: Any = (
-                grpc.stream_stream_rpc_method_handler
-                if handler.request_streaming
-                else grpc.unary_stream_rpc_method_handler
-            )
-            streaming: grpc.RpcMethodHandler[Any, Any] = make(
+            streaming: grpc.RpcMethodHandler[Any, Any] = grpc.stream_stream_rpc_method_handler(
                 stream, None, handler.response_serializer
             )
             return streaming
 
-        async def unary(sent: bytes, context: Any) -> Any:
-            async with around(context, False):
-                return await handler.unary_unary(await parse(sent), context)
+        async def unary(_: Any, context: Any) -> Any:
+            async with around(context, False) as call:
+                return await handler.unary_unary(await _only(read(context, call)), context)
 
-        wrapped: grpc.RpcMethodHandler[Any, Any] = grpc.unary_unary_rpc_method_handler(
+        wrapped: grpc.RpcMethodHandler[Any, Any] = grpc.stream_unary_rpc_method_handler(
             unary, None, handler.response_serializer
         )
         return wrapped
 
-    async def _parse(self, deserialize: Any, data: bytes) -> Any:
-        """Parses a request with the ``FromString`` of its type. Raises `InvalidInputError`."""
+    async def _read(self, deserialize: Any, context: Any, holder: Call | None = None) -> Any:
+        """Reads the next request, and parses it with the ``FromString`` of its type; None at the
+        end. Its bytes are held by ``holder``. Raises `InvalidInputError`, and what `Call.hold`
+        raises."""
+        data = await context.read()
+        if data is grpc.aio.EOF:
+            return None
+        if holder is not None:
+            holder.hold(len(data), "request")
 
         def parse() -> Any:
             if len(data) > SMALL:
@@ -127,11 +132,35 @@ class Interceptor(grpc.aio.ServerInterceptor):
         for prefix, part in INFRASTRUCTURE.items():
             if method.startswith(prefix):
                 is_open = not access.authenticator.required or part in access.authenticator.open
-                return lambda context, stream: _Known(access, context, is_open)
+                return lambda context, stream: _Known(self, context, is_open, stream)
         scopes = (scope for prefix, scope in SCOPES.items() if method.startswith(prefix))
         scope = next(scopes, "adapters:write")
         name = method.rpartition("/")[2]
         return lambda context, stream: _Around(access, name, context, scope, stream)
+
+
+class _Requests:
+    """The requests of a stream, none of which it keeps: the next may be hours away."""
+
+    def __init__(self, read: Callable[[], Awaitable[Any]]) -> None:
+        self.read = read
+
+    def __aiter__(self) -> _Requests:
+        return self
+
+    async def __anext__(self) -> Any:
+        request = await self.read()
+        if request is None:
+            raise StopAsyncIteration
+        return request
+
+
+async def _only(request: Awaitable[Any]) -> Any:
+    """The one request of a call. Raises `InvalidInputError` where there is none."""
+    found = await request
+    if found is None:
+        raise InvalidInputError("request", "missing")
+    return found
 
 
 async def _abort(context: Any, error: ServeError, *trailers: tuple[str, str]) -> None:
@@ -141,22 +170,32 @@ async def _abort(context: Any, error: ServeError, *trailers: tuple[str, str]) ->
 
 
 class _Known:
-    """Lets any caller with a credential through, and no other, unless it is ``is_open``."""
+    """Lets any caller with a credential through, and no other, unless it is ``is_open``; of streams
+    no more at once than there may be of other calls."""
 
-    def __init__(self, access: Access, context: Any, is_open: bool) -> None:
-        self.access = access
+    def __init__(self, interceptor: Interceptor, context: Any, is_open: bool, stream: bool) -> None:
+        self.interceptor = interceptor
         self.context = context
         self.is_open = is_open
+        self.stream = stream
 
     async def __aenter__(self) -> None:
-        if self.is_open:
-            return
+        access = self.interceptor.access
         try:
-            self.access.authenticator.identify(credentials(self.context))
+            if not self.is_open:
+                access.authenticator.identify(credentials(self.context))
+            if self.stream and self.interceptor.watching >= access.max_calls:
+                raise ExhaustedError(
+                    f"{self.interceptor.watching} streams of health and reflection are under way "
+                    f"(max_calls {access.max_calls})",
+                    retry_after=1.0,
+                )
         except ServeError as error:
-            await _abort(self.context, error)
+            await _abort(self.context, error, *retry_trailer(error))
+        self.interceptor.watching += self.stream
 
     async def __aexit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        self.interceptor.watching -= self.stream
         if isinstance(error, ServeError):
             await _abort(self.context, error)
 
@@ -172,12 +211,13 @@ class _Around:
         metadata = dict(context.invocation_metadata() or ())
         self.call = access.start(method, context.peer() or "", str(metadata.get(REQUEST_ID, "")))
 
-    async def __aenter__(self) -> None:
+    async def __aenter__(self) -> Call:
         self.context.set_trailing_metadata(((REQUEST_ID, self.call.id),))
         try:
             self.access.check(self.call, credentials(self.context), self.scope, self.stream)
         except ServeError as error:
             await self._finish(error)
+        return self.call
 
     async def __aexit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         await self._finish(error)

@@ -41,6 +41,13 @@ class BodyRoute(APIRoute):
 
 
 class _JsonRequest(Request):
+    """A request whose whole body comes in one message, and is not copied."""
+
+    async def body(self) -> bytes:
+        if not hasattr(self, "_body"):
+            self._body = (await self.receive())["body"]
+        return self._body
+
     async def json(self) -> Any:
         body = await self.body()
         state = self.app.state
@@ -49,7 +56,7 @@ class _JsonRequest(Request):
         )
 
 
-def read_json(body: bytes, max_elements: int, max_text_bytes: int) -> Any:
+def read_json(body: bytes | bytearray, max_elements: int, max_text_bytes: int) -> Any:
     """Parses ``body``, JSON in UTF-8. A large one may have ``max_elements`` keys and values, and
     ``max_text_bytes`` beside its data URIs.
 
@@ -85,7 +92,7 @@ def read_json(body: bytes, max_elements: int, max_text_bytes: int) -> Any:
     return value
 
 
-def check_elements(body: bytes, most: int) -> None:
+def check_elements(body: bytes | bytearray, most: int) -> None:
     """Refuses JSON of more than ``most`` keys and values, without parsing it.
 
     Each value but the first in a list or object has a comma before it, and each key a colon behind
@@ -108,26 +115,31 @@ def check_elements(body: bytes, most: int) -> None:
             raise InvalidInputError("body", f"more keys and values than max_elements, {most}")
 
 
-def cut_out(body: bytes) -> tuple[bytes, list[str]]:
+def cut_out(body: bytes | bytearray) -> tuple[bytes | bytearray, list[str]]:
     """Puts `MARK` into the place of each long string that is a data URI, and returns them, too."""
-    pieces, uris, done = [], [], 0
+    view = memoryview(body)
+    pieces: list[bytes | memoryview] = []
+    uris, done = [], 0
     while (start := body.find(b'"data:', done)) >= 0:
         end = body.find(b'"', start + 1)
-        if end - start < LONG_URI or body[start - 1 : start] == b"\\":
-            uri = b""
-        else:
-            uri = body[start + 1 : end].replace(b"\\/", b"/")  # so do some languages write it
-        if uri and b"\\" not in uri and _is_printable(uri):
-            pieces += [body[done:start], MARK.encode()]
-            uris.append(uri.decode())
+        is_long = end - start > LONG_URI and body[start - 1 : start] != b"\\"
+        uri = _uri(view[start + 1 : end]) if is_long else None
+        if uri is not None:
+            pieces += [view[done:start], MARK.encode()]
+            uris.append(uri)
             done = end + 1
         else:
-            pieces.append(body[done : start + 1])
+            pieces.append(view[done : start + 1])
             done = start + 1
-    return b"".join((*pieces, body[done:])), uris
+    return (b"".join((*pieces, view[done:])) if uris else body), uris
 
 
-def _is_printable(text: bytes) -> bool:
-    """Whether it is ASCII without control characters."""
-    codes = np.frombuffer(text, np.uint8)
-    return bool(codes.min() >= 0x20 and codes.max() < 0x7F)
+def _uri(string: memoryview) -> str | None:
+    """The text of a ``string`` in JSON; None if it is not ASCII, or not as simple as URIs are."""
+    codes = np.frombuffer(string, np.uint8)
+    if codes.min() < 0x20 or codes.max() > 0x7E:
+        return None
+    text = str(string, "ascii")
+    if "\\" in text:
+        text = text.replace("\\/", "/")  # some languages write every slash like this
+    return None if "\\" in text else text

@@ -5,7 +5,7 @@ from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
 from vlm2vec_service import tracing
-from vlm2vec_service.errors import ServeError
+from vlm2vec_service.errors import ServeError, UnavailableError
 from vlm2vec_service.frontend.access import REQUEST_ID, Access, Call
 from vlm2vec_service.frontend.auth.authenticator import Credentials
 from vlm2vec_service.frontend.http.errors import (
@@ -32,6 +32,8 @@ INFRASTRUCTURE = {
 and are not logged: probes would fill the log."""
 SIGNED = {"/webhooks/mlflow"}
 """Paths whose handlers see for themselves who calls, by a signature in the request."""
+MAX_NOTICE_BYTES = 1_048_576
+"""Bytes of a body with a signature, which takes its time to check and may come from anybody."""
 COPIES = 3
 """How often a body is in memory while it is answered: as it came, as JSON, and as the media that
 base64 was in it."""
@@ -63,6 +65,7 @@ class Middleware:
         answer = _Answer(call, send)
         error: BaseException | None = None
         try:
+            _check_connection(scope)
             with tracing.http_span(method, scope["headers"]):
                 if method not in SIGNED:
                     self.access.check(call, _credentials(scope), SCOPES.get(method, ""))
@@ -89,39 +92,42 @@ class Middleware:
         except ServeError as error:
             await _Answer(None, send).error(error)
 
-    async def _body(self, call: Call, scope: Message, receive: Receive) -> bytes:
+    async def _body(self, call: Call, scope: Message, receive: Receive) -> bytearray:
         """Reads the whole body, for which ``call`` holds memory: all that it is said to be, before
         it is read, or as it comes. Raises `RequestError` if it is too large or too slow, and what
         `Call.hold` raises."""
-        most = self.settings.http_max_body_bytes
+        limit, most = "http_max_body_bytes", self.settings.http_max_body_bytes
+        if call.method in SIGNED:
+            limit, most = "what a notice may have", min(most, MAX_NOTICE_BYTES)
         length = _header(scope, b"content-length")
         # A number too long for Python to read is too large for anything here.
-        chunks, size = [], int(length[:19]) if length.isdecimal() else 0
+        size = int(length[:19]) if length.isdecimal() else 0
+        body = bytearray()  # which grows in place; to join pieces in the end would take a moment
         try:
             async with asyncio.timeout(self.settings.http_body_seconds):
-                more, received, held = True, 0, 0
+                more, held = True, 0
                 while True:
-                    if max(size, received) > most:
-                        raise RequestError(413, "body", f"more than http_max_body_bytes, {most}")
-                    if max(size, received) > held:
-                        call.hold(COPIES * (max(size, received) - held), "body")
-                        held = max(size, received)
+                    size = max(size, len(body))
+                    if size > most:
+                        raise RequestError(413, "body", f"more than {limit}, {most}")
+                    if size > held:
+                        call.hold(COPIES * (size - held), "body")
+                        held = size
                     if not more:
                         break
                     message = await receive()
                     if message["type"] == "http.disconnect":
                         raise _Gone
-                    chunks.append(message.get("body", b""))
-                    received += len(chunks[-1])
+                    body += message.get("body", b"")
                     more = message.get("more_body", False)
         except TimeoutError as error:
-            limit = self.settings.http_body_seconds
+            seconds = self.settings.http_body_seconds
             raise RequestError(
-                408, "body", f"not there after http_body_seconds, {limit:g}"
+                408, "body", f"not there after http_body_seconds, {seconds:g}"
             ) from error
-        return b"".join(chunks)
+        return body
 
-    async def _run(self, scope: Message, body: bytes, receive: Receive, send: Send) -> None:
+    async def _run(self, scope: Message, body: bytearray, receive: Receive, send: Send) -> None:
         """Runs the application until it has answered; a caller who leaves cancels it."""
         sent = False
 
@@ -187,6 +193,14 @@ def _header(scope: Message, name: bytes) -> str:
     """The value of a header; empty where the header is missing, or there twice."""
     values = [value for key, value in scope["headers"] if key == name]
     return str(values[0].decode("latin-1")) if len(values) == 1 else ""
+
+
+def _check_connection(scope: Message) -> None:
+    """Raises `UnavailableError` for a request on a connection that is one too many."""
+    if most := scope.get("state", {}).get("max_connections"):
+        raise UnavailableError(
+            f"too many connections are open (max_connections {most})", retry_after=1.0
+        )
 
 
 def _credentials(scope: Message) -> Credentials:

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import functools
 import logging
 import socket
 import ssl
@@ -24,6 +25,12 @@ from vlm2vec_service.settings import HttpSettings
 
 MAX_HEAD_BYTES = 65_536
 """Bytes of a request's URL and headers; more are no request."""
+MAX_PIPELINED = 32
+"""Requests that a connection may send ahead of the answers."""
+EXCESS_SECONDS = 5
+"""How long a connection may be silent that is one too many."""
+BACKLOG = 256
+"""Connections that are accepted at once, before the event loop does anything else."""
 
 
 class HttpServer(uvicorn.Server):
@@ -36,6 +43,7 @@ class HttpServer(uvicorn.Server):
         context: ssl.SSLContext | None,
         settings: HttpSettings,
         drain_seconds: float,
+        max_connections: int,
     ) -> None:
         config = uvicorn.Config(
             app,
@@ -48,8 +56,12 @@ class HttpServer(uvicorn.Server):
             server_header=False,
             timeout_keep_alive=int(settings.http_keepalive_seconds),
             timeout_graceful_shutdown=int(drain_seconds),
+            backlog=BACKLOG,
         )
         config.load()
+        config.http_protocol_class = functools.partial(  # type: ignore[assignment]
+            _Protocol, max_connections=max_connections
+        )
         config.ssl = context
         super().__init__(config)
         self._listener = listener
@@ -76,12 +88,19 @@ class HttpServer(uvicorn.Server):
 
 
 class _Protocol(HttpToolsProtocol):
-    """Hands the names in a client's certificate to the middleware, in the ASGI scope's state."""
+    """Closes connections that send no request, and hands to the middleware, in the ASGI scope's
+    state: the names in a client's certificate, and the limit of connections if it is passed."""
 
     _head_bytes = 0
+    _head_timer: asyncio.TimerHandle | None = None
+
+    def __init__(self, *args: Any, max_connections: int, **values: Any) -> None:
+        super().__init__(*args, **values)
+        self._max_connections = max_connections
 
     def on_message_begin(self) -> None:
         self._head_bytes = 0
+        self._expect_head()
         super().on_message_begin()
 
     def on_url(self, url: bytes) -> None:
@@ -99,10 +118,41 @@ class _Protocol(HttpToolsProtocol):
         if self._head_bytes > MAX_HEAD_BYTES:
             raise ValueError("the head of the request is too large")
 
+    def on_headers_complete(self) -> None:
+        if len(self.pipeline) >= MAX_PIPELINED:
+            raise ValueError("too many requests ahead of the answers")
+        self._stop_timer()
+        super().on_headers_complete()
+
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
+        self._expect_head()
+
     def connection_made(self, transport: Any) -> None:
         super().connection_made(transport)
         names = certificate_names(transport.get_extra_info("peercert"))
         self.app_state = {**self.app_state, "certificate": names}
+        if len(self.connections) > self._max_connections:
+            self.app_state["max_connections"] = self._max_connections
+            self.timeout_keep_alive = min(self.timeout_keep_alive, EXCESS_SECONDS)
+        self._expect_head()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._stop_timer()
+        super().connection_lost(exc)
+
+    def _expect_head(self) -> None:
+        """Closes the connection unless the head of a request is there in time."""
+        self._stop_timer()
+        self._head_timer = self.loop.call_later(self.timeout_keep_alive, self._close_if_idle)
+
+    def _stop_timer(self) -> None:
+        if self._head_timer is not None:
+            self._head_timer.cancel()
+
+    def _close_if_idle(self) -> None:
+        if self.cycle is None or self.cycle.response_complete:
+            self.transport.close()
 
 
 async def start_http(
@@ -123,6 +173,9 @@ async def start_http(
     app = build_app(pipeline, access, settings, Fetcher(settings, pipeline.limits), *hooks)
     context = http_context(certificate) if certificate else None
     listener = bind(settings.http_listen)
-    http = HttpServer(app, listener, context, settings, pipeline.settings.drain_seconds)
+    server = pipeline.settings
+    http = HttpServer(
+        app, listener, context, settings, server.drain_seconds, server.max_connections
+    )
     await http.start()
     return http

@@ -46,7 +46,7 @@ LIGHT = {
     ("vlm2vec_service.preprocess", "vlm2vec_service.preprocess.video"): {"torch", "transformers"},
     ("vlm2vec_cli.main", "vlm2vec_service.offline.lines"): {"torch", "transformers", "grpc"},
     ("vlm2vec_registry.embedding_config", "vlm2vec_registry.space"): {"torch", "grpc"},
-    ("vlm2vec_service.engine",): {"grpc"},
+    ("vlm2vec_service.engine",): {"grpc", "vlm2vec_service.engine.kernels"},
 }
 """What importing some modules must not bring along, by whatever way."""
 

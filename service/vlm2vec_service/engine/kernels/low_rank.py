@@ -1,7 +1,8 @@
 """Kernels that add what adapters add, for the rows of all of them at once.
 
 They find an adapter's factors by addresses in a table, so that one launch serves all adapters of a
-batch, and a CUDA graph any. The factors start at multiples of 16 bytes.
+batch, and a CUDA graph any. The factors start at multiples of 16 bytes. Numbers that differ from
+batch to batch are no reason to compile a kernel anew.
 """
 
 from collections.abc import Sequence
@@ -11,10 +12,13 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-INPUTS = 128
-"""Bytes of a row that a step of the shrinking kernel reads, by 2."""
-OUTPUTS = 128
-"""Columns of the output that one program does."""
+STEP_BYTES = 256
+"""Bytes of each row that a step of the shrinking kernel reads."""
+OUTPUT_BYTES = 256
+"""Bytes of each row that a program of the expanding kernel writes."""
+SHRUNK_RANKS, EXPANDED_RANKS = 64, 32
+"""Ranks that the kernels do at once: as many as they have registers for. The first is a multiple
+of the second, so that all that is read has been written."""
 
 
 def shrink(
@@ -29,12 +33,13 @@ def shrink(
     """Multiplies each tile's rows of ``x`` by its adapter's ``a``.
 
     Returns float32 ``(splits, rows, rank)``, one part for each of ``splits`` parts of the inputs,
-    whose sum is ``x aᵀ``; only the rows and ranks of tiles with an adapter are set.
+    whose sum is ``x aᵀ``. Only the rows of tiles with an adapter are set, and of their columns
+    those that `expand` reads: zero where the adapter has no such rank.
     """
     rows, size = x.shape
     mixed = torch.empty(splits, rows, rank, dtype=torch.float32, device=x.device)
-    ranks = _ranks(rank)
-    step = 2 * INPUTS // x.element_size()
+    ranks = _ranks(rank, SHRUNK_RANKS)
+    step = STEP_BYTES // x.element_size()
     _shrink[(len(tiles), triton.cdiv(rank, ranks), splits)](
         x,
         table,
@@ -68,7 +73,8 @@ def expand(
     ``mixed`` is what `shrink` returned. The sum of its parts is rounded to the type of ``y``.
     """
     splits, rows, rank = mixed.shape
-    _expand[(len(tiles), triton.cdiv(y.shape[1], OUTPUTS))](
+    outputs = OUTPUT_BYTES // y.element_size()
+    _expand[(len(tiles), triton.cdiv(y.shape[1], outputs))](
         y,
         mixed,
         table,
@@ -80,15 +86,15 @@ def expand(
         splits,
         DOT=_operand(y),
         ROWS=block,
-        RANKS=_ranks(rank),
-        OUTPUTS=OUTPUTS,
+        RANKS=_ranks(rank, EXPANDED_RANKS * 2 // y.element_size()),
+        OUTPUTS=outputs,
         num_warps=4,
     )
 
 
-def _ranks(rank: int) -> int:
+def _ranks(rank: int, most: int) -> int:
     """Decides how many ranks a program does at once: tensor cores take 16 at least."""
-    return min(64, max(16, triton.next_power_of_2(rank)))
+    return min(most, max(16, triton.next_power_of_2(rank)))
 
 
 def _operand(x: Tensor) -> "tl.constexpr":
@@ -97,7 +103,7 @@ def _operand(x: Tensor) -> "tl.constexpr":
     return tl.float32 if wide else tl.bfloat16 if x.dtype == torch.bfloat16 else tl.float16
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["rows", "steps"])
 def _shrink(
     x,
     table,
@@ -137,10 +143,10 @@ def _shrink(
             )
             total = tl.dot(left.to(DOT), right.to(DOT), total, input_precision="ieee")
         out = mixed + (part * rows + row).to(tl.int64)[:, None] * rank + r[None, :]
-        tl.store(out, total, (row < stop)[:, None] & (r < own_rank)[None, :])
+        tl.store(out, total, (row < stop)[:, None] & (r < rank)[None, :])
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["rows", "splits"])
 def _expand(
     y,
     mixed,
@@ -180,7 +186,7 @@ def _expand(
             value += tl.load(shift + n, n < size, other=0).to(tl.float32)[None, :]
         for start in range(0, own_rank, RANKS):
             r = start + tl.arange(0, RANKS)
-            known = (row < stop)[:, None] & (r < own_rank)[None, :]
+            known = (row < stop)[:, None] & (r < rank)[None, :]
             left = tl.zeros((ROWS, RANKS), tl.float32)
             for part in range(splits):
                 from_rows = mixed + (part * rows + row).to(tl.int64)[:, None] * rank

@@ -14,11 +14,9 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor, heads: int) -> None:
     if rows:
         _rotate[(rows, triton.cdiv(heads, HEADS))](
             x,
-            cos,
-            sin,
+            cos.contiguous(),
+            sin.contiguous(),
             x.stride(0),
-            cos.stride(0),
-            sin.stride(0),
             heads,
             HALF=half,
             HEADS=HEADS,
@@ -33,8 +31,6 @@ def _rotate(
     cos,
     sin,
     x_stride,
-    cos_stride,
-    sin_stride,
     heads,
     HALF: tl.constexpr,
     HEADS: tl.constexpr,
@@ -45,8 +41,8 @@ def _rotate(
     head = tl.program_id(1) * HEADS + tl.arange(0, HEADS)[:, None]
     at = tl.arange(0, BLOCK)[None, :]
     inside = at < HALF
-    c = tl.load(cos + row * cos_stride + at, inside, other=0)
-    s = tl.load(sin + row * sin_stride + at, inside, other=0)
+    c = tl.load(cos + row * HALF + at, inside, other=0)
+    s = tl.load(sin + row * HALF + at, inside, other=0)
     inside = inside & (head < heads)
     first = x + row * x_stride + head * (2 * HALF) + at
     second = first + HALF

@@ -13,8 +13,8 @@ from torch.nn import functional as F
 from vlm2vec_service.engine.low_rank import LowRank
 from vlm2vec_service.engine.ops.registry import define, wants_operator
 
-PROGRAMS = 528
-"""Programs of a kernel that keep a GPU busy: four for each of an H100's 132 multiprocessors."""
+PROGRAMS = 264
+"""Programs of a kernel that keep a GPU busy: two for each of an H100's 132 multiprocessors."""
 LEAST_INPUTS = 256
 """Columns of the input for which a program of its own still pays."""
 
@@ -84,6 +84,7 @@ def add_tiled(
     count, block = len(tiles), block_rows(len(x))
     if not count:
         return
+    rank = -(-rank // 16) * 16  # what a kernel can load and store in few instructions
     mixed = _shrink(x, tensors, table, tiles, rank, _splits(count, rank, x.shape[1]), block)
     _expand(y, mixed, tensors, table, tiles, block)
 

@@ -1,0 +1,1 @@
+"""The GPU's kernels beside plain torch: in Triton's interpreter, or on a GPU where there is one."""

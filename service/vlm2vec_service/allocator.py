@@ -5,9 +5,10 @@ the size from which it does so, up to 32 MiB. So after a burst of pictures it ke
 the burst took. Other C libraries have no such functions and are left alone.
 """
 
-import asyncio
 import contextlib
 import ctypes
+import threading
+import time
 
 M_MMAP_THRESHOLD = -3
 """glibc's number of the parameter."""
@@ -15,20 +16,25 @@ MAPPED_FROM = 1 << 20
 """Bytes of the smallest block that is mapped by itself: below it are a request's many small
 objects, above it pictures and messages, for which a few system calls cost little."""
 SECONDS = 10.0
-"""Between two looks for memory to give back."""
+"""Between two times that memory is given back."""
 
 
 def unmap_large_blocks() -> None:
-    """Has every block of `MAPPED_FROM` bytes given back as soon as it is freed. To be called once,
-    when the process starts."""
+    """Has every block of `MAPPED_FROM` bytes or more given back as soon as it is freed: not for a
+    process that computes, whose results are blocks of such sizes. To be called once, when the
+    process starts."""
     with contextlib.suppress(AttributeError):
         ctypes.CDLL(None).mallopt(M_MMAP_THRESHOLD, MAPPED_FROM)
 
 
-async def trim_regularly(seconds: float = SECONDS) -> None:
-    """Gives back what lies free between smaller blocks, every so many ``seconds``, for ever."""
+def trim_regularly() -> None:
+    """Starts a thread that gives back what lies free between smaller blocks every so often, as long
+    as the process lives."""
+    threading.Thread(target=_trim_for_ever, name="trim", daemon=True).start()
+
+
+def _trim_for_ever() -> None:
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
-    while True:
-        await asyncio.sleep(seconds)
-        if trim is not None:
-            await asyncio.to_thread(trim, 0)
+    while trim is not None:
+        time.sleep(SECONDS)
+        trim(0)

@@ -161,6 +161,12 @@ def wait_until(condition: Callable[[], object], seconds: float = 60.0, pause: fl
         time.sleep(pause)
 
 
+def memory_peak(pid: int) -> int:
+    """The most bytes that a process ever had in memory."""
+    status = Path(f"/proc/{pid}/status").read_text()
+    return 1024 * int(status.split("VmHWM:")[1].split()[0])
+
+
 def memory(pid: int) -> int:
     """Bytes of a process that are in memory."""
     pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])

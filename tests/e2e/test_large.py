@@ -1,27 +1,20 @@
 """What is small on the wire and large behind it, or has no end, is refused; others go on."""
 
 import socket
-from pathlib import Path
 
 import grpc
 import pytest
 
 from tests.e2e.cases import text
 from tests.e2e.grpc_calls import embed
-from tests.e2e.server import Server
+from tests.e2e.server import Server, memory_peak
 from vlm2vec.v1 import embedding_pb2 as pb
 from vlm2vec.v1 import embedding_pb2_grpc
 
 
-def peak(pid: int) -> int:
-    """The most memory that a process ever had, in bytes."""
-    status = Path(f"/proc/{pid}/status").read_text()
-    return 1024 * int(status.split("VmHWM:")[1].split()[0])
-
-
 def test_what_is_compressed_is_refused_before_it_is_inflated(server: Server) -> None:
     embed(server, text("a"))
-    before = peak(server.process.pid)
+    before = memory_peak(server.process.pid)
     request = pb.EmbedRequest(inputs=[pb.Input(parts=[pb.Part(image=bytes(256 << 20))])])
     options = (("grpc.max_send_message_length", -1), ("grpc.use_local_subchannel_pool", 1))
     with grpc.insecure_channel(server.address, options, grpc.Compression.Gzip) as channel:
@@ -32,7 +25,7 @@ def test_what_is_compressed_is_refused_before_it_is_inflated(server: Server) -> 
     assert isinstance(error, grpc.Call)
     assert error.code() == grpc.StatusCode.UNIMPLEMENTED
     assert "gzip" in (error.details() or "")
-    assert peak(server.process.pid) < before + (64 << 20)
+    assert memory_peak(server.process.pid) < before + (64 << 20)
     embed(server, text("a"))
 
 

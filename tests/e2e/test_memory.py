@@ -1,15 +1,21 @@
-"""What requests took of memory is given back when they are answered."""
+"""What requests hold of memory: within the budgets, and given back when they are answered."""
 
 import io
+import queue
 import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
+import grpc
+import httpx
 import numpy as np
+import pytest
 from PIL import Image
 
-from tests.e2e.cases import text
-from tests.e2e.grpc_calls import embed
-from tests.e2e.server import Server, memory, wait_until
+from tests.e2e.cases import options, text
+from tests.e2e.grpc_calls import embed, failure, stream
+from tests.e2e.server import Server, memory, running_server, wait_until
 from vlm2vec.v1 import embedding_pb2 as pb
 
 
@@ -31,3 +37,69 @@ def test_memory_is_given_back_after_a_burst_of_large_pictures(server: Server) ->
         for answer in [callers.submit(embed, server, pictures) for _ in range(8)]:
             answer.result()
     wait_until(lambda: memory(server.process.pid) < 1.1 * before, 60)
+
+
+def test_an_idle_stream_keeps_nothing_of_what_it_sent(server: Server) -> None:
+    before = memory(server.process.pid)
+    sent: list[queue.SimpleQueue[pb.EmbedStreamRequest | None]] = [
+        queue.SimpleQueue() for _ in range(3)
+    ]
+    streams = [server.embedding.EmbedStream(iter(requests.get, None)) for requests in sent]
+    large = pb.Input(parts=[pb.Part(image=bytes(50 << 20))])
+    for requests, answers in zip(sent, streams, strict=True):
+        requests.put(pb.EmbedStreamRequest(id="1", options=options(), input=large))
+        assert "max_image_bytes" in next(answers).error.message
+    wait_until(lambda: memory(server.process.pid) < 1.1 * before, 60)
+    for requests, answers in zip(sent, streams, strict=True):
+        requests.put(None)
+        assert not list(answers)
+
+
+@pytest.fixture(scope="module")
+def small(checkpoints: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A server of which one caller may hold two million bytes."""
+    flags = ["--model", f"qwen={checkpoints / 'qwen2_vl'}", "--max-received-bytes", "4000000"]
+    with running_server(tmp_path_factory.mktemp("small"), *flags) as started:
+        yield started
+
+
+def padded(size: int) -> pb.Input:
+    """An input with a picture of ``size`` bytes, most of which nobody reads."""
+    picture = large_jpeg(40)
+    return pb.Input(parts=[pb.Part(image=picture + bytes(size - len(picture)))])
+
+
+def test_streams_wait_for_memory_and_are_answered(small: Server) -> None:
+    image = padded(900_000)
+    requests = [pb.EmbedStreamRequest(id=str(number), input=image) for number in range(20)]
+    with ThreadPoolExecutor(4) as callers:
+        streams = [callers.submit(stream, small, requests) for _ in range(4)]
+        for answers in (one.result() for one in streams):
+            assert len(answers) == 20
+            assert {answer.WhichOneof("result") for answer in answers.values()} == {"embedding"}
+    assert small.metric("held_bytes") == 0
+
+
+def test_calls_are_refused_while_the_memory_is_held(small: Server) -> None:
+    calls = [small.embedding.Embed.future(pb.EmbedRequest(inputs=[padded(900_000)] * 2))
+             for _ in range(12)]  # fmt: skip
+    errors = [error for call in calls if (error := call.exception()) is not None]
+    assert 0 < len(errors) < 12
+    for error in errors:
+        assert isinstance(error, grpc.Call)
+        assert error.code() == grpc.StatusCode.RESOURCE_EXHAUSTED
+        assert "(max_received_bytes 4000000)" in str(error.details())
+        assert dict(error.trailing_metadata())["retry-after-ms"] == "1000"
+    assert small.metric("held_bytes") == 0
+
+
+def test_what_never_has_room_is_refused_with_the_limit(small: Server) -> None:
+    error = failure(small.embedding.Embed, pb.EmbedRequest(inputs=[padded(2_100_000)]))
+    assert error.code() == grpc.StatusCode.INVALID_ARGUMENT
+    assert "max_received_bytes, 4000000" in str(error.details())
+    with httpx.Client(base_url=f"http://{small.http_address}", timeout=60) as client:
+        answer = client.post("/v1/embeddings", json={"input": "a" * 700_000})
+        assert answer.status_code == 400
+        assert "max_received_bytes, 4000000" in answer.json()["error"]["message"]
+        assert client.post("/v1/embeddings", json={"input": "a"}).status_code == 200
+    assert small.metric("held_bytes") == 0

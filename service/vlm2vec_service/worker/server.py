@@ -13,6 +13,7 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from vlm2vec.worker.v1 import worker_pb2_grpc
 from vlm2vec_registry.space import base_digest
 from vlm2vec_service import tracing
+from vlm2vec_service.allocator import trim_regularly
 from vlm2vec_service.engine import Engine
 from vlm2vec_service.errors import StartError
 from vlm2vec_service.settings import EngineSettings
@@ -27,6 +28,7 @@ THREADS = 8
 
 def serve(base: Path, address: str, settings: EngineSettings) -> None:
     """Loads ``base`` and serves on ``address`` (``unix:PATH`` or ``HOST:PORT``) until SIGTERM."""
+    trim_regularly()
     # Before the pool: a thread settles for the last number that any thread has set when it first
     # asks.
     torch.set_num_threads(torch.get_num_threads())

@@ -9,7 +9,7 @@ import pytest
 
 from tests.e2e.auth.guarded import OK, UNKNOWN, Guarded, new_key
 from tests.e2e.cases import options, text
-from tests.e2e.server import wait_until
+from tests.e2e.server import memory_peak, wait_until
 from vlm2vec.v1 import embedding_pb2 as pb
 
 
@@ -33,6 +33,15 @@ def test_two_credentials_are_none(guarded: Guarded) -> None:
     assert httpx.get(url, headers=list(pair)).status_code == 401
     with pytest.raises(grpc.RpcError, match="UNAUTHENTICATED"):
         guarded.server.embedding.ListModels(pb.ListModelsRequest(), metadata=pair)
+
+
+def test_a_stranger_is_refused_before_a_message_is_read(guarded: Guarded) -> None:
+    """Six messages of 60 MiB would take 360."""
+    before = memory_peak(guarded.server.process.pid)
+    large = pb.EmbedRequest(inputs=[pb.Input(parts=[pb.Part(image=bytes(60 << 20))])])
+    calls = [guarded.server.embedding.Embed.future(large, timeout=120) for _ in range(6)]
+    assert [call.code().name for call in calls] == [UNKNOWN] * 6
+    assert memory_peak(guarded.server.process.pid) < before + (100 << 20)
 
 
 def reloads(guarded: Guarded) -> str:

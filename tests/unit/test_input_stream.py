@@ -1,0 +1,117 @@
+"""A stream of inputs: how far it is read ahead, in inputs and in bytes; all of it is answered."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.unit.test_two_workers import TwoWorkers, run
+from vlm2vec.v1 import embedding_pb2 as pb
+from vlm2vec_service.errors import Code
+from vlm2vec_service.frontend.grpc.stream import InputStream
+from vlm2vec_service.frontend.holding import ByteBudget
+from vlm2vec_service.frontend.request import Caller
+
+BUDGET = 20_000
+
+
+def request(number: int, size: int = 1000) -> pb.EmbedStreamRequest:
+    """A request of ``size`` bytes and a few."""
+    message = pb.Input(parts=[pb.Part(text="A" * size)])
+    return pb.EmbedStreamRequest(id=str(number), input=message)
+
+
+class Stream:
+    """A stream of ``requests`` on a front end whose worker holds its batches until `go`."""
+
+    def __init__(self, two: TwoWorkers, requests: Iterable[pb.EmbedStreamRequest]) -> None:
+        self.read = 0
+        self.go = asyncio.Event()
+
+        async def hold(_: list[int]) -> None:
+            await self.go.wait()
+
+        async def send() -> AsyncIterator[pb.EmbedStreamRequest]:
+            for message in requests:
+                self.read += 1
+                yield message
+
+        for worker in two.workers:
+            worker.behave = hold
+        self.answers = InputStream(
+            two.pipeline, send(), lambda: Caller("a", time.monotonic() + 60, streams=True)
+        ).answers()
+
+    async def all(self) -> dict[str, pb.EmbedStreamResponse]:
+        return {answer.id: answer async for answer in self.answers}
+
+
+def on(folder: Path, check: Callable[[TwoWorkers], Coroutine[Any, Any, None]]) -> None:
+    """Runs ``check`` on a front end that has loaded its version and may hold `BUDGET` bytes."""
+
+    async def scene(two: TwoWorkers) -> None:
+        await two.embed("A")
+        two.pipeline.received = ByteBudget("max_received_bytes", BUDGET)
+        await check(two)
+        assert two.pipeline.received.taken == 0
+
+    run(folder, scene)
+
+
+@pytest.mark.parametrize(("size", "ahead"), [(1000, 9), (4000, 2), (10, 30)])
+def test_no_more_bytes_are_read_ahead_than_there_is_room_for(
+    tmp_path: Path, size: int, ahead: int
+) -> None:
+    async def check(two: TwoWorkers) -> None:
+        two.pipeline.settings = replace(two.pipeline.settings, stream_window=30)
+        stream = Stream(two, map(request, range(100), [size] * 100))
+        answers = asyncio.create_task(stream.all())
+        # One more is read than there is room for: how large it is shows only then.
+        expected = min(ahead + 1, 30)
+        while stream.read < expected:
+            await asyncio.sleep(0.01)
+        await asyncio.sleep(0.1)
+        assert stream.read == expected
+        assert ahead * size < two.pipeline.received.taken <= BUDGET // 2
+        stream.go.set()
+        found = await answers
+        assert found.keys() == {str(number) for number in range(100)}
+        assert {answer.WhichOneof("result") for answer in found.values()} == {"embedding"}
+
+    on(tmp_path, check)
+
+
+def test_an_input_without_any_room_is_refused_and_the_stream_goes_on(tmp_path: Path) -> None:
+    async def check(two: TwoWorkers) -> None:
+        stream = Stream(two, [request(0), request(1, BUDGET), request(2)])
+        stream.go.set()
+        found = await stream.all()
+        assert found["1"].error.code == Code.INVALID_ARGUMENT
+        assert found["1"].error.field == "input"
+        assert "max_received_bytes" in found["1"].error.message
+        assert found["0"].HasField("embedding")
+        assert found["2"].HasField("embedding")
+
+    on(tmp_path, check)
+
+
+@pytest.mark.parametrize("read", [0, 1])
+def test_a_stream_that_ends_early_holds_nothing(tmp_path: Path, read: int) -> None:
+    async def check(two: TwoWorkers) -> None:
+        stream = Stream(two, map(request, range(100)))
+        reading = asyncio.create_task(stream.all())
+        while two.pipeline.received.taken <= 9000:
+            await asyncio.sleep(0.01)
+        if read:
+            stream.go.set()
+            await asyncio.sleep(0)
+        reading.cancel()
+        await asyncio.wait({reading})
+        await asyncio.sleep(0.1)
+        stream.go.set()
+
+    on(tmp_path, check)

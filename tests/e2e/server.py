@@ -58,7 +58,7 @@ class Server:
     def status(self, service: str = "") -> int:
         """What health says of ``service``."""
         request = health_pb2.HealthCheckRequest(service=service)
-        return int(self.health.Check(request, timeout=30, wait_for_ready=True).status)
+        return int(self.health.Check(request, timeout=START_SECONDS, wait_for_ready=True).status)
 
     def wait_for(self, status: int, seconds: float = START_SECONDS) -> None:
         """Until health says ``status``."""

@@ -9,7 +9,7 @@ for Python, for the bus from the host, or for products of a shape that a GPU doe
 
 import argparse
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,10 +21,8 @@ from benchmarks.models import SIZES, WORKLOADS, batch_of, shape_of
 from vlm2vec_registry.embedding_config import EmbeddingConfig
 from vlm2vec_service.engine.adapter import Adapter
 from vlm2vec_service.engine.engine import Engine
-from vlm2vec_service.engine.linear import products_of
 from vlm2vec_service.engine.low_rank import LowRank
 from vlm2vec_service.engine.packing import Item, batches
-from vlm2vec_service.engine.stage import Group
 from vlm2vec_service.preprocess.prepared import Prepared
 from vlm2vec_service.settings import EngineSettings
 
@@ -62,17 +60,6 @@ class Prediction:
         return flops / self.seconds / self.card.flops
 
 
-@dataclass(frozen=True)
-class MergedAdapter(Adapter):
-    """An adapter that has a merged copy, ``copies``, whose rows run through that."""
-
-    copies: Mapping[str, Tensor]
-
-    def group(self, start: int, stop: int) -> Group:
-        """Makes a group of rows that run through the copy."""
-        return Group(self.products, start, stop, self.copies)
-
-
 def predict(
     size: str,
     inputs: Sequence[Prepared],
@@ -84,11 +71,16 @@ def predict(
     """Runs ``inputs`` through the engine on the meta device and adds up what they cost ``card``.
 
     They take the ``adapters``, DoRA on every layer of the language model, in turn, or none if that
-    is 0. ``path`` is one of `PATHS`, or empty for what the engine would do; ``mixed`` merges every
-    second one. ``token_budget`` 0 is one batch.
+    is 0. ``path`` is one of `PATHS`: all of them have a merged copy, none has, or every second one.
+    Empty is what the engine would do once they have traffic: up to `MERGED` have. A group of rows
+    that is too small for its copy goes the other way, as ever. ``token_budget`` 0 is one batch.
     """
     engine = Engine(shape_of(size).to(torch.bfloat16), EngineSettings(vision_cache_bytes=0))
-    held = [_adapter(engine, index, _merged(path, adapters, index)) for index in range(adapters)]
+    held = [_adapter(engine, index) for index in range(adapters)]
+    for index, adapter in enumerate(held):
+        if _merged(path, adapters, index):
+            engine.merged.add(adapter)
+            engine.merged.merge(adapter.name)
     items = [
         Item(prepared, held[index % adapters] if adapters else None)
         for index, prepared in enumerate(inputs)
@@ -109,29 +101,22 @@ def _merged(path: str, adapters: int, index: int) -> bool:
     return path == "merged" or (path == "mixed" and index % 2 == 0)
 
 
-def _adapter(engine: Engine, index: int, merged: bool) -> Adapter:
+def _adapter(engine: Engine, index: int) -> Adapter:
     """Makes the shapes of an adapter on every layer of the language model."""
 
     def empty(*shape: int) -> Tensor:
         return torch.empty(*shape, device=META, dtype=torch.bfloat16)
 
-    products = products_of(engine.linears)
-    touched = [
-        product for product in products
-        if not product.name.startswith(engine.backbone.vision_prefix)
-    ]  # fmt: skip
     added = {}
-    for product in touched:
+    for product in engine.products:
+        if product.name.startswith(engine.backbone.vision_prefix):
+            continue
         rank, out = RANK * len(product.parts), product.out_features
         shift = None if product.bias is None else empty(out)
         a, b = empty(rank, product.in_features), empty(out, rank)
         added[product.name] = LowRank(a, b, empty(out), shift)
-    pointers = np.zeros((len(products), 5), np.int64)
-    adapter = Adapter(str(index), added, {}, {}, pointers, b"", EmbeddingConfig())
-    if not merged:
-        return adapter
-    copies = {product.name: empty(product.out_features, product.in_features) for product in touched}
-    return MergedAdapter(**vars(adapter), copies=copies)
+    pointers = np.zeros((len(engine.products), 5), np.int64)
+    return Adapter(str(index), added, {}, {}, pointers, b"", EmbeddingConfig())
 
 
 def main() -> None:

@@ -79,6 +79,68 @@ def test_attention_costs_what_the_lengths_of_the_sequences_say() -> None:
     assert run(causal=False).seconds == run(causal=False).flops / 500
 
 
+ROWS, SIZE = 6, 8
+OWN: dict[str, tuple[Callable[[], tuple[Any, ...]], int]] = {
+    "add_rms_norm": (
+        lambda: (empty(ROWS, SIZE), empty(ROWS, SIZE), empty(SIZE), 1e-6),
+        2 * (4 * ROWS * SIZE + SIZE),
+    ),
+    "add_layer_norm": (
+        lambda: (empty(ROWS, SIZE), empty(ROWS, SIZE), empty(SIZE), empty(SIZE), 1e-6),
+        2 * (4 * ROWS * SIZE + 2 * SIZE),
+    ),
+    "rotate": (
+        lambda: (empty(ROWS, SIZE), floats(ROWS, 2), floats(ROWS, 2), 1),
+        2 * 2 * ROWS * SIZE + 4 * 2 * 2 * ROWS,
+    ),
+    "swiglu": (lambda: (empty(ROWS, 2 * SIZE),), 2 * 3 * ROWS * SIZE),
+    "quick_gelu": (lambda: (empty(ROWS, SIZE),), 2 * 2 * ROWS * SIZE),
+    "shrink": (
+        lambda: (empty(ROWS, SIZE), [empty(4, SIZE), empty(3, 4)], *places(), 16, 2, 16),
+        2 * (ROWS * SIZE + 4 * SIZE + 3 * 4) + 8 * 5 + 4 * 3 + 4 * 2 * ROWS * 16,
+    ),
+    "expand": (
+        lambda: (empty(ROWS, 3), floats(2, ROWS, 16), [empty(4, SIZE), empty(3, 4)], *places(), 16),
+        2 * (2 * ROWS * 3 + 4 * SIZE + 3 * 4) + 8 * 5 + 4 * 3 + 4 * 2 * ROWS * 16,
+    ),
+}
+"""Our operators: arguments, and the bytes that a call of them reads and writes, counted by hand."""
+
+
+def floats(*shape: int) -> Tensor:
+    return empty(*shape, dtype=torch.float32)
+
+
+def places() -> tuple[Tensor, Tensor]:
+    """The table and the tiles of one group."""
+    return empty(1, 5, dtype=torch.int64), empty(1, 3, dtype=torch.int32)
+
+
+def test_every_operator_of_ours_is_known() -> None:
+    names = {name.partition(".")[0] for name in torch._C._dispatch_get_all_op_names()}
+    assert {name for name in names if name.startswith("vlm2vec::")} == {
+        f"vlm2vec::{name}" for name in OWN
+    }
+
+
+@pytest.mark.parametrize("name", OWN)
+def test_an_operator_of_ours_is_charged_once_for_all_that_it_reads_and_writes(name: str) -> None:
+    make, nbytes = OWN[name]
+    operator = getattr(torch.ops.vlm2vec, name).default
+    costs = charged(lambda: operator(*make()))
+    assert costs[f"vlm2vec::{name}"].nbytes == nbytes
+    assert sum(cost.launches for cost in costs.values()) == 1
+
+
+def test_low_ranks_cost_the_arithmetic_of_their_products() -> None:
+    shrink, expand = (
+        charged(lambda name=name: getattr(torch.ops.vlm2vec, name).default(*OWN[name][0]()))
+        for name in ("shrink", "expand")
+    )
+    assert shrink["vlm2vec::shrink"].flops == 2 * ROWS * SIZE * 16
+    assert expand["vlm2vec::expand"].flops == 2 * ROWS * 3 * 16
+
+
 def test_an_operation_takes_the_longest_of_launch_arithmetic_and_bytes() -> None:
     assert charged(lambda: empty(1).neg())["aten::neg"].seconds == 1.0
     assert charged(lambda: empty(100).neg())["aten::neg"].seconds == 2 * 2 * 100 / 10

@@ -1,4 +1,4 @@
-"""The alternative: ``transformers``' Qwen2-VL with a PEFT adapter merged, padded batches."""
+"""The alternative: ``transformers``' models with a PEFT adapter merged, padded batches."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,45 +9,44 @@ from peft import LoraConfig, get_peft_model, set_peft_model_state_dict
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional as F
-from transformers import Qwen2VLConfig, Qwen2VLModel
+from transformers import Phi3Config, Phi3Model, Qwen2VLConfig, Qwen2VLModel
 
+from vlm2vec_service.backbones.phi3_v.model import TEXT_KEYS
 from vlm2vec_service.backbones.qwen2_vl.model import Qwen2VL
 from vlm2vec_service.engine.backbone import Backbone
 from vlm2vec_service.preprocess.prepared import Prepared
 
 
 class Padded:
-    """Qwen2-VL as the library runs it, on the weights of one of our backbones."""
+    """A backbone as the library runs it, on the weights of one of ours.
+
+    The library has no Phi-3.5-V: of that it runs the decoder, so inputs may be text only.
+    """
 
     def __init__(self, backbone: Backbone, config: dict[str, Any], adapter: Path | None) -> None:
-        assert isinstance(backbone, Qwen2VL)
         self.backbone = backbone
         weight = backbone.model.embed_tokens.weight
         self.device, self.dtype = weight.device, weight.dtype
-        with torch.device("meta"):
-            parsed: Any = Qwen2VLConfig(**config)
-            parsed._attn_implementation = "sdpa"
-            model: Any = Qwen2VLModel(parsed)
-        state = backbone.state_dict()
-        model.to_empty(device=self.device)
-        model.to(self.dtype)
-        model.load_state_dict(
-            {
-                f"language_{key}" if key.startswith("model.") else key: value
-                for key, value in state.items()
-            },
-            assign=False,
+        make, prefix = (
+            (_qwen2_vl, "language_model.") if backbone.name == "qwen2_vl" else (_phi3, "")
         )
-        # to_empty leaves the frequencies, which no checkpoint holds, as they were.
-        rotary = model.language_model.rotary_emb
-        rotary.inv_freq, _ = rotary.compute_default_rope_parameters(rotary.config)
-        rotary.inv_freq = rotary.inv_freq.to(self.device)
-        vision = model.visual.rotary_pos_emb
-        vision.inv_freq, _ = vision.compute_axial_rope_parameters(vision.config)
-        vision.inv_freq = vision.inv_freq.to(self.device)
+        with self.device:
+            model = make(config)
+        # Frequencies of rotary embeddings, which no checkpoint holds, stay in float32.
+        frequencies = dict(model.named_buffers())
+        model.to(self.dtype)
+        for name, value in frequencies.items():
+            parent, _, leaf = name.rpartition(".")
+            setattr(model.get_submodule(parent), leaf, value)
+        wanted = model.state_dict().keys()
+        state = {
+            prefix + key.removeprefix("model.") if key.startswith("model.") else key: value
+            for key, value in backbone.state_dict().items()
+        }
+        model.load_state_dict({key: state[key] for key in wanted}, assign=False)
         self.model: nn.Module = model.eval()
         if adapter is not None:
-            self.model = merge(model, adapter)
+            self.model = merge(model, adapter, prefix)
 
     def embed(self, inputs: Sequence[Prepared], batch_size: int) -> Tensor:
         """Vectors ``(len(inputs), hidden)``, float32 on the host."""
@@ -72,7 +71,9 @@ class Padded:
             options["pixel_values"] = self._pixels(media)
             grids = [[1, item.pixels.shape[1] // 14, item.pixels.shape[2] // 14] for item in media]
             options["image_grid_thw"] = torch.tensor(grids, device=self.device)
-        positions = (mask.cumsum(1) - 1).clamp(min=0).expand(3, -1, -1)
+        positions = (mask.cumsum(1) - 1).clamp(min=0)
+        if self.backbone.name == "qwen2_vl":
+            positions = positions.expand(3, -1, -1)
         states = self.model(
             input_ids=ids.to(self.device),
             # Without padding there is no mask to build or to read.
@@ -85,6 +86,7 @@ class Padded:
 
     def _pixels(self, media: Sequence[Any]) -> Tensor:
         # Cut once and kept: a real caller's processor does this before, on other cores.
+        assert isinstance(self.backbone, Qwen2VL)
         for item in media:
             if id(item) not in _CUT:
                 _CUT[id(item)] = self.backbone.cut(item.pixels[None]).to(self.dtype)
@@ -94,12 +96,30 @@ class Padded:
 _CUT: dict[int, Tensor] = {}
 
 
-def merge(model: nn.Module, adapter: Path) -> nn.Module:
-    """``model`` with the PEFT adapter in its weights."""
+def _qwen2_vl(config: dict[str, Any]) -> Any:
+    parsed: Any = Qwen2VLConfig(**config)
+    parsed._attn_implementation = "sdpa"
+    return Qwen2VLModel(parsed)
+
+
+def _phi3(config: dict[str, Any]) -> Any:
+    original = {"original_max_position_embeddings": config["original_max_position_embeddings"]}
+    known = (*TEXT_KEYS, *original, "rope_theta", "max_position_embeddings")
+    parsed: Any = Phi3Config(
+        **{key: config[key] for key in known if key in config},
+        rope_scaling={**config["rope_scaling"], **original},
+    )
+    parsed._attn_implementation = "sdpa"
+    return Phi3Model(parsed)
+
+
+def merge(model: nn.Module, adapter: Path, prefix: str) -> nn.Module:
+    """``model``, whose decoder's names start with ``prefix``, with the PEFT adapter in its
+    weights."""
     wrapped = get_peft_model(model, LoraConfig.from_pretrained(str(adapter)))
-    # The names in the file are the original checkpoint's; here the decoder is one level down.
+    # The names in the file are the original checkpoint's.
     tensors = {
-        key.replace("model.model.model.", "model.model.language_model."): value
+        key.replace("model.model.model.", f"model.model.{prefix}"): value
         for key, value in load_file(adapter / "adapter_model.safetensors").items()
     }
     result: Any = set_peft_model_state_dict(wrapped, tensors)

@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ import numpy as np
 import torch
 from peft import LoraConfig
 from safetensors.torch import save_file
-from torch import nn
+from torch import Tensor, nn
 
 from vlm2vec_service.backbones.phi3_v.model import Phi3V
 from vlm2vec_service.backbones.phi3_v.preprocess import CROP, token_count
@@ -85,22 +86,33 @@ def random_backbone(size: str, device: torch.device, dtype: torch.dtype) -> Back
     return backbone
 
 
+def write_checkpoint(folder: Path, size: str, backbone: Backbone) -> None:
+    """Writes the weights of ``backbone`` as a checkpoint that `Engine.load` reads."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "config.json").write_text(json.dumps(SIZES[size]))
+    (folder / "preprocessor_config.json").write_text(json.dumps(IMAGE_CONFIG))
+    tensors = {name: parameter.cpu() for name, parameter in backbone.named_parameters()}
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+
+
 def write_dora(folder: Path, backbone: Backbone, rank: int, seed: int) -> None:
     """Writes a DoRA adapter on every linear layer of the language model, as VLM2Vec-V2.0's."""
-    generator = torch.Generator().manual_seed(seed)
     tensors = {}
     for name, module in backbone.model.named_modules():
         if not isinstance(module, nn.Linear) or not name.startswith("layers."):
             continue
-        weight = module.weight.float().cpu()
+        weight = module.weight
+        generator = torch.Generator(weight.device).manual_seed(seed + zlib.crc32(name.encode()))
+
+        def draw(*shape: int, like: Tensor = weight, from_: torch.Generator = generator) -> Tensor:
+            return torch.randn(*shape, generator=from_, device=like.device)
+
         out, in_ = weight.shape
         key = f"base_model.model.model.{name}"
-        a = torch.randn(rank, in_, generator=generator) * in_**-0.5
-        b = torch.randn(out, rank, generator=generator) * 0.02
+        a, b = draw(rank, in_) * in_**-0.5, draw(out, rank) * 0.02
         tensors[f"{key}.lora_A.weight"], tensors[f"{key}.lora_B.weight"] = a, b
-        norm = (weight + b @ a * 2).norm(dim=1)
-        spread = 1 + 0.05 * torch.randn(out, generator=generator)
-        tensors[f"{key}.lora_magnitude_vector"] = norm * spread
+        norm = torch.addmm(weight.float(), b, a, alpha=2).norm(dim=1)
+        tensors[f"{key}.lora_magnitude_vector"] = norm * (1 + 0.05 * draw(out))
     names = sorted({key.split(".")[-3] for key in tensors if key.endswith("lora_A.weight")})
     config = LoraConfig(
         r=rank, lora_alpha=2 * rank, target_modules=names, use_dora=True, inference_mode=True
@@ -110,7 +122,8 @@ def write_dora(folder: Path, backbone: Backbone, rank: int, seed: int) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     text = json.dumps(config, default=lambda x: getattr(x, "value", None) or vars(x))
     (folder / "adapter_config.json").write_text(text)
-    save_file(tensors, folder / "adapter_model.safetensors")
+    on_host = {name: tensor.cpu() for name, tensor in tensors.items()}
+    save_file(on_host, folder / "adapter_model.safetensors")
 
 
 def text_input(length: int, vocab: int, rng: np.random.Generator) -> Prepared:

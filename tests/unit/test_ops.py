@@ -1,4 +1,4 @@
-"""The steps between matrix products: plain torch beside transformers, and the operators' promises."""
+"""The steps between matrix products: plain torch beside transformers, and what operators state."""
 
 from collections.abc import Callable, Iterator
 from typing import Any

@@ -21,12 +21,13 @@ def define(schema: str, module: str, fake: Callable[..., Any]) -> Callable[..., 
     name = schema.partition("(")[0]
     kernel: Callable[..., Any] | None = None
 
-    def launch(*arguments: Any) -> Any:
+    def launch(x: Tensor, *arguments: Any) -> Any:
         nonlocal kernel
         if kernel is None:
             kernels = importlib.import_module(f"vlm2vec_service.engine.kernels.{module}")
             kernel = getattr(kernels, name)
-        return kernel(*arguments)
+        with torch.cuda.device(x.get_device()):  # Triton starts kernels on the thread's own GPU.
+            return kernel(x, *arguments)
 
     LIBRARY.define(schema)
     LIBRARY.impl(name, launch, "CUDA")

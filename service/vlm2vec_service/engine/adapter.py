@@ -60,9 +60,10 @@ class Adapter:
         """Counts the bytes of its tensors on the device."""
         return sum(product.nbytes for product in self.products.values())
 
-    def group(self, start: int, stop: int) -> Group:
-        """Makes the group of the rows from ``start`` up to, but without, ``stop``."""
-        return Group(self.products, start, stop, pointers=self.pointers)
+    def group(self, start: int, stop: int, merged: Mapping[str, Tensor] | None = None) -> Group:
+        """Makes the group of the rows from ``start`` up to, but without, ``stop``, which go through
+        the ``merged`` weights if there are any."""
+        return Group(self.products, start, stop, merged, self.pointers)
 
 
 T = TypeVar("T")

@@ -1,5 +1,6 @@
 """The engine, which turns prepared inputs into vectors, each with its own adapter."""
 
+import collections
 import threading
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,6 +18,8 @@ from vlm2vec_service.engine.checkpoint import load_weights
 from vlm2vec_service.engine.decoder import Decoder
 from vlm2vec_service.engine.linear import install, products_of
 from vlm2vec_service.engine.packing import Item, PackedBatch, batches, pack
+from vlm2vec_service.engine.memory import merged_budget
+from vlm2vec_service.engine.merged import MergedCopies
 from vlm2vec_service.engine.stage import Rows, Stage
 from vlm2vec_service.engine.tower import Tower
 from vlm2vec_service.engine.vision import VisionEncoder, feature_key
@@ -32,7 +35,8 @@ class Engine:
     """A backbone on a device and the adapters loaded beside it.
 
     ``embed`` and ``run`` run one batch at a time, in whichever thread calls them. Meanwhile other
-    threads may load and unload adapters, which does not stop the batches.
+    threads may load and unload adapters, which does not stop the batches. ``path_tokens`` counts
+    the tokens of all batches, by the path that they took: ``base``, ``low_rank`` or ``merged``.
     """
 
     def __init__(self, backbone: Backbone, settings: EngineSettings) -> None:
@@ -48,7 +52,18 @@ class Engine:
         self.decoder = Decoder(backbone.model, self.rows)
         tower = None if backbone.blocks is None else Tower(backbone, backbone.blocks).run
         self.cache = VisionCache(settings.vision_cache_bytes)
-        self.vision = VisionEncoder(backbone, tower, self.rows, self.cache, vision_batch_patches)
+        self.merged = MergedCopies(
+            self.products,
+            merged_budget(self.device) if settings.merged_bytes < 0 else settings.merged_bytes,
+            # For fewer rows it takes longer to read another weight than to add low ranks.
+            least_rows=64 if on_cpu else 256,
+            # Merging takes as long as what is saved on about so many tokens.
+            least_tokens=4096 if on_cpu else 16_384,
+        )
+        self.vision = VisionEncoder(
+            backbone, tower, self.rows, self.cache, vision_batch_patches, self.merged.choose
+        )
+        self.path_tokens: collections.Counter[str] = collections.Counter()
         self._adapters: dict[str, Adapter] = {}
         self._running = threading.Lock()
 
@@ -86,6 +101,7 @@ class Engine:
         return adapter
 
     def unload_adapter(self, name: str) -> None:
+        self.merged.add(adapter)
         """Forgets the adapter ``name``. Its memory is free when the batches with it are done.
 
         Raises `NotFoundError`.
@@ -95,6 +111,7 @@ class Engine:
 
     def adapter(self, name: str) -> Adapter:
         """Returns the adapter loaded as ``name``. Raises `NotFoundError`."""
+        self.merged.drop(name)
         adapter = self._adapters.get(name)
         if adapter is None:
             loaded = ", ".join(sorted(self._adapters)) or "none"
@@ -108,8 +125,9 @@ class Engine:
 
         ``normalize`` None does as each adapter's ``embedding.json`` says, which is to normalise
         unless it says otherwise. Batches hold at most ``token_budget`` tokens and mix adapters
-        freely; what else is in a batch does not change a vector. Returns float32
-        ``(len(inputs), dim)``, in order. Raises `NotFoundError` for an unknown adapter.
+        freely; what else is in a batch does not change a vector by more than rounding. Adapters
+        that get busy are merged between two batches. Returns float32 ``(len(inputs), dim)``, in
+        order. Raises `NotFoundError` for an unknown adapter.
         """
         items = [
             Item(prepared, None if name is None else self.adapter(name), normalize)
@@ -121,14 +139,22 @@ class Engine:
         return vectors
 
     @property
+            while self.merge_step():
+                pass
     def dim(self) -> int:
         """Counts the dimensions of a vector."""
+    def merge_step(self) -> bool:
+        """Does a moment's work on the merged copy of the adapter that is worth it most, if one is.
+        Says whether it did."""
+        with self._running:
+            return self.merged.step()
+
         return int(self.backbone.model.embed_tokens.embedding_dim)
 
     @torch.inference_mode()
     def run(self, items: Sequence[Item]) -> npt.NDArray[np.float32]:
         """Embeds ``items`` as one batch, however long: float32 ``(len(items), dim)``, in order."""
-        batch = pack(items, self.device)
+        batch = pack(items, self.device, self.merged.choose)
         with self._running:
             hidden = self._embeddings(batch)
             rotary = self.backbone.rotary(batch.positions, batch.lengths)
@@ -140,6 +166,9 @@ class Engine:
         states = torch.where(unit[:, None], F.normalize(states, dim=1), states)
         vectors = np.empty(states.shape, np.float32)
         vectors[batch.order] = states.cpu().numpy()
+        self.merged.count(batch.shares)
+        for share in batch.shares:
+            self.path_tokens[share.path] += share.tokens
         return vectors
 
     def _embeddings(self, batch: PackedBatch) -> Tensor:

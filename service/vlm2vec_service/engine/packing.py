@@ -1,7 +1,7 @@
 """Inputs to one flat sequence of tokens, in which those of one adapter are neighbours."""
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,6 +12,12 @@ from vlm2vec_service.engine.adapter import Adapter
 from vlm2vec_service.engine.attention import Segments
 from vlm2vec_service.engine.stage import Group, Stage
 from vlm2vec_service.preprocess.prepared import Prepared
+
+Merged = Mapping[str, Tensor]
+"""An adapter's merged copy: weights ``(out, in)`` by the name of the product."""
+ChooseCopy = Callable[[Adapter, int, bool], Merged | None]
+"""Gives the merged copy that so many rows of an adapter should go through, if any; the last
+argument says whether they are all the rows that there are."""
 
 
 @dataclass(frozen=True)
@@ -35,12 +41,34 @@ class Item:
 
 
 @dataclass(frozen=True)
+class Share:
+    """What of a batch is one adapter's, or with None the base model's.
+
+    Where a row is a token, the rows go through ``copy_of_tokens``, and where it is an input through
+    ``copy_of_inputs``, unless that is None.
+    """
+
+    adapter: Adapter | None
+    inputs: int
+    tokens: int
+    copy_of_tokens: Merged | None
+    copy_of_inputs: Merged | None
+
+    @property
+    def path(self) -> str:
+        """Says how the tokens pass the products: ``base``, ``low_rank`` or ``merged``."""
+        if self.copy_of_tokens is not None:
+            return "merged"
+        return "base" if self.adapter is None else "low_rank"
+
+
+@dataclass(frozen=True)
 class PackedBatch:
     """A batch in the order in which it runs; ``order[i]`` is the caller's index of its item i.
 
     ``token_ids`` is int64 ``(total,)`` and ``positions`` int64 ``(3, total)``; ``last`` is int64
     ``(inputs,)`` and holds the index of each input's last token. ``token_stage`` has the adapters
-    where a row is a token, ``input_stage`` where it is an input.
+    where a row is a token, ``input_stage`` where it is an input; ``shares`` are theirs in order.
     """
 
     items: Sequence[Item]
@@ -51,6 +79,7 @@ class PackedBatch:
     segments: Segments
     token_stage: Stage
     input_stage: Stage
+    shares: Sequence[Share]
 
     @property
     def lengths(self) -> Sequence[int]:
@@ -58,18 +87,29 @@ class PackedBatch:
         return self.segments.lengths
 
 
-def pack(items: Sequence[Item], device: torch.device) -> PackedBatch:
+def without_copy(adapter: Adapter, rows: int, alone: bool) -> None:
+    """Chooses no merged copy."""
+
+
+def pack(
+    items: Sequence[Item], device: torch.device, choose_copy: ChooseCopy = without_copy
+) -> PackedBatch:
     """Sorts ``items`` by adapter and lays them out behind each other.
 
     Those of one adapter are sorted by length, so that attention on a CPU can take equal lengths
     together.
     """
-    order = sorted(range(len(items)), key=lambda i: (id(items[i].adapter), len(items[i].prepared)))
+    shares = _shares(items, choose_copy)
+    place = {id(share.adapter): place for place, share in enumerate(shares)}
+    order = sorted(
+        range(len(items)), key=lambda i: (place[id(items[i].adapter)], len(items[i].prepared))
+    )
     items = [items[i] for i in order]
-    adapters = [item.adapter for item in items]
     lengths = [len(item.prepared) for item in items]
     token_ids = np.concatenate([item.prepared.token_ids for item in items])
     positions = np.concatenate([item.prepared.positions for item in items], axis=1)
+    tokens = ((share.adapter, share.tokens, share.copy_of_tokens) for share in shares)
+    inputs = ((share.adapter, share.inputs, share.copy_of_inputs) for share in shares)
     return PackedBatch(
         items=items,
         order=order,
@@ -77,24 +117,40 @@ def pack(items: Sequence[Item], device: torch.device) -> PackedBatch:
         positions=torch.from_numpy(positions).to(device, torch.int64),
         last=torch.tensor([*itertools.accumulate(lengths)], device=device) - 1,
         segments=Segments(lengths, causal=True, device=device),
-        token_stage=Stage(group_rows(adapters, lengths), device),
-        input_stage=Stage(group_rows(adapters, [1] * len(items)), device),
+        token_stage=Stage(_groups(tokens), device),
+        input_stage=Stage(_groups(inputs), device),
+        shares=shares,
     )
 
 
-def group_rows(adapters: Sequence[Adapter | None], counts: Sequence[int]) -> list[Group]:
-    """Makes a group of each run of neighbours that have the same adapter.
+def _shares(items: Sequence[Item], choose_copy: ChooseCopy) -> list[Share]:
+    """Counts what each adapter has of ``items``, in the order in which the batch is to run."""
+    own: dict[int, list[Item]] = {}
+    for item in items:
+        own.setdefault(id(item.adapter), []).append(item)
+    shares = []
+    for members in own.values():
+        adapter, alone = members[0].adapter, len(own) == 1
+        inputs, tokens = len(members), sum(len(item.prepared) for item in members)
+        copies = [
+            None if adapter is None else choose_copy(adapter, rows, alone)
+            for rows in (tokens, inputs)
+        ]
+        shares.append(Share(adapter, inputs, tokens, *copies))
+    # What has no copy is together, as one product with the base's weights serves it all.
+    return sorted(shares, key=lambda share: (share.copy_of_tokens is not None, id(share.adapter)))
 
-    ``counts`` holds the number of rows of each neighbour. The base model, None, has no group.
+
+def _groups(rows: Iterable[tuple[Adapter | None, int, Merged | None]]) -> list[Group]:
+    """Makes a group of each adapter's ``rows``: their number, and the copy they go through.
+
+    The base model, None, has no group.
     """
     groups, start = [], 0
-    for _, run in itertools.groupby(zip(adapters, counts, strict=True), key=lambda x: id(x[0])):
-        members = list(run)
-        stop = start + sum(count for _, count in members)
-        adapter = members[0][0]
+    for adapter, count, merged in rows:
         if adapter is not None:
-            groups.append(adapter.group(start, stop))
-        start = stop
+            groups.append(adapter.group(start, start + count, merged))
+        start += count
     return groups
 
 

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from vlm2vec_service.engine.adapter import Adapter
 from vlm2vec_service.engine.backbone import Backbone
-from vlm2vec_service.engine.packing import Item
+from vlm2vec_service.engine.packing import ChooseCopy, Item
 from vlm2vec_service.engine.stage import Rows, Stage
 from vlm2vec_service.engine.tower import RunBlocks
 from vlm2vec_service.engine.vision_cache import FeatureKey, VisionCache
@@ -22,7 +22,8 @@ class VisionEncoder:
 
     ``run_blocks`` runs the tower's blocks, or is None for a tower without; ``rows`` is the object
     that the backbone's products look at. At most ``batch_patches`` patches go through the tower at
-    once; an image or video that has more goes alone.
+    once; an image or video that has more goes alone. ``choose_copy`` finds the merged copy of an
+    adapter of the tower.
     """
 
     def __init__(
@@ -32,12 +33,14 @@ class VisionEncoder:
         rows: Rows,
         cache: VisionCache,
         batch_patches: int,
+        choose_copy: ChooseCopy,
     ) -> None:
         self.backbone = backbone
         self.run_blocks = run_blocks
         self.rows = rows
         self.cache = cache
         self.batch_patches = batch_patches
+        self.choose_copy = choose_copy
 
     def features(self, items: Sequence[Item]) -> dict[FeatureKey, Tensor]:
         """Finds or computes the features ``(tokens, hidden)`` of all media in ``items``."""
@@ -56,7 +59,9 @@ class VisionEncoder:
         for keys in self._batches(missing):
             adapter = missing[keys[0]][1]
             # The number of rows changes inside the tower; all of them are this adapter's.
-            groups = [adapter.group(0, sys.maxsize)] if adapter else []
+            every = sys.maxsize
+            copy = self.choose_copy(adapter, every, True) if adapter else None
+            groups = [adapter.group(0, every, copy)] if adapter else []
             device = self.backbone.model.embed_tokens.weight.device
             self.rows.stage = Stage(groups, device)
             encoded = self.backbone.encode([missing[key][0] for key in keys], self.run_blocks)

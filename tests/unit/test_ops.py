@@ -12,8 +12,19 @@ from transformers.models.qwen2_vl.modeling_qwen2_vl import Qwen2VLRMSNorm, apply
 
 from vlm2vec_service.engine import ops
 from vlm2vec_service.engine.low_rank import LowRank
+from vlm2vec_service.engine.ops.registry import starter
 
 DTYPES = [torch.float32, torch.bfloat16]
+MODULES = {
+    "add_rms_norm": "norms",
+    "add_layer_norm": "norms",
+    "rotate": "rotary",
+    "swiglu": "activations",
+    "quick_gelu": "activations",
+    "shrink": "low_rank",
+    "expand": "low_rank",
+}
+"""The operators and the modules of their kernels."""
 ROWS = [1, 300]
 """A CPU does 256 rows at once, or 64."""
 
@@ -155,8 +166,7 @@ def test_on_the_meta_device_each_step_is_one_operator() -> None:
         assert ops.quick_gelu(wide) is wide
         ops.add_low_rank(wide, x, [group], tiles, table)
     run = [name.removeprefix("vlm2vec::") for name in seen.names if name.startswith("vlm2vec::")]
-    steps = ["add_rms_norm", "add_layer_norm", "rotate", "swiglu", "quick_gelu", "shrink", "expand"]
-    assert run == steps
+    assert run == list(MODULES)
     assert [name for name in seen.names if not name.startswith(("vlm2vec::", "aten::empty"))] == []
 
 
@@ -164,26 +174,16 @@ def test_on_the_meta_device_each_step_is_one_operator() -> None:
 def on_cpu() -> Iterator[None]:
     """Lets the operators run on a CPU too, in Triton's interpreter."""
     pytest.importorskip("triton", reason="Triton has no wheel for this machine")
-    from vlm2vec_service.engine.kernels import activations, low_rank, norms, rotary
-
     library = torch.library.Library("vlm2vec", "IMPL")
-    for module, names in {
-        norms: ["add_rms_norm", "add_layer_norm"],
-        rotary: ["rotate"],
-        activations: ["swiglu", "quick_gelu"],
-        low_rank: ["shrink", "expand"],
-    }.items():
-        for name in names:
-            library.impl(name, getattr(module, name), "CPU")
+    for name, module in MODULES.items():
+        library.impl(name, starter(name, module), "CPU")
     yield
     library._destroy()
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is no interpreter beside a GPU")
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize(
-    "name", ["add_rms_norm", "add_layer_norm", "rotate", "swiglu", "quick_gelu", "shrink", "expand"]
-)
+@pytest.mark.parametrize("name", MODULES)
 def test_operators_write_to_what_they_say_and_their_fakes_fit(
     on_cpu: None, name: str, dtype: torch.dtype
 ) -> None:

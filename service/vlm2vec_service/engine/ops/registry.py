@@ -14,14 +14,25 @@ LIBRARY = torch.library.Library("vlm2vec", "DEF")
 def define(schema: str, module: str, fake: Callable[..., Any]) -> Callable[..., Any]:
     """Defines the operator of ``schema`` and returns it.
 
-    On CUDA it calls the function of its name in the module ``module`` of ``engine/kernels``, which
-    is imported by the first call: it needs Triton, which a torch for the CPU has not. ``fake``
-    makes the results, without their values, on the meta device.
+    On CUDA it calls the kernel of its name in ``module``, see `starter`. ``fake`` makes the
+    results, without their values, on the meta device.
     """
     name = schema.partition("(")[0]
+    LIBRARY.define(schema)
+    LIBRARY.impl(name, starter(name, module), "CUDA")
+    torch.library.register_fake(f"vlm2vec::{name}", fake, lib=LIBRARY)
+    operator: Callable[..., Any] = getattr(torch.ops.vlm2vec, name).default
+    return operator
+
+
+def starter(name: str, module: str) -> Callable[..., Any]:
+    """Returns a function that calls the function ``name`` of ``module`` in ``engine/kernels``.
+
+    The first call imports the module: it needs Triton, which a torch for the CPU has not.
+    """
     kernel: Callable[..., Any] | None = None
 
-    def launch(x: Tensor, *arguments: Any) -> Any:
+    def start(x: Tensor, *arguments: Any) -> Any:
         nonlocal kernel
         if kernel is None:
             kernels = importlib.import_module(f"vlm2vec_service.engine.kernels.{module}")
@@ -29,11 +40,7 @@ def define(schema: str, module: str, fake: Callable[..., Any]) -> Callable[..., 
         with torch.cuda.device(x.get_device()):  # Triton starts kernels on the thread's own GPU.
             return kernel(x, *arguments)
 
-    LIBRARY.define(schema)
-    LIBRARY.impl(name, launch, "CUDA")
-    torch.library.register_fake(f"vlm2vec::{name}", fake, lib=LIBRARY)
-    operator: Callable[..., Any] = getattr(torch.ops.vlm2vec, name).default
-    return operator
+    return start
 
 
 def wants_gradient(*tensors: Tensor | None) -> bool:

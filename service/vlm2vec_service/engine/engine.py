@@ -17,9 +17,9 @@ from vlm2vec_service.engine.backbone import Backbone
 from vlm2vec_service.engine.checkpoint import load_weights
 from vlm2vec_service.engine.decoder import Decoder
 from vlm2vec_service.engine.linear import install, products_of
-from vlm2vec_service.engine.packing import Item, PackedBatch, batches, pack
 from vlm2vec_service.engine.memory import merged_budget
 from vlm2vec_service.engine.merged import MergedCopies
+from vlm2vec_service.engine.packing import Item, PackedBatch, batches, pack
 from vlm2vec_service.engine.stage import Rows, Stage
 from vlm2vec_service.engine.tower import Tower
 from vlm2vec_service.engine.vision import VisionEncoder, feature_key
@@ -98,20 +98,20 @@ class Engine:
         adapter = load_adapter(name, folder, self.backbone, self.linears, compute)
         # Assigning one key is atomic: a batch sees the old adapter or the new, never a part.
         self._adapters[name] = adapter
+        self.merged.add(adapter)
         return adapter
 
     def unload_adapter(self, name: str) -> None:
-        self.merged.add(adapter)
         """Forgets the adapter ``name``. Its memory is free when the batches with it are done.
 
         Raises `NotFoundError`.
         """
         if self._adapters.pop(name, None) is None:
             raise NotFoundError(f"adapter {name!r} is not loaded")
+        self.merged.drop(name)
 
     def adapter(self, name: str) -> Adapter:
         """Returns the adapter loaded as ``name``. Raises `NotFoundError`."""
-        self.merged.drop(name)
         adapter = self._adapters.get(name)
         if adapter is None:
             loaded = ", ".join(sorted(self._adapters)) or "none"
@@ -136,19 +136,19 @@ class Engine:
         vectors = np.empty((len(items), self.dim), np.float32)
         for indices in batches(items, self.token_budget):
             vectors[indices] = self.run([items[i] for i in indices])
-        return vectors
-
-    @property
             while self.merge_step():
                 pass
-    def dim(self) -> int:
-        """Counts the dimensions of a vector."""
+        return vectors
+
     def merge_step(self) -> bool:
         """Does a moment's work on the merged copy of the adapter that is worth it most, if one is.
         Says whether it did."""
         with self._running:
             return self.merged.step()
 
+    @property
+    def dim(self) -> int:
+        """Counts the dimensions of a vector."""
         return int(self.backbone.model.embed_tokens.embedding_dim)
 
     @torch.inference_mode()

@@ -107,7 +107,7 @@ RESPONSES: dict[int | str, dict[str, Any]] = {
         413: "The body is too large.",
         429: "The queue is full or the quota spent; see retry-after.",
         500: "A fault of ours.",
-        503: "Starting or shutting down; see retry-after.",
+        503: "Starting or shutting down, or too many connections; see retry-after.",
         504: "The time limit passed.",
     }.items()
 }

@@ -1,33 +1,12 @@
-"""A worker that runs by itself, as on another host: it is given adapters, and found again."""
+"""A worker on another host is given adapters, and found again."""
 
-import contextlib
-import os
-import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 
 from tests.conftest import adapter_folder
 from tests.e2e.cases import Golden, assert_golden, case_inputs, options
-from tests.e2e.server import COMMAND, SERVING, free_ports, running_server
+from tests.e2e.remote_worker import running_worker
+from tests.e2e.server import SERVING, free_ports, running_server
 from vlm2vec.v1 import embedding_pb2 as pb
-
-
-@contextlib.contextmanager
-def running_worker(base: Path, address: str, log: Path) -> Iterator[subprocess.Popen[bytes]]:
-    with log.open("ab") as output:
-        process = subprocess.Popen(
-            [
-                COMMAND, "worker", "--base", str(base), "--address", address,
-                "--dtype", "float32",
-            ],
-            stdin=subprocess.DEVNULL, stderr=output,
-            env=os.environ | {"OMP_NUM_THREADS": "1"},
-        )  # fmt: skip
-    try:
-        yield process
-    finally:
-        process.kill()
-        process.wait()
 
 
 def test_a_worker_on_another_host(checkpoints: Path, golden: Golden, tmp_path: Path) -> None:

@@ -194,13 +194,13 @@ def _post(load: Load, choose: random.Random, connection: httpx.Client) -> None:
             load.ledger.failed(question, "UNAVAILABLE", repr(error))
         load.stopping.wait(AGAIN)
         return
-    values = answer.json()
     if answer.status_code != 200:
+        code, message = _error_of(answer)
         for question in asked:
-            detail = values["error"]
-            load.ledger.failed(question, detail["code"].upper(), detail["message"])
+            load.ledger.failed(question, code, message)
         load.stopping.wait(AGAIN)
         return
+    values = answer.json()
     for item in values["data"]:
         vector = item["embedding"]
         if packed:
@@ -208,6 +208,15 @@ def _post(load: Load, choose: random.Random, connection: httpx.Client) -> None:
         load.ledger.answered(
             asked[item["index"]], values["version"], values["space"], np.array(vector, np.float32)
         )
+
+
+def _error_of(answer: httpx.Response) -> tuple[str, str]:
+    """The code and the message of an error over HTTP; the status where it is none of the API's."""
+    try:
+        detail = answer.json()["error"]
+    except (ValueError, KeyError, TypeError):
+        return f"HTTP {answer.status_code}", answer.text[:200]
+    return detail["code"].upper(), detail["message"]
 
 
 def _options(target: Selector, choose: random.Random) -> pb.CallOptions:

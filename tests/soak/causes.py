@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from tests.soak.timeline import Timeline
 
 RESTART, OUTAGE, DAMAGE, CANARY = "restart", "outage", "damage", "canary"
+REPUBLISHED = "republished"
 """Names of spans in which something is broken, and of the canary's."""
 LATE = 20.0
 """Seconds after an outage or damage in which a version may wait for its next try."""
@@ -35,6 +36,10 @@ CAUSES = (
     Cause(
         "cache damaged", ("UNAVAILABLE", "FAILED_PRECONDITION", "HTTP 409", "HTTP 503"),
         r"could not be loaded", DAMAGE, LATE,
+    ),
+    Cause(
+        "published anew", ("NOT_FOUND", "FAILED_PRECONDITION", "HTTP 404", "HTTP 409"),
+        r"has no (version|alias)|was retired", REPUBLISHED,
     ),
 )  # fmt: skip
 

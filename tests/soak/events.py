@@ -13,14 +13,15 @@ from pathlib import Path
 import grpc
 
 from tests.e2e.server import SERVING, wait_until
-from tests.soak.causes import CANARY, DAMAGE, OUTAGE, RESTART
+from tests.soak.causes import CANARY, DAMAGE, OUTAGE, REPUBLISHED, RESTART
 from tests.soak.damage import CACHE_DAMAGE, STATE_DAMAGE
-from tests.soak.installation import HEAL_SECONDS, VERSIONS, Installation
-from tests.soak.ledger import CHAMPION, Ledger
+from tests.soak.installation import HEAL_SECONDS, RARE, VERSIONS, Installation
+from tests.soak.ledger import CHAMPION, Ledger, contents_of
 from tests.soak.samples import MODEL
 from tests.soak.timeline import Timeline
 from vlm2vec.v1 import adapters_pb2
 from vlm2vec_registry import traffic
+from vlm2vec_registry.snapshot import SHADOW
 
 CHEAP = ("promotion", "canary", "nightly")
 """Events that come between all others."""
@@ -115,6 +116,47 @@ class Director:
         with self._moving("nightly", version):
             self.site.registry.set_alias(MODEL, "nightly", version)
 
+    def shadow(self) -> None:
+        """A version begins to compute beside the champion, compared and for nobody, or ends."""
+        if SHADOW in self.site.aliases():
+            self.site.registry.delete_alias(MODEL, SHADOW)
+            wait_until(lambda: SHADOW not in self.site.aliases(), HEAL_SECONDS)
+            return
+        server = self.site.server
+        before = server.metric("shadow_cosine_count")
+        champion = self.site.aliases()[CHAMPION]
+        version = self.choose.choice([v for v in VERSIONS if v != champion])
+        self.site.registry.set_alias(MODEL, SHADOW, version)
+        wait_until(lambda: self.site.aliases().get(SHADOW) == version, HEAL_SECONDS)
+        wait_until(lambda: server.metric("shadow_cosine_count") > before, HEAL_SECONDS)
+
+    def publish_anew(self) -> None:
+        """The model is deleted and published anew: its versions' names stand for other contents."""
+        names = (*VERSIONS, RARE)
+        contents = self.choose.sample(names, len(names))
+        champion, nightly = (self.choose.choice(VERSIONS) for _ in range(2))
+        spaces = {name: self.site.spaces[held] for name, held in zip(names, contents, strict=True)}
+
+        def is_followed() -> bool:
+            aliases, listed = self.site.aliases(), self.site.listed_spaces()
+            return aliases == {CHAMPION: champion, "nightly": nightly} and listed == spaces | {
+                "base": self.site.spaces["base"]
+            }
+
+        with self.timeline.during(REPUBLISHED):
+            for name, held in zip(names, contents, strict=True):
+                self.timeline.begin(contents_of(name), held)
+            self.timeline.begin(CHAMPION, champion)
+            self.timeline.begin("nightly", nightly)
+            self.site.publish_anew(contents, champion, nightly)
+            wait_until(is_followed, HEAL_SECONDS)
+            for name, held in zip(names, contents, strict=True):
+                self.timeline.settle(contents_of(name), held)
+            self.timeline.settle(CHAMPION, champion)
+            self.timeline.settle("nightly", nightly)
+            self.timeline.settle(CANARY)
+            self._canary = ""
+
     @contextlib.contextmanager
     def _moving(self, alias: str, version: str) -> Iterator[None]:
         """Either version is right from before the block until the server says the new one."""
@@ -149,6 +191,16 @@ class Director:
         with self.timeline.during(RESTART):
             self.site.stop_server()
             self.site.start_server()
+
+    def worker_elsewhere(self) -> None:
+        """The server moves to a worker on another host, which dies and comes back, and moves back
+        to its own."""
+        with self.site.worker_elsewhere() as start_again:
+            self.restart()
+            self.site.wait_until_whole()
+            start_again()
+            self.site.wait_until_whole()
+        self.restart()
 
     def server_kill(self) -> None:
         """The front end dies, and is started again."""
@@ -216,7 +268,8 @@ EVENTS: dict[str, Callable[[Director], None]] = {
     for event in (
         Director.promotion, Director.canary, Director.nightly, Director.worker_kill,
         Director.worker_stop, Director.unload, Director.restart, Director.server_kill,
-        Director.outage, Director.cache_damage, Director.state_damage,
+        Director.outage, Director.cache_damage, Director.state_damage, Director.shadow,
+        Director.publish_anew, Director.worker_elsewhere,
     )
 }  # fmt: skip
 """What can happen, by name."""

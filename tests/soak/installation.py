@@ -5,6 +5,7 @@ import contextlib
 import os
 import signal
 import time
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import grpc
 from tests.conftest import adapter_folder
 from tests.e2e.cases import options, text
 from tests.e2e.mlflow_server import running_mlflow
+from tests.e2e.remote_worker import running_worker
 from tests.e2e.server import Server, free_ports, is_running, running_server, wait_until
 from tests.parity.make_checkpoints import write_all
 from tests.soak.expected import variant
@@ -52,20 +54,28 @@ class Installation:
         self._mlflow, self._server = contextlib.ExitStack(), contextlib.ExitStack()
         self.start_mlflow()
         self.registry = Registry(self.registry_url)
-        self.spaces = {
-            self.registry.publish(MODEL, adapter, base=self.base).name: ""
-            for adapter in self.adapters.values()
-        }
-        traffic.promote(self.registry, MODEL, "1")
-        self.registry.set_alias(MODEL, "nightly", "2")
+        self._worker_flags: list[str] = []
+        self._publish(list(self.adapters), "1", "2")
         self.server = self.start_server()
         wait_until(lambda: set(self._listed()) == {"base", *VERSIONS, RARE})
-        self.spaces = {name: version.space for name, version in self._listed().items()}
+        self.spaces = self.listed_spaces()
 
     @property
     def registry_url(self) -> str:
         """Where MLflow is."""
         return f"http://127.0.0.1:{self._mlflow_port}"
+
+    def _publish(self, contents: Sequence[str], champion: str, nightly: str) -> None:
+        for name in contents:
+            self.registry.publish(MODEL, self.adapters[name], base=self.base)
+        traffic.promote(self.registry, MODEL, champion)
+        self.registry.set_alias(MODEL, "nightly", nightly)
+
+    def publish_anew(self, contents: Sequence[str], champion: str, nightly: str) -> None:
+        """Deletes the model, and publishes another under its name, whose versions 1, 2 and so on
+        have the ``contents``."""
+        self.registry.client.delete_registered_model(MODEL)
+        self._publish(contents, champion, nightly)
 
     def start_mlflow(self) -> None:
         """Starts MLflow on its port, with what it had."""
@@ -85,7 +95,8 @@ class Installation:
                 folder, "--model", f"{MODEL}={self.base}", "--dtype", "float32",
                 "--registry", self.registry_url, "--poll-seconds", "0.2",
                 "--cache-dir", self.cache, "--max-adapters", str(len(VERSIONS)),
-                "--drain-seconds", "5", "--log-level", "WARNING", ports=self._ports,
+                "--drain-seconds", "5", "--log-level", "WARNING", *self._worker_flags,
+                ports=self._ports,
             )
         )  # fmt: skip
         return self.server
@@ -101,6 +112,26 @@ class Installation:
         self.server.process.wait()
         self._server.close()
         wait_until(lambda: not any(map(is_running, workers)), HEAL_SECONDS)
+
+    @contextlib.contextmanager
+    def worker_elsewhere(self) -> Iterator[Callable[[], None]]:
+        """Runs a worker by itself, as on another host, for servers that are started in the block.
+        Gives what kills it and starts it again."""
+        address = f"127.0.0.1:{free_ports(1)[0]}"
+        log = self.folder / f"worker-{len(self.logs)}.log"
+        self.logs.append(log)
+        with contextlib.ExitStack() as worker:
+
+            def start() -> None:
+                worker.close()
+                worker.enter_context(running_worker(self.base, address, log))
+
+            start()
+            self._worker_flags = ["--worker", f"{MODEL}={address}"]
+            try:
+                yield start
+            finally:
+                self._worker_flags = []
 
     def close(self) -> None:
         """Ends everything."""
@@ -119,6 +150,10 @@ class Installation:
         return {
             alias: name for name, version in self._listed().items() for alias in version.aliases
         }
+
+    def listed_spaces(self) -> dict[str, str]:
+        """The space of each version, as the server says."""
+        return {name: version.space for name, version in self._listed().items()}
 
     def wait_until_whole(self, versions: tuple[str, ...] = VERSIONS) -> None:
         """Until the server is ready and each of ``versions`` answers; fails if that takes longer

@@ -58,8 +58,11 @@ class Ledger:
     def __init__(
         self, expected: ExpectedVectors, spaces: dict[str, str], timeline: Timeline
     ) -> None:
-        """``spaces`` has the space of each version."""
+        """``spaces`` has the space of each version at the start, whose name is that of its contents
+        from then on: another version may come to have them."""
         self.expected, self.spaces, self.timeline = expected, spaces, timeline
+        for name in spaces:
+            timeline.begin(contents_of(name), name)
         self.paths: dict[str, PathCount] = {}
         self.errors: Counter[tuple[str, str]] = Counter()
         self.faults: Counter[str] = Counter()
@@ -156,12 +159,15 @@ class Ledger:
     def _problem(
         self, question: Asked, now: float, version: str, space: str, vector: Vector, coarse: bool
     ) -> str:
-        if self.spaces.get(version) != space:
-            return f"version {version} in space {space}, not {self.spaces.get(version)}"
-        allowed = self._allowed(question, now)
-        if version not in allowed:
+        contents = next((name for name, its in self.spaces.items() if its == space), "")
+        if contents not in self.timeline.between(contents_of(version), question.asked, now):
+            return f"version {version} in space {space}, of {contents or 'nothing'}"
+        if question.target.kind == "space":
+            if space != question.target.name:
+                return f"version {version} in space {space}"
+        elif version not in (allowed := self._allowed(question, now)):
             return f"version {version}, where {sorted(allowed)} were asked for"
-        return self.expected.problem(version, question.sample, vector, coarse)
+        return self.expected.problem(contents, question.sample, vector, coarse)
 
     def _allowed(self, question: Asked, now: float) -> set[str]:
         """The versions that may have answered: an answer is of the moment when it was routed,
@@ -169,12 +175,15 @@ class Ledger:
         target = question.target
         if target.kind == "version":
             return {target.name}
-        if target.kind == "space":
-            return {version for version, space in self.spaces.items() if space == target.name}
         named = self.timeline.between(target.name or CHAMPION, question.asked, now)
         if target.kind == "alias":
             return named
         return named | self.timeline.between(CANARY, question.asked, now)
+
+
+def contents_of(version: str) -> str:
+    """The name of the spans of what a version stands for."""
+    return f"contents of version {version}"
 
 
 def _gist(kind: str, description: str) -> str:

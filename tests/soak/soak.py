@@ -20,7 +20,7 @@ from tests.soak.residents import Residents, watching
 from tests.soak.samples import samples
 from tests.soak.timeline import Timeline
 
-PAUSE = 1.5
+PAUSE = 1.0
 """Seconds between events at most."""
 UNHANDLED = re.compile(
     r"Traceback.*?$.*?^[ |]*([\w.]+(?:Error|Exception)\b[^\n]*)$", re.MULTILINE | re.DOTALL

@@ -8,7 +8,7 @@ import pytest
 from tests.e2e.cases import Vector
 from tests.soak.causes import CANARY, RESTART
 from tests.soak.expected import ExpectedVectors
-from tests.soak.ledger import Ledger, Selector
+from tests.soak.ledger import Ledger, Selector, contents_of
 from tests.soak.samples import Sample
 from tests.soak.timeline import Timeline
 
@@ -111,3 +111,18 @@ def test_an_error_needs_a_cause_in_its_time(ledger: Ledger) -> None:
     ledger.refused("kind", ("INVALID_ARGUMENT",), "OK", "")
     assert faults(ledger) == {"unexpected": 3}
     assert ledger.malformed["kind"] == 2
+
+
+def test_a_version_published_anew_answers_for_its_new_contents(ledger: Ledger) -> None:
+    version = Selector("version", "1")
+    ledger.timeline.begin(contents_of("1"), "2")
+    for space in ("space-1", "space-2"):  # until all have heard of it
+        ledger.answered(ledger.ask("path", SAMPLE, version), "1", space, GOOD)
+    ledger.timeline.settle(contents_of("1"), "2")
+    ledger.answered(ledger.ask("path", SAMPLE, version), "1", "space-2", GOOD)
+    ledger.answered(ledger.ask("path", SAMPLE, Selector("space", "space-2")), "1", "space-2", GOOD)
+    assert faults(ledger) == {}
+    ledger.answered(ledger.ask("path", SAMPLE, version), "1", "space-1", GOOD)
+    assert faults(ledger) == {"wrong": 1}
+    ledger.answered(ledger.ask("path", SAMPLE, Selector("space", "space-1")), "1", "space-2", GOOD)
+    assert faults(ledger) == {"wrong": 2}

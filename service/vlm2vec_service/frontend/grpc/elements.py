@@ -73,10 +73,13 @@ def _elements(data: bytes, message: Descriptor) -> Iterator[tuple[_Field | None,
             field = None
             try:
                 tag, at = _varint(data, at)
-                length = FIXED.get(tag & 7, 0)
-                if tag & 7 == VARINT:
+                wire_type = tag & 7
+                length = FIXED.get(wire_type, 0)
+                if wire_type == VARINT:
                     _, at = _varint(data, at)
-                elif tag & 7 == LENGTH:
+                elif wire_type > FIXED32:
+                    break
+                elif wire_type == LENGTH:
                     length, at = _varint(data, at)
                     field = fields.get(tag >> 3)
                     if field is not None and field.message is not None:

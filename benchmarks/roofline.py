@@ -91,7 +91,7 @@ def predict(
     engine.backbone.encode = vision  # type: ignore[method-assign]
     with charge, charge.stage("language"):
         for indices in batches(items, token_budget or tokens):
-            engine.run([items[index] for index in indices])
+            engine.launch(engine.pack([items[index] for index in indices]))
     return Prediction(card, len(inputs), tokens, charge.costs)
 
 

@@ -11,11 +11,14 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.attention.varlen import varlen_attn
 from transformers import AttentionInterface
+
+from vlm2vec_service.engine.transfer import to_device
 
 PACKED = "vlm2vec_packed"
 CAUSAL_BLOCK, FULL_BLOCK, MAX_SCORES, SHORT = 256, 640, 2**21, 64
@@ -46,7 +49,7 @@ class Segments:
         if self.fixed is not None:
             return self.fixed
         ends = [0, *itertools.accumulate(self.lengths)]
-        return torch.tensor(ends, dtype=torch.int32).to(self.device)
+        return to_device(np.array(ends, np.int32), self.device)
 
     @cached_property
     def runs(self) -> list[tuple[int, int, int]]:

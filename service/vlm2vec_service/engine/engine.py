@@ -3,6 +3,7 @@
 import collections
 import threading
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -16,12 +17,14 @@ from vlm2vec_service.engine.adapter import Adapter, Compute, load_adapter, witho
 from vlm2vec_service.engine.backbone import Backbone
 from vlm2vec_service.engine.checkpoint import load_weights
 from vlm2vec_service.engine.decoder import Decoder
+from vlm2vec_service.engine.graphs import DecoderGraphs
 from vlm2vec_service.engine.linear import install, products_of
 from vlm2vec_service.engine.memory import merged_budget
 from vlm2vec_service.engine.merged import MergedCopies
 from vlm2vec_service.engine.packing import Item, PackedBatch, batches, pack
 from vlm2vec_service.engine.stage import Rows, Stage
 from vlm2vec_service.engine.tower import Tower
+from vlm2vec_service.engine.transfer import to_device
 from vlm2vec_service.engine.vision import VisionEncoder, feature_key
 from vlm2vec_service.engine.vision_cache import VisionCache
 from vlm2vec_service.errors import AdapterError, CheckpointError, NotFoundError
@@ -29,6 +32,20 @@ from vlm2vec_service.preprocess.prepared import Prepared
 from vlm2vec_service.settings import EngineSettings
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+
+
+@dataclass(frozen=True)
+class Launched:
+    """A batch that may still run: ``order[i]`` is the place of the row ``i`` of ``states``."""
+
+    order: Sequence[int]
+    states: Tensor
+
+    def vectors(self) -> npt.NDArray[np.float32]:
+        """Waits for the vectors, float32 ``(inputs, dim)``, in the order of the inputs."""
+        vectors = np.empty(self.states.shape, np.float32)
+        vectors[self.order] = self.states.cpu().numpy()
+        return vectors
 
 
 class Engine:
@@ -50,6 +67,8 @@ class Engine:
         self.products = products_of(self.linears)
         self.backbone = backbone.eval()
         self.decoder = Decoder(backbone.model, self.rows)
+        on_gpu = self.device.type == "cuda"
+        self.graphs = DecoderGraphs(self.decoder) if on_gpu and settings.cuda_graphs else None
         tower = None if backbone.blocks is None else Tower(backbone, backbone.blocks).run
         self.cache = VisionCache(settings.vision_cache_bytes)
         self.merged = MergedCopies(
@@ -134,10 +153,17 @@ class Engine:
             for prepared, name in inputs
         ]
         vectors = np.empty((len(items), self.dim), np.float32)
+        running: list[tuple[list[int], Launched]] = []
         for indices in batches(items, self.token_budget):
-            vectors[indices] = self.run([items[i] for i in indices])
+            running.append((indices, self.launch(self.pack([items[i] for i in indices]))))
+            # A GPU has the next batch before the last is waited for.
+            if len(running) > 1:
+                done, launched = running.pop(0)
+                vectors[done] = launched.vectors()
             while self.merge_step():
                 pass
+        for done, launched in running:
+            vectors[done] = launched.vectors()
         return vectors
 
     def merge_step(self) -> bool:
@@ -151,25 +177,39 @@ class Engine:
         """Counts the dimensions of a vector."""
         return int(self.backbone.model.embed_tokens.embedding_dim)
 
-    @torch.inference_mode()
     def run(self, items: Sequence[Item]) -> npt.NDArray[np.float32]:
         """Embeds ``items`` as one batch, however long: float32 ``(len(items), dim)``, in order."""
-        batch = pack(items, self.device, self.merged.choose)
+        return self.launch(self.pack(items)).vectors()
+
+    def pack(self, items: Sequence[Item]) -> PackedBatch:
+        """Makes a batch of ``items``, in any thread, also while another batch runs."""
+        return pack(items, self.device, self.merged.choose)
+
+    @torch.inference_mode()
+    def launch(self, batch: PackedBatch) -> "Launched":
+        """Runs ``batch`` on a CPU, and on a GPU starts it: it runs behind what was started
+        before."""
         with self._running:
             hidden = self._embeddings(batch)
             rotary = self.backbone.rotary(batch.positions, batch.lengths)
-            self.rows.stage = batch.token_stage
-            states = self.decoder.run(
-                hidden, rotary, batch.segments, batch.last, batch.input_stage
-            ).float()
-        unit = torch.tensor([item.unit for item in batch.items], device=self.device)
-        states = torch.where(unit[:, None], F.normalize(states, dim=1), states)
-        vectors = np.empty(states.shape, np.float32)
-        vectors[batch.order] = states.cpu().numpy()
+            states = self._decode(hidden, rotary, batch).float()
+        if all(item.unit for item in batch.items):
+            states = F.normalize(states, dim=1)
+        elif any(item.unit for item in batch.items):
+            unit = to_device(np.array([item.unit for item in batch.items]), self.device)
+            states = torch.where(unit[:, None], F.normalize(states, dim=1), states)
         self.merged.count(batch.shares)
         for share in batch.shares:
             self.path_tokens[share.path] += share.tokens
-        return vectors
+        return Launched(batch.order, states)
+
+    def _decode(self, hidden: Tensor, rotary: tuple[Tensor, Tensor], batch: PackedBatch) -> Tensor:
+        """Runs the language model and pools: ``(inputs, hidden)``."""
+        states = self.graphs.run(hidden, rotary, batch) if self.graphs else None
+        if states is not None:
+            return states
+        self.rows.stage = batch.token_stage
+        return self.decoder.run(hidden, rotary, batch.segments, batch.last, batch.input_stage)
 
     def _embeddings(self, batch: PackedBatch) -> Tensor:
         """Computes the first hidden states ``(total, hidden)``: the embeddings of the tokens, with

@@ -22,12 +22,13 @@ from vlm2vec_service.engine.attention import Segments
 from vlm2vec_service.engine.decoder import Decoder
 from vlm2vec_service.engine.packing import PackedBatch
 from vlm2vec_service.engine.stage import Run, Stage
+from vlm2vec_service.engine.transfer import to_device
 
-TOKENS = (16, 32, 64, 96, 128, 192, 256, 384, 512, 640, 768, 896, 1024)
+TOKENS = (16, 32, 64, 96, *range(128, 1024, 128), *range(1024, 4097, 256))
 """The sizes of graphs. A larger batch keeps a GPU busy for longer than its launches take."""
-LENGTHS = (64, 256, 1024)
+LENGTHS = (64, 256, 1024, 4096)
 """The longest inputs of graphs; the attention starts work for each input of this length."""
-MOST = 64
+MOST = 128
 """Graphs that are kept. They share the memory of their intermediate results."""
 
 
@@ -176,7 +177,7 @@ class Graph:
 
     @staticmethod
     def _fill(tensor: Tensor, values: npt.NDArray[np.int32]) -> None:
-        tensor.copy_(torch.from_numpy(values), non_blocking=True)
+        tensor.copy_(to_device(values, tensor.device))
 
 
 def size_of(batch: PackedBatch) -> Size | None:

@@ -21,11 +21,15 @@ that comes meanwhile waits for."""
 
 
 class MergedCopy(dict[str, Tensor]):
-    """The weights ``(out, in)`` of one adapter, by the name of the product.
+    """The weights ``(out, in)`` of ``adapter``, by the name of the product.
 
-    A class of its own, because a plain dict takes no weak references: what was recorded with the
-    weights goes when they go.
+    A class of its own also because a plain dict takes no weak references: what was recorded with
+    the weights goes when they go.
     """
+
+    def __init__(self, adapter: Adapter) -> None:
+        super().__init__()
+        self.adapter = adapter
 
 
 class MergedCopies:
@@ -37,7 +41,7 @@ class MergedCopies:
     ``least_rows`` of them, and an adapter that had ``least_tokens`` lately, in groups that a copy
     would have served, is worth one.
 
-    `add`, `drop` and `free_one` may be called in any thread, everything else in one at a time.
+    `step`, `merge` and `free_one` may be called in one thread at a time, the others in any.
     """
 
     def __init__(
@@ -100,16 +104,19 @@ class MergedCopies:
         """
         if not alone and rows < self.least_rows:
             return None
-        return self._copies.get(adapter.name) if self._knows(adapter) else None
+        copy = self._copies.get(adapter.name)
+        # An adapter that was unloaded may still be in a batch, and another have its name.
+        return copy if copy is not None and copy.adapter is adapter else None
 
     def count(self, shares: Sequence[Share]) -> None:
         """Counts the ``shares`` of a batch as traffic, as far as a copy would serve them."""
         with self._lock:
             for share in shares:
-                if share.adapter is None or not self._knows(share.adapter):
+                adapter = share.adapter
+                if adapter is None or self._adapters.get(adapter.name) is not adapter:
                     continue
                 if len(shares) == 1 or share.tokens >= self.least_rows:
-                    self._rates.add(share.adapter.name, share.tokens)
+                    self._rates.add(adapter.name, share.tokens)
 
     def step(self) -> bool:
         """Does a moment's work on the copy that comes next, if there is one. Says whether it did.
@@ -160,11 +167,6 @@ class MergedCopies:
         log.warning("out of memory: merged copies keep to %d bytes from now on", self.budget)
         return True
 
-    def _knows(self, adapter: Adapter) -> bool:
-        """Says whether ``adapter`` is the one that has its name now: one that was unloaded may
-        still be in a batch, and another have its name."""
-        return self._adapters.get(adapter.name) is adapter
-
     def _held(self) -> list[str]:
         making = [] if self._making is None else [self._making.adapter.name]
         return [*self._copies, *(name for name in making if name not in self._copies)]
@@ -198,7 +200,7 @@ class _Making:
 
     def __init__(self, adapter: Adapter, products: Mapping[str, Product]) -> None:
         self.adapter = adapter
-        self.weights = MergedCopy()
+        self.weights = MergedCopy(adapter)
         self._steps = self._merge([products[name] for name in adapter.products])
 
     @torch.inference_mode()

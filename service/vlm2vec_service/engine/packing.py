@@ -1,6 +1,5 @@
 """Inputs to one flat sequence of tokens, in which those of one adapter are neighbours."""
 
-import itertools
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -11,6 +10,7 @@ from torch import Tensor
 from vlm2vec_service.engine.adapter import Adapter
 from vlm2vec_service.engine.attention import Segments
 from vlm2vec_service.engine.stage import Group, Stage
+from vlm2vec_service.engine.transfer import to_device
 from vlm2vec_service.preprocess.prepared import Prepared
 
 Merged = Mapping[str, Tensor]
@@ -113,9 +113,9 @@ def pack(
     return PackedBatch(
         items=items,
         order=order,
-        token_ids=torch.from_numpy(token_ids).to(device, torch.int64),
-        positions=torch.from_numpy(positions).to(device, torch.int64),
-        last=torch.tensor([*itertools.accumulate(lengths)], device=device) - 1,
+        token_ids=to_device(token_ids.astype(np.int64), device),
+        positions=to_device(positions.astype(np.int64), device),
+        last=to_device(np.cumsum(lengths, dtype=np.int64) - 1, device),
         segments=Segments(lengths, causal=True, device=device),
         token_stage=Stage(_groups(tokens), device),
         input_stage=Stage(_groups(inputs), device),

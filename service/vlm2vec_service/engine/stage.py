@@ -11,6 +11,7 @@ from torch import Tensor
 
 from vlm2vec_service.engine import ops
 from vlm2vec_service.engine.low_rank import LowRank
+from vlm2vec_service.engine.transfer import to_device
 
 
 @dataclass(frozen=True)
@@ -82,18 +83,21 @@ class Stage:
             return None
         if rows not in self._tiles:
             spans = [(group.start, min(group.stop, rows)) for group in self.low_rank]
-            cut = torch.from_numpy(ops.tiles(spans, ops.block_rows(rows)))
-            self._tiles[rows] = cut.to(self.device, non_blocking=True)
+            cut = ops.tiles(spans, ops.block_rows(rows))
+            self._tiles[rows] = to_device(cut, self.device)
         return self._tiles[rows]
 
     @cached_property
     def table(self) -> Tensor | None:
-        """Lays out where the adapters lie on a GPU, int64 ``(products, groups, 5)``."""
-        if self.device is None or self.device.type == "cpu":
+        """Lays out where the adapters lie on a GPU, int64 ``(products, groups, 5)``.
+
+        It is None on a CPU, where nothing reads it, and without low-rank adapters.
+        """
+        if self.device is None or self.device.type == "cpu" or not self.low_rank:
             return None
         pointers = [group.pointers for group in self.low_rank if group.pointers is not None]
         assert len(pointers) == len(self.low_rank), "an adapter without pointers is not on a GPU"
-        return torch.from_numpy(np.stack(pointers, axis=1)).to(self.device, non_blocking=True)
+        return to_device(np.stack(pointers, axis=1), self.device)
 
 
 @dataclass

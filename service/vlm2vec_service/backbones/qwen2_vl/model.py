@@ -18,6 +18,7 @@ from transformers.models.qwen2_vl.modeling_qwen2_vl import (
 from vlm2vec_service.engine.attention import PACKED, Segments
 from vlm2vec_service.engine.backbone import Backbone, inverse_frequencies
 from vlm2vec_service.engine.tower import BlockNames, RunBlocks
+from vlm2vec_service.engine.transfer import to_device
 from vlm2vec_service.preprocess.prepared import Media
 
 
@@ -114,7 +115,7 @@ class Qwen2VL(Backbone):
             self.vision.spatial_merge_size,
             self.vision.patch_size,
         )
-        values = torch.tensor(pixels, device=device)
+        values = to_device(pixels, device)
         values = torch.cat(
             [values, values[:, -1:].expand(-1, -values.shape[1] % time, -1, -1, -1)], 1
         )
@@ -134,10 +135,8 @@ class Qwen2VL(Backbone):
     def rotary(self, positions: Tensor, lengths: Sequence[int]) -> tuple[Tensor, Tensor]:
         """Applies M-RoPE: each section of the frequencies turns with one axis of the positions."""
         frequencies = inverse_frequencies(self.theta, self.head_dim, positions.device)
-        axes = torch.tensor(
-            [axis % 3 for axis, size in enumerate(self.sections) for _ in range(size)],
-            device=positions.device,
-        )
+        sections = [axis % 3 for axis, size in enumerate(self.sections) for _ in range(size)]
+        axes = to_device(np.array(sections), positions.device)
         angles = positions[axes].T * frequencies
         angles = torch.cat((angles, angles), dim=1)
         return angles.cos(), angles.sin()
@@ -158,7 +157,7 @@ class Qwen2VL(Backbone):
             grid = torch.from_numpy(np.indices((height, width), dtype=np.float32))
             tiles = grid.view(2, height // merge, merge, width // merge, merge)
             places.append(tiles.permute(1, 3, 2, 4, 0).reshape(-1, 2).repeat(time, 1))
-        place = torch.cat(places).to(device)
+        place = to_device(torch.cat(places).numpy(), device)
         half = self.vision.embed_dim // self.vision.num_heads // 2
         angles = (place[..., None] * inverse_frequencies(10_000.0, half, device)).flatten(1)
         angles = torch.cat((angles, angles), dim=1)

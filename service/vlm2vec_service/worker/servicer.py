@@ -47,17 +47,22 @@ class WorkerServicer(worker_pb2_grpc.WorkerServiceServicer):
             items.append(Item(decode_item(item), adapter, normalize))
         future = self.device.submit(items, request.interactive)
         context.add_callback(lambda: _give_up(future))
-        vectors, seconds = future.result()
+        ran = future.result()
         cuda = self.engine.device.type == "cuda"
         return worker_pb2.RunBatchResponse(
-            vectors=vectors.tobytes(),
-            inference_seconds=seconds,
+            vectors=ran.vectors.tobytes(),
+            inference_seconds=ran.seconds,
             cache_hits=self.engine.cache.hits,
             cache_misses=self.engine.cache.misses,
             device_memory_bytes=torch.cuda.memory_reserved(self.engine.device) if cuda else 0,
             device_memory_total_bytes=(
                 torch.cuda.get_device_properties(self.engine.device).total_memory if cuda else 0
             ),
+            merged_adapters=len(self.engine.merged.names),
+            merged_bytes=self.engine.merged.nbytes,
+            base_tokens=ran.path_tokens.get("base", 0),
+            low_rank_tokens=ran.path_tokens.get("low_rank", 0),
+            merged_tokens=ran.path_tokens.get("merged", 0),
         )
 
     def LoadAdapter(
@@ -81,7 +86,7 @@ class WorkerServicer(worker_pb2_grpc.WorkerServiceServicer):
     def GetStatus(
         self, request: worker_pb2.GetStatusRequest, context: grpc.ServicerContext
     ) -> worker_pb2.GetStatusResponse:
-        """Says what the worker is and which adapters it holds."""
+        """Says what the worker is, and which adapters it holds and has merged."""
         return worker_pb2.GetStatusResponse(
             base=str(self.base),
             dimension=self.engine.dim,
@@ -91,6 +96,9 @@ class WorkerServicer(worker_pb2_grpc.WorkerServiceServicer):
             base_digest=self.base_digest.result(),
             dtype=str(next(self.engine.backbone.parameters()).dtype).removeprefix("torch."),
             arithmetic=ARITHMETIC,
+            merged_adapters=self.engine.merged.names,
+            merged_bytes=self.engine.merged.nbytes,
+            merged_budget_bytes=self.engine.merged.budget,
         )
 
 

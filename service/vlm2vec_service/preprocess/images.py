@@ -12,6 +12,7 @@ from PIL.ImageFile import ImageFile
 from vlm2vec_service.errors import InvalidInputError, ServeError
 from vlm2vec_service.preprocess.stop import NEVER, Stop, StoppableFile
 from vlm2vec_service.preprocess.viewed import as_viewed
+from vlm2vec_service.preprocess.webp import SMALL_PIXELS, decode_webp
 from vlm2vec_service.settings import Limits
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
@@ -69,8 +70,10 @@ class EncodedImage:
         range of its values used. ``raw`` is Pillow's bare ``convert("RGB")``. Raises
         `InvalidInputError` that names the field, and what `Stop.check` does.
         """
-        image = _open(self.data, self.field, self.stop)
+        image: Image.Image = _open(self.data, self.field, self.stop)
         with _damage_named(image, self.field):
+            if image.format == "WEBP" and image.width * image.height > SMALL_PIXELS:
+                image = decode_webp(self.data, image.size, self.stop, self.field)
             if decode == "raw":
                 return image.convert("RGB")
             rgb = as_viewed(image, self.data)

@@ -24,9 +24,9 @@ class Limits:
     max_image_bytes: int = setting(20_971_520, "Bytes per encoded image.")
     max_image_pixels: int = setting(50_000_000, "Pixels per image, before any resizing.")
     max_decoded_pixels: int = setting(
-        2_000_000_000,
+        1_500_000_000,
         "Pixels of an input's images together, and of the frames of its video, all frames of a "
-        "file: 30 s of 1920x1080 at 30 frames a second are 1.9 billion.",
+        "file: 24 s of 1920x1080 at 30 frames a second are 1.5 billion.",
     )
     max_video_bytes: int = setting(52_428_800, "Bytes per encoded video.")
     max_video_frames: int = setting(64, "Frames that an input's video may keep.")

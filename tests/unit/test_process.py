@@ -1,20 +1,24 @@
 """A worker's handle beside a link that does what a test tells it to."""
 
 import asyncio
+import dataclasses
 from pathlib import Path
 from typing import Any, cast
 
+import click
 import numpy as np
 import pytest
+from click.testing import CliRunner
 from prometheus_client import CollectorRegistry
 
 from vlm2vec_service.errors import AdapterError, DeadlineError, StartError, WorkerLostError
 from vlm2vec_service.metrics import Metrics
+from vlm2vec_service.options import options, take
 from vlm2vec_service.preprocess import Prepared
 from vlm2vec_service.scheduling.batch import BatchInput, BatchResult
 from vlm2vec_service.settings import EngineSettings
 from vlm2vec_service.supervision.link import Link, WorkerStatus
-from vlm2vec_service.supervision.process import DEATHS, Worker
+from vlm2vec_service.supervision.process import DEATHS, Worker, _flags
 from vlm2vec_service.versions.wanted import WantedAdapter
 from vlm2vec_service.worker.codec import ARITHMETIC
 
@@ -174,3 +178,24 @@ def test_what_is_given_up_while_it_is_loaded_leaves_nothing_behind() -> None:
         assert one.ready
 
     asyncio.run(check())
+
+
+@pytest.mark.parametrize("flipped", [False, True])
+def test_worker_gets_the_settings_of_its_front_end(flipped: bool) -> None:
+    given = EngineSettings(device="cuda:1", token_budget=7, merged_bytes=-1)
+    switches = {
+        item.name: not getattr(given, item.name)
+        for item in dataclasses.fields(given)
+        if flipped and isinstance(item.default, bool)
+    }
+    given = dataclasses.replace(given, **switches)
+    read: list[EngineSettings] = []
+
+    @click.command()
+    @options(EngineSettings)
+    def command(**values: Any) -> None:
+        read.append(take(EngineSettings, values))
+
+    result = CliRunner().invoke(command, _flags(given), catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    assert read == [given]

@@ -283,7 +283,12 @@ class Worker:
 
 
 def _flags(settings: EngineSettings) -> list[str]:
+    """Lists the command line's flags for ``settings``, which the worker's options read back."""
     flags = []
     for item in fields(settings):
-        flags += ["--" + item.name.replace("_", "-"), str(getattr(settings, item.name))]
+        name, value = item.name.replace("_", "-"), getattr(settings, item.name)
+        if isinstance(value, bool):
+            flags.append(f"--{name}" if value else f"--no-{name}")
+        else:
+            flags += [f"--{name}", str(value)]
     return flags

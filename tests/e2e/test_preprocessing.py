@@ -24,7 +24,7 @@ SMALL = [*(text(f"a question, {number}") for number in range(5)), pb.Input(
 )]  # fmt: skip
 
 
-class Callers:
+class TwoCallers:
     """Two callers of one server."""
 
     def __init__(self, server: Server, heavy: str, modest: str) -> None:
@@ -57,7 +57,7 @@ class Callers:
 
 
 @pytest.fixture(scope="module")
-def callers(checkpoints: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callers]:
+def callers(checkpoints: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[TwoCallers]:
     """Of a server that decodes whatever it is sent, however long it takes."""
     folder = tmp_path_factory.mktemp("preprocessing")
     keys, lines = zip(*(new_key("--name", name) for name in ("heavy", "modest")), strict=True)
@@ -69,10 +69,10 @@ def callers(checkpoints: Path, tmp_path_factory: pytest.TempPathFactory) -> Iter
         "--max-decoded-pixels=1000000000000",
     ]  # fmt: skip
     with running_server(folder, *flags) as server:
-        yield Callers(server, *keys)
+        yield TwoCallers(server, *keys)
 
 
-def test_heavy_inputs_of_one_caller_hold_up_nobody_else(callers: Callers) -> None:
+def test_heavy_inputs_of_one_caller_hold_up_nobody_else(callers: TwoCallers) -> None:
     heavy = [callers.heavy(300) for _ in range(3 * THREADS)]
     callers.wait_for(running=THREADS, waiting=2 * THREADS)
     for item in SMALL:
@@ -85,7 +85,7 @@ def test_heavy_inputs_of_one_caller_hold_up_nobody_else(callers: Callers) -> Non
     callers.wait_for(running=0, waiting=0)  # minutes before they would have ended
 
 
-def test_a_deadline_ends_what_runs_and_what_waits(callers: Callers) -> None:
+def test_a_deadline_ends_what_runs_and_what_waits(callers: TwoCallers) -> None:
     before = callers.server.metric("stage_seconds_count", stage="preprocess_wait")
     heavy = [callers.heavy(4) for _ in range(2 * THREADS)]
     callers.wait_for(running=THREADS, waiting=THREADS)
@@ -94,7 +94,7 @@ def test_a_deadline_ends_what_runs_and_what_waits(callers: Callers) -> None:
     assert callers.server.metric("stage_seconds_count", stage="preprocess_wait") == before
 
 
-def test_a_stop_waits_for_no_decoding(callers: Callers) -> None:
+def test_a_stop_waits_for_no_decoding(callers: TwoCallers) -> None:
     heavy = [callers.heavy(300) for _ in range(2 * THREADS)]
     callers.wait_for(running=THREADS, waiting=THREADS)
     started = time.monotonic()

@@ -55,6 +55,20 @@ def test_an_idle_stream_keeps_nothing_of_what_it_sent(server: Server) -> None:
         assert not list(answers)
 
 
+def test_what_is_refused_leaves_nothing_behind(server: Server) -> None:
+    """An error knows where it came from, and so, for long, the request."""
+    before = memory(server.process.pid)
+    bad = pb.Input(parts=[pb.Part(image=bytes(25 << 20))])
+    uri = "data:image/png;base64," + "A" * (40 << 20)
+    with httpx.Client(base_url=f"http://{server.http_address}", timeout=60) as client:
+        for _ in range(3):
+            request = pb.EmbedRequest(options=options(), inputs=[bad, text("a")])
+            assert failure(server.embedding.Embed, request).code().name == "INVALID_ARGUMENT"
+            body = {"model": "qwen", "input": [{"image_url": uri}, "a"]}
+            assert client.post("/v1/embeddings", json=body).status_code == 400
+    wait_until(lambda: memory(server.process.pid) < 1.1 * before, 60)
+
+
 @pytest.fixture(scope="module")
 def small(checkpoints: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """A server of which one caller may hold two million bytes."""

@@ -1,6 +1,8 @@
 """Places for calls: so many at once, and no caller takes them all."""
 
 import asyncio
+import gc
+import weakref
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -9,7 +11,7 @@ from prometheus_client import CollectorRegistry
 
 from vlm2vec.v1 import embedding_pb2 as pb
 from vlm2vec_service.errors import ExhaustedError, InvalidInputError
-from vlm2vec_service.frontend.access import Access, Call
+from vlm2vec_service.frontend.access import Access, Call, public
 from vlm2vec_service.frontend.auth.authenticator import Authenticator, Credentials
 from vlm2vec_service.frontend.auth.identity import ANYONE
 from vlm2vec_service.frontend.auth.quota import Quotas
@@ -77,3 +79,30 @@ def test_parts_are_counted_before_anybody_looks_at_one() -> None:
     with pytest.raises(InvalidInputError, match=r"257 are more than max_parts, 256") as refused:
         check_parts(message, 256, "inputs[3]")
     assert refused.value.field == "inputs[3].parts"
+
+
+class Large:
+    """Stands for a picture of many bytes."""
+
+
+def failure() -> "weakref.ref[Large]":
+    """Fails in a frame that holds something large and, in the end, the error too."""
+    large = Large()
+    try:
+        try:
+            raise ValueError
+        except ValueError as error:
+            raise InvalidInputError("image", "too large") from error
+    except InvalidInputError as error:
+        kept = error
+    shown = public(kept, "id")
+    assert shown.__cause__ is None
+    return weakref.ref(large)
+
+
+def test_an_error_lets_go_of_what_the_request_held() -> None:
+    gc.disable()
+    try:
+        assert failure()() is None
+    finally:
+        gc.enable()

@@ -113,12 +113,12 @@ def body_read(gate: Access, headers: list[tuple[bytes, bytes]], *chunks: bytes) 
 def test_a_body_is_held_before_it_is_read_or_as_it_comes() -> None:
     small, large = b"x" * 100, b"x" * 101
     for headers in ([], [(b"content-length", b"200")]):
-        assert body_read(access(10, 1200), headers, small, small) == (200, 2)
+        assert body_read(access(10, 1600), headers, small, small) == (200, 2)
     # Said to be too large it is not read at all, else no further than there can be room for it.
     length = [(b"content-length", b"202")]
-    assert body_read(access(10, 1200), length, large, large) == (400, 0)
-    assert body_read(access(10, 1200), [], large, large, large) == (400, 2)
-    busy = access(10, 1200)
+    assert body_read(access(10, 1600), length, large, large) == (400, 0)
+    assert body_read(access(10, 1600), [], large, large, large) == (400, 2)
+    busy = access(10, 1600)
     other = Holding(busy.received, Flow("ipv4:10.0.0.1", True))
     other.take(30, "body")
     assert body_read(busy, [(b"content-length", b"200")], small, small) == (429, 0)

@@ -63,11 +63,27 @@ current: contextvars.ContextVar[Call] = contextvars.ContextVar("call")
 
 
 def public(error: Exception, id: str) -> ServeError:
-    """The error as a caller may see it: one of ours as it is, any other without its details."""
-    if isinstance(error, ServeError):
-        return error
-    log.exception("request %s failed", id, exc_info=error)
-    return ServeError(f"internal error; quote request id {id}")
+    """The error as a caller may see it: one of ours as it is, any other without its details; none
+    with its history (see `let_go`)."""
+    shown = error
+    if not isinstance(shown, ServeError):
+        log.exception("request %s failed", id, exc_info=error)
+        shown = ServeError(f"internal error; quote request id {id}")
+    let_go(error)
+    return shown
+
+
+def let_go(error: BaseException) -> None:
+    """Makes ``error`` forget where it came from.
+
+    It holds the frames that it passed, and they the request. Where one of them holds the error,
+    too, all that stays in memory until Python looks for such cycles, whatever its size.
+    """
+    history = [error]
+    while history:
+        one = history.pop()
+        history += [cause for cause in (one.__cause__, one.__context__) if cause is not None]
+        one.__traceback__ = one.__cause__ = one.__context__ = None
 
 
 class Access:

@@ -220,6 +220,7 @@ class _Around:
         return self.call
 
     async def __aexit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        del trace  # gRPC keeps the error that ends the call, and with it this frame
         await self._finish(error)
 
     async def _finish(self, error: BaseException | None) -> None:

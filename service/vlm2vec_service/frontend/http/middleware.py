@@ -6,7 +6,7 @@ from typing import Any
 
 from vlm2vec_service import tracing
 from vlm2vec_service.errors import ServeError, UnavailableError
-from vlm2vec_service.frontend.access import REQUEST_ID, Access, Call
+from vlm2vec_service.frontend.access import REQUEST_ID, Access, Call, let_go
 from vlm2vec_service.frontend.auth.authenticator import Credentials
 from vlm2vec_service.frontend.http.errors import (
     RequestError,
@@ -34,9 +34,9 @@ SIGNED = {"/webhooks/mlflow"}
 """Paths whose handlers see for themselves who calls, by a signature in the request."""
 MAX_NOTICE_BYTES = 1_048_576
 """Bytes of a body with a signature, which takes its time to check and may come from anybody."""
-COPIES = 3
-"""How often a body is in memory while it is answered: as it came, as JSON, and as the media that
-base64 was in it."""
+COPIES = 4
+"""How often a body is in memory while it is answered: as it came and as the framework gives it on,
+as JSON, and as the media that base64 was in it."""
 
 
 class Middleware:
@@ -71,8 +71,11 @@ class Middleware:
                     self.access.check(call, _credentials(scope), SCOPES.get(method, ""))
                 body = await self._body(call, scope, receive)
                 await self._run(scope, body, receive, answer)
+        except ServeError as caught:
+            error = renamed(caught)
+            let_go(caught)
         except Exception as caught:  # noqa: BLE001 (every request gets an answer)
-            error = renamed(caught) if isinstance(caught, ServeError) else caught
+            error = caught
         except asyncio.CancelledError as caught:
             error = caught
         shown = self.access.finish(call, error)

@@ -112,7 +112,7 @@ class ServerSettings:
     )
     max_received_bytes: int = setting(
         1_073_741_824,
-        "Bytes of requests that are held at once: gRPC messages, and over HTTP three times the "
+        "Bytes of requests that are held at once: gRPC messages, and over HTTP four times the "
         "body and what was fetched for it. One caller at one priority may hold as many of them as "
         "it leaves free; streams are read when there is room, other calls are refused.",
     )

@@ -26,6 +26,7 @@ class Cause:
 
 CAUSES = (
     Cause("overloaded", ("RESOURCE_EXHAUSTED",), r"the queue (is full|takes about)"),
+    Cause("memory held", ("RESOURCE_EXHAUSTED",), r"too much memory is held"),
     Cause("no room for a version", ("RESOURCE_EXHAUSTED",), r"there is no room"),
     # A call that gRPC's server had received and not begun when it stopped is CANCELLED.
     Cause("restart", ("UNAVAILABLE", "CANCELLED", "HTTP closed", "HTTP 503"), span=RESTART),

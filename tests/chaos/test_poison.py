@@ -55,5 +55,9 @@ def test_one_input_fails_after_few_deaths_and_all_others_are_answered(
             assert poison.result().code() == grpc.StatusCode.INTERNAL
             assert "takes the worker down" in (poison.result().details() or "")
         server.wait_for(SERVING)
-        assert server.metric("worker_restarts_total") == 1 + CRASHES
+        again = embed(POISON)
+        assert again.code() == grpc.StatusCode.INTERNAL
+        assert "takes the worker down" in (again.details() or "")
+        assert server.metric("fatal_inputs_total") == 2
         assert embed("afterwards").code() == grpc.StatusCode.OK
+        assert server.metric("worker_restarts_total") == 1 + CRASHES

@@ -64,6 +64,9 @@ PRODUCTS: dict[str, Flops] = {
 LOW_RANK: dict[str, Flops] = {
     "vlm2vec::shrink": lambda call: 2.0 * call["x"].numel() * call["rank"],
     "vlm2vec::expand": lambda call: 2.0 * call["y"].numel() * call["mixed"].shape[-1],
+    "vlm2vec::swiglu_expand": (
+        lambda call: 2.0 * call["gate_up"].numel() * call["mixed"].shape[-1]
+    ),
 }
 """The same for our own, which are counted apart: a vector without an adapter needs none of it."""
 OURS = frozenset(

@@ -1,6 +1,7 @@
 """Every operation of `engine.ops` beside its formula in float32, and how near it is to the memory's
 rate."""
 
+import functools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
@@ -46,7 +47,7 @@ def run(options: Options) -> Iterator[Row]:
             expected = case.reference(*(tensor.float() for tensor in made))
             found = case.run(*(tensor.clone() for tensor in made)).float()
             error = ((found - expected).abs().max() / expected.abs().max()).item()
-            seconds = seconds_on_device(lambda case=case, made=made: case.run(*made), device)
+            seconds = seconds_on_device(functools.partial(case.run, *made), device)
             note = f"{moved(case) / seconds / rate:.2f} of the memory's rate, error {error:.1e}"
             name = f"{case.name}, {rows} rows"
             yield Row("kernels", name, seconds * 1e3, "ms", note, error < LIMIT)
@@ -131,7 +132,7 @@ def low_rank(rows: int, in_: int, out: int, ranks: tuple[int, ...]) -> Case:
     bounds = [rows * index // count for index in range(count + 1)]
 
     def make(device: torch.device) -> tuple[Tensor, ...]:
-        shapes = [(rows, out), (rows, in_)]
+        shapes: list[tuple[int, ...]] = [(rows, out), (rows, in_)]
         for rank in ranks:
             shapes += [(rank, in_), (out, rank), (out,), (out,)]
         y, x, *added = tensors(*shapes)(device)
@@ -148,7 +149,9 @@ def low_rank(rows: int, in_: int, out: int, ranks: tuple[int, ...]) -> Case:
             pointers = np.array([(0,) * 5 if x.is_meta else layer.pointers], np.int64)
             start, stop = bounds[index], bounds[index + 1]
             groups.append(Group({"product": layer}, start, stop, pointers=pointers))
-        Stage(groups, x.device).add_low_rank("product", 0, y, x)
+        addition = Stage(groups, x.device).addition("product", 0, y, x)
+        if addition is not None:
+            ops.add(y, addition)
         return y
 
     def reference(y: Tensor, x: Tensor, *added: Tensor) -> Tensor:

@@ -4,6 +4,7 @@ import os
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,6 +14,7 @@ from tests.conftest import ARCHITECTURES, DATA, adapter_folder
 from tests.parity.make_checkpoints import write_all
 from tests.parity.test_parity import cosines, prepared_cases
 from vlm2vec_service.engine import Engine
+from vlm2vec_service.preprocess.prepared import Prepared
 from vlm2vec_service.settings import EngineSettings
 
 LIMITS = {"float32": 0.9999, "bfloat16": 0.995}
@@ -31,13 +33,9 @@ def run(options: Options) -> Iterator[Row]:
         write_all(Path(scratch))
         for architecture in ARCHITECTURES:
             prepared = prepared_cases(Path(scratch), architecture)
-            rounded = _engine(Path(scratch), architecture, "float32", "cpu")
-            for parameter in rounded.backbone.parameters():
-                parameter.data = parameter.data.bfloat16().float()
-            _load(rounded, architecture)
-            dora = rounded.embed([(item, "dora") for item in prepared])
-            beside = cosines(dora, golden, architecture, ("dora",))
-            for dtype, limit in LIMITS.items():
+            beside = _rounded(Path(scratch), architecture, prepared, golden)
+            for dtype in dict.fromkeys(("float32", options.dtype)):
+                limit = LIMITS[dtype]
                 engine = _engine(Path(scratch), architecture, dtype, options.device)
                 _load(engine, architecture)
                 for adapter, path in (
@@ -48,13 +46,33 @@ def run(options: Options) -> Iterator[Row]:
                     if adapter is not None and path == "merged":
                         engine.merged.merge(adapter)
                     pairs = [(item, adapter) for item in prepared]
-                    found = cosines(engine.embed(pairs), golden, architecture, (adapter,))
+                    vectors = [engine.embed(pairs)]
+                    if engine.graphs is not None:
+                        # A small batch is recorded the second time, and replayed from then on.
+                        vectors += [
+                            np.concatenate([engine.embed([pair]) for pair in pairs])
+                            for _ in range(3)
+                        ]
+                    each = [cosines(some, golden, architecture, (adapter,)) for some in vectors]
+                    found = {key: min(cosine[key] for cosine in each) for key in each[0]}
                     if adapter == "dora" and dtype == "bfloat16":
                         found = {key: found[key] for key in found if beside[key] > STABLE}
                     lowest = min(found.values())
                     name = f"{architecture} {dtype} {adapter or 'no adapter'} {path}"
                     note = f"above {limit}, {len(found)} inputs"
                     yield Row("parity", name, lowest, "cosine", note, lowest > limit)
+
+
+def _rounded(
+    checkpoints: Path, architecture: str, prepared: list[Prepared], golden: dict[str, Any]
+) -> dict[str, float]:
+    """Computes the cosines with DoRA in float32, of base weights that are rounded to bfloat16."""
+    engine = _engine(checkpoints, architecture, "float32", "cpu")
+    for parameter in engine.backbone.parameters():
+        parameter.data = parameter.data.bfloat16().float()
+    _load(engine, architecture)
+    vectors = engine.embed([(item, "dora") for item in prepared])
+    return cosines(vectors, golden, architecture, ("dora",))
 
 
 def _engine(checkpoints: Path, architecture: str, dtype: str, device: str) -> Engine:

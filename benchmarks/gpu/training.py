@@ -24,7 +24,7 @@ def run(options: Options) -> Iterator[Row]:
     for each chunk; 0 is the whole batch at once."""
     device = torch.device(options.device)
     size = options.size or "qwen2-vl-2b"
-    queries, chunks = (4, (2, 0)) if size == "tiny" else (QUERIES, CHUNKS)
+    queries, chunks = (2, (2, 0)) if size == "tiny" else (QUERIES, CHUNKS)
     backbone = random_backbone(size, device, DTYPES[options.dtype])
     add_adapter(backbone, AdapterSettings(dropout=0.0))
     checkpoint_layers(backbone)

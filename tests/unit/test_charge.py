@@ -103,6 +103,10 @@ OWN: dict[str, tuple[Callable[[], tuple[Any, ...]], int]] = {
         lambda: (empty(ROWS, 3), floats(2, ROWS, 16), [empty(4, SIZE), empty(3, 4)], *places(), 16),
         2 * (2 * ROWS * 3 + 4 * SIZE + 3 * 4) + 8 * 5 + 4 * 3 + 4 * 2 * ROWS * 16,
     ),
+    "swiglu_expand": (
+        lambda: (empty(ROWS, 6), floats(2, ROWS, 16), [empty(4, SIZE), empty(6, 4)], *places(), 16),
+        2 * (ROWS * (6 + 3) + 4 * SIZE + 6 * 4) + 8 * 5 + 4 * 3 + 4 * 2 * ROWS * 16,
+    ),
 }
 """Our operators: arguments, and the bytes that a call of them reads and writes, counted by hand."""
 
@@ -133,12 +137,14 @@ def test_an_operator_of_ours_is_charged_once_for_all_that_it_reads_and_writes(na
 
 
 def test_low_ranks_cost_the_arithmetic_of_their_products() -> None:
-    shrink, expand = (
-        charged(lambda name=name: getattr(torch.ops.vlm2vec, name).default(*OWN[name][0]()))
-        for name in ("shrink", "expand")
-    )
+    def of(name: str) -> dict[str, Cost]:
+        make, _ = OWN[name]
+        return charged(lambda: getattr(torch.ops.vlm2vec, name).default(*make()))
+
+    shrink, expand, fused = of("shrink"), of("expand"), of("swiglu_expand")
     assert shrink["vlm2vec::shrink"].flops == 2 * ROWS * SIZE * 16
     assert expand["vlm2vec::expand"].flops == 2 * ROWS * 3 * 16
+    assert fused["vlm2vec::swiglu_expand"].flops == 2 * ROWS * 6 * 16
 
 
 def test_an_operation_takes_the_longest_of_launch_arithmetic_and_bytes() -> None:

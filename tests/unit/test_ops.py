@@ -23,6 +23,7 @@ MODULES = {
     "quick_gelu": "activations",
     "shrink": "low_rank",
     "expand": "low_rank",
+    "swiglu_expand": "low_rank",
 }
 """The operators and the modules of their kernels."""
 ROWS = [1, 300]
@@ -107,13 +108,13 @@ def test_gradients_pass_the_plain_steps() -> None:
     ("spans", "block", "expected"),
     [
         ([], 16, []),
-        ([(0, 16)], 16, [[0, 0, 16]]),
-        ([(3, 20), (20, 21)], 16, [[0, 3, 19], [0, 19, 20], [1, 20, 21]]),
-        ([(4, 4), (9, 2), (5, 7)], 2, [[2, 5, 7]]),
+        ([(0, 16, 0)], 16, [[0, 0, 16]]),
+        ([(3, 20, 0), (20, 21, 1)], 16, [[0, 3, 19], [0, 19, 20], [1, 20, 21]]),
+        ([(4, 4, 7), (9, 2, 8), (5, 7, 9)], 2, [[9, 5, 7]]),
     ],
 )
 def test_tiles_cover_the_rows_of_each_span(
-    spans: list[tuple[int, int]], block: int, expected: list[list[int]]
+    spans: list[tuple[int, int, int]], block: int, expected: list[list[int]]
 ) -> None:
     tiles = ops.tiles(spans, block)
     assert tiles.dtype == "int32"
@@ -155,7 +156,7 @@ class Seen(torch.utils._python_dispatch.TorchDispatchMode):
 def test_on_the_meta_device_each_step_is_one_operator() -> None:
     x, wide, vector = (torch.empty(*s, device="meta") for s in ((9, 24), (9, 32), (24,)))
     half = torch.empty(9, 4, device="meta")
-    group = ops.LowRankGroup(low_rank("meta"), 0, 9)
+    tensors = low_rank("meta").tensors
     tiles = torch.empty(1, 3, dtype=torch.int32, device="meta")
     table = torch.empty(1, 5, dtype=torch.int64, device="meta")
     with torch.inference_mode(), Seen() as seen:
@@ -164,7 +165,9 @@ def test_on_the_meta_device_each_step_is_one_operator() -> None:
         ops.rotate(x, half, half, 2)
         assert ops.swiglu(wide).shape == (9, 16)
         assert ops.quick_gelu(wide) is wide
-        ops.add_low_rank(wide, x, [group], tiles, table)
+        addition = ops.mix(x, tensors, tiles, table, 3)
+        ops.add(wide, addition)
+        assert ops.swiglu(wide, addition).shape == (9, 16)
     run = [name.removeprefix("vlm2vec::") for name in seen.names if name.startswith("vlm2vec::")]
     assert run == list(MODULES)
     assert [name for name in seen.names if not name.startswith(("vlm2vec::", "aten::empty"))] == []
@@ -200,6 +203,7 @@ def test_operators_write_to_what_they_say_and_their_fakes_fit(
         "quick_gelu": (x,),
         "shrink": (x, each.tensors, table, tiles, 16, 2, 16),
         "expand": (x, torch.zeros(2, 5, 16), each.tensors, table, tiles, 16),
+        "swiglu_expand": (x, torch.zeros(2, 5, 16), each.tensors, table, tiles, 16),
     }
     operator = getattr(torch.ops.vlm2vec, name).default
     torch.library.opcheck(operator, arguments[name], test_utils=("test_schema", "test_faketensor"))

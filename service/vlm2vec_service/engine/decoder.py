@@ -69,7 +69,8 @@ class Decoder:
                 self.rows.stage = input_stage
             delta = layer.output(attended)
             normed = ops.add_rms_norm(hidden, delta, layer.mlp_norm, layer.eps)
-            delta = layer.down(ops.swiglu(layer.gate_up(normed)))
+            gate_up, addition = layer.gate_up.unadded(normed)
+            delta = layer.down(ops.swiglu(gate_up, addition))
         return ops.add_rms_norm(hidden, delta, self.norm, self.eps)
 
     def _attend(self, qkv: Tensor, cos: Tensor, sin: Tensor, segments: Segments) -> Tensor:

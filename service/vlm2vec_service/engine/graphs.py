@@ -59,11 +59,10 @@ class FixedStage(Stage):
         self.fixed = tiles, table
         self.rank = rank
 
-    def add_low_rank(self, product: str, index: int, y: Tensor, x: Tensor) -> None:
-        """Adds what the adapters in the table add to the product ``index``."""
-        if self.rank:
-            tiles, table = self.fixed
-            ops.add_tiled(y, x, (), tiles, table[index], self.rank)
+    def addition(self, product: str, index: int, y: Tensor, x: Tensor) -> ops.Addition | None:
+        """Computes what the adapters in the table add to the product ``index``."""
+        tiles, table = self.fixed
+        return ops.mix(x, (), tiles, table[index], self.rank) if self.rank else None
 
 
 class DecoderGraphs:
@@ -127,7 +126,7 @@ class Graph:
         self.token_tiles = integers(_tiles(size.tokens, size), 3)
         self.input_tiles = integers(_tiles(size.inputs, size), 3)
         products = 0 if batch.token_stage.table is None else len(batch.token_stage.table)
-        self.table = integers(products, size.adapters, 5, dtype=torch.int64)
+        self.table = integers(products, size.adapters + 1, 5, dtype=torch.int64)
         stages = [
             FixedStage(tiles, self.table, size.rank, batch.token_stage.only_copy(len(hidden)))
             for tiles in (self.token_tiles, self.input_tiles)
@@ -162,15 +161,15 @@ class Graph:
         self.last[:inputs] = batch.last
         if self.size.rank:
             assert batch.token_stage.table is not None
-            self.table[:, : len(batch.token_stage.low_rank)] = batch.token_stage.table
+            # The place behind the adapters says that there is none.
+            self.table[:, : len(batch.token_stage.low_rank) + 1] = batch.token_stage.table
             self._fill_tiles(self.token_tiles, batch.token_stage, self.size.tokens)
             self._fill_tiles(self.input_tiles, batch.input_stage, self.size.inputs)
         self.graph.replay()
         return self.output[:inputs].clone()
 
     def _fill_tiles(self, tiles: Tensor, stage: Stage, rows: int) -> None:
-        spans = [(group.start, group.stop) for group in stage.low_rank]
-        cut = ops.tiles(spans, ops.block_rows(rows))
+        cut = ops.tiles(stage.spans(rows), ops.block_rows(rows))
         padded = np.zeros((len(tiles), 3), np.int32)
         padded[: len(cut)] = cut
         self._fill(tiles, padded)
@@ -198,8 +197,9 @@ def size_of(batch: PackedBatch) -> Size | None:
 
 
 def _tiles(rows: int, size: Size) -> int:
-    """Counts the tiles that ``rows`` rows of so many adapters can at most be cut into."""
-    return rows // ops.block_rows(rows) + size.adapters
+    """Counts the tiles that ``rows`` rows of so many adapters can at most be cut into: each of
+    them, and the rows in front of each and behind the last, may end with a part of one."""
+    return rows // ops.block_rows(rows) + 2 * size.adapters + 1
 
 
 def _power_of_two(count: int) -> int:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from vlm2vec_service.engine import ops
 from vlm2vec_service.engine.stage import Rows
 
 JOINED = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))
@@ -72,11 +73,17 @@ class Product:
 
     def __call__(self, x: Tensor) -> Tensor:
         """Maps ``(..., in)`` to ``(..., out)``; the leading dimensions, flattened, are the rows."""
-        stage = self.rows.stage
-        flat = x.reshape(-1, self.in_features)
-        y = self._multiply_runs(flat) if stage.runs else F.linear(flat, self.weight, self.bias)
-        stage.add_low_rank(self.name, self.index, y, flat)
+        y, addition = self.unadded(x.reshape(-1, self.in_features))
+        if addition is not None:
+            ops.add(y, addition)
         return y.view(*x.shape[:-1], self.out_features)
+
+    def unadded(self, x: Tensor) -> tuple[Tensor, ops.Addition | None]:
+        """Maps ``(rows, in)`` to ``(rows, out)``, to which the addition is still to be added, if
+        there is one."""
+        stage = self.rows.stage
+        y = self._multiply_runs(x) if stage.runs else F.linear(x, self.weight, self.bias)
+        return y, stage.addition(self.name, self.index, y, x)
 
     def _multiply_runs(self, x: Tensor) -> Tensor:
         """Multiplies each run of rows by its own weight."""

@@ -13,6 +13,8 @@ from vlm2vec_service.engine import ops
 from vlm2vec_service.engine.low_rank import LowRank
 from vlm2vec_service.engine.transfer import to_device
 
+CPU = torch.device("cpu")
+
 
 @dataclass(frozen=True)
 class Group:
@@ -47,25 +49,31 @@ class Stage:
     where the rows are.
     """
 
-    def __init__(self, groups: Sequence[Group] = (), device: torch.device | None = None) -> None:
+    def __init__(self, groups: Sequence[Group] = (), device: torch.device = CPU) -> None:
         self.low_rank = [group for group in groups if group.merged is None]
         self.device = device
         self.runs = _runs([group for group in groups if group.merged is not None])
         self._tiles: dict[int, Tensor] = {}
 
-    def add_low_rank(self, product: str, index: int, y: Tensor, x: Tensor) -> None:
-        """Adds to ``y``, the product called ``product`` of ``x``, what low-rank adapters add to it.
+    def addition(self, product: str, index: int, y: Tensor, x: Tensor) -> ops.Addition | None:
+        """Computes what low-rank adapters add to ``y``, the product called ``product`` of ``x``.
 
-        ``index`` is the product's place among those of the model.
+        ``index`` is the product's place among those of the model. On a CPU it is added at once, and
+        None is returned, as it is where nothing is to be added.
         """
         groups = [
             ops.LowRankGroup(group.products[product], group.start, group.stop)
             for group in self.low_rank
             if product in group.products
         ]
-        if groups:
-            table = None if self.table is None else self.table[index]
-            ops.add_low_rank(y, x, groups, self.tiles(len(x)), table)
+        if not groups:
+            return None
+        if self.table is None:
+            ops.add_low_rank(y, x, groups)
+            return None
+        tensors = [tensor for group in groups for tensor in group.low_rank.tensors]
+        rank = max(group.low_rank.rank for group in groups)
+        return ops.mix(x, tensors, self.tiles(len(x)), self.table[index], rank)
 
     def only_copy(self, rows: int) -> Mapping[str, Tensor] | None:
         """Finds the merged copy that all of ``rows`` rows go through, if it is one."""
@@ -74,30 +82,36 @@ class Stage:
             first.merged if first is not None and first.start == 0 and first.stop == rows else None
         )
 
-    def tiles(self, rows: int) -> Tensor | None:
-        """Cuts the groups of low-rank adapters into tiles for a GPU, where there are ``rows``.
-
-        Returns None on a CPU, where nothing reads them.
-        """
-        if self.device is None or self.device.type == "cpu":
-            return None
+    def tiles(self, rows: int) -> Tensor:
+        """Cuts ``rows`` rows into tiles for a GPU: int32 ``(tiles, 3)``, see `ops.tiles`."""
         if rows not in self._tiles:
-            spans = [(group.start, min(group.stop, rows)) for group in self.low_rank]
-            cut = ops.tiles(spans, ops.block_rows(rows))
+            cut = ops.tiles(self.spans(rows), ops.block_rows(rows))
             self._tiles[rows] = to_device(cut, self.device)
         return self._tiles[rows]
 
+    def spans(self, rows: int) -> list[tuple[int, int, int]]:
+        """Lists the first row and the last + 1 of each low-rank adapter, and its place in `table`,
+        and between them of the rows that have none."""
+        spans, end = [], 0
+        for slot, group in enumerate(self.low_rank):
+            spans += [(end, group.start, len(self.low_rank)), (group.start, group.stop, slot)]
+            end = group.stop
+        spans.append((end, rows, len(self.low_rank)))
+        return [(start, min(stop, rows), slot) for start, stop, slot in spans if start < stop]
+
     @cached_property
     def table(self) -> Tensor | None:
-        """Lays out where the adapters lie on a GPU, int64 ``(products, groups, 5)``.
+        """Lays out where the adapters lie on a GPU, int64 ``(products, groups + 1, 5)``.
 
-        It is None on a CPU, where nothing reads it, and without low-rank adapters.
+        The last place says that there is none. It is None on a CPU, where nothing reads it, and
+        without low-rank adapters.
         """
-        if self.device is None or self.device.type == "cpu" or not self.low_rank:
+        if self.device.type == "cpu" or not self.low_rank:
             return None
         pointers = [group.pointers for group in self.low_rank if group.pointers is not None]
         assert len(pointers) == len(self.low_rank), "an adapter without pointers is not on a GPU"
-        return to_device(np.stack(pointers, axis=1), self.device)
+        places = [*pointers, np.zeros_like(pointers[0])]
+        return to_device(np.stack(places, axis=1), self.device)
 
 
 @dataclass

@@ -54,6 +54,7 @@ def call_all() -> None:
             tiles = empty(count, 3, dtype=torch.int32)
             mixed = low_rank.shrink(empty(rows, 1536), [], table, tiles, 48, splits, block)
             low_rank.expand(empty(rows, 2048), mixed, [], table, tiles, block)
+            low_rank.swiglu_expand(empty(rows, 17920), mixed, [], table, tiles, block)
 
 
 def main() -> None:

@@ -32,7 +32,8 @@ def table_of(adapters: Sequence[LowRank | None]) -> Tensor:
 
 
 def tiles_of(spans: Sequence[tuple[int, int]], block: int) -> Tensor:
-    return torch.from_numpy(ops.tiles(spans, block)).to(DEVICE)
+    numbered = [(start, stop, slot) for slot, (start, stop) in enumerate(spans)]
+    return torch.from_numpy(ops.tiles(numbered, block)).to(DEVICE)
 
 
 def exact(
@@ -105,3 +106,23 @@ def test_tiles_without_rows_do_nothing() -> None:
     table = table_of([each])
     low_rank.expand(y, low_rank.shrink(x, [], table, tiles, 16, 1, 16), [], table, tiles, 16)
     assert torch.equal(y, before)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize(("block", "splits"), [(16, 1), (32, 3)])
+def test_swiglu_adds_what_is_still_to_be_added(block: int, splits: int, dtype: torch.dtype) -> None:
+    size, out = 72, 300
+    x, gate_up = normal(50, size, dtype=dtype), normal(50, out, dtype=dtype, seed=1)
+    adapters = [
+        adapter(16, size, out, dtype, gain=True, shift=True),
+        None,
+        adapter(5, size, out, dtype),
+    ]
+    # All rows, those of no adapter too.
+    spans = [(0, 20), (20, 23), (23, 50)]
+    wide = exact(gate_up, x, spans, adapters)
+    gate, up = wide.chunk(2, dim=1)
+    table, tiles = table_of(adapters), tiles_of(spans, block)
+    mixed = low_rank.shrink(x, [], table, tiles, 16, splits, block)
+    product = low_rank.swiglu_expand(gate_up, mixed, [], table, tiles, block)
+    assert_close(product, torch.nn.functional.silu(gate) * up, scale=32)

@@ -92,6 +92,42 @@ def expand(
     )
 
 
+def swiglu_expand(
+    gate_up: Tensor,
+    mixed: Tensor,
+    tensors: Sequence[Tensor],
+    table: Tensor,
+    tiles: Tensor,
+    block: int,
+) -> Tensor:
+    """Computes `expand` and then SwiGLU for ``(rows, 2 * size)``, gate first, in one pass.
+
+    ``tiles`` cover all rows. Returns ``(rows, size)``.
+    """
+    splits, rows, rank = mixed.shape
+    size = gate_up.shape[1] // 2
+    product = torch.empty(rows, size, dtype=gate_up.dtype, device=gate_up.device)
+    outputs = OUTPUT_BYTES // gate_up.element_size()
+    _swiglu_expand[(len(tiles), triton.cdiv(size, outputs))](
+        gate_up,
+        product,
+        mixed,
+        table,
+        tiles,
+        gate_up.stride(0),
+        size,
+        rows,
+        rank,
+        splits,
+        DOT=_operand(gate_up),
+        ROWS=block,
+        RANKS=_ranks(rank, EXPANDED_RANKS * 2 // gate_up.element_size()),
+        OUTPUTS=outputs,
+        num_warps=8,
+    )
+    return product
+
+
 def _ranks(rank: int, most: int) -> int:
     """Decides how many ranks a program does at once: tensor cores take 16 at least."""
     return min(most, max(16, triton.next_power_of_2(rank)))
@@ -146,6 +182,59 @@ def _shrink(
         tl.store(out, total, (row < stop)[:, None] & (r < rank)[None, :])
 
 
+@triton.jit
+def _added(
+    value,
+    n,
+    known,
+    entry,
+    mixed,
+    row,
+    stop,
+    rows,
+    rank,
+    splits,
+    KIND: tl.constexpr,
+    DOT: tl.constexpr,
+    ROWS: tl.constexpr,
+    RANKS: tl.constexpr,
+):
+    """Turns ``value``, columns ``n`` of a product, as far as ``known``, into the adapter's."""
+    b = tl.multiple_of(tl.load(entry + 1).to(tl.pointer_type(KIND)), 16)
+    gain_address, shift_address = tl.load(entry + 2), tl.load(entry + 3)
+    own_rank = tl.load(entry + 4).to(tl.int32)
+    if gain_address != 0:
+        gain = tl.multiple_of(gain_address.to(tl.pointer_type(KIND)), 16)
+        value *= tl.load(gain + n, known, other=0).to(tl.float32)[None, :]
+    if shift_address != 0:
+        shift = tl.multiple_of(shift_address.to(tl.pointer_type(KIND)), 16)
+        value += tl.load(shift + n, known, other=0).to(tl.float32)[None, :]
+    for start in range(0, own_rank, RANKS):
+        r = start + tl.arange(0, RANKS)
+        written = (row < stop)[:, None] & (r < rank)[None, :]
+        left = tl.zeros((ROWS, RANKS), tl.float32)
+        for part in range(splits):
+            from_rows = mixed + (part * rows + row).to(tl.int64)[:, None] * rank
+            left += tl.load(from_rows + r[None, :], written, other=0)
+        # With a stride that is known to be a multiple of 8, loads are of 16 bytes.
+        even = own_rank // 8 * 8
+        if even == own_rank:
+            right = tl.load(
+                b + n[None, :] * even + r[:, None],
+                known[None, :] & (r < even)[:, None],
+                other=0,
+            )
+        else:
+            right = tl.load(
+                b + n[None, :] * own_rank + r[:, None],
+                known[None, :] & (r < own_rank)[:, None],
+                other=0,
+            )
+        left = left.to(KIND)
+        value = tl.dot(left.to(DOT), right.to(DOT), value, input_precision="ieee")
+    return value
+
+
 @triton.jit(do_not_specialize=["rows", "splits"])
 def _expand(
     y,
@@ -170,41 +259,57 @@ def _expand(
     entry = table + slot * 5
     if (first < stop) & (tl.load(entry) != 0):
         kind: tl.constexpr = y.dtype.element_ty
-        b = tl.multiple_of(tl.load(entry + 1).to(tl.pointer_type(kind)), 16)
-        gain_address, shift_address = tl.load(entry + 2), tl.load(entry + 3)
-        own_rank = tl.load(entry + 4).to(tl.int32)
         row = first + tl.arange(0, ROWS)
         n = tl.program_id(1) * OUTPUTS + tl.arange(0, OUTPUTS)
         at = y + row.to(tl.int64)[:, None] * stride + n[None, :]
         inside = (row < stop)[:, None] & (n < size)[None, :]
         value = tl.load(at, inside, other=0).to(tl.float32)
-        if gain_address != 0:
-            gain = tl.multiple_of(gain_address.to(tl.pointer_type(kind)), 16)
-            value *= tl.load(gain + n, n < size, other=0).to(tl.float32)[None, :]
-        if shift_address != 0:
-            shift = tl.multiple_of(shift_address.to(tl.pointer_type(kind)), 16)
-            value += tl.load(shift + n, n < size, other=0).to(tl.float32)[None, :]
-        for start in range(0, own_rank, RANKS):
-            r = start + tl.arange(0, RANKS)
-            known = (row < stop)[:, None] & (r < rank)[None, :]
-            left = tl.zeros((ROWS, RANKS), tl.float32)
-            for part in range(splits):
-                from_rows = mixed + (part * rows + row).to(tl.int64)[:, None] * rank
-                left += tl.load(from_rows + r[None, :], known, other=0)
-            # With a stride that is known to be a multiple of 8, loads are of 16 bytes.
-            even = own_rank // 8 * 8
-            if even == own_rank:
-                right = tl.load(
-                    b + n[None, :] * even + r[:, None],
-                    (n < size)[None, :] & (r < even)[:, None],
-                    other=0,
-                )
-            else:
-                right = tl.load(
-                    b + n[None, :] * own_rank + r[:, None],
-                    (n < size)[None, :] & (r < own_rank)[:, None],
-                    other=0,
-                )
-            left = left.to(kind)
-            value = tl.dot(left.to(DOT), right.to(DOT), value, input_precision="ieee")
+        value = _added(
+            value, n, n < size, entry, mixed, row, stop, rows, rank, splits, kind, DOT, ROWS, RANKS
+        )
         tl.store(at, value.to(kind), inside)
+
+
+@triton.jit(do_not_specialize=["rows", "splits"])
+def _swiglu_expand(
+    gate_up,
+    product,
+    mixed,
+    table,
+    tiles,
+    stride,
+    size,
+    rows,
+    rank,
+    splits,
+    DOT: tl.constexpr,
+    ROWS: tl.constexpr,
+    RANKS: tl.constexpr,
+    OUTPUTS: tl.constexpr,
+):
+    """One program does ``OUTPUTS`` columns of one tile of the SwiGLU, whose width is ``size``."""
+    tile = tl.program_id(0)
+    slot = tl.load(tiles + tile * 3)
+    first = tl.load(tiles + tile * 3 + 1)
+    stop = tl.load(tiles + tile * 3 + 2)
+    entry = table + slot * 5
+    if first < stop:
+        kind: tl.constexpr = gate_up.dtype.element_ty
+        row = first + tl.arange(0, ROWS)
+        n = tl.program_id(1) * OUTPUTS + tl.arange(0, OUTPUTS)
+        known = n < size
+        inside = (row < stop)[:, None] & known[None, :]
+        at = gate_up + row.to(tl.int64)[:, None] * stride + n[None, :]
+        gate = tl.load(at, inside, other=0).to(tl.float32)
+        up = tl.load(at + size, inside, other=0).to(tl.float32)
+        if tl.load(entry) != 0:
+            gate = _added(
+                gate, n, known, entry, mixed, row, stop, rows, rank, splits, kind, DOT, ROWS, RANKS
+            )
+            up = _added(
+                up, n + size, known, entry, mixed, row, stop, rows, rank, splits,
+                kind, DOT, ROWS, RANKS,
+            )  # fmt: skip
+        y = gate * tl.sigmoid(gate) * up
+        to = product + row.to(tl.int64)[:, None] * size + n[None, :]
+        tl.store(to, y.to(kind), inside)

@@ -9,24 +9,30 @@ for inference: on tensors that want a gradient they are plain torch too, whateve
 
 from vlm2vec_service.engine.ops.activations import quick_gelu, swiglu
 from vlm2vec_service.engine.ops.low_rank import (
+    Addition,
     LowRankGroup,
+    add,
     add_low_rank,
-    add_tiled,
     block_rows,
+    mix,
+    swiglu_with,
     tiles,
 )
 from vlm2vec_service.engine.ops.norms import add_layer_norm, add_rms_norm
 from vlm2vec_service.engine.ops.rotary import rotate
 
 __all__ = [
+    "Addition",
     "LowRankGroup",
+    "add",
     "add_layer_norm",
     "add_low_rank",
     "add_rms_norm",
-    "add_tiled",
     "block_rows",
+    "mix",
     "quick_gelu",
     "rotate",
     "swiglu",
+    "swiglu_with",
     "tiles",
 ]

@@ -4,17 +4,20 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from vlm2vec_service.engine.ops.low_rank import Addition, swiglu_with
 from vlm2vec_service.engine.ops.registry import define, wants_gradient, wants_operator
 
 ROWS = 64
 """Rows that a CPU does at once: what it needs meanwhile stays in its cache."""
 
 
-def swiglu(gate_up: Tensor) -> Tensor:
+def swiglu(gate_up: Tensor, addition: Addition | None = None) -> Tensor:
     """Computes ``silu(gate) * up`` for ``gate_up``, ``(rows, 2 * size)``, gate first.
 
-    Returns ``(rows, size)``.
+    What adapters are still to add to ``gate_up`` is added first. Returns ``(rows, size)``.
     """
+    if addition is not None:
+        return swiglu_with(gate_up, addition)
     if wants_operator(gate_up):
         product: Tensor = _swiglu(gate_up)
         return product

@@ -1,6 +1,5 @@
 """Adding what the adapters of a batch add to a matrix product."""
 
-import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -11,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from vlm2vec_service.engine.low_rank import LowRank
-from vlm2vec_service.engine.ops.registry import define, wants_operator
+from vlm2vec_service.engine.ops.registry import define
 
 PROGRAMS = 264
 """Programs of a kernel that keep a GPU busy: two for each of an H100's 132 multiprocessors."""
@@ -33,65 +32,82 @@ def block_rows(rows: int) -> int:
     return 16 if rows <= 512 else 32 if rows <= 4096 else 64
 
 
-def tiles(spans: Sequence[tuple[int, int]], block: int) -> npt.NDArray[np.int32]:
-    """Cuts spans of rows, first and last + 1, into tiles of at most ``block`` rows.
+def tiles(spans: Sequence[tuple[int, int, int]], block: int) -> npt.NDArray[np.int32]:
+    """Cuts spans of rows, each its first, its last + 1 and its place in a table, into tiles.
 
-    Returns ``(tiles, 3)``: the place of the tile's span among ``spans``, its first row, and its
-    last + 1.
+    Returns ``(tiles, 3)``: the place, the first row, and the last + 1, at most ``block`` later.
     """
     cut = [
         (slot, first, min(first + block, stop))
-        for slot, (start, stop) in enumerate(spans)
+        for start, stop, slot in spans
         for first in range(start, stop, block)
     ]
     return np.array(cut, np.int32).reshape(-1, 3)
 
 
-def add_low_rank(
-    y: Tensor,
-    x: Tensor,
-    groups: Sequence[LowRankGroup],
-    tiles: Tensor | None = None,
-    table: Tensor | None = None,
-) -> None:
-    """Turns the base product ``y`` of ``x`` into each group's own, in place.
+@dataclass(frozen=True)
+class Addition:
+    """What the adapters of a batch are still to add to a product, which an operation that reads it
+    anyway can do: the product's rows become ``gain * y + shift + mixed bᵀ``.
+
+    ``mixed``, float32 ``(splits, rows, rank)``, is the product's input times each adapter's ``a``,
+    in parts that are to be summed. The rest is as `mix` was given it; a tile has at most ``block``
+    rows.
+    """
+
+    mixed: Tensor
+    tensors: Sequence[Tensor]
+    table: Tensor
+    tiles: Tensor
+    block: int
+
+
+def add_low_rank(y: Tensor, x: Tensor, groups: Sequence[LowRankGroup]) -> None:
+    """Turns the base product ``y`` of ``x`` into each group's own, in place, one group by one.
 
     ``x`` is ``(rows, in)`` and ``y`` ``(rows, out)``; a group's rows become
     ``gain * y + shift + (x aᵀ) bᵀ``, in which ``x aᵀ`` is rounded to the tensors' type. Rows in no
-    group keep their values. ``tiles`` and ``table`` say what `add_tiled` needs to know of the
-    groups; without them, as on a CPU, the groups are done one by one.
+    group keep their values. On a GPU, `mix` and then `add` or `swiglu_with` do the same for all
+    groups at once.
     """
-    if tiles is not None and table is not None and wants_operator(y):
-        tensors = list(itertools.chain.from_iterable(group.low_rank.tensors for group in groups))
-        rank = max(group.low_rank.rank for group in groups)
-        add_tiled(y, x, tensors, tiles, table, rank)
-        return
     for group in groups:
         rows = slice(group.start, group.stop)
         _add(group.low_rank, x[rows], y[rows])
 
 
-def add_tiled(
-    y: Tensor, x: Tensor, tensors: Sequence[Tensor], tiles: Tensor, table: Tensor, rank: int
-) -> None:
-    """Does what `add_low_rank` does, for all groups at once, on a GPU.
+def mix(x: Tensor, tensors: Sequence[Tensor], tiles: Tensor, table: Tensor, rank: int) -> Addition:
+    """Multiplies the rows of ``x``, ``(rows, in)`` on a GPU, by their adapters' ``a``.
 
-    ``tiles`` are those of `tiles` for blocks of `block_rows`, and may have more with no rows.
-    ``table``, int64 ``(slots, 5)``, has the `LowRank.pointers` of each span; where ``a`` is 0 the
-    span's rows keep their values. No rank is larger than ``rank``. ``tensors`` are those that
-    ``table`` points to: naming them keeps their memory while the kernels run.
+    ``tiles`` are those of `tiles` for blocks of `block_rows`, and may have more with no rows; for
+    `swiglu_with` they have to cover all rows. ``table``, int64 ``(slots, 5)``, has the
+    `LowRank.pointers` of each span, in which ``a`` is 0 where there is nothing to add. No rank is
+    larger than ``rank``. ``tensors`` are those that ``table`` points to: naming them keeps their
+    memory while the kernels run.
     """
-    count, block = len(tiles), block_rows(len(x))
-    if not count:
-        return
+    block = block_rows(len(x))
     rank = -(-rank // 16) * 16  # what a kernel can load and store in few instructions
-    mixed = _shrink(x, tensors, table, tiles, rank, _splits(count, rank, x.shape[1]), block)
-    _expand(y, mixed, tensors, table, tiles, block)
+    splits = _splits(len(tiles), rank, x.shape[1])
+    mixed = _shrink(x, tensors, table, tiles, rank, splits, block)
+    return Addition(mixed, tensors, table, tiles, block)
+
+
+def add(y: Tensor, addition: Addition) -> None:
+    """Adds ``addition`` to the product ``y``, ``(rows, out)``, in place."""
+    _expand(y, addition.mixed, addition.tensors, addition.table, addition.tiles, addition.block)
+
+
+def swiglu_with(gate_up: Tensor, addition: Addition) -> Tensor:
+    """Computes the SwiGLU of ``gate_up``, ``(rows, 2 * size)``, to which ``addition`` is still to
+    be added: ``(rows, size)``."""
+    product: Tensor = _swiglu_expand(
+        gate_up, addition.mixed, addition.tensors, addition.table, addition.tiles, addition.block
+    )
+    return product
 
 
 def _splits(tiles: int, rank: int, size: int) -> int:
     """Decides into how many parts the inputs of a product are cut, for programs enough."""
-    programs = tiles * -(-rank // 64)
+    programs = max(1, tiles) * -(-rank // 64)
     return max(1, min(PROGRAMS // programs, size // LEAST_INPUTS))
 
 
@@ -117,4 +133,12 @@ _expand = define(
     " -> ()",
     "low_rank",
     lambda y, mixed, tensors, table, tiles, block: None,
+)
+_swiglu_expand = define(
+    "swiglu_expand(Tensor gate_up, Tensor mixed, Tensor[] tensors, Tensor table, Tensor tiles,"
+    " int block) -> Tensor",
+    "low_rank",
+    lambda gate_up, mixed, tensors, table, tiles, block: gate_up.new_empty(
+        len(gate_up), gate_up.shape[1] // 2
+    ),
 )

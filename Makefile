@@ -6,9 +6,11 @@ RUN ?= build/digits
 JOBS ?= 2
 MINUTES ?= 2
 SEED ?= 1
+# Where the packages lie, for a Python in which nothing of ours is installed.
+PACKAGES := training:service:registry:.
 MODEL := demo/vlm2vec_demo/digits/model
 
-.PHONY: help setup chart demo protos serve example test soak lint format bench train-default clean
+.PHONY: help setup chart demo protos serve example test soak lint format bench gpu train-default clean
 
 help:  ## what there is
 	@grep -E '^[a-z-]+:.*##' Makefile | sed 's/:.*##/\t/' | expand -t 16
@@ -65,6 +67,9 @@ bench: setup  ## ours beside the alternatives: engine, service, HTTP, rollout
 	$(BIN)/python -m benchmarks.service --size $(SIZE)
 	$(BIN)/python -m benchmarks.http
 	$(BIN)/python -m benchmarks.rollout
+
+gpu:  ## on a GPU: kernels, parity, engine, training, start-up; ARGUMENTS="--only parity"
+	PYTHONPATH=$(PACKAGES) $(PYTHON) -m benchmarks.gpu $(ARGUMENTS)
 
 train-default: setup  ## train the digits model that ships, score it, put it into the package
 	OMP_NUM_THREADS=1 $(BIN)/torchrun --nproc-per-node 2 -m vlm2vec_demo.digits train --output $(RUN)

@@ -105,10 +105,8 @@ def _qwen2_vl(config: dict[str, Any]) -> Any:
 def _phi3(config: dict[str, Any]) -> Any:
     original = {"original_max_position_embeddings": config["original_max_position_embeddings"]}
     known = (*TEXT_KEYS, *original, "rope_theta", "max_position_embeddings")
-    parsed: Any = Phi3Config(
-        **{key: config[key] for key in known if key in config},
-        rope_scaling={**config["rope_scaling"], **original},
-    )
+    values: dict[str, Any] = {key: config[key] for key in known if key in config}
+    parsed: Any = Phi3Config(**values | {"rope_scaling": {**config["rope_scaling"], **original}})
     parsed._attn_implementation = "sdpa"
     return Phi3Model(parsed)
 

@@ -22,7 +22,8 @@ from pathlib import Path
 
 import grpc
 
-from benchmarks.service import WORDS, serving, write_checkpoint
+from benchmarks.models import write_checkpoint
+from benchmarks.service import WORDS, serving
 from tests.e2e.server import free_ports
 from vlm2vec.v1 import embedding_pb2 as pb
 from vlm2vec.v1 import embedding_pb2_grpc

@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import shutil
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,7 +20,14 @@ from vlm2vec_service.backbones.qwen2_vl.model import Qwen2VL
 from vlm2vec_service.engine.backbone import Backbone
 from vlm2vec_service.preprocess.prepared import Media, Prepared
 
-IMAGE_CONFIG = {
+TOKENIZER = Path(__file__).parent.parent / "tests/parity/data/tokenizers/qwen2_vl"
+SPECIAL = {
+    "bos_token_id": 2000, "eos_token_id": 2001, "vision_start_token_id": 2003,
+    "vision_end_token_id": 2004, "vision_token_id": 2005, "image_token_id": 2006,
+    "video_token_id": 2007,
+}  # fmt: skip
+"""The ids that the tokenizer gives its special tokens."""
+IMAGE_CONFIG: dict[str, Any] = {
     "image_mean": [0.48145466, 0.4578275, 0.40821073],
     "image_std": [0.26862954, 0.26130258, 0.27577711],
 }
@@ -86,13 +94,25 @@ def random_backbone(size: str, device: torch.device, dtype: torch.dtype) -> Back
     return backbone
 
 
-def write_checkpoint(folder: Path, size: str, backbone: Backbone) -> None:
-    """Writes the weights of ``backbone`` as a checkpoint that `Engine.load` reads."""
+def write_checkpoint(folder: Path, size: str, backbone: Backbone | None = None) -> None:
+    """Writes a checkpoint of ``size`` that our servers and vLLM load: the weights of ``backbone``,
+    or random ones in bfloat16, and for Qwen2-VL the parity tests' tokenizer."""
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "config.json").write_text(json.dumps(SIZES[size]))
-    (folder / "preprocessor_config.json").write_text(json.dumps(IMAGE_CONFIG))
+    backbone = backbone or random_backbone(size, torch.device("cpu"), torch.bfloat16)
     tensors = {name: parameter.cpu() for name, parameter in backbone.named_parameters()}
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    config, image = SIZES[size], dict(IMAGE_CONFIG)
+    if backbone.name == "qwen2_vl":
+        config = {**config, **SPECIAL, "architectures": ["Qwen2VLForConditionalGeneration"]}
+        image |= {
+            "image_processor_type": "Qwen2VLImageProcessor", "processor_class": "Qwen2VLProcessor",
+            "patch_size": 14, "merge_size": 2, "temporal_patch_size": 2,
+            "min_pixels": 3136, "max_pixels": 200_704,
+        }  # fmt: skip
+        for file in TOKENIZER.iterdir():
+            shutil.copy(file, folder)
+    (folder / "config.json").write_text(json.dumps(config))
+    (folder / "preprocessor_config.json").write_text(json.dumps(image))
 
 
 def write_dora(folder: Path, backbone: Backbone, rank: int, seed: int) -> None:

@@ -19,8 +19,8 @@ from pathlib import Path
 import grpc
 import torch
 
-from benchmarks.models import random_backbone, write_dora
-from benchmarks.service import MODEL, serving, workload, write_checkpoint
+from benchmarks.models import random_backbone, write_checkpoint, write_dora
+from benchmarks.service import MODEL, serving, workload
 from tests.e2e.mlflow_server import WEBHOOKS, running_mlflow
 from tests.e2e.server import free_ports
 from vlm2vec.v1 import adapters_pb2, adapters_pb2_grpc, embedding_pb2_grpc

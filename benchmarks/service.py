@@ -14,7 +14,6 @@ import argparse
 import asyncio
 import contextlib
 import io
-import json
 import random
 import statistics
 import subprocess
@@ -26,11 +25,9 @@ from pathlib import Path
 
 import grpc
 import numpy as np
-import torch
 from PIL import Image
-from safetensors.torch import save_file
 
-from benchmarks.models import IMAGE_CONFIG, SIZES, random_backbone
+from benchmarks.models import write_checkpoint
 from tests.e2e.server import free_ports
 from vlm2vec.v1 import embedding_pb2 as pb
 from vlm2vec.v1 import embedding_pb2_grpc
@@ -41,8 +38,6 @@ from vlm2vec_service.preprocess import Prepared, Request
 from vlm2vec_service.settings import EngineSettings
 
 MODEL = "bench"
-TOKENIZER = Path(__file__).parent.parent / "tests/parity/data/tokenizers/qwen2_vl"
-SPECIAL = {"image_token_id": 2006, "video_token_id": 2007, "vision_start_token_id": 2003}
 WORDS = [
     "a",
     "photo",
@@ -274,22 +269,6 @@ def to_request(message: pb.Input) -> Request:
         text=text or None,
         images=tuple(image.convert("RGB") for image in images),
     )
-
-
-def write_checkpoint(folder: Path, size: str) -> None:
-    """A loadable checkpoint of ``size`` with random weights and the parity tokenizer."""
-    backbone = random_backbone(size, torch.device("cpu"), torch.bfloat16)
-    save_file(
-        {key: value.contiguous() for key, value in backbone.state_dict().items()},
-        folder / "model.safetensors",
-    )
-    (folder / "config.json").write_text(json.dumps({**SIZES[size], **SPECIAL}))
-    image = {
-        **IMAGE_CONFIG, "patch_size": 14, "merge_size": 2, "temporal_patch_size": 2,
-        "min_pixels": 3136, "max_pixels": 200_704,
-    }  # fmt: skip
-    (folder / "preprocessor_config.json").write_text(json.dumps(image))
-    (folder / "tokenizer.json").write_bytes((TOKENIZER / "tokenizer.json").read_bytes())
 
 
 @contextlib.contextmanager

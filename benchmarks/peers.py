@@ -1,0 +1,180 @@
+"""Our engine beside vLLM: same checkpoint, same inputs, in turns.
+
+    python -m benchmarks.peers --vllm /path/to/environment/bin/python
+
+vLLM is in an environment of its own, for it pins its torch; docs/benchmarks.md says how to make
+one. Both read a random checkpoint of ``--size`` from disk and get the same token ids; pictures come
+as files, which both read outside of the time, and cut and embed inside.
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import numpy as np
+import torch
+from PIL import Image
+
+from benchmarks.flops import batch_flops, matmul_rate
+from benchmarks.models import TOKENIZER, random_backbone, workload, write_checkpoint
+from vlm2vec_registry.embedding_config import EmbeddingConfig
+from vlm2vec_service.backbones import load_preprocessor
+from vlm2vec_service.engine.engine import DTYPES, Engine
+from vlm2vec_service.preprocess.prepared import Request
+from vlm2vec_service.settings import EngineSettings
+
+PROMPT = "<|vision_start|><|image_pad|><|vision_end|>" + " a picture of what" * 4
+SIDE = 336
+SAME = 0.99
+"""Cosine of both sides' vectors from which on they are taken to compute the same."""
+
+
+class Vllm:
+    """vLLM in a process of its own, on the checkpoint ``folder``."""
+
+    def __init__(self, python: str, folder: Path, dtype: str) -> None:
+        environment = {
+            "VLLM_CPU_KVCACHE_SPACE": "1", "HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1",
+            "VLLM_LOGGING_LEVEL": "WARNING", **os.environ,
+            # Beside the script lie modules of ours with names of the standard library.
+            "PYTHONSAFEPATH": "1",
+        }  # fmt: skip
+        script = Path(__file__).with_name("vllm_side.py")
+        self.process = subprocess.Popen(
+            [python, str(script)],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment,
+        )  # fmt: skip
+        self.ask({"model": str(folder), "dtype": dtype, "max_model_len": 2048})
+
+    def ask(self, question: object) -> Any:
+        """Sends ``question`` and waits for the answer. Raises `RuntimeError` if vLLM fails."""
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        print(json.dumps(question), file=self.process.stdin, flush=True)
+        line = self.process.stdout.readline()
+        if not line:
+            raise RuntimeError(f"vLLM ended with exit code {self.process.wait()}; see its output")
+        return json.loads(line)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        assert self.process.stdin is not None
+        self.process.stdin.close()
+        try:
+            self.process.wait(60)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+
+
+def main() -> None:
+    """Prints a table of both sides for each workload."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--vllm", required=True, metavar="PYTHON", help="a Python that has vLLM")
+    parser.add_argument("--size", choices=("tiny", "small"), default="small")
+    parser.add_argument("--dtype", choices=DTYPES, default="bfloat16")
+    parser.add_argument(
+        "--workloads", nargs="+", choices=("text", "image"), default=["text", "image"]
+    )
+    parser.add_argument("--inputs", type=int, default=64, help="texts; half as many pictures")
+    parser.add_argument("--rounds", type=int, default=5, help="turns of each; the fastest counts")
+    args = parser.parse_args()
+    dtype = DTYPES[args.dtype]
+    with tempfile.TemporaryDirectory() as scratch:
+        base = Path(scratch) / "base"
+        backbone = random_backbone(args.size, torch.device("cpu"), dtype)
+        write_checkpoint(base, args.size, backbone)
+        settings = EngineSettings(dtype=args.dtype, vision_cache_bytes=0)
+        engine = Engine.load(base, settings)
+        rate = matmul_rate(torch.device("cpu"), dtype)
+        print(f"{args.size} {args.dtype}, torch {torch.__version__}, {rate / 1e9:.0f} GFLOP/s")
+        with Vllm(args.vllm, base, args.dtype) as peer:
+            for name in args.workloads:
+                questions = make_questions(name, args.size, args.inputs, Path(scratch))
+                try:
+                    compare(name, engine, peer, base, questions, args.rounds, rate)
+                except RuntimeError as error:
+                    print(f"{name}: vLLM cannot be compared: {error}")
+                    if name == "image":
+                        print("  its pictures want a torchvision whose operators fit its torch")
+
+
+def make_questions(name: str, size: str, count: int, folder: Path) -> list[dict[str, Any]]:
+    """Makes the inputs as `vllm_side` reads them; pictures are of noise, 336 pixels square."""
+    if name == "text":
+        # Beyond these ids are those of pictures, which want a picture.
+        texts = workload("text", size, count)
+        return [{"ids": (text.token_ids % 1900).tolist(), "images": []} for text in texts]
+    from tokenizers import Tokenizer
+
+    ids = Tokenizer.from_file(str(TOKENIZER / "tokenizer.json")).encode(PROMPT).ids
+    rng = np.random.default_rng(0)
+    questions = []
+    for index in range(count // 2):
+        file = folder / f"{index}.png"
+        Image.fromarray(rng.integers(0, 256, (SIDE, SIDE, 3), dtype=np.uint8)).save(file)
+        questions.append({"ids": ids, "images": [str(file)]})
+    return questions
+
+
+def compare(
+    name: str,
+    engine: Engine,
+    peer: Vllm,
+    base: Path,
+    questions: Sequence[dict[str, Any]],
+    rounds: int,
+    rate: float,
+) -> None:
+    """Prints how fast each side embeds ``questions``, and how near their vectors are."""
+    preprocessor = load_preprocessor(base)
+    requests = []
+    for question in questions:
+        pictures = tuple(Image.open(file).convert("RGB") for file in question["images"])
+        if pictures:
+            requests.append(Request(prompt=PROMPT, images=pictures))
+        else:
+            requests.append(Request(token_ids=tuple(question["ids"])))
+    ours: list[float] = []
+    theirs: list[float] = []
+    for _ in range(rounds + 1):
+        start = time.perf_counter()
+        prepared = [preprocessor.prepare(request, EmbeddingConfig()) for request in requests]
+        vectors = engine.embed([(item, None) for item in prepared])
+        ours.append(time.perf_counter() - start)
+        answer = peer.ask(questions)
+        theirs.append(answer["seconds"])
+    # The first turn of each warms up.
+    fastest = min(ours[1:]), min(theirs[1:])
+    expected = np.array(answer["vectors"], np.float32)
+    expected /= np.linalg.norm(expected, axis=1, keepdims=True)
+    cosine = float((vectors * expected).sum(1).min())
+    flops = batch_flops(engine.backbone, prepared)
+    print(f"{name}: {len(questions)} inputs, {sum(map(len, prepared))} tokens")
+    for side, seconds in zip(("ours", "vLLM"), fastest, strict=True):
+        print(
+            f"  {side}  {len(questions) / seconds:8.1f} inputs/s, "
+            f"{flops / seconds / rate:.2f} of the product rate"
+        )
+    print(
+        f"  ours / vLLM {fastest[1] / fastest[0]:.2f}; lowest cosine of their vectors {cosine:.4f}"
+    )
+    if cosine < SAME:
+        print(f"  the vectors differ: below {SAME}, so this says nothing")
+
+
+if __name__ == "__main__":
+    main()

@@ -22,8 +22,8 @@ import torch
 from benchmarks.baseline import Padded
 from benchmarks.flops import batch_flops, matmul_rate
 from benchmarks.models import SIZES, random_backbone, workload, write_dora
-from vlm2vec_service.engine.backbone import Backbone
 from vlm2vec_service.engine.engine import DTYPES, Engine
+from vlm2vec_service.engine.packing import Item, batches
 from vlm2vec_service.preprocess.prepared import Prepared
 from vlm2vec_service.settings import EngineSettings
 
@@ -58,58 +58,48 @@ def main() -> None:
         baseline = None
         if args.size != "phi-3.5-v" and not args.no_baseline:
             baseline = Padded(backbone, SIZES[args.size], folders[0])
-        engine = Engine(backbone, EngineSettings(device=args.device, vision_cache_bytes=0))
+        # Nothing is merged on its own: the measurements say which adapters are.
+        settings = EngineSettings(device=args.device, vision_cache_bytes=0, merged_bytes=0)
+        engine = Engine(backbone, settings)
         for index, folder in enumerate(folders):
             engine.load_adapter(str(index), folder)
-        merged = merged_engine(args.size, engine, device, dtype)
+            engine.load_adapter(f"merged {index}", folder)
+            engine.merged.merge(f"merged {index}")
         for name in args.workloads:
             inputs = workload(name, args.size, args.inputs)
-            run_workload(name, inputs, engine, merged, baseline, backbone, rate, args.rounds)
+            run_workload(name, inputs, engine, baseline, rate, args.rounds)
         load_while_running(engine, workload("mixed", args.size, args.inputs), folders[0])
-
-
-def merged_engine(size: str, engine: Engine, device: torch.device, dtype: torch.dtype) -> Engine:
-    """An engine whose base weights are those of adapter 0, merged."""
-    backbone = random_backbone(size, device, dtype)
-    merged = Engine(backbone, EngineSettings(device=str(device), vision_cache_bytes=0))
-    for name, layer in engine.adapter("0").layers.items():
-        linear = merged.linears[name]
-        gain = 1 if layer.gain is None else layer.gain.float()[:, None]
-        weight = linear.weight.float() * gain + layer.b.float() @ layer.a.float()
-        linear.weight.data = weight.to(dtype)
-    return merged
 
 
 def run_workload(
     name: str,
     inputs: Sequence[Prepared],
     engine: Engine,
-    merged: Engine,
     baseline: Padded | None,
-    backbone: Backbone,
     rate: float,
     rounds: int,
 ) -> None:
     """Prints the table of one workload."""
     tokens = sum(map(len, inputs))
-    flops = batch_flops(backbone, inputs)
+    flops = batch_flops(engine.backbone, inputs)
 
-    def ours(which: Engine, adapters: Sequence[str | None]) -> Callable[[int], object]:
+    def ours(adapters: Sequence[str | None]) -> Callable[[int], object]:
         pairs = [(item, adapters[i % len(adapters)]) for i, item in enumerate(inputs)]
 
         def run(budget: int) -> None:
-            which.token_budget = budget
-            which.embed(pairs)
+            engine.token_budget = budget
+            engine.embed(pairs)
 
         return run
 
-    names = [str(i) for i in range(ADAPTERS)]
+    low_rank = [str(index) for index in range(ADAPTERS)]
+    merged = [f"merged {name}" for name in low_rank]
     variants: dict[str, tuple[Callable[[int], object], Sequence[int]]] = {
-        "no adapter": (ours(engine, [None]), TOKEN_BUDGETS),
-        "one DoRA": (ours(engine, names[:1]), TOKEN_BUDGETS),
-        "4 DoRA mixed": (ours(engine, names[:4]), TOKEN_BUDGETS),
-        "8 DoRA mixed": (ours(engine, names), TOKEN_BUDGETS),
-        "merged DoRA": (ours(merged, [None]), TOKEN_BUDGETS),
+        "no adapter": (ours([None]), TOKEN_BUDGETS),
+        "one DoRA, merged": (ours(merged[:1]), TOKEN_BUDGETS),
+        "8 DoRA mixed, merged": (ours(merged), TOKEN_BUDGETS),
+        "one DoRA, low-rank": (ours(low_rank[:1]), TOKEN_BUDGETS),
+        "8 DoRA mixed, low-rank": (ours(low_rank), TOKEN_BUDGETS),
     }
     if baseline is not None:
         variants["transformers + PEFT, padded"] = (
@@ -162,22 +152,14 @@ def fastest(run: Callable[[int], object], sizes: Sequence[int]) -> int:
 
 def load_while_running(engine: Engine, inputs: Sequence[Prepared], folder: Path) -> None:
     """How much the slowest batch suffers from adapters that are loaded all the time."""
-    engine.token_budget = 2048
-    pairs = [(item, "0") for item in inputs]
+    items = [Item(item, engine.adapter("0")) for item in inputs]
 
     def batch_times() -> list[float]:
-        times, run = [], engine.run
-
-        def watched(*args: object, **kwargs: object) -> object:
+        times = []
+        for indices in batches(items, 2048):
             start = time.perf_counter()
-            try:
-                return run(*args, **kwargs)  # type: ignore[arg-type]
-            finally:
-                times.append(time.perf_counter() - start)
-
-        engine.run = watched  # type: ignore[method-assign, assignment]
-        engine.embed(pairs)
-        engine.run = run  # type: ignore[method-assign]
+            engine.run([items[index] for index in indices])
+            times.append(time.perf_counter() - start)
         return times
 
     quiet = batch_times()

@@ -69,6 +69,9 @@ class EngineSettings:
         "0 turns merging off. -1 takes half of what is free when the base is loaded, on a CPU "
         "at most a quarter of the memory of the machine or container.",
     )
+    cuda_graphs: bool = setting(
+        True, "Replay small batches on a GPU as one launch, recorded when their size came before."
+    )
 
 
 @dataclass(frozen=True)

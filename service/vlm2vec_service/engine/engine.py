@@ -67,8 +67,9 @@ class Engine:
         self.products = products_of(self.linears)
         self.backbone = backbone.eval()
         self.decoder = Decoder(backbone.model, self.rows)
-        on_gpu = self.device.type == "cuda"
-        self.graphs = DecoderGraphs(self.decoder) if on_gpu and settings.cuda_graphs else None
+        # In float32 a GPU attends sequence by sequence, which no graph of any batch can hold.
+        fit = self.device.type == "cuda" and self.products[0].weight.dtype != torch.float32
+        self.graphs = DecoderGraphs(self.decoder) if fit and settings.cuda_graphs else None
         tower = None if backbone.blocks is None else Tower(backbone, backbone.blocks).run
         self.cache = VisionCache(settings.vision_cache_bytes)
         self.merged = MergedCopies(

@@ -10,6 +10,7 @@ as files, which both read outside of the time, and cut and embed inside.
 import argparse
 import json
 import os
+import shutil
 import subprocess
 import tempfile
 import time
@@ -21,11 +22,13 @@ from typing import Any, Self
 import numpy as np
 import torch
 from PIL import Image
+from safetensors.torch import save_file
 
 from benchmarks.flops import batch_flops, matmul_rate
 from benchmarks.models import TOKENIZER, random_backbone, workload, write_checkpoint
 from vlm2vec_registry.embedding_config import EmbeddingConfig
 from vlm2vec_service.backbones import load_preprocessor
+from vlm2vec_service.engine.backbone import Backbone
 from vlm2vec_service.engine.engine import DTYPES, Engine
 from vlm2vec_service.preprocess.prepared import Request
 from vlm2vec_service.settings import EngineSettings
@@ -101,15 +104,38 @@ def main() -> None:
         engine = Engine.load(base, settings)
         rate = matmul_rate(torch.device("cpu"), dtype)
         print(f"{args.size} {args.dtype}, torch {torch.__version__}, {rate / 1e9:.0f} GFLOP/s")
-        with Vllm(args.vllm, base, args.dtype) as peer:
-            for name in args.workloads:
-                questions = make_questions(name, args.size, args.inputs, Path(scratch))
-                try:
+        for name in args.workloads:
+            questions = make_questions(name, args.size, args.inputs, Path(scratch))
+            folder = base
+            if name == "text":
+                folder = Path(scratch) / "text"
+                write_decoder(folder, base, backbone)
+            try:
+                with Vllm(args.vllm, folder, args.dtype) as peer:
                     compare(name, engine, peer, base, questions, args.rounds, rate)
-                except RuntimeError as error:
-                    print(f"{name}: vLLM cannot be compared: {error}")
-                    if name == "image":
-                        print("  its pictures want a torchvision whose operators fit its torch")
+            except RuntimeError as error:
+                print(f"{name}: cannot be compared: {error}")
+                if name == "image":
+                    print("  for pictures vLLM wants a torchvision whose operators fit its torch")
+
+
+def write_decoder(folder: Path, base: Path, backbone: Backbone) -> None:
+    """Writes the decoder of ``backbone``, whose checkpoint is ``base``, as a Qwen2.
+
+    For text that is the same model, and vLLM runs it without a torchvision.
+    """
+    shutil.copytree(base, folder, ignore=shutil.ignore_patterns("*.safetensors", "pre*"))
+    tensors = {
+        name: parameter.detach()
+        for name, parameter in backbone.named_parameters()
+        if not name.startswith(backbone.vision_prefix)
+    }
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    config = json.loads((folder / "config.json").read_text())
+    for name in ("vision_config", "rope_scaling"):
+        del config[name]
+    config |= {"model_type": "qwen2", "architectures": ["Qwen2ForCausalLM"]}
+    (folder / "config.json").write_text(json.dumps(config))
 
 
 def make_questions(name: str, size: str, count: int, folder: Path) -> list[dict[str, Any]]:

@@ -102,8 +102,8 @@ class ServerSettings:
     )
     max_connections: int = setting(
         2048,
-        "Connections that may be open to each port, gRPC's and HTTP's. A further one is closed over "
-        "gRPC and answered 503 over HTTP, but for health.",
+        "Connections that may be open to each port, gRPC's and HTTP's. A further one is closed "
+        "over gRPC and answered 503 over HTTP, but for health.",
     )
     max_connection_streams: int = setting(
         1024, "Calls and streams at once on one gRPC connection; a client waits with any more."

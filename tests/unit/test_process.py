@@ -183,7 +183,7 @@ def test_what_is_given_up_while_it_is_loaded_leaves_nothing_behind() -> None:
 @pytest.mark.parametrize("flipped", [False, True])
 def test_worker_gets_the_settings_of_its_front_end(flipped: bool) -> None:
     given = EngineSettings(device="cuda:1", token_budget=7, merged_bytes=-1)
-    switches = {
+    switches: dict[str, Any] = {
         item.name: not getattr(given, item.name)
         for item in dataclasses.fields(given)
         if flipped and isinstance(item.default, bool)

@@ -1,5 +1,6 @@
 """What the engine needs of a model, whichever family it is of."""
 
+import sys
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any
@@ -29,6 +30,8 @@ class Backbone(nn.Module, ABC):
     tensors for them, which do nothing."""
     blocks: BlockNames | None = None
     """How the blocks of the vision tower are called, if it has any."""
+    plain_length: int = sys.maxsize
+    """The longest sequence for which `rotary` does the same as for any shorter."""
     tied: bool = False
     """Whether the weights of the output layer ``lm_head`` are the token embeddings."""
     model: Any

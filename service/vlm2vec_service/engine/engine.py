@@ -10,7 +10,6 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from vlm2vec_service.backbones.table import building, family_of, read_json
 from vlm2vec_service.engine.adapter import Adapter, Compute, load_adapter, without_pause
@@ -24,7 +23,6 @@ from vlm2vec_service.engine.merged import MergedCopies
 from vlm2vec_service.engine.packing import Item, PackedBatch, batches, pack
 from vlm2vec_service.engine.stage import Rows, Stage
 from vlm2vec_service.engine.tower import Tower
-from vlm2vec_service.engine.transfer import to_device
 from vlm2vec_service.engine.vision import VisionEncoder, feature_key
 from vlm2vec_service.engine.vision_cache import VisionCache
 from vlm2vec_service.errors import AdapterError, CheckpointError, NotFoundError
@@ -36,15 +34,16 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 @dataclass(frozen=True)
 class Launched:
-    """A batch that may still run: ``order[i]`` is the place of the row ``i`` of ``states``."""
+    """A batch that may still run: ``order[i]`` is the place of the row ``i`` of ``rows``, float32
+    ``(inputs, dim)`` on the device."""
 
     order: Sequence[int]
-    states: Tensor
+    rows: Tensor
 
     def vectors(self) -> npt.NDArray[np.float32]:
         """Waits for the vectors, float32 ``(inputs, dim)``, in the order of the inputs."""
-        vectors = np.empty(self.states.shape, np.float32)
-        vectors[self.order] = self.states.cpu().numpy()
+        vectors = np.empty(self.rows.shape, np.float32)
+        vectors[self.order] = self.rows.cpu().numpy()
         return vectors
 
 
@@ -69,7 +68,9 @@ class Engine:
         self.decoder = Decoder(backbone.model, self.rows)
         # In float32 a GPU attends sequence by sequence, which no graph of any batch can hold.
         fit = self.device.type == "cuda" and self.products[0].weight.dtype != torch.float32
-        self.graphs = DecoderGraphs(self.decoder) if fit and settings.cuda_graphs else None
+        self.graphs = (
+            DecoderGraphs(backbone, self.decoder) if fit and settings.cuda_graphs else None
+        )
         tower = None if backbone.blocks is None else Tower(backbone, backbone.blocks).run
         self.cache = VisionCache(settings.vision_cache_bytes)
         self.merged = MergedCopies(
@@ -191,26 +192,19 @@ class Engine:
         """Runs ``batch`` on a CPU, and on a GPU starts it: it runs behind what was started
         before."""
         with self._running:
-            hidden = self._embeddings(batch)
-            rotary = self.backbone.rotary(batch.positions, batch.lengths)
-            states = self._decode(hidden, rotary, batch).float()
-        if all(item.unit for item in batch.items):
-            states = F.normalize(states, dim=1)
-        elif any(item.unit for item in batch.items):
-            unit = to_device(np.array([item.unit for item in batch.items]), self.device)
-            states = torch.where(unit[:, None], F.normalize(states, dim=1), states)
+            vectors = self.graphs.run(batch, self._embeddings) if self.graphs else None
+            if vectors is None:
+                hidden = self._embeddings(batch)
+                rotary = self.backbone.rotary(batch.positions, batch.lengths)
+                self.rows.stage = batch.token_stage
+                states = self.decoder.run(
+                    hidden, rotary, batch.segments, batch.last, batch.input_stage
+                )
+                vectors = batch.finish(states.float())
         self.merged.count(batch.shares)
         for share in batch.shares:
             self.path_tokens[share.path] += share.tokens
-        return Launched(batch.order, states)
-
-    def _decode(self, hidden: Tensor, rotary: tuple[Tensor, Tensor], batch: PackedBatch) -> Tensor:
-        """Runs the language model and pools: ``(inputs, hidden)``."""
-        states = self.graphs.run(hidden, rotary, batch) if self.graphs else None
-        if states is not None:
-            return states
-        self.rows.stage = batch.token_stage
-        return self.decoder.run(hidden, rotary, batch.segments, batch.last, batch.input_stage)
+        return Launched(batch.order, vectors)
 
     def _embeddings(self, batch: PackedBatch) -> Tensor:
         """Computes the first hidden states ``(total, hidden)``: the embeddings of the tokens, with

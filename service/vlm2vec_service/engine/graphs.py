@@ -1,14 +1,14 @@
 """CUDA graphs of the decoder, so that a small batch does not wait for Python to launch its kernels.
 
 A graph is recorded once for batches of at most so many tokens, and replayed for each that fits: one
-launch in place of hundreds. What differs between such batches lies in tensors that keep their
-place, into which each batch is copied before.
+launch in place of hundreds. What differs between such batches is one array of whole numbers, which
+is copied to where the graph reads it, and the first hidden states where there are images.
 """
 
 import collections
-import itertools
+import math
 import weakref
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,9 +16,11 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from vlm2vec_service.engine import ops
 from vlm2vec_service.engine.attention import Segments
+from vlm2vec_service.engine.backbone import Backbone
 from vlm2vec_service.engine.decoder import Decoder
 from vlm2vec_service.engine.packing import PackedBatch
 from vlm2vec_service.engine.stage import Run, Stage
@@ -35,7 +37,8 @@ MOST = 128
 @dataclass(frozen=True)
 class Size:
     """What a graph is recorded for: at most so many tokens, inputs, tokens of one input, low-rank
-    adapters and ranks of one, and the identity of the merged copy that all rows go through."""
+    adapters and ranks of one; the identity of the merged copy that all rows go through; whether
+    there are images, and whether all vectors are to have length 1."""
 
     tokens: int
     inputs: int
@@ -43,6 +46,8 @@ class Size:
     adapters: int
     rank: int
     merged: int
+    media: bool
+    unit: bool
 
 
 class FixedStage(Stage):
@@ -66,22 +71,22 @@ class FixedStage(Stage):
 
 
 class DecoderGraphs:
-    """Runs ``decoder``, which is on a GPU, by graphs where a batch is small.
+    """Runs ``decoder``, that of ``backbone``, by graphs where a batch is small.
 
     A size is recorded when it comes for the second time.
     """
 
-    def __init__(self, decoder: Decoder) -> None:
+    def __init__(self, backbone: Backbone, decoder: Decoder) -> None:
+        self.backbone = backbone
         self.decoder = decoder
         self._pool = torch.cuda.graph_pool_handle()
         self._seen: collections.Counter[Size] = collections.Counter()
         self._graphs: collections.OrderedDict[Size, Graph] = collections.OrderedDict()
 
-    def run(
-        self, hidden: Tensor, rotary: tuple[Tensor, Tensor], batch: PackedBatch
-    ) -> Tensor | None:
-        """Computes what `Decoder.run` does, or returns None where that has to."""
-        size = size_of(batch)
+    def run(self, batch: PackedBatch, embed: Callable[[PackedBatch], Tensor]) -> Tensor | None:
+        """Computes the vectors of ``batch``, float32 ``(inputs, dim)``, or None if it has to run
+        without a graph. ``embed`` computes the first hidden states where there are images."""
+        size = size_of(batch, self.backbone.plain_length)
         if size is None:
             return None
         graph = self._graphs.get(size)
@@ -89,110 +94,140 @@ class DecoderGraphs:
             self._seen[size] += 1
             if self._seen[size] == 1:
                 return None
-            graph = self._graphs[size] = Graph(self.decoder, size, batch, hidden, self._pool)
-            if (merged := batch.token_stage.only_copy(len(hidden))) is not None:
+            graph = Graph(self.backbone, self.decoder, size, batch, self._pool)
+            self._graphs[size] = graph
+            if (merged := batch.token_stage.only_copy(sum(batch.lengths))) is not None:
                 # A graph has the addresses of the copy's weights, and no other hold on them.
                 weakref.finalize(merged, self._graphs.pop, size, None)
             if len(self._graphs) > MOST:
                 self._graphs.popitem(last=False)
-        self._graphs.move_to_end(size)
-        return graph.run(hidden, rotary, batch)
+        else:
+            self._graphs.move_to_end(size)
+        vectors = graph.run(batch, embed(batch) if size.media else None)
+        return vectors if size.unit else batch.finish(vectors)
 
 
 class Graph:
     """The decoder, recorded for batches of one `Size`, of which ``batch`` is one.
 
-    ``hidden`` are the batch's states, ``(total, hidden)``; ``pool`` is the memory of all graphs.
+    ``pool`` is the memory that all graphs share, since one runs after the other.
     """
 
     def __init__(
-        self,
-        decoder: Decoder,
-        size: Size,
-        batch: PackedBatch,
-        hidden: Tensor,
-        pool: Any,
+        self, backbone: Backbone, decoder: Decoder, size: Size, batch: PackedBatch, pool: Any
     ) -> None:
         self.size = size
-        device, half = hidden.device, decoder.head_dim // 2
-
-        def integers(*shape: int, dtype: torch.dtype = torch.int32) -> Tensor:
-            return torch.zeros(shape, dtype=dtype, device=device)
-
-        self.hidden = hidden.new_zeros(size.tokens, hidden.shape[1])
-        self.cos, self.sin = torch.zeros(2, size.tokens, half, device=device).unbind()
-        self.boundaries = integers(size.inputs + 1)
-        self.last = integers(size.inputs, dtype=torch.int64)
-        self.token_tiles = integers(_tiles(size.tokens, size), 3)
-        self.input_tiles = integers(_tiles(size.inputs, size), 3)
-        products = 0 if batch.token_stage.table is None else len(batch.token_stage.table)
-        self.table = integers(products, size.adapters + 1, 5, dtype=torch.int64)
-        stages = [
-            FixedStage(tiles, self.table, size.rank, batch.token_stage.only_copy(len(hidden)))
-            for tiles in (self.token_tiles, self.input_tiles)
-        ]
-        segments = Segments([size.longest], causal=True, device=device, fixed=self.boundaries)
+        embeddings = backbone.model.embed_tokens.weight
+        products = len(batch.token_stage.host_table) if size.rank else 0
+        self.numbers = Numbers(size, products)
+        self.input = torch.zeros(self.numbers.count, dtype=torch.int64, device=embeddings.device)
+        ids, positions, last, boundaries, token_tiles, input_tiles, table = self.numbers.split(
+            self.input
+        )
+        shape = size.tokens, embeddings.shape[1]
+        self.hidden = embeddings.new_zeros(shape) if size.media else None
+        merged = batch.token_stage.only_copy(sum(batch.lengths))
+        both = token_tiles, input_tiles
+        stages = [FixedStage(tiles, table, size.rank, merged) for tiles in both]
 
         def run() -> Tensor:
+            fixed = boundaries.to(torch.int32)
+            segments = Segments([size.longest], causal=True, device=ids.device, fixed=fixed)
+            hidden = backbone.embed_tokens(ids) if self.hidden is None else self.hidden.clone()
+            rotary = backbone.rotary(positions, [size.longest])
+            for stage, tiles in zip(stages, both, strict=True):
+                stage.fixed = tiles.to(torch.int32), table
             decoder.rows.stage = stages[0]
-            return decoder.run(
-                self.hidden.clone(), (self.cos, self.sin), segments, self.last, stages[1]
-            )
+            states = decoder.run(hidden, rotary, segments, last, stages[1]).float()
+            return F.normalize(states, dim=1) if size.unit else states
 
-        side = torch.cuda.Stream(device)
-        side.wait_stream(torch.cuda.current_stream(device))
+        side = torch.cuda.Stream(ids.device)
+        side.wait_stream(torch.cuda.current_stream(ids.device))
         with torch.cuda.stream(side):
             run()  # compiles kernels and makes workspaces, neither of which a graph may do
-        torch.cuda.current_stream(device).wait_stream(side)
+        torch.cuda.current_stream(ids.device).wait_stream(side)
         self.graph = torch.cuda.CUDAGraph()
         # Other threads read adapters onto the GPU meanwhile.
         with torch.cuda.graph(self.graph, pool=pool, capture_error_mode="thread_local"):
             self.output = run()
 
-    def run(self, hidden: Tensor, rotary: tuple[Tensor, Tensor], batch: PackedBatch) -> Tensor:
-        """Replays the graph for ``batch``: ``(inputs, hidden)``."""
-        tokens, inputs = len(hidden), len(batch.items)
-        self.hidden[:tokens] = hidden
-        for mine, theirs in zip((self.cos, self.sin), rotary, strict=True):
-            mine[:tokens] = theirs[:, : mine.shape[1]]
-        ends = np.full(self.size.inputs + 1, tokens, np.int32)
-        ends[: inputs + 1] = [0, *itertools.accumulate(batch.lengths)]
-        self._fill(self.boundaries, ends)
-        self.last[:inputs] = batch.last
-        if self.size.rank:
-            assert batch.token_stage.table is not None
-            # The place behind the adapters says that there is none.
-            self.table[:, : len(batch.token_stage.low_rank) + 1] = batch.token_stage.table
-            self._fill_tiles(self.token_tiles, batch.token_stage, self.size.tokens)
-            self._fill_tiles(self.input_tiles, batch.input_stage, self.size.inputs)
+    def run(self, batch: PackedBatch, hidden: Tensor | None) -> Tensor:
+        """Replays the graph for ``batch``: float32 ``(inputs, dim)``.
+
+        ``hidden`` are its first hidden states, ``(total, dim)``, if it has images.
+        """
+        if self.hidden is not None and hidden is not None:
+            self.hidden[: len(hidden)] = hidden
+        self.input.copy_(to_device(self.numbers.of(batch), self.input.device))
         self.graph.replay()
-        return self.output[:inputs].clone()
-
-    def _fill_tiles(self, tiles: Tensor, stage: Stage, rows: int) -> None:
-        cut = ops.tiles(stage.spans(rows), ops.block_rows(rows))
-        padded = np.zeros((len(tiles), 3), np.int32)
-        padded[: len(cut)] = cut
-        self._fill(tiles, padded)
-
-    @staticmethod
-    def _fill(tensor: Tensor, values: npt.NDArray[np.int32]) -> None:
-        tensor.copy_(to_device(values, tensor.device))
+        return self.output[: len(batch.items)].clone()
 
 
-def size_of(batch: PackedBatch) -> Size | None:
-    """Finds the size of the graph for ``batch``; None if there is no graph of its kind."""
+class Numbers:
+    """The whole numbers that a graph of ``size`` reads, one behind the other in one array.
+
+    They are the token ids, the positions, the last tokens, the boundaries, the tiles of the tokens
+    and of the inputs, and the table of the adapters for ``products`` products.
+    """
+
+    def __init__(self, size: Size, products: int) -> None:
+        self.size = size
+        tiles = [_tiles(rows, size) if size.rank else 0 for rows in (size.tokens, size.inputs)]
+        self.shapes: list[tuple[int, ...]] = [
+            (size.tokens,), (3, size.tokens), (size.inputs,), (size.inputs + 1,),
+            (tiles[0], 3), (tiles[1], 3), (products, size.adapters + 1, 5),
+        ]  # fmt: skip
+        self.count = sum(map(math.prod, self.shapes))
+
+    def split(self, array: Tensor) -> list[Tensor]:
+        """Gives the parts of ``array``, ``(count,)``, in their shapes."""
+        parts = array.split([math.prod(shape) for shape in self.shapes])
+        return [part.view(shape) for part, shape in zip(parts, self.shapes, strict=True)]
+
+    def of(self, batch: PackedBatch) -> npt.NDArray[np.int64]:
+        """Fills an array, int64 ``(count,)``, for ``batch``. The rest is zero: other tokens and
+        inputs than the batch's are computed and read by nobody."""
+        array = np.zeros(self.count, np.int64)
+        ids, positions, last, boundaries, *tiles, table = (
+            part.numpy() for part in self.split(torch.from_numpy(array))
+        )
+        tokens, inputs = len(batch.host_ids), len(batch.items)
+        ids[:tokens], positions[:, :tokens] = batch.host_ids, batch.host_positions
+        last[:inputs] = batch.host_last
+        boundaries[:] = tokens
+        boundaries[0], boundaries[1 : inputs + 1] = 0, batch.host_last + 1
+        if self.size.rank:
+            # The place behind the adapters says that there is none.
+            known = batch.token_stage.host_table
+            table[:, : known.shape[1]] = known
+            stages = batch.token_stage, batch.input_stage
+            rows = self.size.tokens, self.size.inputs
+            for part, stage, count in zip(tiles, stages, rows, strict=True):
+                cut = ops.tiles(stage.spans(count), ops.block_rows(count))
+                part[: len(cut)] = cut
+        return array
+
+
+def size_of(batch: PackedBatch, plain_length: int) -> Size | None:
+    """Finds the size of the graph for ``batch``; None if there is no graph of its kind.
+
+    ``plain_length`` is that of the backbone.
+    """
     low_rank, tokens, longest = batch.token_stage.low_rank, sum(batch.lengths), max(batch.lengths)
     merged = batch.token_stage.only_copy(tokens)
-    if tokens > TOKENS[-1] or longest > LENGTHS[-1] or (batch.token_stage.runs and merged is None):
+    several = batch.token_stage.runs and merged is None
+    if tokens > TOKENS[-1] or longest > min(LENGTHS[-1], plain_length) or several:
         return None
     ranks = (each.rank for group in low_rank for each in group.products.values())
     return Size(
         tokens=next(size for size in TOKENS if size >= tokens),
         inputs=_power_of_two(len(batch.items)),
-        longest=next(size for size in LENGTHS if size >= longest),
+        longest=min(plain_length, next(size for size in LENGTHS if size >= longest)),
         adapters=_power_of_two(len(low_rank)) if low_rank else 0,
         rank=-(-max(ranks, default=0) // 16) * 16,
         merged=0 if merged is None else id(merged),
+        media=any(item.prepared.media for item in batch.items),
+        unit=bool(batch.units.all()),
     )
 
 

@@ -2,10 +2,13 @@
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from vlm2vec_service.engine.adapter import Adapter
 from vlm2vec_service.engine.attention import Segments
@@ -66,16 +69,17 @@ class Share:
 class PackedBatch:
     """A batch in the order in which it runs; ``order[i]`` is the caller's index of its item i.
 
-    ``token_ids`` is int64 ``(total,)`` and ``positions`` int64 ``(3, total)``; ``last`` is int64
-    ``(inputs,)`` and holds the index of each input's last token. ``token_stage`` has the adapters
-    where a row is a token, ``input_stage`` where it is an input; ``shares`` are theirs in order.
+    ``host_ids`` is int64 ``(total,)`` and ``host_positions`` int64 ``(3, total)``; ``host_last`` is
+    int64 ``(inputs,)`` and holds the index of each input's last token. ``token_stage`` has the
+    adapters where a row is a token, ``input_stage`` where it is an input; ``shares`` are theirs in
+    order.
     """
 
     items: Sequence[Item]
     order: Sequence[int]
-    token_ids: Tensor
-    positions: Tensor
-    last: Tensor
+    host_ids: npt.NDArray[np.int64]
+    host_positions: npt.NDArray[np.int64]
+    host_last: npt.NDArray[np.int64]
     segments: Segments
     token_stage: Stage
     input_stage: Stage
@@ -85,6 +89,35 @@ class PackedBatch:
     def lengths(self) -> Sequence[int]:
         """Counts the tokens of each input."""
         return self.segments.lengths
+
+    @cached_property
+    def token_ids(self) -> Tensor:
+        """Copies ``host_ids`` to the device."""
+        return to_device(self.host_ids, self.segments.device)
+
+    @cached_property
+    def positions(self) -> Tensor:
+        """Copies ``host_positions`` to the device."""
+        return to_device(self.host_positions, self.segments.device)
+
+    @cached_property
+    def last(self) -> Tensor:
+        """Copies ``host_last`` to the device."""
+        return to_device(self.host_last, self.segments.device)
+
+    @cached_property
+    def units(self) -> npt.NDArray[np.bool_]:
+        """Says of each input whether its vector is to have length 1, ``(inputs,)``."""
+        return np.array([item.unit for item in self.items])
+
+    def finish(self, states: Tensor) -> Tensor:
+        """Makes the vectors of ``states``, float32 ``(inputs, dim)``."""
+        if not self.units.any():
+            return states
+        unit = F.normalize(states, dim=1)
+        if self.units.all():
+            return unit
+        return torch.where(to_device(self.units, states.device)[:, None], unit, states)
 
 
 def without_copy(adapter: Adapter, rows: int, alone: bool) -> None:
@@ -113,9 +146,9 @@ def pack(
     return PackedBatch(
         items=items,
         order=order,
-        token_ids=to_device(token_ids.astype(np.int64), device),
-        positions=to_device(positions.astype(np.int64), device),
-        last=to_device(np.cumsum(lengths, dtype=np.int64) - 1, device),
+        host_ids=token_ids.astype(np.int64),
+        host_positions=positions.astype(np.int64),
+        host_last=np.cumsum(lengths, dtype=np.int64) - 1,
         segments=Segments(lengths, causal=True, device=device),
         token_stage=Stage(_groups(tokens), device),
         input_stage=Stage(_groups(inputs), device),

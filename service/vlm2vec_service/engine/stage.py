@@ -99,19 +99,23 @@ class Stage:
         spans.append((end, rows, len(self.low_rank)))
         return [(start, min(stop, rows), slot) for start, stop, slot in spans if start < stop]
 
+    @property
+    def host_table(self) -> npt.NDArray[np.int64]:
+        """Lays out where the adapters lie on a GPU, ``(products, groups + 1, 5)``. The last place
+        says that there is none."""
+        pointers = [group.pointers for group in self.low_rank if group.pointers is not None]
+        assert len(pointers) == len(self.low_rank), "an adapter without pointers is not on a GPU"
+        return np.stack([*pointers, np.zeros_like(pointers[0])], axis=1)
+
     @cached_property
     def table(self) -> Tensor | None:
-        """Lays out where the adapters lie on a GPU, int64 ``(products, groups + 1, 5)``.
+        """Copies `host_table` to a GPU.
 
-        The last place says that there is none. It is None on a CPU, where nothing reads it, and
-        without low-rank adapters.
+        It is None on a CPU, where nothing reads it, and without low-rank adapters.
         """
         if self.device.type == "cpu" or not self.low_rank:
             return None
-        pointers = [group.pointers for group in self.low_rank if group.pointers is not None]
-        assert len(pointers) == len(self.low_rank), "an adapter without pointers is not on a GPU"
-        places = [*pointers, np.zeros_like(pointers[0])]
-        return to_device(np.stack(places, axis=1), self.device)
+        return to_device(self.host_table, self.device)
 
 
 @dataclass

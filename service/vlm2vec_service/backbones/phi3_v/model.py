@@ -65,7 +65,7 @@ class Phi3V(Backbone):
         if scaling := config.get("rope_scaling"):
             factors = [scaling["short_factor"], scaling["long_factor"]]
             self.factors = torch.tensor(factors, device="cpu")
-        self.original_length: int = config.get("original_max_position_embeddings", 4096)
+        self.plain_length = config.get("original_max_position_embeddings", 4096)
         self.max_length: int = config["max_position_embeddings"]
         self.mean = torch.tensor(image_config["image_mean"], device="cpu")
         self.std = torch.tensor(image_config["image_std"], device="cpu")
@@ -126,12 +126,16 @@ class Phi3V(Backbone):
         if self.factors is None:
             angles, scale = positions[0, :, None] * frequencies, 1.0
         else:
-            is_long = np.array([n > self.original_length for n in lengths], np.int64)
-            of_token = to_device(is_long.repeat(lengths), device)
-            scaled = frequencies / self.factors.to(device)
-            angles = positions[0, :, None] * scaled[of_token]
-            extension = self.max_length / self.original_length
-            scale = math.sqrt(1 + math.log(extension) / math.log(self.original_length))
+            if self.factors.device != device:
+                self.factors = self.factors.to(device)
+            scaled = frequencies / self.factors
+            angles = positions[0, :, None] * scaled[0]
+            if max(lengths) > self.plain_length:
+                is_long = np.array([n > self.plain_length for n in lengths])
+                rows = to_device(is_long.repeat(lengths), device)
+                angles = torch.where(rows[:, None], positions[0, :, None] * scaled[1], angles)
+            extension = self.max_length / self.plain_length
+            scale = math.sqrt(1 + math.log(extension) / math.log(self.plain_length))
         angles = torch.cat((angles, angles), dim=1)
         return angles.cos() * scale, angles.sin() * scale
 

@@ -41,7 +41,9 @@ class Qwen2VL(Backbone):
         self.tied = bool(parsed.tie_word_embeddings)
         self.theta: float = text.rope_parameters["rope_theta"]
         self.head_dim: int = text.hidden_size // text.num_attention_heads
-        self.sections: list[int] = text.rope_parameters["mrope_section"]
+        sections = text.rope_parameters["mrope_section"]
+        axes = [axis % 3 for axis, size in enumerate(sections) for _ in range(size)]
+        self.axes = torch.tensor(axes, device="cpu")
         self.vision = vision
         self.blocks = BlockNames(
             blocks="visual.blocks", heads=vision.num_heads,
@@ -135,9 +137,9 @@ class Qwen2VL(Backbone):
     def rotary(self, positions: Tensor, lengths: Sequence[int]) -> tuple[Tensor, Tensor]:
         """Applies M-RoPE: each section of the frequencies turns with one axis of the positions."""
         frequencies = inverse_frequencies(self.theta, self.head_dim, positions.device)
-        sections = [axis % 3 for axis, size in enumerate(self.sections) for _ in range(size)]
-        axes = to_device(np.array(sections), positions.device)
-        angles = positions[axes].T * frequencies
+        if self.axes.device != positions.device:
+            self.axes = self.axes.to(positions.device)
+        angles = positions[self.axes].T * frequencies
         angles = torch.cat((angles, angles), dim=1)
         return angles.cos(), angles.sin()
 

@@ -1,0 +1,94 @@
+"""What a recorded batch is given: one array of numbers, whatever the batch."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from tests.conftest import adapter_folder
+from vlm2vec_service.engine import Engine, ops
+from vlm2vec_service.engine.graphs import Numbers, size_of
+from vlm2vec_service.engine.packing import Item, PackedBatch
+from vlm2vec_service.preprocess.prepared import Prepared
+from vlm2vec_service.settings import EngineSettings
+
+LONGEST = 4096
+
+
+@pytest.fixture(scope="module")
+def engine(checkpoints: Path) -> Engine:
+    engine = Engine.load(
+        checkpoints / "qwen2_vl", EngineSettings(dtype="float32", merged_bytes=10**9)
+    )
+    for name in ("lora", "dora"):
+        engine.load_adapter(name, adapter_folder("qwen2_vl", name))
+    return engine
+
+
+def text(length: int) -> Prepared:
+    ids = np.arange(8, 8 + length, dtype=np.int32)
+    return Prepared(ids, np.broadcast_to(np.arange(length, dtype=np.int32), (3, length)))
+
+
+def packed(engine: Engine, *inputs: tuple[int, str | None]) -> PackedBatch:
+    return engine.pack(
+        [Item(text(length), engine.adapter(name) if name else None) for length, name in inputs]
+    )
+
+
+def test_batches_of_about_a_size_share_a_graph(engine: Engine) -> None:
+    size = size_of(packed(engine, (20, None), (21, None), (9, None)), LONGEST)
+    assert size is not None
+    assert (size.tokens, size.inputs, size.longest, size.adapters, size.rank) == (64, 4, 64, 0, 0)
+    assert size.unit
+    assert not size.media
+    assert size_of(packed(engine, (30, None), (5, None), (1, None)), LONGEST) == size
+    assert size_of(packed(engine, (30, None), (35, None)), LONGEST) != size
+    assert size_of(packed(engine, (4097, None)), LONGEST) is None
+    assert size_of(packed(engine, (30, None)), 29) is None
+
+
+def test_numbers_are_those_of_the_batch_and_tiles_cover_all_rows(engine: Engine) -> None:
+    batch = packed(engine, (20, "dora"), (3, None), (50, "lora"), (9, "dora"))
+    size = size_of(batch, LONGEST)
+    assert size is not None
+    table = batch.token_stage.host_table
+    numbers = Numbers(size, len(table))
+    array = numbers.of(batch)
+    assert array.shape == (numbers.count,)
+    ids, positions, last, boundaries, token_tiles, input_tiles, places = (
+        part.numpy() for part in numbers.split(torch.from_numpy(array))
+    )
+    assert ids[:82].tolist() == batch.host_ids.tolist()
+    assert not ids[82:].any()
+    np.testing.assert_array_equal(positions[:, :82], batch.host_positions)
+    assert last.tolist() == batch.host_last.tolist()
+    assert boundaries.tolist() == [0, *(batch.host_last + 1)]
+    np.testing.assert_array_equal(places[:, : table.shape[1]], table)
+    for tiles, rows, stage in (
+        (token_tiles, size.tokens, batch.token_stage),
+        (input_tiles, size.inputs, batch.input_stage),
+    ):
+        owner = np.full(rows, -1)
+        for slot, start, stop in tiles:
+            assert stop - start <= ops.block_rows(rows)
+            assert (owner[start:stop] == -1).all()
+            owner[start:stop] = slot
+        expected = np.full(rows, len(stage.low_rank))
+        for slot, group in enumerate(stage.low_rank):
+            expected[group.start : group.stop] = slot
+        assert owner.tolist() == expected.tolist()
+
+
+def test_a_merged_copy_has_graphs_of_its_own(engine: Engine) -> None:
+    engine.merged.merge("dora")
+    size = size_of(packed(engine, (20, "dora")), LONGEST)
+    assert size is not None
+    assert size.merged == id(engine.merged.choose(engine.adapter("dora"), 20, True))
+    assert size.rank == 0
+    # Rows of a copy and of the base are several products, which no graph has.
+    both = packed(engine, (20, None), *[(60, "dora")] * 3)
+    assert both.token_stage.runs
+    assert size_of(both, LONGEST) is None
+    engine.merged.drop("dora")

@@ -16,7 +16,7 @@ from vlm2vec_training.embedder import Embedder
 from vlm2vec_training.settings import AdapterSettings, TrainSettings
 
 QUERIES = 64
-CHUNKS = (4, 16, 64, 0)
+CHUNKS = (16, 64, 0)
 
 
 def run(options: Options) -> Iterator[Row]:

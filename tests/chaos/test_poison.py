@@ -22,10 +22,10 @@ if "vlm2vec_service.worker" in sys.orig_argv:
 
     run = DeviceQueue.run
 
-    def poisoned(self, items):
+    def poisoned(self, items, *packed):
         if any(len(item.prepared) > 300 for item in items):
             time.sleep(3600)
-        return run(self, items)
+        return run(self, items, *packed)
 
     DeviceQueue.run = poisoned
 """

@@ -242,6 +242,11 @@ def test_settings_reach_the_worker_that_is_split_off() -> None:
         tuple(c["args"]) for n, c in containers(render(values)) if n.endswith("v2/worker")
     }
     assert {f"--{name}" for name in shared} <= {a.partition("=")[0] for a in arguments}
+    values["settings"] = {"cuda-graphs": False}
+    (arguments,) = {
+        tuple(c["args"]) for n, c in containers(render(values)) if n.endswith("v2/worker")
+    }
+    assert "--no-cuda-graphs" in arguments
 
 
 def _settings(schema: Document, names: set[str]) -> Document:

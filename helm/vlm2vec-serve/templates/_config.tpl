@@ -68,9 +68,12 @@ worker = [
 
 {{/* Options of `vlm2vec worker` among `settings`, as arguments. */}}
 {{- define "vlm2vec.workerArgs" -}}
-{{- $own := list "dtype" "log-format" "log-level" "token-budget" "vision-batch-patches" "vision-cache-bytes" -}}
+{{- $own := list "cuda-graphs" "dtype" "log-format" "log-level" "merged-bytes" "token-budget" "vision-batch-patches" "vision-cache-bytes" -}}
 {{- range $key, $value := .Values.settings }}
-{{- if has $key $own }}
+{{- if not (has $key $own) }}
+{{- else if kindIs "bool" $value }}
+- --{{ if not $value }}no-{{ end }}{{ $key }}
+{{- else }}
 - --{{ $key }}={{ if kindIs "float64" $value }}{{ int64 $value }}{{ else }}{{ $value }}{{ end }}
 {{- end }}
 {{- end }}

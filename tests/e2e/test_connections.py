@@ -86,6 +86,8 @@ def is_closed(connection: socket.socket) -> bool:
 @pytest.mark.parametrize("said", [b"", b"POST /v1/embeddings HTTP/1.1\r\nhost: a\r\nx-"])
 def test_idle_connections_over_http_are_limited_and_closed(narrow: Server, said: bytes) -> None:
     address = narrow.http_address
+    # The server may not have seen yet that the test before closed its connections.
+    wait_until(lambda: httpx.get(f"http://{address}/v1/models", timeout=60).status_code == 200)
     with httpx.Client(base_url=f"http://{address}", timeout=60) as before:
         assert before.get("/v1/models").status_code == 200
         with connections(address, many(), said) as idle:

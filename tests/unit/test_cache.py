@@ -144,7 +144,8 @@ def test_processes_that_fetch_the_same_at_once(tmp_path: Path) -> None:
     try:
         for process in processes:
             assert process.stdout is not None
-            assert "done" in (process.stdout.readline(), process.stdout.readline().strip())
+            # One that started late finds it there, and fetches nothing.
+            assert "done" in map(str.strip, process.stdout)
     finally:
         for process in processes:
             process.kill()

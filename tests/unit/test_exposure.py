@@ -13,6 +13,7 @@ from vlm2vec_service.errors import StartError
 from vlm2vec_service.frontend.addresses import bind, is_local
 from vlm2vec_service.frontend.auth.callers import new_key
 from vlm2vec_service.frontend.credentials import Exposure, open_access
+from vlm2vec_service.frontend.holding import ByteBudget
 from vlm2vec_service.metrics import Metrics
 from vlm2vec_service.settings import AuthSettings, HttpSettings, ServerSettings
 
@@ -20,7 +21,10 @@ from vlm2vec_service.settings import AuthSettings, HttpSettings, ServerSettings
 def service(listen: str) -> Any:
     """As much of a `Service` as a gate needs."""
     settings, metrics = ServerSettings(listen=listen), Metrics(CollectorRegistry())
-    return SimpleNamespace(settings=settings, metrics=metrics, draining=asyncio.Event())
+    return SimpleNamespace(
+        settings=settings, metrics=metrics, draining=asyncio.Event(),
+        received=ByteBudget("max_received_bytes", settings.max_received_bytes),
+    )  # fmt: skip
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 import os
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import CancelledError, Future
 from pathlib import Path
@@ -14,6 +15,7 @@ import torch
 from tests.e2e.server import wait_until
 from vlm2vec.worker.v1 import worker_pb2
 from vlm2vec_service.engine import Engine
+from vlm2vec_service.engine.engine import Launched
 from vlm2vec_service.preprocess import Prepared
 from vlm2vec_service.worker import servicer
 from vlm2vec_service.worker.codec import encode_item
@@ -27,13 +29,21 @@ class BlockedEngine:
     def __init__(self) -> None:
         self.gate = threading.Event()
         self.begun = 0
-        self.cache = self
-        self.hits = self.misses = 0
+        self.cache = self.merged = self
+        self.hits = self.misses = self.nbytes = 0
+        self.names: list[str] = []
+        self.path_tokens: Counter[str] = Counter()
 
-    def run(self, items: list[Any]) -> np.ndarray[Any, Any]:
+    def pack(self, items: list[Any]) -> list[Any]:
+        return items
+
+    def launch(self, items: list[Any]) -> Launched:
         self.begun += 1
         self.gate.wait()
-        return np.zeros((len(items), 2), np.float32)
+        return Launched(range(len(items)), torch.zeros(len(items), 2))
+
+    def merge_step(self) -> bool:
+        return False
 
 
 class FrontEnd:

@@ -22,7 +22,7 @@ from benchmarks.gpu.timing import memory_rate, seconds_of
 from benchmarks.models import SIZES, batch_of, random_backbone, write_dora
 from benchmarks.roofline import RANK, predict
 from vlm2vec_service.engine.backbone import Backbone
-from vlm2vec_service.engine.engine import DTYPES, Engine, Launched
+from vlm2vec_service.engine.engine import DTYPES, Engine
 from vlm2vec_service.engine.packing import Item, batches
 from vlm2vec_service.preprocess.prepared import Prepared
 from vlm2vec_service.settings import EngineSettings
@@ -195,14 +195,10 @@ def embed(
     It does so ``rounds`` times, each batch launched before the last is waited for.
     """
     vectors = np.empty((len(items), engine.dim), np.float32)
-    running: list[tuple[list[int], Launched]] = []
-    for indices in batches(items, engine.token_budget) * rounds:
-        running.append((indices, engine.launch(engine.pack([items[index] for index in indices]))))
-        if len(running) > 1:
-            done, launched = running.pop(0)
-            vectors[done] = launched.vectors()
-    for done, launched in running:
-        vectors[done] = launched.vectors()
+    cut = batches(items, engine.token_budget) * rounds
+    runs = engine.run_each([items[index] for index in indices] for indices in cut)
+    for indices, found in zip(cut, runs, strict=True):
+        vectors[indices] = found
     return vectors
 
 

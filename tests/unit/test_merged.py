@@ -242,8 +242,10 @@ def test_copy_is_given_up_if_its_adapter_goes_while_it_is_made(
     np.testing.assert_allclose(engine.run([Item(text, engine.adapter("a"))]), expected, atol=1e-5)
 
 
-def test_memory_of_a_copy_is_freed_with_its_adapter(engine: Engine) -> None:
+def test_memory_of_a_copy_is_freed_with_its_adapter(engine: Engine, checkpoints: Path) -> None:
+    (text,) = prepare(checkpoints, "qwen2_vl", "text")
     engine.merged.merge("a")
+    engine.embed([(text, "a")])
     copy = engine.merged.choose(engine.adapter("a"), 1, True)
     assert isinstance(copy, MergedCopy)
     alive: list[Callable[[], object]] = [weakref.ref(copy), *map(weakref.ref, copy.values())]

@@ -2,7 +2,7 @@
 
 import collections
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -155,18 +155,28 @@ class Engine:
             for prepared, name in inputs
         ]
         vectors = np.empty((len(items), self.dim), np.float32)
-        running: list[tuple[list[int], Launched]] = []
-        for indices in batches(items, self.token_budget):
-            running.append((indices, self.launch(self.pack([items[i] for i in indices]))))
-            # A GPU has the next batch before the last is waited for.
-            if len(running) > 1:
-                done, launched = running.pop(0)
-                vectors[done] = launched.vectors()
+        cut = batches(items, self.token_budget)
+        for indices, found in zip(
+            cut, self.run_each([items[i] for i in indices] for indices in cut), strict=True
+        ):
+            vectors[indices] = found
+        return vectors
+
+    def run_each(self, batches: Iterable[Sequence[Item]]) -> Iterator[npt.NDArray[np.float32]]:
+        """Runs ``batches`` as they are, and merges between them; yields the vectors of each.
+
+        A GPU has the next batch before the last is waited for.
+        """
+        waiting = None
+        for items in batches:
+            launched = self.launch(self.pack(items))
+            if waiting is not None:
+                yield waiting.vectors()
+            waiting = launched
             while self.merge_step():
                 pass
-        for done, launched in running:
-            vectors[done] = launched.vectors()
-        return vectors
+        if waiting is not None:
+            yield waiting.vectors()
 
     def merge_step(self) -> bool:
         """Does a moment's work on the merged copy of the adapter that is worth it most, if one is.
@@ -201,6 +211,8 @@ class Engine:
                     hidden, rotary, batch.segments, batch.last, batch.input_stage
                 )
                 vectors = batch.finish(states.float())
+            # The batch's would keep adapters and copies that leave until the next batch comes.
+            self.rows.stage = Stage()
         self.merged.count(batch.shares)
         for share in batch.shares:
             self.path_tokens[share.path] += share.tokens

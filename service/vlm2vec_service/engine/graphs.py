@@ -127,18 +127,17 @@ class Graph:
         shape = size.tokens, embeddings.shape[1]
         self.hidden = embeddings.new_zeros(shape) if size.media else None
         merged = batch.token_stage.only_copy(sum(batch.lengths))
-        both = token_tiles, input_tiles
-        stages = [FixedStage(tiles, table, size.rank, merged) for tiles in both]
 
         def run() -> Tensor:
             fixed = boundaries.to(torch.int32)
             segments = Segments([size.longest], causal=True, device=ids.device, fixed=fixed)
             hidden = backbone.embed_tokens(ids) if self.hidden is None else self.hidden.clone()
             rotary = backbone.rotary(positions, [size.longest])
-            for stage, tiles in zip(stages, both, strict=True):
-                stage.fixed = tiles.to(torch.int32), table
-            decoder.rows.stage = stages[0]
-            states = decoder.run(hidden, rotary, segments, last, stages[1]).float()
+            decoder.rows.stage, input_stage = (
+                FixedStage(tiles.to(torch.int32), table, size.rank, merged)
+                for tiles in (token_tiles, input_tiles)
+            )
+            states = decoder.run(hidden, rotary, segments, last, input_stage).float()
             return F.normalize(states, dim=1) if size.unit else states
 
         side = torch.cuda.Stream(ids.device)

@@ -106,6 +106,12 @@ def test_unknown_architecture_and_dtype(base: Path) -> None:
     refuse(base, "config.json")
 
 
+def test_another_activation_is_not_taken_for_silu(base: Path) -> None:
+    config = json.loads((base / "config.json").read_text())
+    (base / "config.json").write_text(json.dumps(config | {"hidden_act": "gelu"}))
+    refuse(base, "hidden_act 'gelu' is not silu")
+
+
 def test_phi_last_clip_layer_is_not_kept(checkpoints: Path) -> None:
     engine = Engine.load(checkpoints / "phi3_v", FLOAT32)
     names = [name for name, _ in engine.backbone.named_parameters()]

@@ -9,6 +9,10 @@ from vlm2vec_service.engine import ops
 from vlm2vec_service.engine.attention import Segments, attend
 from vlm2vec_service.engine.linear import Product, product_in
 from vlm2vec_service.engine.stage import Rows, Stage
+from vlm2vec_service.errors import CheckpointError
+
+SILU = ("silu", "swish")
+"""The names that ``transformers`` has for the activation of a SwiGLU."""
 
 
 @dataclass(frozen=True)
@@ -30,9 +34,14 @@ class Decoder:
     It computes what `Backbone.decode` does, without gradients and in fewer passes over memory:
     projections of the same input are one product, and what lies between two products is one
     operation. Any decoder fits that has RMS norms in front of its attention and of a SwiGLU MLP.
+    Raises `CheckpointError` for another activation.
     """
 
     def __init__(self, model: Any, rows: Rows) -> None:
+        if model.config.hidden_act not in SILU:
+            raise CheckpointError(
+                f"config.json: hidden_act {model.config.hidden_act!r} is not silu"
+            )
         self.rows = rows
         self.layers = [_layer(layer) for layer in model.layers]
         self.norm, self.eps = model.norm.weight, model.norm.variance_epsilon

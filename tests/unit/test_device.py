@@ -93,18 +93,25 @@ def test_steps_run_at_once_while_no_batch_waits() -> None:
         assert device.spread([engine.step() for _ in range(100)]) == [LAYER] * 100
 
 
+def run_at_once(
+    device: DeviceQueue, engine: SlowEngine, interactive: tuple[bool, ...], steps: int
+) -> None:
+    """Runs batches, and ``steps`` of 0.1 s that were all queued before the second of them began."""
+    batches = [device.submit(BATCH, each) for each in interactive]
+    loading = threading.Thread(target=device.spread, args=([engine.step(0.1)] * steps,))
+    loading.start()
+    while len(device._steps) < steps:
+        time.sleep(0.001)
+    engine.gate.set()
+    for batch in batches:
+        batch.result(10)
+    loading.join(10)
+
+
 def test_batches_go_first_and_steps_get_a_share_after_each() -> None:
     engine = SlowEngine()
     with running(engine) as device:
-        batches = [device.submit(BATCH, interactive) for interactive in (True, False, True)]
-        steps = threading.Thread(target=device.spread, args=([engine.step(0.1)] * 5,))
-        steps.start()
-        while len(device._steps) < 5:
-            time.sleep(0.001)
-        engine.gate.set()
-        for batch in batches:
-            batch.result(10)
-        steps.join(10)
+        run_at_once(device, engine, (True, False, True), 5)
     # A step takes longer than the share of a batch: one fits after each, the rest when it is quiet.
     # The first batch began before there were steps, and may have ended so.
     assert "".join(name[0] for name in engine.order) in ("bsbsbsss", "bbsbssss")
@@ -132,15 +139,7 @@ def letters(engine: SlowEngine) -> str:
 def test_merging_is_for_when_no_batch_waits_and_nothing_loads() -> None:
     engine = SlowEngine(to_merge=6)
     with running(engine) as device:
-        batches = [device.submit(BATCH, True) for _ in range(3)]
-        loading = threading.Thread(target=device.spread, args=([engine.step(0.1)] * 2,))
-        loading.start()
-        while len(device._steps) < 2:
-            time.sleep(0.001)
-        engine.gate.set()
-        for batch in batches:
-            batch.result(10)
-        loading.join(10)
+        run_at_once(device, engine, (True, True, True), 2)
         while engine.to_merge:
             time.sleep(0.001)
     # After a batch there is time for one step, of loading as long as there is something to load.

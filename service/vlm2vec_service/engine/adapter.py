@@ -105,11 +105,8 @@ def load_adapter(
         for module, part in read_tensors(folder, parts, device)
     ]
     exact = dict(zip(parts, compute(steps), strict=True))
-    touched = [
-        product
-        for product in products_of(linears)
-        if any(part.name in exact for part in product.parts)
-    ]
+    products = products_of(linears)
+    touched = [product for product in products if any(part.name in exact for part in product.parts)]
     joins = [functools.partial(join, product, exact) for product in touched]
     joined = dict(zip((product.name for product in touched), compute(joins), strict=True))
     vision = {key: joined[key] for key in joined if key.startswith(backbone.vision_prefix)}
@@ -122,7 +119,7 @@ def load_adapter(
             for part, layer in split(product, exact, joined[product.name])
         },
         exact={module: layer.to(torch.device("cpu")) for module, layer in exact.items()},
-        pointers=_pointers(products_of(linears), joined),
+        pointers=_pointers(products, joined),
         vision_digest=_digest(vision) if vision else b"",
         embedding=embedding,
     )

@@ -6,6 +6,7 @@ batch to batch are no reason to compile a kernel anew.
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import triton
@@ -72,23 +73,9 @@ def expand(
 
     ``mixed`` is what `shrink` returned. The sum of its parts is rounded to the type of ``y``.
     """
-    splits, rows, rank = mixed.shape
-    outputs = OUTPUT_BYTES // y.element_size()
-    _expand[(len(tiles), triton.cdiv(y.shape[1], outputs))](
-        y,
-        mixed,
-        table,
-        tiles,
-        y.stride(0),
-        y.shape[1],
-        rows,
-        rank,
-        splits,
-        DOT=_operand(y),
-        ROWS=block,
-        RANKS=_ranks(rank, EXPANDED_RANKS * 2 // y.element_size()),
-        OUTPUTS=outputs,
-        num_warps=4,
+    options = _reading(mixed, y, block)
+    _expand[(len(tiles), triton.cdiv(y.shape[1], options["OUTPUTS"]))](
+        y, mixed, table, tiles, y.stride(0), y.shape[1], **options, num_warps=4
     )
 
 
@@ -104,28 +91,27 @@ def swiglu_expand(
 
     ``tiles`` cover all rows. Returns ``(rows, size)``.
     """
-    splits, rows, rank = mixed.shape
-    size = gate_up.shape[1] // 2
+    rows, size = len(gate_up), gate_up.shape[1] // 2
     product = torch.empty(rows, size, dtype=gate_up.dtype, device=gate_up.device)
-    outputs = OUTPUT_BYTES // gate_up.element_size()
-    _swiglu_expand[(len(tiles), triton.cdiv(size, outputs))](
-        gate_up,
-        product,
-        mixed,
-        table,
-        tiles,
-        gate_up.stride(0),
-        size,
-        rows,
-        rank,
-        splits,
-        DOT=_operand(gate_up),
-        ROWS=block,
-        RANKS=_ranks(rank, EXPANDED_RANKS * 2 // gate_up.element_size()),
-        OUTPUTS=outputs,
-        num_warps=8,
+    options = _reading(mixed, gate_up, block)
+    _swiglu_expand[(len(tiles), triton.cdiv(size, options["OUTPUTS"]))](
+        gate_up, product, mixed, table, tiles, gate_up.stride(0), size, **options, num_warps=8
     )
     return product
+
+
+def _reading(mixed: Tensor, y: Tensor, block: int) -> dict[str, Any]:
+    """Lists what a kernel that adds ``mixed`` to ``y`` has to know of them."""
+    splits, rows, rank = mixed.shape
+    return {
+        "rows": rows,
+        "rank": rank,
+        "splits": splits,
+        "DOT": _operand(y),
+        "ROWS": block,
+        "RANKS": _ranks(rank, EXPANDED_RANKS * 2 // y.element_size()),
+        "OUTPUTS": OUTPUT_BYTES // y.element_size(),
+    }
 
 
 def _ranks(rank: int, most: int) -> int:
@@ -137,6 +123,13 @@ def _operand(x: Tensor) -> "tl.constexpr":
     """Finds the type of the factors of a product: Triton's interpreter has none of bfloat16."""
     wide = triton.knobs.runtime.interpret or x.dtype == torch.float32
     return tl.float32 if wide else tl.bfloat16 if x.dtype == torch.bfloat16 else tl.float16
+
+
+@triton.jit
+def _tile(tiles, table):
+    """Finds this program's tile: its adapter's entry in ``table``, its first row, its last + 1."""
+    tile = tiles + tl.program_id(0) * 3
+    return table + tl.load(tile) * 5, tl.load(tile + 1), tl.load(tile + 2)
 
 
 @triton.jit(do_not_specialize=["rows", "steps"])
@@ -156,12 +149,10 @@ def _shrink(
     STEP: tl.constexpr,
 ):
     """One program does one tile, ``RANKS`` ranks and one part of the inputs, of ``steps`` steps."""
-    tile, part = tl.program_id(0), tl.program_id(2)
-    slot = tl.load(tiles + tile * 3)
-    first = tl.load(tiles + tile * 3 + 1)
-    stop = tl.load(tiles + tile * 3 + 2)
-    address = tl.load(table + slot * 5)
-    own_rank = tl.load(table + slot * 5 + 4).to(tl.int32)
+    entry, first, stop = _tile(tiles, table)
+    part = tl.program_id(2)
+    address = tl.load(entry)
+    own_rank = tl.load(entry + 4).to(tl.int32)
     r = tl.program_id(1) * RANKS + tl.arange(0, RANKS)
     if (first < stop) & (address != 0) & (tl.program_id(1) * RANKS < own_rank):
         a = tl.multiple_of(address.to(tl.pointer_type(x.dtype.element_ty)), 16)
@@ -252,11 +243,7 @@ def _expand(
     OUTPUTS: tl.constexpr,
 ):
     """One program does ``OUTPUTS`` columns of one tile."""
-    tile = tl.program_id(0)
-    slot = tl.load(tiles + tile * 3)
-    first = tl.load(tiles + tile * 3 + 1)
-    stop = tl.load(tiles + tile * 3 + 2)
-    entry = table + slot * 5
+    entry, first, stop = _tile(tiles, table)
     if (first < stop) & (tl.load(entry) != 0):
         kind: tl.constexpr = y.dtype.element_ty
         row = first + tl.arange(0, ROWS)
@@ -288,11 +275,7 @@ def _swiglu_expand(
     OUTPUTS: tl.constexpr,
 ):
     """One program does ``OUTPUTS`` columns of one tile of the SwiGLU, whose width is ``size``."""
-    tile = tl.program_id(0)
-    slot = tl.load(tiles + tile * 3)
-    first = tl.load(tiles + tile * 3 + 1)
-    stop = tl.load(tiles + tile * 3 + 2)
-    entry = table + slot * 5
+    entry, first, stop = _tile(tiles, table)
     if first < stop:
         kind: tl.constexpr = gate_up.dtype.element_ty
         row = first + tl.arange(0, ROWS)

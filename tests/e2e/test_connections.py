@@ -7,7 +7,7 @@ import socket
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -41,12 +41,16 @@ def narrow(checkpoints: Path, tmp_path_factory: pytest.TempPathFactory) -> Itera
 
 
 @contextlib.contextmanager
-def connections(address: str, count: int, said: bytes = b"") -> Iterator[list[socket.socket]]:
-    """Connections that say ``said`` and fall silent."""
+def connections(
+    address: str, count: int, said: bytes = b"", between: Callable[[], object] = lambda: None
+) -> Iterator[list[socket.socket]]:
+    """Connections that say ``said`` and fall silent; ``between`` is called after every hundred."""
     host, _, port = address.partition(":")
     with contextlib.ExitStack() as stack:
         opened = []
-        for _ in range(count):
+        for number in range(count):
+            if number % 100 == 99:
+                between()
             with contextlib.suppress(ConnectionError):
                 opened.append(stack.enter_context(socket.create_connection((host, int(port)), 30)))
                 opened[-1].sendall(said)
@@ -90,7 +94,8 @@ def test_idle_connections_over_http_are_limited_and_closed(narrow: Server, said:
     wait_until(lambda: httpx.get(f"http://{address}/v1/models", timeout=60).status_code == 200)
     with httpx.Client(base_url=f"http://{address}", timeout=60) as before:
         assert before.get("/v1/models").status_code == 200
-        with connections(address, many(), said) as idle:
+        # Where connections open slowly, the first one must not be idle meanwhile.
+        with connections(address, many(), said, lambda: before.get("/v1/models")) as idle:
             assert len(idle) == many()
             assert before.get("/v1/models").status_code == 200
             with connections(address, 2) as (first, second):

@@ -75,4 +75,7 @@ def test_help_has_every_setting_with_its_sentence_and_default() -> None:
         for item in fields(settings):
             assert f"--{item.name.replace('_', '-')} " in text
             assert item.metadata["help"] in text
-            assert f"[default: {item.default}]" in text
+            default = item.default
+            if isinstance(default, bool):  # shown as the flag that says it
+                default = ("" if default else "no-") + item.name.replace("_", "-")
+            assert f"[default: {default}]" in text

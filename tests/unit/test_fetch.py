@@ -59,10 +59,17 @@ class Handler(BaseHTTPRequestHandler):
         pass
 
 
+class Origin(ThreadingHTTPServer):
+    """A server that takes as many connections at once as a test opens."""
+
+    request_queue_size = 64
+    daemon_threads = True
+
+
 @pytest.fixture
 def origin() -> Iterator[str]:
     Handler.seen = []
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server = Origin(("127.0.0.1", 0), Handler)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     yield f"http://127.0.0.1:{server.server_port}"
     server.shutdown()

@@ -286,10 +286,18 @@ class CallOptions(_message.Message):
     OUTPUT_FIELD_NUMBER: _builtins.int
     PRIORITY_FIELD_NUMBER: _builtins.int
     ROUTING_KEY_FIELD_NUMBER: _builtins.int
+    TRUNCATE_FIELD_NUMBER: _builtins.int
     priority: Global___Priority.ValueType
     """Who waits."""
     routing_key: _builtins.str
     """Calls with the same key get the same version while a canary takes a share of the traffic."""
+    truncate: _builtins.int
+    """Leaves out the end of a text that makes its input longer than so many tokens, media included;
+    0 is as many as the server takes (max_tokens). Absent, too long an input is an error. Media,
+    the instruction and what the prompt template puts behind the text stay; where they leave no
+    room for any text, that is an error. Of a raw prompt it is the longest text between
+    placeholders and control tokens that loses its end.
+    """
     @_builtins.property
     def model(self) -> Global___ModelRef:
         """The model, and perhaps its version."""
@@ -305,12 +313,15 @@ class CallOptions(_message.Message):
         output: Global___OutputOptions | None = ...,
         priority: Global___Priority.ValueType = ...,
         routing_key: _builtins.str = ...,
+        truncate: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["model", b"model", "output", b"output"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_truncate", b"_truncate", "model", b"model", "output", b"output", "truncate", b"truncate"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["model", b"model", "output", b"output", "priority", b"priority", "routing_key", b"routing_key"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_truncate", b"_truncate", "model", b"model", "output", b"output", "priority", b"priority", "routing_key", b"routing_key", "truncate", b"truncate"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__truncate: _TypeAlias = _typing.Literal["truncate"]  # noqa: Y015
+    _WhichOneofArgType__truncate: _TypeAlias = _typing.Literal["_truncate", b"_truncate"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__truncate) -> _WhichOneofReturnType__truncate | None: ...
 
 Global___CallOptions: _TypeAlias = CallOptions  # noqa: Y015
 
@@ -328,7 +339,7 @@ class EmbedRequest(_message.Message):
 
     @_builtins.property
     def inputs(self) -> _containers.RepeatedCompositeFieldContainer[Global___Input]:
-        """1 to the server's max_inputs (64)."""
+        """1 to the server's max_inputs (2048)."""
 
     def __init__(
         self,
@@ -450,6 +461,7 @@ class Embedding(_message.Message):
     SPACE_FIELD_NUMBER: _builtins.int
     TOKENS_FIELD_NUMBER: _builtins.int
     TIMINGS_FIELD_NUMBER: _builtins.int
+    TRUNCATED_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     """The model's name."""
     version: _builtins.str
@@ -458,6 +470,10 @@ class Embedding(_message.Message):
     """The vector space: vectors of different spaces do not compare."""
     tokens: _builtins.int
     """Tokens of the input, image and video tokens included."""
+    truncated: _builtins.bool
+    """Whether the end of its text was left out: because the call has `truncate`, or the adapter a
+    max_text_tokens.
+    """
     @_builtins.property
     def vector(self) -> Global___Vector:
         """The vector."""
@@ -475,10 +491,11 @@ class Embedding(_message.Message):
         space: _builtins.str = ...,
         tokens: _builtins.int = ...,
         timings: Global___Timings | None = ...,
+        truncated: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["timings", b"timings", "vector", b"vector"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["model", b"model", "space", b"space", "timings", b"timings", "tokens", b"tokens", "vector", b"vector", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["model", b"model", "space", b"space", "timings", b"timings", "tokens", b"tokens", "truncated", b"truncated", "vector", b"vector", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -604,7 +621,7 @@ class RankRequest(_message.Message):
 
     @_builtins.property
     def candidates(self) -> _containers.RepeatedCompositeFieldContainer[Global___Input]:
-        """1 to the server's max_inputs (64) candidates."""
+        """1 to the server's max_inputs (2048) candidates."""
 
     def __init__(
         self,
@@ -633,6 +650,7 @@ class RankResponse(_message.Message):
     VERSION_FIELD_NUMBER: _builtins.int
     SPACE_FIELD_NUMBER: _builtins.int
     TOKENS_FIELD_NUMBER: _builtins.int
+    QUERY_TRUNCATED_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     """The model's name."""
     version: _builtins.str
@@ -641,6 +659,8 @@ class RankResponse(_message.Message):
     """The vector space of that version."""
     tokens: _builtins.int
     """Tokens of the query and all candidates."""
+    query_truncated: _builtins.bool
+    """Whether the end of the query's text was left out."""
     @_builtins.property
     def candidates(self) -> _containers.RepeatedCompositeFieldContainer[Global___RankedCandidate]:
         """The best first."""
@@ -653,10 +673,11 @@ class RankResponse(_message.Message):
         version: _builtins.str = ...,
         space: _builtins.str = ...,
         tokens: _builtins.int = ...,
+        query_truncated: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["candidates", b"candidates", "model", b"model", "space", b"space", "tokens", b"tokens", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["candidates", b"candidates", "model", b"model", "query_truncated", b"query_truncated", "space", b"space", "tokens", b"tokens", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -670,19 +691,23 @@ class RankedCandidate(_message.Message):
 
     INDEX_FIELD_NUMBER: _builtins.int
     SCORE_FIELD_NUMBER: _builtins.int
+    TRUNCATED_FIELD_NUMBER: _builtins.int
     index: _builtins.int
     """Its index in the request."""
     score: _builtins.float
     """Cosine of its vector to the query's, -1 to 1."""
+    truncated: _builtins.bool
+    """Whether the end of its text was left out."""
     def __init__(
         self,
         *,
         index: _builtins.int = ...,
         score: _builtins.float = ...,
+        truncated: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["index", b"index", "score", b"score"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["index", b"index", "score", b"score", "truncated", b"truncated"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

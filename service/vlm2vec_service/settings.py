@@ -138,8 +138,8 @@ class ServerSettings:
     )
     preprocess_threads: int = setting(
         4,
-        "Threads that decode images and video for one caller; one more is there for the others, "
-        "and as many again are for texts, which so never wait for pictures.",
+        "Threads that decode images and video for one caller; two more are there for callers who "
+        "have none, and as many again are for texts, which so never wait for pictures.",
     )
     preprocess_seconds: float = setting(
         20.0,

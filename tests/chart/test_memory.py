@@ -26,7 +26,7 @@ def front_end(workers: int, batch: int, **settings: int) -> tuple[int, int]:
     """Requested and most MiB of a front end with so many workers."""
     values = vars(SERVER) | vars(LIMITS) | settings
     held = (values["max_received_bytes"] + values["max_prepared_bytes"]) // MIB
-    decoding = 20 * (values["preprocess_threads"] + 1) * values["max_image_pixels"] // MIB
+    decoding = 20 * (values["preprocess_threads"] + 2) * values["max_image_pixels"] // MIB
     return 512 + held // 2, 512 + held + decoding + workers * batch
 
 

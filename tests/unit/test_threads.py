@@ -13,7 +13,7 @@ from vlm2vec_service.frontend.threads import Threads
 from vlm2vec_service.preprocess.stop import Stop
 from vlm2vec_service.scheduling.fair_queue import BULK_EVERY, Flow
 
-A, B, C = (Flow(name, True) for name in "abc")
+A, B, C, D = (Flow(name, True) for name in "abcd")
 BULK = Flow("a", False)
 
 
@@ -61,7 +61,7 @@ async def until(holds: Callable[[], bool]) -> None:
 
 
 @pytest.mark.parametrize("most", [1, 2, 4])
-def test_one_caller_never_takes_the_last_thread(most: int) -> None:
+def test_one_caller_leaves_threads_to_the_others(most: int) -> None:
     async def check() -> None:
         threads = Threads("test", most)
         gate = Gate(threads)
@@ -83,23 +83,47 @@ def test_one_caller_never_takes_the_last_thread(most: int) -> None:
     asyncio.run(check())
 
 
+@pytest.mark.parametrize("first", [[A, A], [A, B], [A, BULK, B], [B, A, A, BULK]])
+@pytest.mark.parametrize("most", [1, 2, 4])
+def test_two_callers_leave_a_thread_to_a_third(most: int, first: list[Flow]) -> None:
+    async def check() -> None:
+        threads = Threads("test", most)
+        gate = Gate(threads)
+        asking = [*first * (most + 2), A, B, BULK]
+        heavy = {f"{i}": gate.start(flow, f"{i}") for i, flow in enumerate(asking)}
+        await settle()
+        taken = threads.taken
+        assert most <= taken <= most + 1
+        for i in range(2 * BULK_EVERY):  # at once, however long the others take
+            await gate.end(gate.start(C, f"c{i}"), f"c{i}")
+        assert (threads.taken, len(gate.begun)) == (taken, taken + 2 * BULK_EVERY)
+        for name in heavy:
+            gate.gates[name].set()
+        assert await asyncio.gather(*heavy.values()) == list(heavy)
+        await settle()
+        assert (threads.taken, threads.waiting) == (0, 0)
+
+    asyncio.run(check())
+
+
 def test_callers_take_turns_and_interactive_work_comes_first() -> None:
     async def check() -> None:
         threads = Threads("test", 1)
         gate = Gate(threads)
-        holding = [gate.start(flow, f"hold {flow.caller}") for flow in (A, B)]
-        await gate.until("hold a", "hold b")
+        holding = [gate.start(flow, f"hold {flow.caller}") for flow in (A, B, D)]
+        await gate.until("hold a", "hold b", "hold d")
         order = [(BULK, "bulk"), (A, "a0"), (A, "a1"), (A, "a2"), (C, "c0"), (C, "c1"), (B, "b0")]
         tasks = {name: gate.start(flow, name) for flow, name in order}
         await settle()
         await gate.end(holding[0], "hold a")
         for turn in range(6):
-            name = await gate.begins(2 + turn)
+            name = await gate.begins(3 + turn)
             await gate.end(tasks[name], name)
         # Whoever has a thread already waits until it is free.
-        assert gate.begun[2:] == ["a0", "c0", "a1", "c1", "a2", "bulk"]
+        assert gate.begun[3:] == ["a0", "c0", "a1", "c1", "bulk", "a2"]
         await gate.end(holding[1], "hold b")
         await gate.end(tasks["b0"], "b0")
+        await gate.end(holding[2], "hold d")
 
     asyncio.run(check())
 
@@ -108,7 +132,7 @@ def test_interactive_work_never_keeps_bulk_work_out() -> None:
     async def check() -> None:
         threads = Threads("test", 1)
         order: list[str] = []
-        flows = [A, B, C, Flow("d", True)]
+        flows = [A, B, C, D]
 
         async def keep_asking(flow: Flow) -> None:
             while "bulk" not in order:

@@ -123,7 +123,7 @@ affinity: {{- toYaml . | nindent 2 }}
 {{- $received := int64 (dig "max-received-bytes" 1073741824 .Values.settings) -}}
 {{- $prepared := int64 (dig "max-prepared-bytes" 1073741824 .Values.settings) -}}
 {{- $pixels := int64 (dig "max-image-pixels" 50000000 .Values.settings) -}}
-{{- $threads := add 1 (int64 (dig "preprocess-threads" 4 .Values.settings)) -}}
+{{- $threads := add 2 (int64 (dig "preprocess-threads" 4 .Values.settings)) -}}
 {{- $held := div (add $received $prepared) 1048576 -}}
 {{- $decoding := div (mul 20 $threads $pixels) 1048576 -}}
 {{- $each := ternary .Values.replicas (include "vlm2vec.deviceCount" . | int) .Values.split.enabled -}}

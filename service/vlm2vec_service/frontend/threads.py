@@ -11,24 +11,26 @@ from vlm2vec_service.scheduling.fair_queue import BULK_EVERY, Flow
 from vlm2vec_service.scheduling.shares import Shares
 
 T = TypeVar("T")
+LEFT_FREE = 2
+"""Threads that only those take who have none: no two callers together have them all."""
 
 
 class Threads(Shares):
-    """Shares of threads: ``most`` for one caller, and one more, which is there for the others.
+    """Shares of threads: ``most`` for one caller, and `LEFT_FREE` more, which are there for others.
 
     Interactive flows come before bulk ones, but for one turn in `BULK_EVERY`; those of one priority
     take turns.
     """
 
     def __init__(self, name: str, most: int) -> None:
-        super().__init__(most + 1)
-        self._pool = ThreadPoolExecutor(most + 1, thread_name_prefix=name)
+        super().__init__(most + LEFT_FREE)
+        self._pool = ThreadPoolExecutor(self.most, thread_name_prefix=name)
         self._turns = 0
 
     def has_room(self, flow: Flow, amount: int = 1) -> bool:
         """Whether a thread is free that the caller of ``flow`` may have."""
-        own = sum(self.taken_by(Flow(flow.caller, priority)) for priority in (True, False))
-        return self.taken < self.most and own < self.most - 1
+        has_some = any(self.taken_by(Flow(flow.caller, priority)) for priority in (True, False))
+        return self.most - self.taken > (LEFT_FREE if has_some else 0)
 
     def take(self, flow: Flow, amount: int = 1) -> None:
         """Takes a thread, free or not."""

@@ -9,6 +9,7 @@ import uuid
 from pathlib import Path
 
 import httpx
+from prometheus_client.parser import text_string_to_metric_families
 
 from tests.e2e.http_calls import embed
 from tests.e2e.server import Server, wait_until
@@ -56,11 +57,22 @@ def test_who_leaves_is_cancelled(server: Server) -> None:
 
 def test_health_and_pages(http: httpx.Client) -> None:
     assert http.get("/healthz").json() == {"status": "alive"}
-    assert http.get("/readyz").json() == {"status": "ready"}
+    for path in ("/readyz", "/health"):
+        assert http.get(path).json() == {"status": "ready"}
     assert "swagger" in http.get("/docs").text
     paths = http.get("/openapi.json").json()["paths"]
     expected = {"/v1/embeddings", "/v1/rerank", "/v1/models", "/v1/models/{model}"}
-    assert set(paths) == expected | {"/healthz", "/readyz"}
+    assert set(paths) == expected | {"/healthz", "/readyz", "/health", "/metrics"}
+
+
+def test_both_ports_have_the_metrics(server: Server, http: httpx.Client) -> None:
+    answer = http.get("/metrics")
+    assert answer.headers["content-type"] == "text/plain; version=0.0.4; charset=utf-8"
+    here, there = (
+        {family.name for family in text_string_to_metric_families(text)}
+        for text in (answer.text, server.metrics_text())
+    )
+    assert here == there > {"vlm2vec_requests", "vlm2vec_model_ready"}
 
 
 def test_fuzzing_finds_no_fault(server: Server, tmp_path: Path) -> None:

@@ -1,7 +1,5 @@
 """Who may do what: scopes of methods, and models that are kept from callers."""
 
-import urllib.error
-import urllib.request
 from typing import Any
 
 import grpc
@@ -84,7 +82,7 @@ def test_streams_of_changes_need_their_scope(guarded: Guarded) -> None:
 def test_what_is_open_and_what_is_not(guarded: Guarded) -> None:
     server = guarded.server
     url, headers = f"http://{server.http_address}", {"authorization": guarded.authorization("read")}
-    for path in ("/healthz", "/readyz"):
+    for path in ("/healthz", "/readyz", "/health"):
         assert httpx.get(url + path).status_code == 200
     for path in ("/docs", "/openapi.json", "/nothing"):
         assert httpx.get(url + path).status_code == 401
@@ -94,7 +92,6 @@ def test_what_is_open_and_what_is_not(guarded: Guarded) -> None:
     server.health.Check(health_pb2.HealthCheckRequest())
     with pytest.raises(grpc.RpcError, match="UNAUTHENTICATED"):
         ProtoReflectionDescriptorDatabase(server.channel).get_services()
-    metrics = f"http://{server.metrics_address}/metrics"
-    with pytest.raises(urllib.error.HTTPError, match="401"):
-        urllib.request.urlopen(metrics)
-    assert "vlm2vec_requests_total" in httpx.get(metrics, headers=headers).text
+    for metrics in (f"http://{server.metrics_address}/metrics", f"{url}/metrics"):
+        assert httpx.get(metrics).status_code == 401
+        assert "vlm2vec_requests_total" in httpx.get(metrics, headers=headers).text

@@ -26,7 +26,8 @@ SCOPES = {
 }  # fmt: skip
 """The scope that a caller needs for a path and those below it."""
 INFRASTRUCTURE = {
-    "/healthz": "health", "/readyz": "health", "/openapi.json": "reflection", "/docs": "reflection",
+    "/healthz": "health", "/readyz": "health", "/health": "health", "/metrics": "metrics",
+    "/openapi.json": "reflection", "/docs": "reflection",
 }  # fmt: skip
 """Paths by the word of ``--without-credential`` that opens them to everybody. They need no scope
 and are not logged: probes would fill the log."""

@@ -1,19 +1,18 @@
-"""The routes that say what is served and whether it is well: ``/v1/models``, ``/healthz``,
-``/readyz``."""
+"""``/v1/models``: what is served."""
 
-from fastapi import APIRouter, Response
+from fastapi import APIRouter
 
 from vlm2vec.v1 import embedding_pb2 as pb
 from vlm2vec_service.errors import NotFoundError
 from vlm2vec_service.frontend import calls
-from vlm2vec_service.frontend.http.bodies import ModelList, ModelObject, ServedVersion, Status
+from vlm2vec_service.frontend.http.bodies import ModelList, ModelObject, ServedVersion
 from vlm2vec_service.frontend.http.caller import caller_of
 from vlm2vec_service.frontend.http.errors import RESPONSES
 from vlm2vec_service.frontend.pipeline import Pipeline
 
 
 def routes(pipeline: Pipeline) -> APIRouter:
-    """Makes the router of ``/v1/models`` and of the health checks."""
+    """Makes the router of ``/v1/models``."""
     router = APIRouter(tags=["models"])
 
     @router.get("/v1/models", responses=RESPONSES)
@@ -31,17 +30,6 @@ def routes(pipeline: Pipeline) -> APIRouter:
             if known.name == model:
                 return _model(known)
         raise NotFoundError(f"model {model!r} is not served")
-
-    @router.get("/healthz", tags=["health"])
-    async def healthz() -> Status:
-        """Whether the process is alive; it is if this answers."""
-        return Status(status="alive")
-
-    @router.get("/readyz", tags=["health"], responses={503: {"model": Status}})
-    async def readyz(response: Response) -> Status:
-        """Whether every model has a worker with its base and adapters."""
-        response.status_code = 200 if pipeline.ready else 503
-        return Status(status="ready" if pipeline.ready else "not ready")
 
     return router
 

@@ -1,0 +1,38 @@
+"""What probes and Prometheus ask on the HTTP port: ``/healthz``, ``/readyz``, ``/health``,
+``/metrics``."""
+
+import asyncio
+
+from fastapi import APIRouter, Response
+
+from vlm2vec_service.frontend.http.bodies import Status
+from vlm2vec_service.frontend.metrics_server import CONTENT_TYPE, exposition
+from vlm2vec_service.frontend.pipeline import Pipeline
+
+
+def routes(pipeline: Pipeline) -> APIRouter:
+    """Makes the router of the health checks and of the metrics."""
+    router = APIRouter(tags=["health"])
+    one_at_a_time = asyncio.Lock()  # so that no flood of scrapes takes the threads of others
+
+    @router.get("/healthz")
+    async def healthz() -> Status:
+        """Whether the process is alive; it is if this answers."""
+        return Status(status="alive")
+
+    @router.get("/health", responses={503: {"model": Status}})
+    @router.get("/readyz", responses={503: {"model": Status}})
+    async def readyz(response: Response) -> Status:
+        """Whether every model has a worker with its base and adapters."""
+        response.status_code = 200 if pipeline.ready else 503
+        return Status(status="ready" if pipeline.ready else "not ready")
+
+    @router.get(
+        "/metrics", response_class=Response, responses={200: {"content": {"text/plain": {}}}}
+    )
+    async def metrics() -> Response:
+        """Every metric, as Prometheus reads it."""
+        async with one_at_a_time:
+            return Response(await asyncio.to_thread(exposition), media_type=CONTENT_TYPE)
+
+    return router

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from vlm2vec_service.errors import InvalidInputError
-from vlm2vec_service.preprocess.data_uri import read_data_uri
+from vlm2vec_service.preprocess.data_uri import DataUri, is_data_uri
 from vlm2vec_service.preprocess.images import EncodedImage, measure_image
 from vlm2vec_service.preprocess.pictures import VideoSource
 from vlm2vec_service.preprocess.prepared import Request
@@ -93,8 +93,8 @@ class LineReader:
     def _read(self, source: Any, field: str, limit: str) -> bytes:
         if not isinstance(source, str):
             raise InvalidInputError(field, "expected a path or a data URI")
-        if source.startswith("data:"):
-            return read_data_uri(source, field)
+        if is_data_uri(source):
+            return DataUri.parse(source, field).read(field, self.limits, limit)
         path = self.folder / source
         try:
             size = path.stat().st_size

@@ -7,12 +7,12 @@ from vlm2vec_service.errors import InvalidInputError
 from vlm2vec_service.frontend.access import current
 from vlm2vec_service.frontend.http.fetch import Fetcher, RemoteMedia
 from vlm2vec_service.frontend.http.input_shapes import INPUT, MANY, MESSAGES, ONE
-from vlm2vec_service.preprocess.data_uri import read_base64, read_data_uri
+from vlm2vec_service.preprocess.data_uri import DataUri, is_data_uri, read_base64
 from vlm2vec_service.settings import Limits
 from vlm2vec_service.versions.catalog import Catalog
 
-FRAMES = "data:video/jpeg;base64,"
-"""A video as JPEG frames, base64, with commas between."""
+FRAMES = "video/jpeg"
+"""The media type of a video as JPEG frames, base64, with commas between."""
 
 
 def model_ref(catalog: Catalog, text: str) -> pb.ModelRef:
@@ -129,15 +129,19 @@ class InputReader:
         images = sum(item.WhichOneof("part") != "text" for item in message.parts)
         if images > self.limits.max_images + 1:  # one of them may be the video
             raise InvalidInputError(field, f"more than max_images, {self.limits.max_images}")
-        if not url.startswith("data:"):
+        if not is_data_uri(url):
             self._remote.append(RemoteMedia(part, kind, url, field))
-        elif kind == "image_url":
-            part.image = read_data_uri(url, field)
-        elif url.startswith(FRAMES):
-            if url.count(",") > self.limits.max_video_frames:  # one of them is the data URI's own
-                most = self.limits.max_video_frames
-                raise InvalidInputError(field, f"more frames than max_video_frames, {most}")
-            frames = url.removeprefix(FRAMES).split(",")
-            part.video.frames.images.extend(read_base64(frame, field) for frame in frames)
+            return
+        data = DataUri.parse(url, field)
+        if kind == "image_url":
+            part.image = data.read(field, self.limits, "max_image_bytes")
+        elif data.type != FRAMES or not data.base64:
+            part.video.file = data.read(field, self.limits, "max_video_bytes")
+        elif url.count(",", data.start) >= self.limits.max_video_frames:
+            most = self.limits.max_video_frames
+            raise InvalidInputError(field, f"more frames than max_video_frames, {most}")
         else:
-            part.video.file = read_data_uri(url, field)
+            frames = url[data.start :].split(",")
+            part.video.frames.images.extend(
+                read_base64(frame, field, self.limits, "max_image_bytes") for frame in frames
+            )

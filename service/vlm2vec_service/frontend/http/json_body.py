@@ -7,7 +7,7 @@ therefore cut out of the body before and put back while it is parsed.
 """
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -22,6 +22,11 @@ CHUNK = 65_536
 """Bytes that are looked at before other threads get their turn."""
 LONG_URI = 4096
 """Bytes of a data URI that is worth being cut out."""
+STARTS = (b'"data:', b'"DATA:', b'"Data:')
+"""How a string starts that may be one. Of the other ways to write it only short ones are read."""
+ESCAPES = {"\\/": "/", "\\n": "\n", "\\r": "\r"}
+"""What is written as an escape in a data URI: some languages do so for every slash, and some break
+base64 into lines."""
 MARK = "NaN"
 """What stands for a data URI meanwhile. It is no JSON, but Python's parser asks what it means."""
 
@@ -120,7 +125,9 @@ def cut_out(body: bytes | bytearray) -> tuple[bytes | bytearray, list[str]]:
     view = memoryview(body)
     pieces: list[bytes | memoryview] = []
     uris, done = [], 0
-    while (start := body.find(b'"data:', done)) >= 0:
+    for start in sorted(start for written in STARTS for start in _places(body, written)):
+        if start < done:  # within a string that was cut out
+            continue
         end = body.find(b'"', start + 1)
         is_long = end - start > LONG_URI and body[start - 1 : start] != b"\\"
         uri = _uri(view[start + 1 : end]) if is_long else None
@@ -141,5 +148,13 @@ def _uri(string: memoryview) -> str | None:
         return None
     text = str(string, "ascii")
     if "\\" in text:
-        text = text.replace("\\/", "/")  # some languages write every slash like this
+        for escape, character in ESCAPES.items():
+            text = text.replace(escape, character)
     return None if "\\" in text else text
+
+
+def _places(body: bytes | bytearray, start: bytes) -> Iterator[int]:
+    """Where ``start`` stands in ``body``."""
+    place = -1
+    while (place := body.find(start, place + 1)) >= 0:
+        yield place

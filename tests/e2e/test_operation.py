@@ -74,6 +74,26 @@ def test_health_and_reflection(server: Server) -> None:
     }  # fmt: skip
 
 
+@pytest.mark.parametrize("protocol", ["grpc-v1", "grpc-v1alpha"])
+def test_both_reflections_describe_everything(server: Server, protocol: str) -> None:
+    def buf(*arguments: str) -> list[str]:
+        command = [
+            COMMAND.with_name("buf"), "curl", "--protocol", "grpc", "--http2-prior-knowledge",
+            "--reflect-protocol", protocol, *arguments,
+        ]  # fmt: skip
+        result = subprocess.run(command, text=True, capture_output=True, check=False, timeout=60)
+        assert result.returncode == 0, result.stderr
+        return result.stdout.split()
+
+    url = f"http://{server.address}"
+    services = buf("--list-services", url)
+    reflections = {f"grpc.reflection.{name}.ServerReflection" for name in ("v1", "v1alpha")}
+    assert set(services) == {*SERVICES, "grpc.health.v1.Health", *reflections}
+    methods = buf("--list-methods", url)
+    assert {method.partition("/")[0] for method in methods} == set(services)
+    assert '"qwen",' in buf("--data", "{}", f"{url}/{SERVICES[0]}/ListModels")
+
+
 def test_metrics_count_what_was_sent(server: Server) -> None:
     cases = case_inputs("qwen")
     wait_until(lambda: server.metric("requests_in_flight") == 0)

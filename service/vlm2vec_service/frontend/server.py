@@ -7,7 +7,6 @@ import signal
 
 import grpc
 from grpc_health.v1 import health, health_pb2_grpc
-from grpc_reflection.v1alpha import reflection
 
 from vlm2vec.v1 import adapters_pb2, adapters_pb2_grpc, embedding_pb2, embedding_pb2_grpc
 from vlm2vec_service import tracing
@@ -20,6 +19,7 @@ from vlm2vec_service.frontend.grpc.elements import MessageLimits
 from vlm2vec_service.frontend.grpc.embedding import EmbeddingServicer
 from vlm2vec_service.frontend.grpc.health import HealthServicer
 from vlm2vec_service.frontend.grpc.interceptor import Interceptor
+from vlm2vec_service.frontend.grpc.reflection import add_reflection
 from vlm2vec_service.frontend.http.server import start_http
 from vlm2vec_service.frontend.loop_delay import watch_loop
 from vlm2vec_service.frontend.metrics_server import start_metrics
@@ -70,9 +70,7 @@ async def serve(pipeline: Pipeline, exposure: Exposure = Exposure()) -> None:  #
     ]
     healthy = HealthServicer(names)
     health_pb2_grpc.add_HealthServicer_to_server(healthy, server)
-    reflection.enable_server_reflection(
-        (*names, health.SERVICE_NAME, reflection.SERVICE_NAME), server
-    )
+    add_reflection((*names, health.SERVICE_NAME), server)
     _listen(server, settings.listen, certificate)
     if settings.metrics_listen:
         start_metrics(settings.metrics_listen, access.authenticator, certificate)

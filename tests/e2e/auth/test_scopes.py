@@ -6,9 +6,6 @@ import grpc
 import httpx
 import pytest
 from grpc_health.v1 import health_pb2
-from grpc_reflection.v1alpha.proto_reflection_descriptor_database import (
-    ProtoReflectionDescriptorDatabase,
-)
 
 from tests.e2e.auth.guarded import DENIED, OK, UNKNOWN, Guarded
 from vlm2vec.v1 import adapters_pb2
@@ -90,8 +87,10 @@ def test_what_is_open_and_what_is_not(guarded: Guarded) -> None:
     assert page["components"]["securitySchemes"]["key"]["scheme"] == "bearer"
     assert httpx.get(url + "/nothing", headers=headers).status_code == 404
     server.health.Check(health_pb2.HealthCheckRequest())
-    with pytest.raises(grpc.RpcError, match="UNAUTHENTICATED"):
-        ProtoReflectionDescriptorDatabase(server.channel).get_services()
+    for name in ("v1", "v1alpha"):
+        method = f"/grpc.reflection.{name}.ServerReflection/ServerReflectionInfo"
+        with pytest.raises(grpc.RpcError, match="UNAUTHENTICATED"):
+            list(server.channel.stream_stream(method)(iter([b""])))
     for metrics in (f"http://{server.metrics_address}/metrics", f"{url}/metrics"):
         assert httpx.get(metrics).status_code == 401
         assert "vlm2vec_requests_total" in httpx.get(metrics, headers=headers).text

@@ -15,14 +15,14 @@ from vlm2vec.v1 import embedding_pb2 as pb
 from vlm2vec_service.errors import ExhaustedError, InvalidInputError
 from vlm2vec_service.frontend.access import Call
 from vlm2vec_service.frontend.holding import ByteBudget, Holding
+from vlm2vec_service.frontend.http.errors import OriginError
 from vlm2vec_service.frontend.http.fetch import (
     AT_ONCE,
     AT_ONCE_FOR_ONE,
     Fetcher,
     RemoteMedia,
-    is_public,
-    parse_origins,
 )
+from vlm2vec_service.frontend.http.origins import is_public, parse_origins
 from vlm2vec_service.scheduling.fair_queue import Flow
 from vlm2vec_service.settings import HttpSettings, Limits
 
@@ -40,7 +40,7 @@ class Handler(BaseHTTPRequestHandler):
         if kind == "bytes":
             self.send_response(200)
             self.end_headers()
-            self.wfile.write(b"x" * int(rest))
+            self.wfile.write(b"x" * int(rest.partition("?")[0]))
         elif kind == "to":
             self.send_response(302)
             self.send_header("location", rest)
@@ -53,7 +53,10 @@ class Handler(BaseHTTPRequestHandler):
                 self.wfile.flush()
                 time.sleep(0.05)
         else:
-            self.send_error(int(kind))
+            self.send_response(int(kind))
+            if rest:
+                self.send_header("retry-after", rest)
+            self.end_headers()
 
     def log_message(self, format: str, *args: Any) -> None:
         pass
@@ -100,6 +103,15 @@ def refusal(*urls: str, **settings: Any) -> str:
         fetch(*urls, **settings)
     assert refused.value.field == "input"
     return refused.value.problem
+
+
+def failure(*urls: str, **settings: Any) -> OriginError:
+    """The error of an origin that may do better next time."""
+    with pytest.raises(OriginError) as failed:
+        fetch(*urls, **settings)
+    assert failed.value.field == "input"
+    assert str(failed.value).startswith("input: ")
+    return failed.value
 
 
 def allowed(origin: str, **settings: Any) -> dict[str, Any]:
@@ -151,7 +163,7 @@ def test_redirects_are_followed_within_limits(origin: str) -> None:
 
 def test_sizes_are_limited(origin: str) -> None:
     assert "1000 bytes" in refusal(f"{origin}/bytes/1001", **allowed(origin))
-    urls = [f"{origin}/bytes/900"] * 3
+    urls = [f"{origin}/bytes/900?{number}" for number in range(3)]
     refusal(*urls, **allowed(origin, http_max_body_bytes=2000))
     fetch(*urls, **allowed(origin, http_max_body_bytes=2700))
 
@@ -169,13 +181,28 @@ def test_what_is_fetched_is_held_by_the_call(origin: str) -> None:
 
 
 def test_time_is_limited(origin: str) -> None:
-    assert "0.3 s" in refusal(f"{origin}/slow", **allowed(origin, fetch_seconds=0.3))
+    error = failure(f"{origin}/slow", **allowed(origin, fetch_seconds=0.3))
+    assert (error.http_status, "0.3 s" in str(error)) == (504, True)
+
+
+def test_equal_urls_are_fetched_once(origin: str) -> None:
+    urls = [f"{origin}/bytes/{9 + number % 2}#{number}" for number in range(20)]
+    parts = fetch(*urls, **allowed(origin, http_max_body_bytes=190))
+    assert [len(part.image) for part in parts] == [9, 10] * 10
+    assert len(Handler.seen) == 2
+    # Each of them is a copy, and counts as one.
+    assert "too much" in refusal(*urls, **allowed(origin, http_max_body_bytes=189))
+    budget = ByteBudget("max_received_bytes", 2000)
+    call = Call("Embed", "a", "", held=Holding(budget, Flow("a", True)))
+    fetch(*urls, call=call, **allowed(origin))
+    assert budget.taken == 190
 
 
 def test_one_caller_does_not_take_every_place(origin: str) -> None:
     async def run() -> tuple[float, int]:
         fetcher = Fetcher(HttpSettings(**allowed(origin, fetch_seconds=20.0)), LIMITS)
-        greedy = [RemoteMedia(pb.Part(), "image_url", f"{origin}/slow", "input")] * AT_ONCE * 2
+        urls = [f"{origin}/slow/{number}" for number in range(2 * AT_ONCE)]
+        greedy = [RemoteMedia(pb.Part(), "image_url", url, "input") for url in urls]
         taken = asyncio.create_task(fetcher.fill(greedy, Call("Embed", "greedy", "")))
         await asyncio.sleep(1.0)
         part, started = pb.Part(), time.monotonic()
@@ -186,7 +213,7 @@ def test_one_caller_does_not_take_every_place(origin: str) -> None:
         taken.cancel()
         await asyncio.gather(taken, return_exceptions=True)
         await fetcher.close()
-        return seconds, sum(path == "/slow" for path, _ in Handler.seen)
+        return seconds, sum(path.startswith("/slow") for path, _ in Handler.seen)
 
     seconds, slow = asyncio.run(run())
     assert seconds < 5
@@ -206,15 +233,52 @@ def test_hosts_that_dns_cannot_have_are_no_urls(origin: str) -> None:
     assert "a redirect leads to no URL" in refusal(f"{origin}/to/http://[::1", **allowed(origin))
 
 
-def test_answers_that_are_no_use(origin: str) -> None:
-    for status in (404, 500):
-        assert str(status) in refusal(f"{origin}/{status}", **allowed(origin))
+@pytest.mark.parametrize("status", [401, 403, 404, 410, 204, 300])
+def test_answers_that_are_no_use_are_the_callers_fault(origin: str, status: int) -> None:
+    assert f"status {status}" in refusal(f"{origin}/{status}", **allowed(origin))
+
+
+@pytest.mark.parametrize(
+    ("path", "status", "seconds"),
+    [
+        ("500", 502, 1), ("501", 502, 1), ("502", 502, 1), ("503", 503, 1), ("503/7", 503, 7),
+        ("504", 504, 1), ("408", 504, 1), ("429", 503, 1), ("429/30", 503, 30), ("429/0", 503, 1),
+        ("429/99999", 503, 300), ("429/Wed,%2021%20Oct", 503, 1), ("425", 503, 1),
+    ],
+)  # fmt: skip
+def test_faults_of_an_origin_are_not_the_callers(
+    origin: str, path: str, status: int, seconds: float
+) -> None:
+    error = failure(f"{origin}/{path}", **allowed(origin))
+    assert (error.http_status, error.retry_after) == (status, seconds)
+    assert f"status {path[:3]}" in str(error)
+
+
+def test_a_host_that_does_not_exist_is_the_callers_fault(monkeypatch: pytest.MonkeyPatch) -> None:
+    unknown = "http://nowhere.invalid"
+    for code, status in ((socket.EAI_NONAME, 400), (socket.EAI_AGAIN, 502)):
+
+        def fail(*_: Any, code: int = code, **__: Any) -> None:
+            raise socket.gaierror(code, "no answer")
+
+        monkeypatch.setattr(socket, "getaddrinfo", fail)
+        error = refusal if status == 400 else failure
+        assert "fetching failed" in str(error(f"{unknown}/", **allowed(unknown)))
+
+
+def test_an_origin_that_is_away_is_no_fault_of_the_callers() -> None:
     with socket.socket() as nobody:
         nobody.bind(("127.0.0.1", 0))
         closed = f"http://127.0.0.1:{nobody.getsockname()[1]}"
-        assert "failed" in refusal(f"{closed}/", **allowed(closed))
-    unknown = "http://nowhere.invalid"
-    assert "failed" in refusal(f"{unknown}/", **allowed(unknown))
+        assert failure(f"{closed}/", **allowed(closed)).http_status == 502
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def hang_up() -> None:
+            listener.accept()[0].close()
+
+        threading.Thread(target=hang_up, daemon=True).start()
+        gone = f"http://127.0.0.1:{listener.getsockname()[1]}"
+        assert failure(f"{gone}/", **allowed(gone)).http_status == 502
 
 
 @pytest.mark.parametrize(

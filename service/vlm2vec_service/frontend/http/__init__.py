@@ -4,6 +4,6 @@
 routes of ``embeddings``, ``rerank``, ``models`` and ``webhook``, behind the ``middleware`` that
 every request passes. ``bodies`` declares requests and answers, ``input_shapes`` what a request may
 embed, in terms of the generic ``shapes``. ``inputs`` turns that into the messages of gRPC, and
-``fetch`` gets media from the URLs that are allowed. ``caller`` knows who asks, and ``errors`` how
-an answer says what is wrong.
+``fetch`` gets media from the URLs that ``origins`` allows. ``caller`` knows who asks, and
+``errors`` how an answer says what is wrong.
 """

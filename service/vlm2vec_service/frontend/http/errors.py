@@ -6,12 +6,12 @@ from typing import Any
 import orjson
 from pydantic import BaseModel
 
-from vlm2vec_service.errors import InvalidInputError, ServeError
+from vlm2vec_service.errors import InvalidInputError, ServeError, UnavailableError
 
 TYPES = {
     400: "invalid_request_error", 401: "authentication_error", 403: "permission_error",
     404: "not_found_error", 409: "conflict_error", 429: "rate_limit_error",
-    503: "unavailable_error", 504: "timeout_error",
+    502: "origin_error", 503: "unavailable_error", 504: "timeout_error",
 }  # fmt: skip
 NAMES = {
     "options.model": "model", "model.name": "model", "options.output.dimensions": "dimensions",
@@ -43,6 +43,21 @@ class RequestError(InvalidInputError):
 
     def __init__(self, status: int, field: str, problem: str) -> None:
         super().__init__(field, problem)
+        self._status = status
+
+    @property
+    def http_status(self) -> int:
+        """The status that the error was made with."""
+        return self._status
+
+
+class OriginError(UnavailableError):
+    """Nothing came from the origin of a URL that a request named, and trying again may help: 502,
+    503 or 504, by what was wrong there. ``field`` is where the URL stands."""
+
+    def __init__(self, status: int, field: str, problem: str, retry_after: float = 1.0) -> None:
+        super().__init__(f"{field}: {problem}", retry_after)
+        self.field = field
         self._status = status
 
     @property
@@ -107,6 +122,7 @@ RESPONSES: dict[int | str, dict[str, Any]] = {
         413: "The body is too large.",
         429: "The queue is full or the quota spent; see retry-after.",
         500: "A fault of ours.",
+        502: "The origin of a URL failed; see retry-after.",
         503: "Starting or shutting down, or too many connections; see retry-after.",
         504: "The time limit passed.",
     }.items()

@@ -8,7 +8,6 @@ caller's request, no cookie and no proxy is used.
 
 import asyncio
 import ipaddress
-import re
 import socket
 import ssl
 from collections.abc import Iterable, Sequence
@@ -22,18 +21,16 @@ import httpcore
 from vlm2vec.v1 import embedding_pb2 as pb
 from vlm2vec_service.errors import InvalidInputError
 from vlm2vec_service.frontend.access import Call
+from vlm2vec_service.frontend.http.errors import OriginError
+from vlm2vec_service.frontend.http.origins import PORTS, is_host, is_public, parse_origins
 from vlm2vec_service.settings import HttpSettings, Limits
 
 AT_ONCE = 32
 """The most fetches under way, for all requests together."""
 AT_ONCE_FOR_ONE = 8
 """The most of them that are one caller's, so that slow hosts of its choice hold up nobody else."""
-ORIGIN = re.compile(r"(https?)://((?:\*\.)?[a-z0-9.-]+|\[[0-9a-f:]+\])(?::(\d{1,5}))?/?")
-PORTS = {"http": 80, "https": 443}
-NAT64 = ipaddress.ip_network("64:ff9b::/96")
-"""IPv6 addresses that stand for IPv4 ones (RFC 6052)."""
-
-Address = ipaddress.IPv4Address | ipaddress.IPv6Address
+MOST_RETRY_SECONDS = 300
+"""What an origin may ask our callers to wait."""
 
 
 @dataclass(frozen=True)
@@ -47,51 +44,18 @@ class RemoteMedia:
     field: str
 
 
-@dataclass(frozen=True)
-class Origin:
-    """Where URLs may point to: a scheme, a port, and a host or ``*.`` and a domain."""
-
-    scheme: str
-    host: str
-    port: int
-
-    def allows(self, scheme: str, host: str, port: int) -> bool:
-        """Whether a URL of ``scheme``, ``host`` and ``port`` is of this origin."""
-        fits = host.endswith(self.host[1:]) if self.host.startswith("*.") else host == self.host
-        return fits and (scheme, port) == (self.scheme, self.port)
-
-
-def parse_origins(text: str) -> tuple[Origin, ...]:
-    """Parses a comma-separated list of origins. Raises `InvalidInputError`."""
-    origins = []
-    for item in text.lower().split(","):
-        if not item.strip():
-            continue
-        match = ORIGIN.fullmatch(item.strip())
-        if match is None:
-            raise InvalidInputError(
-                "fetch_origins", f"{item.strip()!r} is not https://HOST or https://*.DOMAIN"
-            )
-        scheme, host, port = match.groups()
-        origins.append(Origin(scheme, host.strip("[]"), int(port or PORTS[scheme])))
-    return tuple(origins)
-
-
-def is_public(address: Address) -> bool:
-    """Whether ``address`` is one of the public internet, and so is an IPv4 address inside it."""
-    if isinstance(address, ipaddress.IPv6Address):
-        inner = address.ipv4_mapped or address.sixtofour
-        if inner is None and address in NAT64:
-            inner = ipaddress.IPv4Address(int(address) & 0xFFFFFFFF)
-        if inner is not None:
-            return is_public(inner)
-        if address.teredo:
-            return False
-    return address.is_global and not address.is_multicast and not address.is_reserved
-
-
 class Refused(Exception):
     """Says why nothing is fetched from a URL: it is not allowed, or its answer is of no use."""
+
+
+class Failed(Exception):
+    """Says why nothing came from an origin this time: ``status`` is that of our answer, and
+    ``retry_after`` the seconds after which to try again."""
+
+    def __init__(self, status: int, problem: str, retry_after: float = 1.0) -> None:
+        super().__init__(problem)
+        self.status = status
+        self.retry_after = retry_after
 
 
 class Fetcher:
@@ -111,22 +75,25 @@ class Fetcher:
         )
 
     async def fill(self, items: Sequence[RemoteMedia], call: Call) -> None:
-        """Fetches all ``items`` for ``call``, as many at once as its caller has places; their bytes
-        together are limited like a request's body, and held by the call.
+        """Fetches all ``items`` for ``call``, each URL once, as many at once as the caller has
+        places; their bytes together are limited like a request's body, and held by the call.
 
-        Raises the `InvalidInputError` of the first that fails, or what `Call.hold` raises, and
-        gives up the others.
+        Raises the error of the first that fails, and gives up the others: `InvalidInputError`,
+        `OriginError` where trying again may help, or what `Call.hold` raises.
         """
         if not self.origins:
             raise InvalidInputError(
                 items[0].field, "URLs are not fetched here; send a data URI: data:TYPE;base64,..."
             )
         left = [self.settings.http_max_body_bytes]
+        equal: dict[tuple[str, str], list[RemoteMedia]] = {}
+        for item in items:
+            equal.setdefault((item.kind, item.url.partition("#")[0]), []).append(item)
         places = self._places_of.setdefault(call.caller, asyncio.Semaphore(AT_ONCE_FOR_ONE))
         try:
             async with asyncio.TaskGroup() as group:
-                for item in items:
-                    group.create_task(self._fill(item, call, places, left))
+                for same in equal.values():
+                    group.create_task(self._fill(same, call, places, left))
         except ExceptionGroup as errors:
             raise errors.exceptions[0] from None
 
@@ -135,30 +102,37 @@ class Fetcher:
         await self._pool.aclose()
 
     async def _fill(
-        self, item: RemoteMedia, call: Call, places: asyncio.Semaphore, left: list[int]
+        self, items: Sequence[RemoteMedia], call: Call, places: asyncio.Semaphore, left: list[int]
     ) -> None:
-        video = item.kind == "video_url"
+        """Fills ``items``, which are of one kind and URL."""
+        field, video = items[0].field, items[0].kind == "video_url"
         most = self.limits.max_video_bytes if video else self.limits.max_image_bytes
         seconds = self.settings.fetch_seconds
         try:
             async with places, self._places, asyncio.timeout(seconds):
-                data = await self._follow(item, call, most, left)
-        except TimeoutError as error:
-            raise InvalidInputError(item.field, f"not there after {seconds:g} s") from error
+                data = await self._follow(items, call, most, left)
+        except (TimeoutError, httpcore.TimeoutException) as error:
+            raise OriginError(504, field, f"not there after {seconds:g} s") from error
+        except Failed as error:
+            raise OriginError(error.status, field, str(error), error.retry_after) from error
         except Refused as error:
-            raise InvalidInputError(item.field, str(error)) from error
+            raise InvalidInputError(field, str(error)) from error
         except (httpcore.NetworkError, httpcore.ProtocolError, OSError, ValueError) as error:
-            raise InvalidInputError(
-                item.field, f"fetching failed: {type(error).__name__}"
-            ) from error
-        if video:
-            item.part.video.file = data
-        else:
-            item.part.image = data
+            problem = f"fetching failed: {type(error).__name__}"
+            if isinstance(error, socket.gaierror) and error.errno != socket.EAI_AGAIN:
+                raise InvalidInputError(field, f"{problem}: there is no such host") from error
+            raise OriginError(502, field, problem) from error
+        for item in items:
+            if video:
+                item.part.video.file = data
+            else:
+                item.part.image = data
 
-    async def _follow(self, item: RemoteMedia, call: Call, most: int, left: list[int]) -> bytes:
-        """The body behind the item's URL, through redirects."""
-        url = item.url
+    async def _follow(
+        self, items: Sequence[RemoteMedia], call: Call, most: int, left: list[int]
+    ) -> bytes:
+        """The body behind the items' URL, through redirects; a copy for each of them counts."""
+        url, copies = items[0].url, len(items)
         for _ in range(self.settings.fetch_redirects + 1):
             url = self._checked(url)
             async with self._pool.stream(
@@ -168,14 +142,13 @@ class Fetcher:
                 if answer.status in (301, 302, 303, 307, 308) and b"location" in headers:
                     url = _redirected(url, headers[b"location"])
                     continue
-                if answer.status != 200:
-                    raise Refused(f"fetching failed with status {answer.status}")
+                _check_status(answer.status, headers.get(b"retry-after", ""))
                 data = bytearray()
                 async for chunk in answer.aiter_stream():
-                    left[0] -= len(chunk)
+                    left[0] -= copies * len(chunk)
                     if len(data) + len(chunk) > most or left[0] < 0:
                         raise Refused(f"more than {most} bytes, or too much in one request")
-                    call.hold(len(chunk), item.field)
+                    call.hold(copies * len(chunk), items[0].field)
                     data += chunk
                 return bytes(data)
         raise Refused(f"more than fetch_redirects, {self.settings.fetch_redirects}, redirects")
@@ -189,7 +162,7 @@ class Fetcher:
             plain = url.isascii() and url.isprintable() and " " not in url
         except ValueError as error:
             raise Refused("no URL") from error
-        if not plain or not _is_host(host) or parts.username is not None or "\\" in url:
+        if not plain or not is_host(host) or parts.username is not None or "\\" in url:
             raise Refused(
                 "no URL: give https://HOST/PATH, percent-encoded, without user and password"
             )
@@ -200,19 +173,28 @@ class Fetcher:
         return parts._replace(fragment="").geturl()
 
 
+def _check_status(status: int, retry_after: str) -> None:
+    """Raises `Failed` for an answer that may be another one soon: to be asked less often becomes
+    503 with the origin's own ``retry_after``, as far as it is a number of seconds, a time-out 504,
+    and what else is the origin's fault 502. Raises `Refused` for any other that is not 200."""
+    problem = f"fetching failed with status {status}"
+    if status in (425, 429, 503):
+        seconds = int(retry_after[:9]) if retry_after.isdecimal() else 1
+        raise Failed(503, problem, min(max(seconds, 1), MOST_RETRY_SECONDS))
+    if status in (408, 504):
+        raise Failed(504, problem)
+    if status >= 500:
+        raise Failed(502, problem)
+    if status != 200:
+        raise Refused(problem)
+
+
 def _redirected(url: str, location: str) -> str:
     """Where a redirect from ``url`` leads. Raises `Refused` where that is no URL."""
     try:
         return urljoin(url, location)
     except ValueError as error:
         raise Refused("a redirect leads to no URL") from error
-
-
-def _is_host(host: str) -> bool:
-    """Whether ``host`` is an IPv6 address, or labels of 1 to 63 characters, 253 in all, as DNS has
-    them: others do not get as far as DNS."""
-    labels = host.split(".")
-    return ":" in host or (len(host) <= 253 and all(1 <= len(label) <= 63 for label in labels))
 
 
 class _CheckedBackend(httpcore.AsyncNetworkBackend):

@@ -1,16 +1,18 @@
 """What the preprocessing of every model family does alike."""
 
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from tokenizers import Tokenizer
 
 from vlm2vec_registry.embedding_config import EmbeddingConfig, PromptTemplate
+from vlm2vec_service.errors import InvalidInputError
 from vlm2vec_service.preprocess.limits import check_media, check_token_ids, check_tokens
 from vlm2vec_service.preprocess.pictures import Pictures
-from vlm2vec_service.preprocess.prepared import Prepared, Request
+from vlm2vec_service.preprocess.prepared import Draft, Prepared, Request
 from vlm2vec_service.preprocess.prompts import check_text, render
 from vlm2vec_service.preprocess.tokens import Prompt, PromptTokenizer, cut_text
 from vlm2vec_service.settings import Limits
@@ -39,6 +41,8 @@ class FamilyPreprocessor(ABC):
     """What neither instruction nor text may contain, because the family reads it as media."""
     media_token_ids: Collection[int] = ()
     """The token ids that stand for media; a request of token ids may not contain them."""
+    placeholder = r"(?!)"
+    """A regular expression of what stands for media in a raw prompt and is no control token."""
 
     def __init__(self, files: CheckpointFiles, limits: Limits) -> None:
         self.tokenizer = PromptTokenizer(files.tokenizer)
@@ -55,18 +59,61 @@ class FamilyPreprocessor(ABC):
         video = Pictures.of(request.video, embedding.image_decode)
         check_media(images, video, self.limits)
         if request.token_ids:
-            check_token_ids(request.token_ids, self.vocabulary, self.media_token_ids)
-            token_ids = cut_text(request.token_ids, embedding.max_text_tokens, ())
-            check_tokens(len(token_ids), self.limits)
-            return Prepared.in_sequence(token_ids)
+            return self._prepare_ids(request, embedding)
         if embedding.image_resize:
             images = [image.resized(embedding.image_resize) for image in images]
             check_media(images, video, self.limits)
-        return self.prepare_prompt(self._prompt(request, embedding), images, video, embedding)
+        draft = self._draft(request, images, video, embedding)
+        check_tokens(draft.tokens, self.limits)
+        return replace(draft.finish(), truncated=draft.truncated)
+
+    def _prepare_ids(self, request: Request, embedding: EmbeddingConfig) -> Prepared:
+        check_token_ids(request.token_ids, self.vocabulary, self.media_token_ids)
+        token_ids = cut_text(request.token_ids, embedding.max_text_tokens, ())
+        if request.truncate is not None:
+            token_ids = token_ids[: request.truncate or self.limits.max_tokens]
+        check_tokens(len(token_ids), self.limits)
+        prepared = Prepared.in_sequence(token_ids)
+        return replace(prepared, truncated=len(token_ids) < len(request.token_ids))
+
+    def _draft(
+        self,
+        request: Request,
+        images: Sequence[Pictures],
+        video: Pictures,
+        embedding: EmbeddingConfig,
+    ) -> Draft:
+        """Makes the prompt's draft, with as much of its text as ``truncate`` leaves."""
+        prompt = self._prompt(request, embedding)
+        draft = self.draft(prompt, images, video, embedding)
+        if request.truncate is None:
+            return draft
+        most, extra = request.truncate or self.limits.max_tokens, 0
+        while (excess := draft.tokens - most) > 0:
+            prompt = self._shortened(prompt, excess + extra, most)
+            draft = replace(self.draft(prompt, images, video, embedding), truncated=True)
+            extra = 2 * extra + 1  # what is left of a word may be more tokens than the word was
+        return draft
+
+    def _shortened(self, prompt: Prompt, tokens: int, most: int) -> Prompt:
+        """Leaves the last ``tokens`` of the words out. Raises `InvalidInputError` where none would
+        be left, ``most`` being the limit."""
+        shorter = prompt.with_words(
+            lambda words: self.tokenizer.shortened(words, tokens, prompt.max_text_tokens)
+        )
+        if shorter.words[0] == shorter.words[1]:
+            raise InvalidInputError(
+                "input",
+                f"it cannot be truncated to {most} tokens: media, instruction and template leave "
+                "no room for any of its text",
+            )
+        return shorter
 
     def _prompt(self, request: Request, embedding: EmbeddingConfig) -> Prompt:
+        most = embedding.max_text_tokens
         if request.prompt is not None:
-            return Prompt(request.prompt, self.tokenizer.encode_raw, embedding.max_text_tokens)
+            words = self._longest_words(request.prompt)
+            return Prompt(request.prompt, self.tokenizer.encode_raw, most, words)
         spell = self.tokenizer.spell
         parts = fields(PromptTemplate)
         template = PromptTemplate(
@@ -74,24 +121,33 @@ class FamilyPreprocessor(ABC):
         )
         placeholders = [spell(placeholder) for placeholder in self.placeholders(request)]
         text = render(template, request, placeholders)
-        return Prompt(text, self.tokenizer.encode, embedding.max_text_tokens)
+        stop = len(text) - len(template.suffix)
+        words = (stop - len(request.text or ""), stop)
+        return Prompt(text, self.tokenizer.encode, most, words)
+
+    def _longest_words(self, prompt: str) -> tuple[int, int]:
+        """The place of the longest text between the placeholders and control tokens of a raw
+        prompt."""
+        marks = re.finditer(f"{self.tokenizer.control.pattern}|{self.placeholder}", prompt)
+        edges = [0, *(edge for mark in marks for edge in mark.span()), len(prompt)]
+        places = zip(edges[::2], edges[1::2], strict=True)
+        return max(places, key=lambda place: place[1] - place[0])
 
     @abstractmethod
     def placeholders(self, request: Request) -> list[str]:
         """Lists what stands in a rendered prompt for each image and video of ``request``."""
 
     @abstractmethod
-    def prepare_prompt(
+    def draft(
         self,
         prompt: Prompt,
         images: Sequence[Pictures],
         video: Pictures,
         embedding: EmbeddingConfig,
-    ) -> Prepared:
+    ) -> Draft:
         """Tokenises ``prompt``, cuts its text (`cut_text`), and puts ``images`` and ``video`` where
         its placeholders stand. Without a video ``video`` has no frames.
 
         The text and the number and sizes of the media are within the limits already. The tokens
-        are not: an implementation calls `check_tokens` before it decodes any picture, and decodes
-        one at a time. Raises `InvalidInputError`.
+        are not: nothing is decoded before the draft is finished. Raises `InvalidInputError`.
         """

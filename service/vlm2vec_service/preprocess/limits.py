@@ -38,7 +38,7 @@ def check_tokens(count: int, limits: Limits) -> None:
         raise InvalidInputError(
             "input",
             f"{count} tokens are more than max_tokens, {limits.max_tokens}; "
-            "shorten the text or use fewer or smaller images",
+            "shorten the text, ask for truncation, or use fewer or smaller images",
         )
 
 

@@ -1,7 +1,7 @@
 """What enters preprocessing and what leaves it."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
@@ -20,6 +20,8 @@ class Request:
     ``text`` that the adapter's prompt template joins, or ``token_ids`` of the model's own
     tokenizer and nothing else. ``images`` and ``video`` are files that are decoded when the input
     is prepared, as the adapter wants it, or RGB pictures; a video may be its frames, in order.
+    ``truncate`` is how many tokens the input is cut to where it has more, from the end of its text;
+    0 is as many as there may be, None cuts nothing.
     """
 
     prompt: str | None = None
@@ -28,6 +30,7 @@ class Request:
     images: tuple[Picture, ...] = ()
     video: tuple[Picture, ...] | VideoSource = ()
     token_ids: tuple[int, ...] = ()
+    truncate: int | None = None
 
 
 @dataclass(frozen=True)
@@ -66,12 +69,14 @@ class Prepared:
     ``token_ids`` is int32 ``(n,)``; where media stand it holds the model's placeholder id, or
     ``-N`` for image N in a family whose placeholders are no tokens. ``positions`` is int32
     ``(3, n)`` and holds the temporal, height and width position of each token; all three are
-    equal where the family counts tokens and nothing else.
+    equal where the family counts tokens and nothing else. ``truncated`` says whether the end of the
+    text was left out.
     """
 
     token_ids: npt.NDArray[np.int32]
     positions: npt.NDArray[np.int32]
     media: tuple[Media, ...] = field(default=())
+    truncated: bool = False
 
     @classmethod
     def in_sequence(cls, token_ids: Sequence[int], media: tuple[Media, ...] = ()) -> "Prepared":
@@ -88,6 +93,19 @@ class Prepared:
         """Bytes that its arrays take in memory, at most."""
         pixels = sum(media.pixels.nbytes for media in self.media)
         return self.token_ids.nbytes + self.positions.nbytes + pixels
+
+
+@dataclass(frozen=True)
+class Draft:
+    """An input whose tokens are known, and whose pictures are not decoded yet.
+
+    ``truncated`` is as in the `Prepared` that ``finish`` makes, which decodes one picture at a time
+    and raises `InvalidInputError` for one that is damaged.
+    """
+
+    tokens: int
+    truncated: bool
+    finish: Callable[[], Prepared]
 
 
 TOKEN_BYTES = 4 + 3 * 4

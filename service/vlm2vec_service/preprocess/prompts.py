@@ -9,6 +9,7 @@ from vlm2vec_service.preprocess.prepared import Request
 
 def render(template: PromptTemplate, request: Request, placeholders: Sequence[str]) -> str:
     """Joins the parts of ``request`` to a prompt: placeholders first, then instruction and text.
+    The text is right before the template's suffix.
 
     ``placeholders`` are the model's own, one for each image and video of the request; ``template``
     says what stands between the parts.

@@ -3,7 +3,7 @@
 import re
 import secrets
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from tokenizers import AddedToken, Tokenizer
 
@@ -13,12 +13,21 @@ class Prompt:
     """A whole prompt with its placeholders.
 
     ``encode`` gives the token ids of a piece of its ``text``, or of all of it. ``max_text_tokens``
-    is how many tokens of text it may keep, for `cut_text`; None is all of them.
+    is how many tokens of text it may keep, for `cut_text`; None is all of them. ``words`` is the
+    first and the last place of what may be left out of the text from its end.
     """
 
     text: str
     encode: Callable[[str], list[int]]
     max_text_tokens: int | None = None
+    words: tuple[int, int] = (0, 0)
+
+    def with_words(self, change: Callable[[str], str]) -> "Prompt":
+        """Puts ``change`` of its words into their place."""
+        start, stop = self.words
+        words = change(self.text[start:stop])
+        text = self.text[:start] + words + self.text[stop:]
+        return replace(self, text=text, words=(start, start + len(words)))
 
 
 class PromptTokenizer:
@@ -48,11 +57,12 @@ class PromptTokenizer:
         plain = self._plain.get_vocab()
         self._ids = {plain[self._names[token.content]]: id for id, token in control.items()}
         longest_first = sorted(self._names, key=len, reverse=True)
-        self._control = re.compile("|".join(map(re.escape, longest_first)) or r"(?!)")
+        self.control = re.compile("|".join(map(re.escape, longest_first)) or r"(?!)")
+        """Finds the control tokens in a raw prompt or a template."""
 
     def spell(self, template: str) -> str:
         """Writes the control tokens in a part of a template so that `encode` knows them."""
-        return self._control.sub(lambda found: self._names[found[0]], template)
+        return self.control.sub(lambda found: self._names[found[0]], template)
 
     def encode(self, text: str) -> list[int]:
         """Gives the token ids of ``text``, in which only what was spelt is a control token."""
@@ -62,6 +72,14 @@ class PromptTokenizer:
         """Gives the token ids of ``text`` as the model's own tokenizer does."""
         ids: list[int] = self._raw.encode(text).ids
         return ids
+
+    def shortened(self, words: str, tokens: int, most: int | None) -> str:
+        """Leaves out of ``words``, which have no control tokens, the last ``tokens`` of their first
+        ``most``, and all that is behind: never half a character, so perhaps a little more. Without
+        a token that stays it is nothing."""
+        places = self._plain.encode(words, add_special_tokens=False).offsets
+        kept = min(len(places), most or len(places)) - tokens
+        return words[: places[kept][0]].rstrip() if kept > 0 else ""
 
 
 def cut_text(token_ids: Sequence[int], most: int | None, media: Collection[int]) -> list[int]:

@@ -7,9 +7,8 @@ import numpy as np
 from vlm2vec_registry.embedding_config import EmbeddingConfig
 from vlm2vec_service.errors import InvalidInputError
 from vlm2vec_service.preprocess.family import CheckpointFiles, FamilyPreprocessor
-from vlm2vec_service.preprocess.limits import check_tokens
 from vlm2vec_service.preprocess.pictures import Pictures
-from vlm2vec_service.preprocess.prepared import Media, Prepared, Request
+from vlm2vec_service.preprocess.prepared import Draft, Media, Prepared, Request
 from vlm2vec_service.preprocess.tokens import Prompt, cut_text
 from vlm2vec_service.settings import Limits
 
@@ -30,14 +29,15 @@ class ToyPreprocessor(FamilyPreprocessor):
     def placeholders(self, request: Request) -> list[str]:
         return [IMAGE] * len(request.images)
 
-    def prepare_prompt(
+    def draft(
         self,
         prompt: Prompt,
         images: Sequence[Pictures],
         video: Pictures,
         embedding: EmbeddingConfig,
-    ) -> Prepared:
-        ids = cut_text(prompt.encode(prompt.text), prompt.max_text_tokens, self.media_token_ids)
+    ) -> Draft:
+        whole = prompt.encode(prompt.text)
+        ids = cut_text(whole, prompt.max_text_tokens, self.media_token_ids)
         if ids.count(self.image_id) != len(images):
             raise InvalidInputError("images", f"give one for each {IMAGE}")
         side = embedding.image.get("side", self.side)
@@ -47,9 +47,12 @@ class ToyPreprocessor(FamilyPreprocessor):
             if token == self.image_id:
                 starts.append(len(token_ids))
             token_ids += [token] * (side**2 if token == self.image_id else 1)
-        check_tokens(len(token_ids), self.limits)
-        media = tuple(
-            Media.of("image", np.stack([*image.resized((side, side))]), start, side**2)
-            for image, start in zip(images, starts, strict=True)
-        )
-        return Prepared.in_sequence(token_ids, media)
+
+        def finish() -> Prepared:
+            media = tuple(
+                Media.of("image", np.stack([*image.resized((side, side))]), start, side**2)
+                for image, start in zip(images, starts, strict=True)
+            )
+            return Prepared.in_sequence(token_ids, media)
+
+        return Draft(len(token_ids), len(ids) < len(whole), finish)

@@ -14,9 +14,8 @@ from PIL import Image
 from vlm2vec_registry.embedding_config import EmbeddingConfig
 from vlm2vec_service.errors import InvalidInputError
 from vlm2vec_service.preprocess.family import CheckpointFiles, FamilyPreprocessor
-from vlm2vec_service.preprocess.limits import check_tokens
 from vlm2vec_service.preprocess.pictures import Pictures
-from vlm2vec_service.preprocess.prepared import Media, Prepared, Request
+from vlm2vec_service.preprocess.prepared import Draft, Media, Prepared, Request
 from vlm2vec_service.preprocess.tokens import Prompt, cut_text
 from vlm2vec_service.settings import Limits
 
@@ -34,6 +33,7 @@ class Phi3VPreprocessor(FamilyPreprocessor):
 
     # Without a number: all placeholders start alike.
     reserved_text = ("<|image_",)
+    placeholder = PLACEHOLDER.pattern
 
     def __init__(self, files: CheckpointFiles, limits: Limits) -> None:
         super().__init__(files, limits)
@@ -43,13 +43,13 @@ class Phi3VPreprocessor(FamilyPreprocessor):
         """Numbers the images from 1."""
         return [f"<|image_{i + 1}|>" for i in range(len(request.images))]
 
-    def prepare_prompt(
+    def draft(
         self,
         prompt: Prompt,
         images: Sequence[Pictures],
         video: Pictures,
         embedding: EmbeddingConfig,
-    ) -> Prepared:
+    ) -> Draft:
         """Gives the tokens of image N the id ``-N``. Raises `InvalidInputError` for any video."""
         if video:
             raise InvalidInputError("video", "Phi-3.5-vision reads images only; send the frames")
@@ -64,16 +64,22 @@ class Phi3VPreprocessor(FamilyPreprocessor):
             placed += [place] * bool(place) + prompt.encode(text)
         token_ids: list[int] = []
         starts: list[int] = []
-        for token in cut_text(placed, prompt.max_text_tokens, grids):
+        kept = cut_text(placed, prompt.max_text_tokens, grids)
+        for token in kept:
             if token in grids:
                 starts.append(len(token_ids))
             token_ids += [token] * (token_count(grids[token]) if token in grids else 1)
-        check_tokens(len(token_ids), self.limits)
-        media = tuple(
-            Media.of("image", hd_transform(next(iter(image)), grid)[None], start, token_count(grid))
-            for image, grid, start in zip(images, grids.values(), starts, strict=True)
-        )
-        return Prepared.in_sequence(token_ids, media)
+
+        def finish() -> Prepared:
+            media = tuple(
+                Media.of(
+                    "image", hd_transform(next(iter(image)), grid)[None], start, token_count(grid)
+                )
+                for image, grid, start in zip(images, grids.values(), starts, strict=True)
+            )
+            return Prepared.in_sequence(token_ids, media)
+
+        return Draft(len(token_ids), len(kept) < len(placed), finish)
 
     def _check_placeholders(self, numbers: list[str], images: int) -> None:
         if numbers != [str(number) for number in range(1, images + 1)]:

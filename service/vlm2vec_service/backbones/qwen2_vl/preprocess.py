@@ -9,9 +9,8 @@ import numpy.typing as npt
 from vlm2vec_registry.embedding_config import EmbeddingConfig
 from vlm2vec_service.errors import InvalidInputError
 from vlm2vec_service.preprocess.family import CheckpointFiles, FamilyPreprocessor
-from vlm2vec_service.preprocess.limits import check_tokens
 from vlm2vec_service.preprocess.pictures import Pictures
-from vlm2vec_service.preprocess.prepared import Media, Prepared, Request
+from vlm2vec_service.preprocess.prepared import Draft, Media, Prepared, Request
 from vlm2vec_service.preprocess.tokens import Prompt, cut_text
 from vlm2vec_service.settings import Limits
 
@@ -56,13 +55,13 @@ class Qwen2VLPreprocessor(FamilyPreprocessor):
         """Lists the images first, and one placeholder for the frames of the video."""
         return [IMAGE] * len(request.images) + [VIDEO] * bool(request.video)
 
-    def prepare_prompt(
+    def draft(
         self,
         prompt: Prompt,
         images: Sequence[Pictures],
         video: Pictures,
         embedding: EmbeddingConfig,
-    ) -> Prepared:
+    ) -> Draft:
         """Repeats each placeholder's id as often as its image or video has tokens."""
         ids = prompt.encode(prompt.text)
         self._check_placeholders(ids, len(images), bool(video))
@@ -74,7 +73,8 @@ class Qwen2VLPreprocessor(FamilyPreprocessor):
         token_ids: list[int] = []
         spans: list[tuple[int, Pictures, tuple[int, int, int], bool]] = []
         previous = -1
-        for token in cut_text(ids, prompt.max_text_tokens, self.uncut_ids):
+        kept = cut_text(ids, prompt.max_text_tokens, self.uncut_ids)
+        for token in kept:
             if token in sources:
                 frames = next(sources[token])
                 grid = self._grid(frames, embedding, "video" if token == self.video_id else "image")
@@ -83,14 +83,18 @@ class Qwen2VLPreprocessor(FamilyPreprocessor):
             else:
                 token_ids.append(token)
             previous = token
-        check_tokens(len(token_ids), self.limits)
-        media = tuple(
-            self._media(token_ids[start], frames, grid, start) for start, frames, grid, _ in spans
-        )
-        positions = _positions(
-            len(token_ids), [(start, grid) for start, _, grid, spatial in spans if spatial]
-        )
-        return Prepared(np.asarray(token_ids, np.int32), positions, media)
+
+        def finish() -> Prepared:
+            media = tuple(
+                self._media(token_ids[start], frames, grid, start)
+                for start, frames, grid, _ in spans
+            )
+            positions = _positions(
+                len(token_ids), [(start, grid) for start, _, grid, spatial in spans if spatial]
+            )
+            return Prepared(np.asarray(token_ids, np.int32), positions, media)
+
+        return Draft(len(token_ids), len(kept) < len(ids), finish)
 
     def _check_placeholders(self, ids: Sequence[int], images: int, video: bool) -> None:
         for token, name, field, count in (

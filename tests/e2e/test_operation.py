@@ -77,7 +77,7 @@ def test_health_and_reflection(server: Server) -> None:
 @pytest.mark.parametrize("protocol", ["grpc-v1", "grpc-v1alpha"])
 def test_both_reflections_describe_everything(server: Server, protocol: str) -> None:
     def buf(*arguments: str) -> list[str]:
-        command = [
+        command: list[str | Path] = [
             COMMAND.with_name("buf"), "curl", "--protocol", "grpc", "--http2-prior-knowledge",
             "--reflect-protocol", protocol, *arguments,
         ]  # fmt: skip

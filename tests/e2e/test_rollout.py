@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import grpc
+import httpx
 import numpy as np
 import pytest
 
@@ -224,6 +225,8 @@ def test_a_webhook_makes_it_follow_at_once(
             )
         assert isinstance(caught.value, grpc.Call)
         assert caught.value.code() == grpc.StatusCode.PERMISSION_DENIED
+        url = f"http://{server.http_address}/v1/adapters/unload"
+        assert httpx.post(url, json={"model": MODEL, "version": "2"}).status_code == 403
     client.delete_webhook(client.list_webhooks()[0].webhook_id)
 
 

@@ -65,6 +65,34 @@ def test_methods_need_their_scope(
     assert guarded.grpc(method, request_, None) == UNKNOWN
 
 
+@pytest.mark.parametrize(
+    ("method", "path", "allowed"),
+    [
+        ("GET", "", ("read", "all")),
+        ("GET", "/qwen/1", ("read", "all")),
+        ("POST", "/preload", ("write", "all")),
+        ("POST", "/unload", ("write", "all")),
+    ],
+)
+def test_paths_of_adapters_need_their_scope(
+    guarded: Guarded, method: str, path: str, allowed: tuple[str, ...]
+) -> None:
+    url = f"http://{guarded.server.http_address}/v1/adapters{path}"
+    for credential in ("embed", "read", "write", "all", None):
+        headers = {"authorization": guarded.authorization(credential)} if credential else {}
+        answer = httpx.request(
+            method, url, headers=headers, json={"model": "qwen", "version": "no such version"}
+        )
+        found = {403: DENIED, 401: UNKNOWN}.get(answer.status_code, OK)
+        expected = OK if credential in allowed else DENIED if credential else UNKNOWN
+        assert found == expected, (credential, answer.text)
+    headers = {"authorization": guarded.authorization("other")}
+    if path == "":
+        assert httpx.get(url, headers=headers).json()["data"] == []
+    elif method == "GET":
+        assert httpx.get(url, headers=headers).status_code == 403
+
+
 def test_streams_of_changes_need_their_scope(guarded: Guarded) -> None:
     for credential, code in (("embed", DENIED), (None, UNKNOWN)):
         watch = guarded.server.adapters.WatchAdapters(
@@ -89,8 +117,9 @@ def test_what_is_open_and_what_is_not(guarded: Guarded) -> None:
     server.health.Check(health_pb2.HealthCheckRequest())
     for name in ("v1", "v1alpha"):
         method = f"/grpc.reflection.{name}.ServerReflection/ServerReflectionInfo"
+        reflect: Any = server.channel.stream_stream(method)
         with pytest.raises(grpc.RpcError, match="UNAUTHENTICATED"):
-            list(server.channel.stream_stream(method)(iter([b""])))
+            list(reflect(iter([b""])))
     for metrics in (f"http://{server.metrics_address}/metrics", f"{url}/metrics"):
         assert httpx.get(metrics).status_code == 401
         assert "vlm2vec_requests_total" in httpx.get(metrics, headers=headers).text

@@ -6,7 +6,7 @@ from starlette.exceptions import HTTPException
 
 from vlm2vec_service.errors import InvalidInputError, ServeError
 from vlm2vec_service.frontend.access import Access
-from vlm2vec_service.frontend.http import embeddings, health, models, rerank
+from vlm2vec_service.frontend.http import adapters, embeddings, health, models, rerank
 from vlm2vec_service.frontend.http.errors import RequestError
 from vlm2vec_service.frontend.http.fetch import Fetcher
 from vlm2vec_service.frontend.http.middleware import Middleware
@@ -38,7 +38,7 @@ def build_app(
     app.add_exception_handler(HTTPException, _unroutable)
     for router in (
         embeddings.routes(pipeline, fetcher), rerank.routes(pipeline, fetcher),
-        models.routes(pipeline), health.routes(pipeline), *more,
+        models.routes(pipeline), adapters.routes(pipeline), health.routes(pipeline), *more,
     ):  # fmt: skip
         app.include_router(router)
     if access.authenticator.required:  # so that the page has a place for the key

@@ -23,8 +23,10 @@ App = Callable[[Message, Receive, Send], Awaitable[None]]
 
 SCOPES = {
     "/v1/embeddings": "embed", "/v1/rerank": "embed", "/v2/rerank": "embed", "/v1/models": "embed",
+    "/v1/adapters/preload": "adapters:write", "/v1/adapters/unload": "adapters:write",
+    "/v1/adapters": "adapters:read",
 }  # fmt: skip
-"""The scope that a caller needs for a path and those below it."""
+"""The scope that a caller needs for a path and those below it, by the first that fits."""
 INFRASTRUCTURE = {
     "/healthz": "health", "/readyz": "health", "/health": "health", "/metrics": "metrics",
     "/openapi.json": "reflection", "/docs": "reflection",

@@ -205,6 +205,11 @@ class HttpSettings:
     http_listen: str = setting(
         "127.0.0.1:8080", "Address for HTTP: HOST:PORT, or unix:PATH; empty turns HTTP off."
     )
+    http_cors_origins: str = setting(
+        "",
+        "Origins whose pages may call from a browser, comma-separated: https://app.example.com; "
+        "or * for all. Empty allows none.",
+    )
     http_max_body_bytes: int = setting(67_108_864, "Bytes of one request's body.")
     http_body_seconds: float = setting(60.0, "How long a request's body may take to arrive.")
     http_keepalive_seconds: float = setting(

@@ -15,6 +15,8 @@ from tests.e2e.server import Server, running_server
 
 DIMENSIONS = [1, 3, 16, 100]
 """Prefixes that the adapters of the server allow."""
+CORS_ORIGIN = "https://app.example.com"
+"""Whose pages may call the server."""
 
 
 @pytest.fixture(scope="session")
@@ -32,7 +34,8 @@ def server(checkpoints: Path, tmp_path_factory: pytest.TempPathFactory) -> Itera
             flags += ["--adapter", f"{model}/{version}={adapter}"]
         for alias in ("champion", "canary"):
             flags += ["--alias", f"{model}@{alias}=lora"]
-    with running_server(folder, *flags, "--dtype", "float32") as started:
+    flags += ["--dtype", "float32", "--http-cors-origins", CORS_ORIGIN]
+    with running_server(folder, *flags) as started:
         yield started
 
 

@@ -35,6 +35,15 @@ def test_two_credentials_are_none(guarded: Guarded) -> None:
         guarded.server.embedding.ListModels(pb.ListModelsRequest(), metadata=pair)
 
 
+def test_no_page_of_another_origin_may_call_unless_it_is_allowed(guarded: Guarded) -> None:
+    url = f"http://{guarded.server.http_address}/v1/embeddings"
+    headers = {"origin": "https://app.example.com", "access-control-request-method": "POST"}
+    for method in ("OPTIONS", "POST"):
+        answer = httpx.request(method, url, headers=headers)
+        assert answer.status_code == 401
+        assert not [name for name in answer.headers if name.startswith("access-control")]
+
+
 def test_a_stranger_is_refused_before_a_message_is_read(guarded: Guarded) -> None:
     """Six messages of 60 MiB would take 360."""
     before = memory_peak(guarded.server.process.pid)

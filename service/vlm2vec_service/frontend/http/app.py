@@ -7,6 +7,7 @@ from starlette.exceptions import HTTPException
 from vlm2vec_service.errors import InvalidInputError, ServeError
 from vlm2vec_service.frontend.access import Access
 from vlm2vec_service.frontend.http import adapters, embeddings, health, models, rerank
+from vlm2vec_service.frontend.http.cors import allow_origins
 from vlm2vec_service.frontend.http.errors import RequestError
 from vlm2vec_service.frontend.http.fetch import Fetcher
 from vlm2vec_service.frontend.http.middleware import Middleware
@@ -34,6 +35,7 @@ def build_app(
     app.state.max_elements = server.max_elements
     app.state.max_text_bytes = texts + ELEMENT_BYTES * server.max_elements
     app.add_middleware(Middleware, access=access, settings=settings)
+    allow_origins(app, settings.http_cors_origins)
     app.add_exception_handler(RequestValidationError, _malformed)
     app.add_exception_handler(HTTPException, _unroutable)
     for router in (

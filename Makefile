@@ -62,9 +62,10 @@ format: setup  ## let ruff rewrite what it can
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: setup  ## ours beside the alternatives: engine, service, HTTP, rollout
+bench: setup  ## ours beside the alternatives: engine, service, front end, HTTP, rollout
 	$(BIN)/python -m benchmarks.engine --size $(SIZE)
 	$(BIN)/python -m benchmarks.service --size $(SIZE)
+	$(BIN)/python -m benchmarks.front_end
 	$(BIN)/python -m benchmarks.http
 	$(BIN)/python -m benchmarks.rollout
 

@@ -284,17 +284,25 @@ def serving(base: Path, device: str, http_listen: str = "", *flags: str) -> Iter
         ]
     )  # fmt: skip
     try:
-        with grpc.insecure_channel(address) as channel:
-            stub = embedding_pb2_grpc.EmbeddingServiceStub(channel)
-            while not any(
-                model.ready
-                for model in stub.ListModels(pb.ListModelsRequest(), wait_for_ready=True).models
-            ):
-                time.sleep(0.2)
+        wait_until_ready(address, process)
         yield address
     finally:
         process.terminate()
         process.wait()
+
+
+def wait_until_ready(address: str, process: subprocess.Popen[bytes]) -> None:
+    """Returns when the server at ``address``, which is ``process``, has a worker that is ready.
+    Raises `RuntimeError` if it has ended."""
+    with grpc.insecure_channel(address) as channel:
+        stub = embedding_pb2_grpc.EmbeddingServiceStub(channel)
+        while process.poll() is None:
+            with contextlib.suppress(grpc.RpcError):
+                answer = stub.ListModels(pb.ListModelsRequest(), wait_for_ready=True, timeout=2)
+                if any(model.ready for model in answer.models):
+                    return
+            time.sleep(0.2)
+    raise RuntimeError(f"the server ended with status {process.returncode}")
 
 
 if __name__ == "__main__":

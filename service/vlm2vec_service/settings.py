@@ -90,7 +90,7 @@ class ServerSettings:
     metrics_listen: str = setting(
         "127.0.0.1:9090", "Address for Prometheus metrics: HOST:PORT; empty turns them off."
     )
-    max_inputs: int = setting(64, "Inputs of a unary call, and candidates of a ranking.")
+    max_inputs: int = setting(2048, "Inputs of a unary call, and candidates of a ranking.")
     max_calls: int = setting(
         4096, "Calls and streams under way at once; one caller may have at most half of them."
     )
@@ -134,7 +134,9 @@ class ServerSettings:
         "Tokens that wait for a device, for each model; shared as max_queue_requests are.",
     )
     stream_window: int = setting(
-        256, "Unanswered inputs of one stream; the server reads no further until some are answered."
+        256,
+        "Inputs of one stream, or of one unary call, that are under way at once: the server goes on "
+        "with it when some are answered.",
     )
     preprocess_threads: int = setting(
         4,

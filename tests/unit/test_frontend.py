@@ -99,11 +99,12 @@ def test_bad_parts_are_named(message: pb.Input, field: str) -> None:
         (pb.CallOptions(routing_key="k" * 300), "options.routing_key"),
         (pb.CallOptions(priority=9), "options.priority"),  # type: ignore[arg-type]
         (pb.CallOptions(output=pb.OutputOptions(dtype=9)), "options.output.dtype"),  # type: ignore[arg-type]
+        (pb.CallOptions(truncate=8193), "options.truncate"),
     ],
 )
 def test_bad_options_are_named(options: pb.CallOptions, field: str) -> None:
     with pytest.raises(InvalidInputError) as refused:
-        check_options(options)
+        check_options(options, 8192)
     assert refused.value.field == field
 
 

@@ -44,11 +44,15 @@ async def rank(
     best = np.argsort(-scores, kind="stable")[: top_k or None]
     route = answers[0].route
     return pb.RankResponse(
-        candidates=[pb.RankedCandidate(index=i, score=scores[i]) for i in best.tolist()],
+        candidates=[
+            pb.RankedCandidate(index=i, score=scores[i], truncated=answers[i + 1].truncated)
+            for i in best.tolist()
+        ],
         model=route.served.model.name,
         version=route.version.name,
         space=route.version.space,
         tokens=sum(answer.tokens for answer in answers),
+        query_truncated=answers[0].truncated,
     )
 
 

@@ -9,8 +9,9 @@ MAX_ID_BYTES = 256
 MAX_NAME_BYTES = 256
 
 
-def check_options(options: pb.CallOptions) -> None:
-    """Refuses what no server could do. Raises `InvalidInputError` naming the field."""
+def check_options(options: pb.CallOptions, max_tokens: int) -> None:
+    """Refuses what no server could do, and truncation to more than ``max_tokens``. Raises
+    `InvalidInputError` naming the field."""
     model = options.model
     names = {
         "options.model.name": model.name,
@@ -29,6 +30,10 @@ def check_options(options: pb.CallOptions) -> None:
         raise InvalidInputError("options.priority", f"{options.priority} is no priority")
     if options.output.dtype not in pb.Dtype.values():
         raise InvalidInputError("options.output.dtype", f"{options.output.dtype} is no format")
+    if options.truncate > max_tokens:
+        raise InvalidInputError(
+            "options.truncate", f"{options.truncate} tokens are more than max_tokens, {max_tokens}"
+        )
 
 
 def check_dimensions(options: pb.OutputOptions, dimension: int, allowed: Sequence[int]) -> None:

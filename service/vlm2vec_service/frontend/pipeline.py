@@ -9,7 +9,7 @@ import contextlib
 import functools
 import time
 from collections.abc import AsyncIterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from vlm2vec.v1 import embedding_pb2 as pb
 from vlm2vec_registry.snapshot import CHAMPION, SHADOW
@@ -88,26 +88,33 @@ class Pipeline:
     async def answer(
         self, inputs: Mapping[str, pb.Input], options: pb.CallOptions, caller: Caller
     ) -> list[Answer]:
-        """Embeds ``inputs``, each under the name of its field in the caller's message, together.
+        """Embeds ``inputs``, each under the name of its field in the caller's message, a window
+        of them at a time.
 
         The answers are in order; the first error cancels the others, and is raised: any
         `ServeError`.
         """
         route = await self._route(options, caller)
-        async with self._admitted(route, caller, len(inputs)):
+        window = min(len(inputs), self.settings.stream_window)
+        async with self._admitted(route, caller, window):
             if len(inputs) == 1:
                 ((field, message),) = inputs.items()
                 return [await self._embed(message, route, caller, field)]
+            answers: dict[str, Answer] = {}
+            unread = iter(inputs.items())
+
+            async def embed_next() -> None:
+                for field, message in unread:
+                    answers[field] = await self._embed(message, route, caller, field)
+
             try:
                 async with asyncio.TaskGroup() as group:
-                    tasks = [
-                        group.create_task(self._embed(message, route, caller, field))
-                        for field, message in inputs.items()
-                    ]
+                    for _ in range(window):
+                        group.create_task(embed_next())
             except ExceptionGroup as errors:
                 # The others only say that they were cancelled.
                 raise errors.exceptions[0] from None
-            return [task.result() for task in tasks]
+            return [answers[field] for field in inputs]
 
     async def _route(self, options: pb.CallOptions, caller: Caller) -> Route:
         """Finds the model and version, and loads the version if it is not loaded.
@@ -117,7 +124,7 @@ class Pipeline:
         `NotFoundError`, `InvalidInputError`, `AdapterError` for a version that cannot be loaded,
         `DeadlineError`, and `UnavailableError` while starting.
         """
-        check_options(options)
+        check_options(options, self.limits.max_tokens)
         ref = options.model
         if ref.name:  # before anything is said about it
             caller.identity.check_model(ref.name)
@@ -201,8 +208,8 @@ class Pipeline:
         self._shadow(message, prepared, route, embedded)
         self.metrics.tokens.labels(model, version).inc(len(prepared))
         answer = Answer(
-            route, embedded.vector, len(prepared), preprocess, embedded.queue_seconds,
-            embedded.inference_seconds,
+            route, embedded.vector, len(prepared), prepared.truncated, preprocess,
+            embedded.queue_seconds, embedded.inference_seconds,
         )  # fmt: skip
         self.metrics.stage.labels(model, "queue").observe(answer.queue_seconds)
         self.metrics.stage.labels(model, "inference").observe(answer.inference_seconds)
@@ -242,7 +249,7 @@ class Pipeline:
             if same:
                 return prepared
             caller = Caller("", time.monotonic() + PATIENCE)
-            bulk = pb.CallOptions(priority=pb.PRIORITY_BULK)
+            bulk = pb.CallOptions(priority=pb.PRIORITY_BULK, truncate=route.truncate)
             return await self._prepare(message, Route(served, other, bulk), caller, "input")
 
         served.shadow.offer(route.version, shadow, embedded.vector, prepare, copy.release)
@@ -255,7 +262,8 @@ class Pipeline:
         def work() -> Prepared:
             try:
                 stop.check("input")
-                request = parse_input(message, self.limits, self.video_frames, stop)
+                parsed = parse_input(message, self.limits, self.video_frames, stop)
+                request = replace(parsed, truncate=route.truncate)
                 return route.served.preprocessor.prepare(request, route.version.config)
             except InvalidInputError as error:
                 raise InvalidInputError(f"{field}.{error.field}", error.problem) from error

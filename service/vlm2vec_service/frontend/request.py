@@ -65,6 +65,12 @@ class Route:
         return bool(self.options.priority != pb.PRIORITY_BULK)
 
     @property
+    def truncate(self) -> int | None:
+        """How many tokens a longer input is cut to, 0 for as many as there may be; None cuts
+        nothing."""
+        return self.options.truncate if self.options.HasField("truncate") else None
+
+    @property
     def normalize(self) -> bool | None:
         """Whether the caller wants vectors of length 1; None leaves it to the version."""
         output = self.options.output
@@ -79,12 +85,14 @@ class Route:
 
 @dataclass(frozen=True)
 class Answer:
-    """What came of one input: ``vector`` is float32 ``(dim,)`` as the engine gave it; the rest are
-    seconds in each stage."""
+    """What came of one input: ``vector`` is float32 ``(dim,)`` as the engine gave it;
+    ``truncated`` says whether the end of the text was left out; the rest are seconds in each
+    stage."""
 
     route: Route
     vector: npt.NDArray[np.float32]
     tokens: int
+    truncated: bool
     preprocess_seconds: float
     queue_seconds: float
     inference_seconds: float
@@ -98,6 +106,7 @@ class Answer:
             version=route.version.name,
             space=route.version.space,
             tokens=self.tokens,
+            truncated=self.truncated,
             timings=pb.Timings(
                 preprocess_seconds=self.preprocess_seconds,
                 queue_seconds=self.queue_seconds,

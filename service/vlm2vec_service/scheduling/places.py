@@ -8,7 +8,7 @@ class Places(Shares):
     """Shares of ``max_requests``: the inputs that are admitted and not yet answered.
 
     A flow gets places while it has fewer than are free. So all flows together hold at most
-    ``max_requests`` inputs, and those of one call more, since a call is let in as a whole. The same
+    ``max_requests`` inputs, and one call's window more, since that is let in as a whole. The same
     holds for the tokens that wait, and ``max_tokens``.
     """
 

@@ -16,6 +16,8 @@ from vlm2vec_service.settings import HttpSettings
 
 ELEMENT_BYTES = 16
 """Of JSON for each key or value, beside texts: a token id, a short key, what is around them."""
+LONGEST_TEXTS = 64
+"""How many inputs of one body may have the longest text; of more the texts are shorter."""
 
 
 def build_app(
@@ -31,7 +33,7 @@ def build_app(
         swagger_ui_oauth2_redirect_url=None,
     )
     server = pipeline.settings
-    texts = (server.max_inputs + 1) * pipeline.limits.max_text_bytes
+    texts = (min(server.max_inputs, LONGEST_TEXTS) + 1) * pipeline.limits.max_text_bytes
     app.state.max_elements = server.max_elements
     app.state.max_text_bytes = texts + ELEMENT_BYTES * server.max_elements
     app.add_middleware(Middleware, access=access, settings=settings)

@@ -72,6 +72,6 @@ def worker_interceptors() -> list[Any]:
     """For a worker's server."""
     if not os.environ.get(ENDPOINT):
         return []
-    from opentelemetry.instrumentation.grpc import server_interceptor
+    from opentelemetry.instrumentation.grpc import aio_server_interceptor
 
-    return [server_interceptor()]
+    return [aio_server_interceptor()]

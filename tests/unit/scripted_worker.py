@@ -1,7 +1,8 @@
 """A worker that does what a test tells it to: hold, refuse, die, fail."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from types import MappingProxyType
 
 import numpy as np
 
@@ -24,6 +25,7 @@ class ScriptedWorker:
         self.dimension = 1
         self.batches: list[list[int]] = []
         self.batch_timeout = 300.0
+        self.shared = False
         self.hangs = 0
         self.seconds = 0.0
         self.running = 0
@@ -37,7 +39,13 @@ class ScriptedWorker:
         self.wanted: dict[str, WantedAdapter] = {}
         self.gate: asyncio.Event | None = None
 
-    async def run(self, inputs: Sequence[BatchInput], interactive: bool) -> BatchResult:
+    async def run(
+        self,
+        inputs: Sequence[BatchInput],
+        interactive: bool,
+        callers: Mapping[str, int] = MappingProxyType({}),
+        begun: Callable[[], None] = lambda: None,
+    ) -> BatchResult:
         batch = [int(item.prepared.token_ids[0]) for item in inputs]
         assert all(not item.adapter or item.adapter in self.holds for item in inputs)
         self.batches.append(batch)
@@ -45,6 +53,7 @@ class ScriptedWorker:
         self.most_running = max(self.most_running, self.running)
         try:
             await asyncio.sleep(0)
+            begun()
             if self.behave is not None:
                 await self.behave(batch)
         finally:

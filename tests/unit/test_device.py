@@ -97,7 +97,7 @@ def run_at_once(
     device: DeviceQueue, engine: SlowEngine, interactive: tuple[bool, ...], steps: int
 ) -> None:
     """Runs batches, and ``steps`` of 0.1 s that were all queued before the second of them began."""
-    batches = [device.submit(BATCH, each) for each in interactive]
+    batches = [device.submit(BATCH, each, {}) for each in interactive]
     loading = threading.Thread(target=device.spread, args=([engine.step(0.1)] * steps,))
     loading.start()
     while len(device._steps) < steps:
@@ -127,7 +127,7 @@ def test_what_a_step_raises_is_raised_and_the_device_goes_on() -> None:
     with running(engine) as device:
         with pytest.raises(ValueError, match="broken"):
             device.spread([engine.step(), fail, engine.step()])
-        assert device.submit(BATCH, True).result(10).vectors.shape == (1, 1)
+        assert device.submit(BATCH, True, {}).result(10).vectors.shape == (1, 1)
     # Who comes when it is over does not wait for ever.
     assert device.spread([engine.step()]) == [LAYER]
 
@@ -155,7 +155,7 @@ def test_batch_waits_for_one_step_of_merging_at_most() -> None:
         for _ in range(5):
             while "merge" not in engine.order[-1:]:
                 time.sleep(0.001)
-            device.submit(BATCH, True).result(10)
+            device.submit(BATCH, True, {}).result(10)
         engine.to_merge = 0
     # It goes on between two batches, and a batch goes before all that is left of it.
     assert letters(engine).count("b") == 5
@@ -165,7 +165,7 @@ def test_batch_waits_for_one_step_of_merging_at_most() -> None:
 def test_batches_that_wait_leave_a_share_to_merging() -> None:
     engine = SlowEngine(to_merge=1000)
     with running(engine) as device:
-        batches = [device.submit(BATCH, True) for _ in range(5)]
+        batches = [device.submit(BATCH, True, {}) for _ in range(5)]
         engine.gate.set()
         for batch in batches:
             batch.result(10)
@@ -180,7 +180,7 @@ def test_tokens_by_path_are_the_batchs_own() -> None:
     with running(engine) as device:
         for count in (3, 5):
             items = cast(list[Item], [None] * count)
-            assert device.submit(items, True).result(10).path_tokens == {"merged": count}
+            assert device.submit(items, True, {}).result(10).path_tokens == {"merged": count}
 
 
 def test_copies_leave_before_a_batch_is_split() -> None:
@@ -189,9 +189,9 @@ def test_copies_leave_before_a_batch_is_split() -> None:
     engine.gate.set()
     with running(engine) as device:
         items = cast(list[Item], [None] * 4)
-        ran = device.submit(items, True).result(10)
+        ran = device.submit(items, True, {}).result(10)
         assert len(ran.vectors) == 4
         engine.most_items = 0
         with pytest.raises(torch.OutOfMemoryError, match="no memory"):
-            device.submit(items[:1], True).result(10)
+            device.submit(items[:1], True, {}).result(10)
     assert letters(engine) == "ff" * 3 + "bb" + "ff"

@@ -1,10 +1,11 @@
 """A worker whose front end gave a batch up: what hangs ends the process, and nothing else does."""
 
+import asyncio
 import os
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
-from concurrent.futures import CancelledError, Future
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, cast
 
@@ -47,70 +48,72 @@ class BlockedEngine:
 
 
 class FrontEnd:
-    """A call of RunBatch, and the context by which it can be given up."""
+    """A call of RunBatch by a front end, which can give it up."""
 
-    def __init__(self, worker: servicer.WorkerServicer) -> None:
-        self.give_up: Callable[[], None] = lambda: None
-        self.added = threading.Event()
-        self.result: object = None
-        self.thread = threading.Thread(target=self._call, args=(worker,), daemon=True)
-        self.thread.start()
-        assert self.added.wait(10)
-
-    def add_callback(self, callback: Callable[[], None]) -> None:
-        self.give_up = callback
-        self.added.set()
-
-    def _call(self, worker: servicer.WorkerServicer) -> None:
+    def __init__(self, worker: servicer.WorkerServicer, loop: asyncio.AbstractEventLoop) -> None:
+        self.began = threading.Event()
         tokens = np.zeros(1, np.int32)
         item = encode_item(Prepared(tokens, np.zeros((3, 1), np.int32)), "", None)
-        try:
-            request = worker_pb2.RunBatchRequest(items=[item])
-            self.result = worker.RunBatch(request, cast(Any, self))
-        except CancelledError as error:
-            self.result = error
+        request = worker_pb2.RunBatchRequest(items=[item])
+        call = worker.RunBatch(request, cast(Any, self))
+        self.result: Future[Any] = asyncio.run_coroutine_threadsafe(call, loop)
+
+    async def send_initial_metadata(self, metadata: object) -> None:
+        self.began.set()
+
+    def give_up(self) -> None:
+        self.result.cancel()
 
 
-Scene = tuple[BlockedEngine, servicer.WorkerServicer, list[int]]
+Scene = tuple[BlockedEngine, Callable[[], FrontEnd], list[int]]
 
 
 @pytest.fixture
 def scene(monkeypatch: pytest.MonkeyPatch) -> Iterator[Scene]:
-    """An engine, a worker on it, and the statuses with which the process would have ended."""
+    """An engine, how to call a worker on it, and the statuses with which the process would have
+    ended."""
     ends: list[int] = []
     monkeypatch.setattr(servicer, "GIVEN_UP_SECONDS", 0.5)
     monkeypatch.setattr(os, "_exit", ends.append)
     engine, stopped = BlockedEngine(), threading.Event()
-    worker = servicer.WorkerServicer(cast(Engine, engine), Path(), Future())
-    thread = threading.Thread(target=worker.device.run_until, args=(stopped.is_set,))
-    thread.start()
-    yield engine, worker, ends
-    engine.gate.set()
-    stopped.set()
-    thread.join()
+    with ThreadPoolExecutor() as threads:
+        worker = servicer.WorkerServicer(cast(Engine, engine), Path(), Future(), threads)
+        device = threading.Thread(target=worker.device.run_until, args=(stopped.is_set,))
+        device.start()
+        loop = asyncio.new_event_loop()
+        calls = threading.Thread(target=loop.run_forever)
+        calls.start()
+        yield engine, lambda: FrontEnd(worker, loop), ends
+        engine.gate.set()
+        stopped.set()
+        device.join()
+        loop.call_soon_threadsafe(loop.stop)
+        calls.join()
+        loop.close()
 
 
 def test_a_batch_that_hangs_ends_the_process(scene: Scene) -> None:
-    engine, worker, ends = scene
-    call = FrontEnd(worker)
+    engine, call, ends = scene
+    running = call()
     wait_until(lambda: engine.begun)
-    call.give_up()
+    assert running.began.wait(10)
+    running.give_up()
     wait_until(lambda: ends == [1])
 
 
 def test_one_that_ends_in_time_and_one_that_has_not_begun_end_nothing(scene: Scene) -> None:
-    engine, worker, ends = scene
-    running = FrontEnd(worker)
+    engine, call, ends = scene
+    running = call()
     wait_until(lambda: engine.begun)
-    waiting = FrontEnd(worker)
+    waiting = call()
     waiting.give_up()
-    waiting.thread.join(10)
-    assert isinstance(waiting.result, CancelledError)
+    with pytest.raises(CancelledError):
+        waiting.result.result(10)
+    assert not waiting.began.is_set()
     running.give_up()
     engine.gate.set()
-    running.thread.join(10)
-    answered = FrontEnd(worker)
-    answered.thread.join(10)
+    answered = call()
+    assert answered.result.result(10)
     answered.give_up()
     threading.Event().wait(0.8)
     assert ends == []

@@ -1,13 +1,14 @@
 """How long a batch may take: by its tokens, by what is known of its worker, and from when on."""
 
 import asyncio
+from collections.abc import Callable, Mapping, Sequence
 
 import pytest
 
 from tests.unit.queueing import start, work
 from tests.unit.scripted_worker import ScriptedWorker
 from vlm2vec_service.errors import WorkerLostError
-from vlm2vec_service.scheduling.fair_queue import BULK_EVERY
+from vlm2vec_service.scheduling.batch import BatchInput, BatchResult
 from vlm2vec_service.scheduling.lane import FACTOR, FRESH, GRACE, SLOWEST, Batch, Lane
 
 
@@ -155,24 +156,68 @@ def test_a_hang_costs_what_the_limit_says() -> None:
     asyncio.run(check())
 
 
-def test_a_bulk_batch_in_the_worker_is_not_overtaken_for_ever() -> None:
+def test_an_urgent_batch_may_come_beside_one_that_waits() -> None:
     async def check() -> None:
         lane = Lane(ScriptedWorker())
-        bulk = batch(1, interactive=False)
-        running = batch(1)
-        lane.sent(running)
-        lane.sent(bulk)
-        overtaken = 0
-        while lane.may_send(urgent=True):
-            urgent = batch(1)
-            lane.sent(urgent)
-            lane.done(running)
-            assert lane.running is urgent
-            running = urgent
-            overtaken += 1
-        assert overtaken == BULK_EVERY - 1
-        lane.done(running)
-        assert lane.running is bulk
-        assert lane.may_send(urgent=True)
+        for one, urgent_may in ((batch(1), True), (batch(1, interactive=False), True)):
+            lane.sent(one)
+            assert lane.may_send(urgent=True) == urgent_may
+        assert not lane.may_send(urgent=False)
+        lane.sent(batch(1))
+        assert not lane.may_send(urgent=True)
+
+    asyncio.run(check())
+
+
+def test_what_has_not_begun_in_a_shared_worker_is_neither_late_nor_to_blame() -> None:
+    """Batches of other front ends may run before it, for as long as they take."""
+
+    async def check(shared: bool, begins: bool) -> tuple[bool, float]:
+        worker = ScriptedWorker()
+        worker.shared = shared
+        lane = Lane(worker, rate=1000.0, patience=1.0)
+        one = batch(10)
+        lane.sent(one)
+
+        async def run(
+            inputs: Sequence[BatchInput],
+            interactive: bool,
+            callers: Mapping[str, int] = one.callers,
+            begun: Callable[[], None] = lambda: None,
+        ) -> BatchResult:
+            assert callers == {"a": 10}
+            if begins:
+                begun()
+            assert one.clock is not None
+            times.append((one.clock.when() or 0.0) - asyncio.get_running_loop().time())
+            raise WorkerLostError("killed")
+
+        times: list[float] = []
+        worker.run = run  # type: ignore[method-assign]
+        with pytest.raises(WorkerLostError):
+            await lane.run(one)
+        return one.waited, round(times[0])
+
+    limit = round(GRACE + FACTOR * 0.01)
+    assert asyncio.run(check(shared=True, begins=False)) == (True, 300)
+    assert asyncio.run(check(shared=True, begins=True)) == (False, limit)
+    assert asyncio.run(check(shared=False, begins=False)) == (False, limit)
+
+
+def test_the_one_that_began_is_the_one_that_runs() -> None:
+    async def check() -> None:
+        lane = Lane(ScriptedWorker())
+        first, second, third = (batch(1, interactive=False) for _ in range(3))
+        for one in (first, second, third):
+            lane.sent(one)
+        lane._begun(third)
+        assert lane.running is third
+        assert lane.waiting == [first, second]
+        lane._begun(second)  # told before the end of the one before it
+        assert lane.running is third
+        lane.done(third)
+        assert lane.running is second
+        lane.done(second)
+        assert lane.running is first
 
     asyncio.run(check())

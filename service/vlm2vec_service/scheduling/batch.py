@@ -3,7 +3,7 @@
 Nothing here knows how it travels: ``supervision`` does.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -53,6 +53,8 @@ class BatchWorker(Protocol):
     token_budget: int
     batch_timeout: float
     """Seconds that any batch may take at most."""
+    shared: bool
+    """Whether other front ends may send it batches, too."""
 
     @property
     def ready(self) -> bool:
@@ -63,8 +65,16 @@ class BatchWorker(Protocol):
         """The adapters that it could not load, each with the reason: their inputs have to go to
         another worker."""
 
-    async def run(self, inputs: Sequence[BatchInput], interactive: bool) -> BatchResult:
-        """Runs a batch; an ``interactive`` one overtakes what waits in the worker.
+    async def run(
+        self,
+        inputs: Sequence[BatchInput],
+        interactive: bool,
+        callers: Mapping[str, int],
+        begun: Callable[[], None],
+    ) -> BatchResult:
+        """Runs a batch; an ``interactive`` one overtakes what waits in the worker, and ``callers``,
+        its tokens by caller, get equal shares there. ``begun`` is called when the device begins
+        with it.
 
         Raises `WorkerLostError` where the worker is gone, `InvalidInputError` and `NotFoundError`
         for what is wrong with an input, and `ServeError` for any other fault. It has no time limit

@@ -1,12 +1,14 @@
 """One worker as the scheduler sees it: what runs there, what waits there, and for how long."""
 
 import asyncio
+import functools
 import time
+from collections import Counter
 from dataclasses import dataclass, field
 
 from vlm2vec_service.errors import WorkerLostError
 from vlm2vec_service.scheduling.batch import BatchResult, BatchWorker
-from vlm2vec_service.scheduling.fair_queue import BULK_EVERY, QueuedInput
+from vlm2vec_service.scheduling.fair_queue import QueuedInput
 
 GRACE = 10.0
 """Seconds that any batch may take: a machine may be busy for a moment."""
@@ -29,7 +31,9 @@ class Batch:
     suspect: bool = False
     deaths: int = 0
     waited: bool = False
-    """Whether its worker died while it waited there behind another."""
+    """Whether its worker died before it had begun with it."""
+    begun: float = 0.0
+    """When the worker's device began with it, in the time of ``time.monotonic``; 0 before."""
     clock: asyncio.Timeout | None = None
     """Ends it; without a time while it waits in the worker behind another."""
 
@@ -42,6 +46,14 @@ class Batch:
     def tokens(self) -> int:
         """Tokens of its inputs together."""
         return sum(queued.tokens for queued in self.inputs)
+
+    @property
+    def callers(self) -> dict[str, int]:
+        """Tokens of each caller in it."""
+        tokens: Counter[str] = Counter()
+        for queued in self.inputs:
+            tokens[queued.caller] += queued.tokens
+        return tokens
 
     @property
     def adapters(self) -> set[str]:
@@ -67,24 +79,21 @@ class Lane:
     every batch that hangs and none that is answered between, in case all has become slow."""
     _since: float = 0.0
     """When the running batch began, as far as we know: when it was sent, or the last came back."""
-    _overtaken: int = 0
 
     def may_send(self, urgent: bool) -> bool:
-        """One batch runs and one waits in the worker, ready; an urgent one may overtake it, but not
-        so often that it never runs."""
+        """One batch runs and one waits in the worker, ready; an urgent one may come beside it, and
+        overtakes it there."""
         if not self.worker.ready or (self.running and self.running.suspect):
             return False
         if not self.waiting:
             return True
-        overtakes = urgent and len(self.waiting) == 1 and not self.waiting[0].interactive
-        return overtakes and self._overtaken < BULK_EVERY - 1
+        return urgent and len(self.waiting) == 1 and not self.waiting[0].interactive
 
     def sent(self, batch: Batch) -> None:
         """``batch`` is on its way."""
         if self.running is None:
             self.running, self._since = batch, time.monotonic()
             return
-        self._overtaken += bool(self.waiting)
         self.waiting.append(batch)
 
     async def run(self, batch: Batch) -> BatchResult:
@@ -95,7 +104,10 @@ class Lane:
                 batch.clock = clock
                 self._set_clock()
                 result = await self.worker.run(
-                    [queued.input for queued in batch.inputs], batch.interactive
+                    [queued.input for queued in batch.inputs],
+                    batch.interactive,
+                    batch.callers,
+                    functools.partial(self._begun, batch),
                 )
         except TimeoutError as error:
             if not clock.expired():
@@ -121,17 +133,27 @@ class Lane:
         self.patience = 1.0
         return result
 
+    def _begun(self, batch: Batch) -> None:
+        """The worker's device began with ``batch``, after others of ours or of other front ends."""
+        batch.begun = time.monotonic()
+        if batch in self.waiting and self.running is not None and not self.running.begun:
+            self.waiting.remove(batch)
+            self.waiting.insert(0, self.running)
+            self.running = batch
+        self._set_clock()
+
     def done(self, batch: Batch) -> None:
-        """``batch`` came back: the worker goes on with an interactive one, else the oldest."""
+        """``batch`` came back: the worker goes on with the one that has begun, or as far as we know
+        with an interactive one, else the oldest."""
         self._since = time.monotonic()
         if batch is not self.running:
             self.waiting.remove(batch)
         else:
-            self.running = min(self.waiting, key=lambda item: not item.interactive, default=None)
+            self.running = min(
+                self.waiting, key=lambda one: (not one.begun, not one.interactive), default=None
+            )
             if self.running is not None:
                 self.waiting.remove(self.running)
-        if not self.waiting:
-            self._overtaken = 0
         self._set_clock()
 
     @property
@@ -148,11 +170,16 @@ class Lane:
 
     def _lost(self, patience: float) -> None:
         for batch in self.waiting:
-            batch.waited = True
+            batch.waited = not batch.begun
+        if self.running is not None and self.worker.shared and not self.running.suspect:
+            self.running.waited = not self.running.begun
         self.patience = max(patience, FRESH)
 
     def _set_clock(self) -> None:
         clock = self.running.clock if self.running else None
-        if clock is not None and not clock.expired():
-            passed = time.monotonic() - self._since
-            clock.reschedule(asyncio.get_running_loop().time() + self.limit - passed)
+        if self.running is None or clock is None or clock.expired():
+            return
+        begun, limit = max(self.running.begun, self._since), self.limit
+        if self.worker.shared and not self.running.begun:  # others' may run before it
+            limit = self.worker.batch_timeout
+        clock.reschedule(asyncio.get_running_loop().time() + limit - (time.monotonic() - begun))

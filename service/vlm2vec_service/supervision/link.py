@@ -2,9 +2,10 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 
 import grpc
 
@@ -42,9 +43,11 @@ class WorkerStatus:
 
 
 class Link:
-    """Calls to one worker. Every method raises `WorkerLostError` where the worker is gone."""
+    """Calls to one worker. ``holder`` is what this front end goes by where others use the worker,
+    too. Every method raises `WorkerLostError` where the worker is gone."""
 
-    def __init__(self, channel: grpc.aio.Channel) -> None:
+    def __init__(self, channel: grpc.aio.Channel, holder: str = "") -> None:
+        self._holder = holder
         self._stub: worker_pb2_grpc.WorkerServiceAsyncStub
         self._stub = worker_pb2_grpc.WorkerServiceStub(channel)
 
@@ -53,7 +56,9 @@ class Link:
         then, or `DeadlineError` is raised; without one this waits until the worker is there."""
         with _our_errors():
             status = await self._stub.GetStatus(
-                worker_pb2.GetStatusRequest(), wait_for_ready=timeout is None, timeout=timeout
+                worker_pb2.GetStatusRequest(holder=self._holder),
+                wait_for_ready=timeout is None,
+                timeout=timeout,
             )
         return WorkerStatus(
             status.token_budget,
@@ -66,17 +71,32 @@ class Link:
         )
 
     async def run(
-        self, inputs: Sequence[BatchInput], interactive: bool, timeout: float | None = None
+        self,
+        inputs: Sequence[BatchInput],
+        interactive: bool,
+        callers: Mapping[str, int] = MappingProxyType({}),
+        begun: Callable[[], None] = lambda: None,
+        timeout: float | None = None,
     ) -> BatchResult:
-        """Runs a batch. Raises `DeadlineError` after ``timeout`` seconds, `InvalidInputError` where
-        the device's memory does not hold an input, `NotFoundError` for an adapter that is not
-        loaded, and `ServeError` for any other fault of the worker."""
+        """Runs a batch of so many tokens by caller; calls ``begun`` when the device begins with it,
+        unless it has ended by then. Raises `DeadlineError` after ``timeout`` seconds,
+        `InvalidInputError` where the device's memory does not hold an input, `NotFoundError` for an
+        adapter that is not loaded, and `ServeError` for any other fault of the worker."""
         request = worker_pb2.RunBatchRequest(
             items=[encode_item(one.prepared, one.adapter, one.normalize) for one in inputs],
             interactive=interactive,
+            caller_tokens=callers,
         )
         with _our_errors():
-            response = await self._stub.RunBatch(request, timeout=timeout)
+            call = self._stub.RunBatch(request, timeout=timeout)
+            try:
+                await call.initial_metadata()
+                if not call.done():
+                    begun()
+                response = await call
+            except asyncio.CancelledError:
+                call.cancel()
+                raise
         return BatchResult(
             decode_vectors(response, len(inputs)),
             response.inference_seconds,
@@ -94,23 +114,26 @@ class Link:
         files, for a worker that does not see this host's disk. Raises `AdapterError` with the
         worker's reason if it refuses, and `DeadlineError` after ``timeout`` seconds."""
         request = await asyncio.to_thread(_load_request, name, folder, with_files)
+        request.holder = self._holder
         with _our_errors():
             await self._stub.LoadAdapter(request, timeout=timeout)
 
     async def unload_adapter(self, name: str) -> None:
-        """Has the worker forget an adapter. Raises `NotFoundError` if it does not have it."""
+        """Has the worker forget an adapter, once no other front end wants it. Raises
+        `NotFoundError` if it does not have it."""
+        request = worker_pb2.UnloadAdapterRequest(name=name, holder=self._holder)
         with _our_errors():
-            await self._stub.UnloadAdapter(worker_pb2.UnloadAdapterRequest(name=name))
+            await self._stub.UnloadAdapter(request)
 
 
 @contextlib.asynccontextmanager
-async def open_link(address: str) -> AsyncIterator[Link]:
-    """Gives the link to the worker at ``address``, ``unix:PATH`` or HOST:PORT; the worker does not
-    have to be there yet."""
+async def open_link(address: str, holder: str = "") -> AsyncIterator[Link]:
+    """Gives the link to the worker at ``address``, ``unix:PATH`` or HOST:PORT, for the front end
+    ``holder``; the worker does not have to be there yet."""
     async with grpc.aio.insecure_channel(
         address, options=CLIENT_OPTIONS, interceptors=tracing.channel_interceptors()
     ) as channel:
-        yield Link(channel)
+        yield Link(channel, holder)
 
 
 def _load_request(name: str, folder: Path, with_files: bool) -> worker_pb2.LoadAdapterRequest:

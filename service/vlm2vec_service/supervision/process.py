@@ -6,7 +6,8 @@ import logging
 import os
 import sys
 import tempfile
-from collections.abc import Callable, Sequence
+import uuid
+from collections.abc import Callable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import fields
 from pathlib import Path
@@ -40,16 +41,19 @@ hang."""
 DEATHS = 2
 """Times that a worker may die over the loading of an adapter before it refuses it."""
 POLL = 2.0
-"""Seconds between looks at a worker on another host."""
+"""Seconds between looks at a worker that this process has not started."""
+HOLDER = uuid.uuid4().hex
+"""What this process goes by in workers that others use, too."""
 
 
 class Worker:
     """One worker: keeps it alive and tells it which adapters to hold.
 
-    ``base_digest`` is what the base that it runs has to have; ``address`` is that of a worker on
-    another host, or None for a process of its own. ``wanted`` are the adapters that it should hold,
-    by name; ``refused`` are those of them that it could not load or cannot answer with, and why.
-    ``on_change`` is called whenever the worker gets ready or stops being it.
+    ``base_digest`` is what the base that it runs has to have; ``address`` is that of a worker which
+    others started, maybe on another host, or None for a process of its own. ``wanted`` are the
+    adapters that it should hold, by name; ``refused`` are those of them that it could not load or
+    cannot answer with, and why. ``on_change`` is called whenever the worker gets ready or stops
+    being it.
     """
 
     def __init__(
@@ -71,16 +75,23 @@ class Worker:
         self.metrics = metrics
         self.batch_timeout = batch_timeout
         self.address = address
+        self.shared = address is not None
         self.token_budget = 0
         self.dimension = 0
         self.ready = False
         self.wanted: dict[str, WantedAdapter] = {}
         self.refused: dict[str, str] = {}
         self._deaths: dict[str, int] = {}
+        self._unready = asyncio.Event()
         self.on_change: Callable[[], None] = lambda: None
         self._link: Link | None = None
         self._process: asyncio.subprocess.Process | None = None
         self._backoff = FIRST_BACKOFF
+
+    @property
+    def is_remote(self) -> bool:
+        """Whether it does not see this host's disk."""
+        return self.address is not None and not self.address.startswith("unix:")
 
     async def keep_running(self) -> None:
         """Runs until cancelled; then the process is stopped."""
@@ -100,11 +111,17 @@ class Worker:
             self._backoff = min(2 * self._backoff, LAST_BACKOFF)
             self.metrics.restarts.labels(self.model, self.name).inc()
 
-    async def run(self, inputs: Sequence[BatchInput], interactive: bool) -> BatchResult:
+    async def run(
+        self,
+        inputs: Sequence[BatchInput],
+        interactive: bool,
+        callers: Mapping[str, int],
+        begun: Callable[[], None],
+    ) -> BatchResult:
         """Runs a batch; see `BatchWorker.run`."""
         assert self._link is not None
         try:
-            result = await self._link.run(inputs, interactive)
+            result = await self._link.run(inputs, interactive, callers, begun)
         except WorkerLostError:
             self._lost(STOP_SECONDS)
             raise
@@ -131,9 +148,8 @@ class Worker:
         """Has the worker load an adapter and answer the probe; remembers why it could not."""
         try:
             folder = await adapter.find()
-            remote = self.address is not None
-            await link.load_adapter(name, folder, remote, LOAD_SECONDS)
-            adapter.check(await link.run([adapter.probe], True, LOAD_SECONDS))
+            await link.load_adapter(name, folder, self.is_remote, LOAD_SECONDS)
+            adapter.check(await link.run([adapter.probe], True, timeout=LOAD_SECONDS))
             self._deaths.pop(name, None)
         except (DeadlineError, WorkerLostError) as error:
             hung = isinstance(error, DeadlineError)
@@ -214,10 +230,12 @@ class Worker:
 
     async def _watch(self, address: str) -> None:
         """A worker on another host, while it answers."""
-        async with open_link(address) as link:
+        async with open_link(address, HOLDER) as link:
             await self._greet(link)
-            while True:
-                await asyncio.sleep(POLL)
+            while self.ready:
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(POLL):
+                        await self._unready.wait()
                 status = await link.status(timeout=30)
                 held = self.wanted.keys() - self.refused.keys() <= status.adapters
                 if not (self.ready and held):
@@ -273,6 +291,10 @@ class Worker:
 
     def _set_ready(self, ready: bool) -> None:
         self.ready = ready
+        if ready:
+            self._unready.clear()
+        else:
+            self._unready.set()
         self.metrics.worker_up(self.model, self.name, ready)
         self._count_adapters()
         self.on_change()

@@ -2,13 +2,12 @@
 
 import collections
 import contextlib
-import itertools
 import logging
-import queue
+import threading
 import time
-from collections.abc import Callable, Sequence
-from concurrent.futures import Future
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
 from typing import TypeVar
 
 import numpy as np
@@ -16,6 +15,7 @@ import torch
 
 from vlm2vec_service.engine import Engine
 from vlm2vec_service.engine.packing import Item, PackedBatch
+from vlm2vec_service.worker.turns import Turns
 
 log = logging.getLogger(__name__)
 
@@ -37,9 +37,28 @@ class Ran:
     path_tokens: dict[str, int]
 
 
+@dataclass(eq=False)
+class WaitingBatch:
+    """A batch that waits for the device. ``callers`` are its tokens by caller, ``begun`` is called
+    when it begins, and ``future`` gives what became of it."""
+
+    items: list[Item]
+    interactive: bool
+    callers: Mapping[str, int]
+    begun: Callable[[], object]
+    future: Future[Ran] = field(default_factory=Future)
+    packing: Future[PackedBatch] | None = None
+
+    def packed(self) -> PackedBatch | None:
+        """What was packed ahead, which it then holds no longer; None if nothing was. Raises what
+        packing raised."""
+        packing, self.packing = self.packing, None
+        return packing.result() if packing is not None else None
+
+
 class DeviceQueue:
-    """Runs batches, interactive ones first, otherwise in the order of arrival; and between them,
-    in small steps, what loading an adapter computes, and after that what merging busy ones does.
+    """Runs batches one at a time, in the order of `Turns`; and between them, in small steps, what
+    loading an adapter computes, and after that what merging busy ones does.
 
     All in the thread that calls `run_until`, which should be the one that loaded the engine: where
     two threads of a process have OpenMP teams, together more than the cores, libgomp lets neither
@@ -48,34 +67,51 @@ class DeviceQueue:
 
     def __init__(self, engine: Engine) -> None:
         self.engine = engine
-        self._order = itertools.count()
-        self._waiting: queue.PriorityQueue[tuple[int, int, Callable[[], None]]] = (
-            queue.PriorityQueue()
-        )
+        self._changed = threading.Condition()
+        """Guards what waits, and tells of more."""
+        self._turns: Turns[WaitingBatch] = Turns()
         self._steps: collections.deque[Callable[[], None]] = collections.deque()
         self._ended = False
+        self._busy = False
+        """Whether a batch runs."""
+        self._packer = ThreadPoolExecutor(
+            1, "packer", initializer=torch.set_num_threads, initargs=(1,)
+        )
 
-    def submit(self, items: list[Item], interactive: bool) -> Future[Ran]:
-        """Queues a batch; the future gives what became of it."""
-        # Here the one before may still run: what this one needs is laid out meanwhile.
-        packed = [self.engine.pack(items)]
+    def submit(
+        self,
+        items: list[Item],
+        interactive: bool,
+        callers: Mapping[str, int],
+        begun: Callable[[], object] = lambda: None,
+    ) -> Future[Ran]:
+        """Queues a batch; the future gives what became of it, and may be cancelled until ``begun``
+        is called. ``callers`` are its tokens by caller."""
+        batch = WaitingBatch(items, interactive, callers, begun)
+        batch.future.add_done_callback(lambda _: self._forget(batch))
+        with self._changed:
+            self._turns.put(batch)
+            self._pack_ahead()
+            self._changed.notify()
+        return batch.future
 
-        def timed() -> Ran:
-            start, before = time.perf_counter(), self.engine.path_tokens.copy()
-            vectors = self.run(items, packed.pop())
-            seconds = time.perf_counter() - start
-            return Ran(vectors, seconds, dict(self.engine.path_tokens - before))
+    def _pack_ahead(self) -> None:
+        """Lays out what the batch that is next needs, while the device is busy: of those behind it
+        the memory would be held for long."""
+        batch = self._turns.peek()
+        if self._busy and batch is not None and batch.packing is None:
+            batch.packing = self._packer.submit(self.engine.pack, batch.items)
 
-        future, work = _promise(timed)
-        self._waiting.put((0 if interactive else 1, next(self._order), work))
-        return future
+    def _forget(self, batch: WaitingBatch) -> None:
+        with self._changed:
+            self._turns.discard(batch)
 
     def spread(self, steps: Sequence[Callable[[], T]], /) -> list[T]:
         """Runs ``steps`` while no batch waits, and otherwise for a share of the time after each."""
         promised = [_promise(step) for step in steps]
-        for _, work in promised:
-            self._steps.append(work)
-            self._waiting.put((2, next(self._order), self._step))
+        with self._changed:
+            self._steps.extend(work for _, work in promised)
+            self._changed.notify()
         if self._ended:
             self._finish_steps()
         return [future.result() for future, _ in promised]
@@ -120,19 +156,46 @@ class DeviceQueue:
         """Works until ``ended``, which is asked after every batch and several times a second."""
         merging = False
         while not ended():
-            try:
-                _, _, work = self._waiting.get(timeout=0.0 if merging else 0.2)
-            except queue.Empty:
+            batch = self._next(0.0 if merging else 0.2)
+            if batch is not None:
+                start = time.perf_counter()
+                self._answer(batch)
+                end = time.perf_counter()
+                self._fill(end + LOADING_SHARE * (end - start))
+                merging = True
+            elif self._steps:
+                self._step()
+                merging = True
+            else:
                 merging = self.engine.merge_step()
-                continue
-            start = time.perf_counter()
-            work()
-            end = time.perf_counter()
-            self._fill(end + LOADING_SHARE * (end - start))
-            merging = True
         # Nobody is left waiting for a step.
         self._ended = True
         self._finish_steps()
+
+    def _next(self, seconds: float) -> WaitingBatch | None:
+        """The batch whose turn it is, after at most ``seconds`` in which there is nothing to do."""
+        with self._changed:
+            self._busy = False
+            if not self._turns and not self._steps:
+                self._changed.wait(seconds)
+            batch = self._turns.take()
+            self._busy = batch is not None
+            self._pack_ahead()
+        return batch
+
+    def _answer(self, batch: WaitingBatch) -> None:
+        if not batch.future.set_running_or_notify_cancel():
+            return
+        batch.begun()
+        start, before = time.perf_counter(), self.engine.path_tokens.copy()
+        try:
+            vectors = self.run(batch.items, batch.packed())
+        except BaseException as error:  # noqa: BLE001 (whoever waits raises it)
+            batch.future.set_exception(error)
+            return
+        seconds = time.perf_counter() - start
+        paths = dict(self.engine.path_tokens - before)
+        batch.future.set_result(Ran(vectors, seconds, paths))
 
 
 def _promise(function: Callable[[], T]) -> tuple[Future[T], Callable[[], None]]:

@@ -1,5 +1,6 @@
 """The worker process: loads a base model and serves until SIGTERM."""
 
+import asyncio
 import logging
 import signal
 import threading
@@ -18,12 +19,14 @@ from vlm2vec_service.engine import Engine
 from vlm2vec_service.errors import StartError
 from vlm2vec_service.settings import EngineSettings
 from vlm2vec_service.worker.codec import CHANNEL_OPTIONS
-from vlm2vec_service.worker.servicer import ErrorInterceptor, WorkerServicer
+from vlm2vec_service.worker.servicer import WorkerServicer
 
 log = logging.getLogger(__name__)
 
-THREADS = 8
-"""Calls at once: two or three batches, and loading, unloading and status beside them."""
+THREADS = 4
+"""Adapters that are read at once."""
+STOP_SECONDS = 5.0
+"""What calls are given to end in when the worker is told to stop."""
 
 
 def serve(base: Path, address: str, settings: EngineSettings) -> None:
@@ -35,33 +38,38 @@ def serve(base: Path, address: str, settings: EngineSettings) -> None:
     # Beside the loading, which waits for the disk and the device.
     digest = ThreadPoolExecutor(1, "digest").submit(base_digest, base)
     engine = Engine.load(base, settings)
-    server = grpc.server(
-        # The batches' team of threads has to stay the only one.
-        ThreadPoolExecutor(THREADS, initializer=torch.set_num_threads, initargs=(1,)),
-        interceptors=[*tracing.worker_interceptors(), ErrorInterceptor()],
-        options=list(CHANNEL_OPTIONS),
+    # The batches' team of threads has to stay the only one.
+    threads = ThreadPoolExecutor(THREADS, initializer=torch.set_num_threads, initargs=(1,))
+    worker = WorkerServicer(engine, base, digest, threads)
+    stop = threading.Event()
+    signal.signal(signal.SIGTERM, lambda *_: stop.set())
+    signal.signal(signal.SIGINT, lambda *_: stop.set())
+    # This thread loaded the engine and stays its own; calls are answered in another.
+    answering = ThreadPoolExecutor(1, "calls").submit(asyncio.run, _answer(worker, address, stop))
+    worker.device.run_until(answering.done)
+    answering.result()
+
+
+async def _answer(worker: WorkerServicer, address: str, stop: threading.Event) -> None:
+    """Answers calls on ``address`` until ``stop`` is set, and then those that are under way. Raises
+    `StartError` for an address that cannot be had."""
+    server = grpc.aio.server(
+        interceptors=tracing.worker_interceptors(), options=list(CHANNEL_OPTIONS)
     )
-    worker = WorkerServicer(engine, base, digest)
     worker_pb2_grpc.add_WorkerServiceServicer_to_server(worker, server)
     # For the probes of an orchestrator: who can ask finds the model loaded.
-    healthy = health.HealthServicer()
-    healthy.set("", health_pb2.HealthCheckResponse.SERVING)
+    healthy = health.aio.HealthServicer()
+    await healthy.set("", health_pb2.HealthCheckResponse.SERVING)
     health_pb2_grpc.add_HealthServicer_to_server(healthy, server)
     try:
         server.add_insecure_port(address)
     except RuntimeError as error:
         raise StartError(f"worker: cannot listen on {address}") from error
-    stop = threading.Event()
-    signal.signal(signal.SIGTERM, lambda *_: stop.set())
-    signal.signal(signal.SIGINT, lambda *_: stop.set())
-    server.start()
-    log.info("%s on %s, dimension %d, serving on %s", base, engine.device, engine.dim, address)
-    finished: threading.Event | None = None
-
-    def ended() -> bool:
-        nonlocal finished
-        if finished is None and stop.is_set():
-            finished = server.stop(grace=5)
-        return finished is not None and finished.is_set()
-
-    worker.device.run_until(ended)
+    await server.start()
+    engine = worker.engine
+    log.info(
+        "%s on %s, dimension %d, serving on %s", worker.base, engine.device, engine.dim, address
+    )
+    while not stop.is_set():
+        await asyncio.sleep(0.1)
+    await server.stop(STOP_SECONDS)

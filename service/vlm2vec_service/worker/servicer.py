@@ -1,12 +1,14 @@
 """`WorkerService`: what a front end can ask of a worker, and errors as gRPC statuses."""
 
+import asyncio
 import contextlib
+import functools
 import logging
 import os
 import tempfile
 import threading
-from collections.abc import Iterator
-from concurrent.futures import CancelledError, Future
+from collections.abc import Callable, Coroutine, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +21,8 @@ from vlm2vec_service.engine import Engine
 from vlm2vec_service.engine.packing import Item
 from vlm2vec_service.errors import Code, ServeError
 from vlm2vec_service.worker.codec import ARITHMETIC, decode_item
-from vlm2vec_service.worker.device import DeviceQueue
+from vlm2vec_service.worker.device import DeviceQueue, Ran
+from vlm2vec_service.worker.holders import Holders
 
 log = logging.getLogger(__name__)
 
@@ -27,27 +30,69 @@ GIVEN_UP_SECONDS = 30.0
 """How long a batch may go on after the front end gave it up, before this process ends itself."""
 
 
-class WorkerServicer(worker_pb2_grpc.WorkerServiceServicer):
-    """`WorkerService` on one engine, whose device runs one batch at a time."""
+Context = grpc.aio.ServicerContext[Any, Any]
+Handler = Callable[[Any, Any, Context], Coroutine[Any, Any, Any]]
 
-    def __init__(self, engine: Engine, base: Path, base_digest: Future[bytes]) -> None:
+
+def our_errors(handler: Handler) -> Handler:
+    """Makes ``handler`` answer what it raises as gRPC statuses."""
+
+    @functools.wraps(handler)
+    async def answer(servicer: Any, request: Any, context: Context) -> Any:
+        try:
+            return await handler(servicer, request, context)
+        except (ServeError, torch.OutOfMemoryError) as error:
+            code = error.code if isinstance(error, ServeError) else Code.INVALID_ARGUMENT
+            await context.abort(grpc.StatusCode[code.name], str(error))
+        except Exception as error:
+            log.exception("%s failed", handler.__name__)
+            await context.abort(grpc.StatusCode.INTERNAL, f"{type(error).__name__}: {error}")
+
+    return answer
+
+
+class WorkerServicer(worker_pb2_grpc.WorkerServiceServicer):
+    """`WorkerService` on one engine, whose device runs one batch at a time.
+
+    On an event loop: a batch that waits costs no thread, and a probe is answered beside any number
+    of them. What takes long runs in ``threads``.
+    """
+
+    def __init__(
+        self, engine: Engine, base: Path, base_digest: Future[bytes], threads: ThreadPoolExecutor
+    ) -> None:
         self.engine = engine
         self.base = base
         self.base_digest = base_digest
         self.device = DeviceQueue(engine)
+        self.holders = Holders()
+        self._threads = threads
 
-    def RunBatch(
-        self, request: worker_pb2.RunBatchRequest, context: grpc.ServicerContext
+    @our_errors
+    async def RunBatch(
+        self, request: worker_pb2.RunBatchRequest, context: Context
     ) -> worker_pb2.RunBatchResponse:
-        """Runs a batch. Raises `NotFoundError` for an adapter that is not loaded."""
+        """Runs a batch. The initial metadata is sent when the device begins with it. Raises
+        `NotFoundError` for an adapter that is not loaded."""
         items: list[Item] = []
         for item in request.items:
             adapter = self.engine.adapter(item.adapter) if item.adapter else None
             normalize = item.normalize if item.HasField("normalize") else None
             items.append(Item(decode_item(item), adapter, normalize))
-        future = self.device.submit(items, request.interactive)
-        context.add_callback(lambda: _give_up(future))
-        ran = future.result()
+        loop, begun = asyncio.get_running_loop(), asyncio.Event()
+        future = self.device.submit(
+            items, request.interactive, request.caller_tokens,
+            lambda: loop.call_soon_threadsafe(begun.set),
+        )  # fmt: skip
+        try:
+            await begun.wait()
+            await context.send_initial_metadata(())
+            return self._response(await asyncio.wrap_future(future))
+        except asyncio.CancelledError:
+            _give_up(future)
+            raise
+
+    def _response(self, ran: Ran) -> worker_pb2.RunBatchResponse:
         cuda = self.engine.device.type == "cuda"
         return worker_pb2.RunBatchResponse(
             vectors=ran.vectors.tobytes(),
@@ -65,35 +110,51 @@ class WorkerServicer(worker_pb2_grpc.WorkerServiceServicer):
             merged_tokens=ran.path_tokens.get("merged", 0),
         )
 
-    def LoadAdapter(
-        self, request: worker_pb2.LoadAdapterRequest, context: grpc.ServicerContext
+    @our_errors
+    async def LoadAdapter(
+        self, request: worker_pb2.LoadAdapterRequest, context: Context
     ) -> worker_pb2.LoadAdapterResponse:
         """Loads an adapter from a folder, or from the files that came along. Raises
         `AdapterError`."""
+        name, holder = request.name, request.holder
+        for lapsed in self.holders.lapsed():
+            self._unload(lapsed)
+        if not (self.holders.held_by_others(name, holder) and name in self.engine.adapters):
+            await asyncio.get_running_loop().run_in_executor(self._threads, self._load, request)
+        self.holders.hold(name, holder)
+        return worker_pb2.LoadAdapterResponse(nbytes=self.engine.adapter(name).nbytes)
+
+    def _load(self, request: worker_pb2.LoadAdapterRequest) -> None:
         with _folder(request) as folder:
             adapter = self.engine.load_adapter(request.name, folder, self.device.spread)
         log.info("adapter %s loaded, %d bytes", request.name, adapter.nbytes)
-        return worker_pb2.LoadAdapterResponse(nbytes=adapter.nbytes)
 
-    def UnloadAdapter(
-        self, request: worker_pb2.UnloadAdapterRequest, context: grpc.ServicerContext
+    @our_errors
+    async def UnloadAdapter(
+        self, request: worker_pb2.UnloadAdapterRequest, context: Context
     ) -> worker_pb2.UnloadAdapterResponse:
-        """Forgets an adapter. Raises `NotFoundError`."""
-        self.engine.unload_adapter(request.name)
-        log.info("adapter %s unloaded", request.name)
+        """Forgets an adapter, unless another front end wants it. Raises `NotFoundError`."""
+        if self.holders.let_go(request.name, request.holder):
+            self._unload(request.name)
         return worker_pb2.UnloadAdapterResponse()
 
-    def GetStatus(
-        self, request: worker_pb2.GetStatusRequest, context: grpc.ServicerContext
+    def _unload(self, name: str) -> None:
+        self.engine.unload_adapter(name)
+        log.info("adapter %s unloaded", name)
+
+    @our_errors
+    async def GetStatus(
+        self, request: worker_pb2.GetStatusRequest, context: Context
     ) -> worker_pb2.GetStatusResponse:
         """Says what the worker is, and which adapters it holds and has merged."""
+        self.holders.heard(request.holder)
         return worker_pb2.GetStatusResponse(
             base=str(self.base),
             dimension=self.engine.dim,
             token_budget=self.engine.token_budget,
             adapters=sorted(self.engine.adapters),
             device=str(self.engine.device),
-            base_digest=self.base_digest.result(),
+            base_digest=await asyncio.wrap_future(self.base_digest),
             dtype=str(next(self.engine.backbone.parameters()).dtype).removeprefix("torch."),
             arithmetic=ARITHMETIC,
             merged_adapters=self.engine.merged.names,
@@ -129,28 +190,3 @@ def _folder(request: worker_pb2.LoadAdapterRequest) -> Iterator[Path]:
             if name in request.files:
                 (Path(folder) / name).write_bytes(request.files[name])
         yield Path(folder)
-
-
-class ErrorInterceptor(grpc.ServerInterceptor):
-    """Turns exceptions into gRPC statuses."""
-
-    def intercept_service(self, continuation, details):  # type: ignore[no-untyped-def]
-        handler = continuation(details)
-        if handler is None or not handler.unary_unary:
-            return handler
-
-        def behave(request, context):  # type: ignore[no-untyped-def]
-            try:
-                return handler.unary_unary(request, context)
-            except (ServeError, torch.OutOfMemoryError) as error:
-                code = error.code if isinstance(error, ServeError) else Code.INVALID_ARGUMENT
-                context.abort(grpc.StatusCode[code.name], str(error))
-            except CancelledError:
-                context.abort(grpc.StatusCode.CANCELLED, "nobody waits for this batch any more")
-            except Exception as error:
-                log.exception("%s failed", details.method)
-                context.abort(grpc.StatusCode.INTERNAL, f"{type(error).__name__}: {error}")
-
-        return grpc.unary_unary_rpc_method_handler(
-            behave, handler.request_deserializer, handler.response_serializer
-        )

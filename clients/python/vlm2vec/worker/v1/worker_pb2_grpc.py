@@ -62,7 +62,8 @@ class WorkerServiceServicer(object):
     """
 
     def RunBatch(self, request, context):
-        """Runs one batch. Calls queue up inside the worker; the front end keeps two under way.
+        """Runs one batch. Calls queue up inside the worker, which decides whose turn it is; a front end
+        keeps two under way. The initial metadata comes when the device begins with the batch.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

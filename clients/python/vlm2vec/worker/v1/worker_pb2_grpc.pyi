@@ -34,7 +34,9 @@ class WorkerServiceStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> WorkerServiceAsyncStub: ...
     RunBatch: _grpc.UnaryUnaryMultiCallable[_worker_pb2.RunBatchRequest, _worker_pb2.RunBatchResponse]
-    """Runs one batch. Calls queue up inside the worker; the front end keeps two under way."""
+    """Runs one batch. Calls queue up inside the worker, which decides whose turn it is; a front end
+    keeps two under way. The initial metadata comes when the device begins with the batch.
+    """
     LoadAdapter: _grpc.UnaryUnaryMultiCallable[_worker_pb2.LoadAdapterRequest, _worker_pb2.LoadAdapterResponse]
     """Loads an adapter folder under a name, aside of running batches."""
     UnloadAdapter: _grpc.UnaryUnaryMultiCallable[_worker_pb2.UnloadAdapterRequest, _worker_pb2.UnloadAdapterResponse]
@@ -48,7 +50,9 @@ class WorkerServiceAsyncStub(WorkerServiceStub):
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     RunBatch: _aio.UnaryUnaryMultiCallable[_worker_pb2.RunBatchRequest, _worker_pb2.RunBatchResponse]  # type: ignore[assignment]
-    """Runs one batch. Calls queue up inside the worker; the front end keeps two under way."""
+    """Runs one batch. Calls queue up inside the worker, which decides whose turn it is; a front end
+    keeps two under way. The initial metadata comes when the device begins with the batch.
+    """
     LoadAdapter: _aio.UnaryUnaryMultiCallable[_worker_pb2.LoadAdapterRequest, _worker_pb2.LoadAdapterResponse]  # type: ignore[assignment]
     """Loads an adapter folder under a name, aside of running batches."""
     UnloadAdapter: _aio.UnaryUnaryMultiCallable[_worker_pb2.UnloadAdapterRequest, _worker_pb2.UnloadAdapterResponse]  # type: ignore[assignment]
@@ -65,7 +69,9 @@ class WorkerServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _worker_pb2.RunBatchRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_worker_pb2.RunBatchResponse, _abc.Awaitable[_worker_pb2.RunBatchResponse]]:
-        """Runs one batch. Calls queue up inside the worker; the front end keeps two under way."""
+        """Runs one batch. Calls queue up inside the worker, which decides whose turn it is; a front end
+        keeps two under way. The initial metadata comes when the device begins with the batch.
+        """
 
     @_abc_1.abstractmethod
     def LoadAdapter(

@@ -18,6 +18,7 @@ BYTES = {
     "a long varint": b"\x80" * 20,
     "random": bytes(range(255, 0, -1)),
     "deep": b"\x0b" * 5000,
+    "large": pb.EmbedRequest(inputs=[text("a" * 100_000)]).SerializeToString()[:-1],
 }
 UNARY = {
     "EmbeddingService": ("Embed", "Rank"),
@@ -81,11 +82,11 @@ def test_health_and_reflection_are_told_as_well(server: Server) -> None:
     for data in (BYTES["no UTF-8"], BYTES["random"]):
         assert failure(check, data).code() == grpc.StatusCode.INVALID_ARGUMENT
         assert failure(list, watch(data)).code() == grpc.StatusCode.INVALID_ARGUMENT
-    reflect = server.channel.stream_stream(
-        "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo", _plain, _plain
-    )
-    error = failure(list, reflect(iter([BYTES["random"]])))
-    assert error.code() == grpc.StatusCode.INVALID_ARGUMENT
+    for version in ("v1", "v1alpha"):
+        method = f"/grpc.reflection.{version}.ServerReflection/ServerReflectionInfo"
+        reflect = server.channel.stream_stream(method, _plain, _plain)
+        error = failure(list, reflect(iter([BYTES["random"]])))
+        assert error.code() == grpc.StatusCode.INVALID_ARGUMENT
     server.wait_for(server.status())
 
 

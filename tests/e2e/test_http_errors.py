@@ -1,5 +1,6 @@
 """Requests over HTTP that are refused, and the parameter that the error names."""
 
+import gzip
 import json
 import uuid
 from collections.abc import Iterator
@@ -25,13 +26,13 @@ BAD: list[tuple[dict[str, Any], int, str | None]] = [
     ({"input": [1, -2]}, 400, "input"),
     ({"input": [[1, 2**40]]}, 400, "input[0]"),
     ({"input": [1, 2048]}, 400, "input[0].token_ids[1]"),
-    ({"input": ["a"] * 65}, 400, "input"),
+    ({"input": ["a"] * 2049}, 400, "input"),
     ({"input": ""}, 400, "input[0].text"),
     ({"input": "\ud800"}, 400, "input"),
     ({"input": {"words": "a"}}, 400, "input.words"),
     ({"input": {"\ud800": "a"}}, 400, "input.?"),
     ({"input": {"prompt": "a", "text": "b"}}, 400, "input[0].parts[0].text"),
-    ({"input": {"image_url": "data:image/png,abc"}}, 400, "input.image_url"),
+    ({"input": {"image_url": "data:image/png"}}, 400, "input.image_url"),
     ({"input": {"image_url": "data:image/png;base64,a"}}, 400, "input.image_url"),
     ({"input": {"image_url": {"href": "x"}}}, 400, "input.image_url.href"),
     ({"input": {"image_url": "data:image/png;base64,AAAA"}}, 400, "input[0].parts[0].image"),
@@ -113,7 +114,7 @@ def test_bodies_that_are_no_object_in_json(http: httpx.Client, path: str, conten
         ({"query": "a", "documents": ["b", ""]}, "documents[1].text"),
         ({"query": "", "documents": ["b"]}, "query.text"),
         ({"query": "a", "documents": ["b"], "top_n": 0}, "top_n"),
-        ({"query": "a", "documents": ["b"] * 65}, "documents"),
+        ({"query": "a", "documents": ["b"] * 2049}, "documents"),
         (
             {"query": "a", "documents": ["b"], "document_instruction": "\ud800"},
             "document_instruction",
@@ -137,13 +138,75 @@ def test_bad_rankings_are_named(http: httpx.Client, body: dict[str, Any], param:
 
 
 def test_unknown_paths_and_methods(server: Server, http: httpx.Client) -> None:
-    assert http.get("/v1/chat").status_code == 404
-    assert http.get("/v1/embeddings").status_code == 405
-    assert http.post("/v1/models").status_code == 405
     name = f"/{uuid.uuid4().hex}"
-    assert http.get(name).json()["error"]["type"] == "not_found_error"
+    for path, said in (
+        ("/v1/embedding", "/v1/embedding is not there; there is /v1/embed"),
+        ("/embeddings", "/v1/embeddings"),
+        ("/v1/v1/embeddings", "/v1/embeddings"),
+        ("/v1/model", "/v1/models"),
+        (name, "/docs lists those that are"),
+    ):
+        answer = http.post(path)
+        error = answer.json()["error"]
+        assert (answer.status_code, error["param"]) == (404, "path")
+        assert said in error["message"]
+    for method, path, allowed in (
+        ("GET", "/v1/embeddings", "POST"),
+        ("POST", "/v1/models", "GET"),
+        ("DELETE", "/v1/models/qwen", "GET"),
+    ):
+        answer = http.request(method, path)
+        error = answer.json()["error"]
+        assert (answer.status_code, error["param"]) == (405, "method")
+        assert error["message"] == f"method: {path} takes {allowed}, not {method}"
+        assert answer.headers["allow"] == allowed
     # What callers choose never becomes a label.
     assert name not in server.metrics_text()
+
+
+def zipped(body: Any) -> bytes:
+    return gzip.compress(json.dumps({"model": "qwen", **body}).encode())
+
+
+def test_bodies_are_inflated(http: httpx.Client) -> None:
+    headers = {"content-type": "application/json", "content-encoding": "gzip"}
+    for encoding in ("gzip", "GZIP", "x-gzip"):
+        headers["content-encoding"] = encoding
+        content = zipped({"input": ["a cat"] * 3})
+        answer = http.post("/v1/embeddings", content=content, headers=headers)
+        assert len(answer.json()["data"]) == 3
+    large = zipped({"input": "a cat", "x": "y" * 3_000_000})  # in pieces, whichever they are
+
+    def chunks() -> Iterator[bytes]:
+        yield from (large[start : start + 1000] for start in range(0, len(large), 1000))
+
+    for content in (large, chunks()):
+        answer = http.post("/v1/embeddings", content=content, headers=headers)
+        assert (answer.status_code, answer.json()["error"]["param"]) == (400, "x")
+
+
+@pytest.mark.parametrize(
+    ("encoding", "content", "status", "param", "said"),
+    [
+        ("br", b"{}", 415, "content-encoding", "'br' is unknown; send gzip"),
+        ("gzip, gzip", b"{}", 415, "content-encoding", "'gzip, gzip' is unknown"),
+        ("gzip", b'{"input": "a"}', 400, "body", "no gzip"),
+        ("gzip", b"", 400, "body", "ends too early"),
+        ("gzip", zipped({"input": "a"})[:-9], 400, "body", "ends too early"),
+        ("gzip", zipped({"input": "a"}) + b"more", 400, "body", "behind the end"),
+        ("gzip", gzip.compress(bytes(67_108_865)), 413, "body", "http_max_body_bytes, 67108864"),
+    ],
+    ids=lambda item: str(item)[:12],
+)
+def test_what_cannot_be_inflated_is_refused(
+    http: httpx.Client, encoding: str, content: bytes, status: int, param: str, said: str
+) -> None:
+    headers = {"content-type": "application/json", "content-encoding": encoding}
+    answer = http.post("/v1/embeddings", content=content, headers=headers)
+    error = answer.json()["error"]
+    assert (answer.status_code, error["param"]) == (status, param)
+    assert said in error["message"]
+    assert (answer.headers.get("accept-encoding") == "gzip") is (status == 415)
 
 
 def test_too_large_a_body_is_not_read(http: httpx.Client) -> None:

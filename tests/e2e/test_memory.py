@@ -1,11 +1,13 @@
 """What requests hold of memory: within the budgets, and given back when they are answered."""
 
+import base64
 import io
 import queue
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import grpc
 import httpx
@@ -68,6 +70,26 @@ def test_what_is_refused_leaves_nothing_behind(server: Server) -> None:
     before = memory(server.process.pid)
     for _ in range(3):
         refuse(25 << 20)
+    wait_until(lambda: memory(server.process.pid) < before + (20 << 20), 60)
+
+
+@pytest.mark.parametrize(
+    "fault", [{}, {"input": [5]}, {"dimensions": "a"}, {"input": ["a"] * 5000}],
+    ids=["picture", "shape", "type", "count"],
+)  # fmt: skip
+def test_what_is_refused_over_http_leaves_nothing_behind(
+    server: Server, http: httpx.Client, fault: dict[str, Any]
+) -> None:
+    def refuse(size: int) -> None:
+        uri = "data:;base64," + base64.b64encode(bytes(size)).decode()
+        inputs = [{"image_url": uri}, *fault.get("input", "a")]
+        body = {"model": "qwen", **fault, "input": inputs}
+        assert http.post("/v1/embeddings", json=body).status_code == 400
+
+    refuse(1000)
+    before = memory(server.process.pid)
+    for _ in range(3):
+        refuse(18 << 20)
     wait_until(lambda: memory(server.process.pid) < before + (20 << 20), 60)
 
 

@@ -7,8 +7,10 @@ import subprocess
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import httpx
 import pytest
 
 from tests.e2e.server import COMMAND, free_ports, running_server, wait_until
@@ -71,19 +73,27 @@ def silent() -> Iterator[str]:
         yield f"http://127.0.0.1:{listener.getsockname()[1]}"
 
 
-def test_a_registry_that_hangs_holds_up_no_stop(
-    checkpoints: Path, tmp_path: Path, silent: str
-) -> None:
+def test_what_hangs_holds_up_no_stop(checkpoints: Path, tmp_path: Path, silent: str) -> None:
+    """Neither a registry nor a request, which is told so: its client goes to another server."""
     flags = [
         "--model", f"m={checkpoints / 'qwen2_vl'}", "--registry", silent, "--cache-dir",
-        str(tmp_path / "cache"), "--drain-seconds", "5",
+        str(tmp_path / "cache"), "--drain-seconds", "3", "--fetch-origins", silent,
+        "--fetch-private-addresses", "--fetch-seconds", "60",
         "--adapter", f"m/own={Path('tests/parity/data/adapters/qwen2_vl/lora').resolve()}",
     ]  # fmt: skip
-    with running_server(tmp_path, *flags) as server:
+    with running_server(tmp_path, *flags) as server, ThreadPoolExecutor(1) as caller:
+        url = f"http://{server.http_address}/v1/embeddings"
+        body = {"input": {"image_url": f"{silent}/a.png"}}
+        open_request = caller.submit(httpx.post, url, json=body, timeout=60)
+        wait_until(lambda: server.metric("requests_in_flight", method="/v1/embeddings") == 1)
         started = time.monotonic()
         server.process.send_signal(signal.SIGTERM)
         assert server.process.wait(30) == 0
         assert time.monotonic() - started < 20  # MLflow's own time limits add up to 30 s and more
+        answer = open_request.result()
+        assert (answer.status_code, answer.headers["retry-after"]) == (503, "1")
+        assert answer.json()["error"]["code"] == "unavailable"
+        assert "shutting down" in answer.json()["error"]["message"]
 
 
 def test_a_stop_while_it_starts_is_heeded(checkpoints: Path, tmp_path: Path, silent: str) -> None:

@@ -11,6 +11,7 @@ from vlm2vec_service.frontend.http.cors import allow_origins
 from vlm2vec_service.frontend.http.errors import RequestError
 from vlm2vec_service.frontend.http.fetch import Fetcher
 from vlm2vec_service.frontend.http.middleware import Middleware
+from vlm2vec_service.frontend.http.paths import Paths
 from vlm2vec_service.frontend.pipeline import Pipeline
 from vlm2vec_service.settings import HttpSettings
 
@@ -40,10 +41,12 @@ def build_app(
     allow_origins(app, settings.http_cors_origins)
     app.add_exception_handler(RequestValidationError, _malformed)
     app.add_exception_handler(HTTPException, _unroutable)
-    for router in (
+    routers = (
         embeddings.routes(pipeline, fetcher), rerank.routes(pipeline, fetcher),
         models.routes(pipeline), adapters.routes(pipeline), health.routes(pipeline), *more,
-    ):  # fmt: skip
+    )  # fmt: skip
+    app.state.paths = Paths(routers)
+    for router in routers:
         app.include_router(router)
     if access.authenticator.required:  # so that the page has a place for the key
         schema = app.openapi()
@@ -67,6 +70,10 @@ async def _unroutable(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     if isinstance(error.__cause__, ServeError):  # FastAPI's own for what reading the body raised
         raise error.__cause__
-    raise RequestError(
-        error.status_code, request.method, f"{request.url.path[:200]}: {error.detail}"
-    )
+    paths: Paths = request.app.state.paths
+    path = request.url.path
+    if error.status_code == 404:
+        raise paths.missing(path)
+    if error.status_code == 405:
+        raise paths.wrong_method(path, request.method)
+    raise RequestError(error.status_code, "request", str(error.detail))

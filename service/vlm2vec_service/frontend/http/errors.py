@@ -1,6 +1,7 @@
 """Errors as OpenAI's API writes them: the JSON body, the headers, and the names of fields."""
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import orjson
@@ -39,11 +40,15 @@ class ErrorBody(BaseModel):
 
 
 class RequestError(InvalidInputError):
-    """A faulty request for which HTTP has a status of its own: 404, 405, 408 or 413."""
+    """A faulty request for which HTTP has a status of its own: 404, 405, 408, 413 or 415; and
+    ``headers``, if that status has any."""
 
-    def __init__(self, status: int, field: str, problem: str) -> None:
+    def __init__(
+        self, status: int, field: str, problem: str, headers: Mapping[str, str] | None = None
+    ) -> None:
         super().__init__(field, problem)
         self._status = status
+        self.headers = headers or {}
 
     @property
     def http_status(self) -> int:
@@ -105,7 +110,9 @@ def error_headers(error: ServeError) -> dict[str, str]:
         headers["retry-after-ms"] = str(max(1, round(error.retry_after * 1000)))
     if error.http_status == 401:
         headers["www-authenticate"] = "Bearer"
-    if error.http_status in (408, 413, 503):
+    if isinstance(error, RequestError):
+        headers |= error.headers
+    if error.http_status in (408, 413, 415, 503):
         headers["connection"] = "close"
     return headers
 
@@ -119,7 +126,8 @@ RESPONSES: dict[int | str, dict[str, Any]] = {
         404: "No such model, alias, version or space.",
         408: "The body did not arrive in time.",
         409: "The version exists, but cannot be loaded.",
-        413: "The body is too large.",
+        413: "The body is too large, as it came or inflated.",
+        415: "The body is compressed in a way that is unknown here.",
         429: "The queue is full or the quota spent; see retry-after.",
         500: "A fault of ours.",
         502: "The origin of a URL failed; see retry-after.",

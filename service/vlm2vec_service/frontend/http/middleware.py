@@ -1,23 +1,16 @@
 """The middleware around every HTTP request: access, the body within limits, errors to answers."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, MutableMapping
-from typing import Any
+from collections.abc import Awaitable, Callable
 
 from vlm2vec_service import tracing
 from vlm2vec_service.errors import ServeError, UnavailableError
 from vlm2vec_service.frontend.access import REQUEST_ID, Access, Call, let_go
 from vlm2vec_service.frontend.auth.authenticator import Credentials
-from vlm2vec_service.frontend.http.errors import (
-    RequestError,
-    error_body,
-    error_headers,
-    renamed,
-)
+from vlm2vec_service.frontend.http.errors import error_body, error_headers, renamed
+from vlm2vec_service.frontend.http.incoming import Gone, Message, Receive, header, read_body
 from vlm2vec_service.settings import HttpSettings
 
-Message = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 App = Callable[[Message, Receive, Send], Awaitable[None]]
 
@@ -37,9 +30,6 @@ SIGNED = {"/webhooks/mlflow"}
 """Paths whose handlers see for themselves who calls, by a signature in the request."""
 MAX_NOTICE_BYTES = 1_048_576
 """Bytes of a body with a signature, which takes its time to check and may come from anybody."""
-COPIES = 4
-"""How often a body is in memory while it is answered: as it came and as the framework gives it on,
-as JSON, and as the media that base64 was in it."""
 
 
 class Middleware:
@@ -64,7 +54,7 @@ class Middleware:
             return
         known = [name for name in (*SCOPES, *SIGNED) if path == name or path.startswith(name + "/")]
         method = known[0] if known else "other"
-        call = self.access.start(method, _peer(scope), _header(scope, REQUEST_ID.encode()))
+        call = self.access.start(method, _peer(scope), header(scope, REQUEST_ID.encode()))
         answer = _Answer(call, send)
         error: BaseException | None = None
         try:
@@ -79,13 +69,14 @@ class Middleware:
             let_go(caught)
         except Exception as caught:  # noqa: BLE001 (every request gets an answer)
             error = caught
-        except asyncio.CancelledError as caught:
+        except Gone as caught:
             error = caught
+            let_go(caught)
+        except asyncio.CancelledError:  # by who stops the server: the time to drain is over
+            error = UnavailableError("the server is shutting down; try another", retry_after=0.1)
         shown = self.access.finish(call, error)
         if shown is not None and not answer.started:
             await answer.error(shown)
-        if isinstance(error, asyncio.CancelledError) and not isinstance(error, _Gone):
-            raise error
 
     async def _infrastructure(
         self, part: str, scope: Message, receive: Receive, send: Send
@@ -99,39 +90,12 @@ class Middleware:
             await _Answer(None, send).error(error)
 
     async def _body(self, call: Call, scope: Message, receive: Receive) -> bytearray:
-        """Reads the whole body, for which ``call`` holds memory: all that it is said to be, before
-        it is read, or as it comes. Raises `RequestError` if it is too large or too slow, and what
-        `Call.hold` raises."""
+        """Reads the whole body, within the limits of what ``call`` may send."""
         limit, most = "http_max_body_bytes", self.settings.http_max_body_bytes
         if call.method in SIGNED:
             limit, most = "what a notice may have", min(most, MAX_NOTICE_BYTES)
-        length = _header(scope, b"content-length")
-        # A number too long for Python to read is too large for anything here.
-        size = int(length[:19]) if length.isdecimal() else 0
-        body = bytearray()  # which grows in place; to join pieces in the end would take a moment
-        try:
-            async with asyncio.timeout(self.settings.http_body_seconds):
-                more, held = True, 0
-                while True:
-                    size = max(size, len(body))
-                    if size > most:
-                        raise RequestError(413, "body", f"more than {limit}, {most}")
-                    if size > held:
-                        call.hold(COPIES * (size - held), "body")
-                        held = size
-                    if not more:
-                        break
-                    message = await receive()
-                    if message["type"] == "http.disconnect":
-                        raise _Gone
-                    body += message.get("body", b"")
-                    more = message.get("more_body", False)
-        except TimeoutError as error:
-            seconds = self.settings.http_body_seconds
-            raise RequestError(
-                408, "body", f"not there after http_body_seconds, {seconds:g}"
-            ) from error
-        return body
+        seconds = self.settings.http_body_seconds
+        return await read_body(call, scope, receive, most, limit, seconds)
 
     async def _run(self, scope: Message, body: bytearray, receive: Receive, send: Send) -> None:
         """Runs the application until it has answered; a caller who leaves cancels it."""
@@ -153,15 +117,11 @@ class Middleware:
         try:
             await asyncio.wait({answered, gone}, return_when=asyncio.FIRST_COMPLETED)
             if not answered.done():
-                raise _Gone
+                raise Gone
             answered.result()
         finally:
             answered.cancel()
             gone.cancel()
-
-
-class _Gone(asyncio.CancelledError):
-    """The caller has closed the connection."""
 
 
 class _Answer:
@@ -195,12 +155,6 @@ class _Answer:
         await self({"type": "http.response.body", "body": body})
 
 
-def _header(scope: Message, name: bytes) -> str:
-    """The value of a header; empty where the header is missing, or there twice."""
-    values = [value for key, value in scope["headers"] if key == name]
-    return str(values[0].decode("latin-1")) if len(values) == 1 else ""
-
-
 def _check_connection(scope: Message) -> None:
     """Raises `UnavailableError` for a request on a connection that is one too many."""
     if most := scope.get("state", {}).get("max_connections"):
@@ -211,7 +165,7 @@ def _check_connection(scope: Message) -> None:
 
 def _credentials(scope: Message) -> Credentials:
     names = scope.get("state", {}).get("certificate", ())
-    return Credentials(_header(scope, b"authorization"), names)
+    return Credentials(header(scope, b"authorization"), names)
 
 
 def _peer(scope: Message) -> str:

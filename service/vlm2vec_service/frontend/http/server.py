@@ -29,6 +29,8 @@ MAX_PIPELINED = 32
 """Requests that a connection may send ahead of the answers."""
 EXCESS_SECONDS = 5
 """How long a connection may be silent that is one too many."""
+LAST_WORDS_SECONDS = 1.0
+"""How long the requests that are cut off at the end may take to answer that they are."""
 BACKLOG = 256
 """Connections that are accepted at once, before the event loop does anything else."""
 
@@ -80,6 +82,8 @@ class HttpServer(uvicorn.Server):
         """Takes no more connections, and gives open requests ``drain_seconds`` to finish."""
         self.should_exit = True
         await self._running
+        if self.server_state.tasks:  # cancelled, and about to say so to their callers
+            await asyncio.wait(self.server_state.tasks, timeout=LAST_WORDS_SECONDS)
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:

@@ -60,6 +60,8 @@ def test_ten_thousand_requests_while_the_champion_flips(rollout: Rollout, golden
 def test_a_canary_takes_its_share_by_key(rollout: Rollout, golden: Golden) -> None:
     traffic.start_canary(rollout.registry, MODEL, "2", 0.3)
     wait_until(lambda: rollout.server.metric("canary_share", model=MODEL) == 0.3)
+    models = httpx.get(f"http://{rollout.server.http_address}/v1/models").json()["data"]
+    assert [model["canary_share"] for model in models] == [0.3]
     try:
         with Traffic(rollout, golden, pb.CallOptions()) as requests:
             requests.reach(2_000)

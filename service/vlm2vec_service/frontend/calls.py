@@ -65,6 +65,7 @@ def list_models(pipeline: Pipeline, caller: Caller) -> pb.ListModelsResponse:
             dimension=served.dimension,
             ready=served.residency.ready,
             reason=served.residency.unready,
+            canary_share=served.model.canary_share,
             versions=[
                 pb.ModelVersion(
                     version=version.name,

@@ -766,6 +766,7 @@ class Model(_message.Message):
     READY_FIELD_NUMBER: _builtins.int
     VERSIONS_FIELD_NUMBER: _builtins.int
     REASON_FIELD_NUMBER: _builtins.int
+    CANARY_SHARE_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Its name."""
     backbone: _builtins.str
@@ -776,6 +777,8 @@ class Model(_message.Message):
     """Whether a worker answers with its champion."""
     reason: _builtins.str
     """Why it is not ready; empty where it is."""
+    canary_share: _builtins.float
+    """The share, 0 to 1, of the calls that name no version which the canary answers."""
     @_builtins.property
     def versions(self) -> _containers.RepeatedCompositeFieldContainer[Global___ModelVersion]:
         """Its versions."""
@@ -789,10 +792,11 @@ class Model(_message.Message):
         ready: _builtins.bool = ...,
         versions: _abc.Iterable[Global___ModelVersion] | None = ...,
         reason: _builtins.str = ...,
+        canary_share: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["backbone", b"backbone", "dimension", b"dimension", "name", b"name", "ready", b"ready", "reason", b"reason", "versions", b"versions"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["backbone", b"backbone", "canary_share", b"canary_share", "dimension", b"dimension", "name", b"name", "ready", b"ready", "reason", b"reason", "versions", b"versions"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

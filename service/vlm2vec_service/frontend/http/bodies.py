@@ -126,7 +126,8 @@ class ServedVersion(BaseModel):
 
 
 class ModelObject(BaseModel):
-    """A model that is served, with its versions; ``reason`` says why it is not ready."""
+    """A model that is served, with its versions; ``reason`` says why it is not ready, and
+    ``canary_share``, 0 to 1, how many of the calls that name no version the canary answers."""
 
     id: str
     object: Literal["model"]
@@ -136,6 +137,7 @@ class ModelObject(BaseModel):
     dimension: int
     ready: bool
     reason: str
+    canary_share: float
     versions: list[ServedVersion]
 
 

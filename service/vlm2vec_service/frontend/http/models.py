@@ -44,6 +44,7 @@ def _model(model: pb.Model) -> ModelObject:
         dimension=model.dimension,
         ready=model.ready,
         reason=model.reason,
+        canary_share=model.canary_share,
         versions=[
             ServedVersion(version=item.version, space=item.space, aliases=list(item.aliases))
             for item in model.versions

@@ -59,12 +59,15 @@ class Service(embedding_pb2_grpc.EmbeddingServiceServicer):
         version = self._version(len(request.candidates))
         return pb.RankResponse(
             candidates=[
-                pb.RankedCandidate(index=index, score=scores[index])
+                pb.RankedCandidate(
+                    index=index, score=scores[index], truncated=request.options.HasField("truncate")
+                )
                 for index in best[: request.top_k or None]
             ],
             model="made-up",
             version=version,
             space=f"space-{version}",
+            query_truncated=request.options.HasField("truncate"),
         )
 
     def ListModels(self, request: pb.ListModelsRequest, context: Any) -> pb.ListModelsResponse:
@@ -142,6 +145,7 @@ class Service(embedding_pb2_grpc.EmbeddingServiceServicer):
             version=version,
             space=f"space-{version}",
             tokens=7,
+            truncated=options.HasField("truncate"),
             timings=pb.Timings(preprocess_seconds=0.25, queue_seconds=0.5, inference_seconds=0.125),
         )
 

@@ -47,7 +47,7 @@ def test_embed(photos: Path, service: Service) -> None:
         photos, "embed", "photos/**/*.png", "photos/more/c [1].png",
         "--text", "a cat", "--text=dog",
         "--server", service.address, "--output", "out.npz", "--instruction", "Represent.",
-        "--model", "m", "--model-version", "3", "--progress",
+        "--model", "m", "--model-version", "3", "--progress", "--truncate", "0",
     )  # fmt: skip
     assert (done.returncode, done.stdout) == (0, ""), done.stderr
     assert "6/6" in done.stderr
@@ -55,6 +55,7 @@ def test_embed(photos: Path, service: Service) -> None:
     with np.load(photos / "out.npz") as file:
         assert file["ids"].tolist() == names
         assert (str(file["model"]), str(file["space"])) == ("made-up", "space-1")
+        assert file["truncated"].tolist() == [True] * len(names)
         np.testing.assert_array_equal(
             file["vectors"],
             [vector_of(image(photos / name, "Represent.")) for name in names[:4]]
@@ -63,6 +64,7 @@ def test_embed(photos: Path, service: Service) -> None:
     options = service.stream_requests[0].options
     assert options.model == pb.ModelRef(name="m", version="3")
     assert options.priority == pb.PRIORITY_BULK
+    assert (options.HasField("truncate"), options.truncate) == (True, 0)
     assert sorted(os.listdir(photos)) == ["out.npz", "photos"]
 
 
@@ -76,6 +78,7 @@ def test_flags_from_the_environment(photos: Path, service: Service) -> None:
         "VLM2VEC_NORMALIZE": "0",
         "VLM2VEC_DIMENSIONS": "4",
         "VLM2VEC_WINDOW": "7",
+        "VLM2VEC_TRUNCATE": "300",
     }
     done = run(photos, "embed", "--dimensions", "6", **variables)
     assert (done.returncode, done.stderr) == (0, "")
@@ -86,6 +89,7 @@ def test_flags_from_the_environment(photos: Path, service: Service) -> None:
     assert options.priority == pb.PRIORITY_INTERACTIVE
     assert options.output.HasField("normalize")
     assert not options.output.normalize
+    assert options.truncate == 300
     assert service.streams[0]["authorization"] == "Bearer secret"
 
 

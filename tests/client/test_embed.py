@@ -49,6 +49,8 @@ def test_details(client: Any) -> None:
     several = client.embed(["a", "b"], details=True)
     assert [item.version for item in several] == ["1", "1"]
     np.testing.assert_array_equal(several[0].vector, one.vector)
+    assert not one.truncated
+    assert client.embed("a", truncate=True, details=True).truncated
 
 
 @pytest.mark.parametrize(
@@ -79,8 +81,14 @@ def test_model_and_priority_travel(client: Any, service: Service) -> None:
     client.embed("a", model="m", alias="canary", routing_key="user 1", priority="bulk")
     client.embed("a", model="m", version="3")
     client.embed("a", space="s")
+    client.embed("a", truncate=True)
+    client.embed("a", truncate=512)
     client.embed("a")
-    first, second, third, last = [request.options for request, _ in service.calls]
+    first, second, third, *cut, last = [request.options for request, _ in service.calls]
+    assert [(options.HasField("truncate"), options.truncate) for options in cut] == [
+        (True, 0), (True, 512)
+    ]  # fmt: skip
+    assert not last.HasField("truncate")
     assert first.model == pb.ModelRef(name="m", alias="canary")
     assert (first.routing_key, first.priority) == ("user 1", pb.PRIORITY_BULK)
     assert second.model == pb.ModelRef(name="m", version="3")
@@ -96,6 +104,7 @@ def test_model_and_priority_travel(client: Any, service: Service) -> None:
         ({"version": "1", "space": "s"}, "at most one of alias, version and space"),
         ({"priority": "high"}, "priority is 'high'"),
         ({"dtype": "float64"}, "dtype is 'float64'"),
+        ({"truncate": -1}, "truncate is -1"),
     ],
 )
 def test_bad_options(client: Any, options: Any, problem: str) -> None:
@@ -148,6 +157,11 @@ def test_rank(client: Any, service: Service) -> None:
     assert len(service.calls) == 3
     best = client.rank("query", candidates, top_k=3, instruction="q", candidate_instruction="c")
     assert best.candidates == ranking.candidates[:3]
+    assert not ranking.query_truncated
+    assert not ranking.candidates[0].truncated
+    cut = client.rank("query", candidates[:2], truncate=9)
+    assert cut.query_truncated
+    assert [ranked.truncated for ranked in cut.candidates] == [True, True]
 
 
 def test_rank_does_not_mix_spaces(client: Any, service: Service) -> None:

@@ -47,6 +47,9 @@ class Options(TypedDict, total=False):
     """Whether to L2-normalise; None means as the model's adapter says, which is usually yes."""
     dtype: Dtype
     """The number format in which vectors travel; they arrive as float32 arrays all the same."""
+    truncate: bool | int
+    """How many tokens an input may have before the end of its text is left out; True is as many as
+    the server takes. Without it, too long an input is an error."""
 
 
 def call_options(
@@ -60,11 +63,12 @@ def call_options(
     dimensions: int = 0,
     normalize: bool | None = None,
     dtype: str = "float32",
+    truncate: bool | int = False,
 ) -> pb.CallOptions:
     """Returns the message for `Options`.
 
-    Raises ValueError for more than one of ``alias``, ``version`` and ``space``, and for a priority
-    or dtype that is unknown.
+    Raises ValueError for more than one of ``alias``, ``version`` and ``space``, for a priority or
+    dtype that is unknown, and for a negative number of tokens.
     """
     if sum(selector is not None for selector in (alias, version, space)) > 1:
         raise ValueError("give at most one of alias, version and space")
@@ -72,6 +76,8 @@ def call_options(
         raise ValueError(f"priority is {priority!r}, not one of {', '.join(PRIORITIES)}")
     if dtype not in DTYPES:
         raise ValueError(f"dtype is {dtype!r}, not one of {', '.join(DTYPES)}")
+    if truncate < 0:
+        raise ValueError(f"truncate is {truncate}, neither True nor a number of tokens")
     reference = pb.ModelRef(name=model)
     if alias is not None:
         reference.alias = alias
@@ -82,6 +88,9 @@ def call_options(
     output = pb.OutputOptions(dimensions=dimensions, dtype=DTYPES[dtype])
     if normalize is not None:
         output.normalize = normalize
-    return pb.CallOptions(
+    options = pb.CallOptions(
         model=reference, output=output, priority=PRIORITIES[priority], routing_key=routing_key
     )
+    if truncate:
+        options.truncate = 0 if truncate is True else truncate
+    return options

@@ -34,6 +34,8 @@ class Embedding:
     """The vector space: vectors of different spaces do not compare."""
     tokens: int
     """Tokens of the input, image and video tokens included."""
+    truncated: bool
+    """Whether the end of its text was left out, as ``truncate`` or the adapter wants it."""
     timings: Timings
     """The time that the input spent in each stage on the server."""
 
@@ -46,6 +48,8 @@ class Ranked:
     """The candidate's index among those that were given."""
     score: float
     """Cosine of its vector to the query's, -1 to 1."""
+    truncated: bool
+    """Whether the end of its text was left out."""
 
 
 @dataclass(frozen=True)
@@ -60,6 +64,8 @@ class Ranking:
     """The version that ranked them."""
     space: str
     """The vector space of that version."""
+    query_truncated: bool
+    """Whether the end of the query's text was left out."""
 
 
 @dataclass(frozen=True)
@@ -129,6 +135,7 @@ def embedding(message: pb.Embedding) -> Embedding:
         version=message.version,
         space=message.space,
         tokens=message.tokens,
+        truncated=message.truncated,
         timings=Timings(
             timings.preprocess_seconds, timings.queue_seconds, timings.inference_seconds
         ),

@@ -72,7 +72,9 @@ class MergedRanking:
     def add(self, request: pb.RankRequest, response: pb.RankResponse) -> None:
         """Adds the answer to the next request; raises `SpaceChanged` if its space is another."""
         self._space.check(response)
-        self._ranked += [Ranked(self.count + r.index, r.score) for r in response.candidates]
+        self._ranked += [
+            Ranked(self.count + r.index, r.score, r.truncated) for r in response.candidates
+        ]
         self.count += len(request.candidates)
         self._last = response
 
@@ -85,7 +87,13 @@ class MergedRanking:
             raise ValueError("there are no candidates to rank")
         best = sorted(self._ranked, key=lambda ranked: (-ranked.score, ranked.index))
         last = self._last
-        return Ranking(tuple(best[: top_k or None]), last.model, last.version, last.space)
+        return Ranking(
+            tuple(best[: top_k or None]),
+            last.model,
+            last.version,
+            last.space,
+            last.query_truncated,
+        )
 
 
 @contextmanager

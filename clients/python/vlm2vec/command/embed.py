@@ -17,7 +17,8 @@ from vlm2vec.results import Embedding, OneSpace
 
 DESCRIPTION = """\
 Embeds images and texts, and writes a .npz file: ids (n,), the paths and texts; vectors (n, dim),
-float32; and model and space. What cannot be embedded is reported, and the rest still written."""
+float32; truncated (n,), whether a text lost its end; model and space. What cannot be embedded is
+reported, and the rest still written."""
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
@@ -86,6 +87,7 @@ def _write(path: Path, embeddings: list[tuple[str, Embedding]]) -> None:
             file,
             ids=np.array([name for name, _ in embeddings]),
             vectors=np.stack([embedding.vector for _, embedding in embeddings]),
+            truncated=np.array([embedding.truncated for _, embedding in embeddings]),
             model=np.array(first.model),
             space=np.array(first.space),
         )

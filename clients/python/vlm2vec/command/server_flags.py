@@ -19,6 +19,12 @@ def add_server_flags(parser: argparse.ArgumentParser) -> None:
     add_flag(model, "--space", "the vector space an index was built in")
     add_flag(model, "--routing-key", "calls with the same key get the same version")
     add_flag(model, "--priority", " or ".join(PRIORITIES), type=one_of(PRIORITIES))
+    add_flag(
+        model,
+        "--truncate",
+        "leave out the end of a text beyond so many tokens; 0 is as many as the server takes",
+        type=int,
+    )
 
 
 def add_connection_flags(parser: argparse.ArgumentParser, max_retries: int = 5) -> Parser:
@@ -65,4 +71,5 @@ def options(arguments: argparse.Namespace, priority: Priority) -> Options:
         "space": arguments.space,
         "routing_key": arguments.routing_key or "",
         "priority": arguments.priority or priority,
+        "truncate": arguments.truncate == 0 or arguments.truncate or False,
     }

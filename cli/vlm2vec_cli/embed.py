@@ -6,7 +6,9 @@ from typing import Any
 
 import click
 
-from vlm2vec_cli.parse import base_option, names_and_folders, progress_option, threads_option
+from vlm2vec_cli.parse import base_option, names_and_sources, progress_option, threads_option
+from vlm2vec_registry import hub
+from vlm2vec_service.folders import here
 from vlm2vec_service.options import options, take
 from vlm2vec_service.settings import EngineSettings, Limits, VideoSettings
 
@@ -16,9 +18,10 @@ from vlm2vec_service.settings import EngineSettings, Limits, VideoSettings
 @click.option(
     "--adapter",
     multiple=True,
-    callback=names_and_folders,
+    callback=names_and_sources,
     metavar="NAME=DIR",
-    help="A PEFT adapter folder, under the name that lines use for it. Repeatable.",
+    help="A PEFT adapter folder, or one of the hub, under the name that lines use for it. "
+    "Repeatable.",
 )
 @click.option(
     "--input",
@@ -52,15 +55,17 @@ def embed(**values: Any) -> None:
     \b
     Example:
       echo '{"id": "cat", "text": "A cat and a dog."}' > requests.jsonl
-      vlm2vec embed --base Qwen2-VL-2B-Instruct --adapter v2=VLM2Vec-V2.0 \\
+      vlm2vec embed --base Qwen/Qwen2-VL-2B-Instruct --adapter v2=VLM2Vec/VLM2Vec-V2.0 \\
                     --input requests.jsonl --output out.npz
     """
+    base = here(values.pop("base"), hub.BASE)
+    adapters = {name: here(given, hub.ADAPTER) for name, given in values.pop("adapter").items()}
     # torch takes seconds to import, --help should not.
     from vlm2vec_service.offline.embed import EmbedArguments, run
 
     arguments = EmbedArguments(
-        base=values.pop("base"),
-        adapters=values.pop("adapter"),
+        base=base,
+        adapters=adapters,
         source=values.pop("input"),
         output=values.pop("output"),
         threads=values.pop("threads"),

@@ -1,11 +1,14 @@
 """The command ``vlm2vec evaluate``, which scores a model on a suite of data sets."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import click
 
 from vlm2vec_cli.parse import FOLDER, progress_option, registry_option, threads_option
+from vlm2vec_registry import hub
+from vlm2vec_service.folders import here, source
 from vlm2vec_service.options import options, take
 from vlm2vec_service.settings import EngineSettings, Limits, VideoSettings
 
@@ -39,8 +42,8 @@ CACHE = Path("~/.cache/vlm2vec/evaluation")
     "--window", default=256, type=click.IntRange(1), help="Inputs under way in the service."
 )
 @click.option("--local", is_flag=True, help="Embed in this process: --base instead of --target.")
-@click.option("--base", type=FOLDER, help="With --local: a checkpoint folder.")
-@click.option("--adapter", type=FOLDER, help="With --local: a PEFT folder; none is the base.")
+@click.option("--base", type=source, metavar="DIR", help="With --local: a checkpoint.")
+@click.option("--adapter", type=source, metavar="DIR", help="With --local: an adapter, or none.")
 @threads_option
 @click.option(
     "--only", multiple=True, metavar="DATA_SET", help="Evaluate this data set only. Repeatable."
@@ -81,9 +84,13 @@ def evaluate(**values: Any) -> None:
     Examples:
       vlm2vec evaluate --target localhost:50051 --model v2@canary --suite suite.yaml \\
                        --record --registry http://mlflow:5000
-      vlm2vec evaluate --local --base Qwen2-VL-2B-Instruct --adapter VLM2Vec-V2.0 --device cuda \\
+      vlm2vec evaluate --local --base Qwen/Qwen2-VL-2B-Instruct --device cuda \\
+                       --adapter VLM2Vec/VLM2Vec-V2.0 \\
                        --suite mmeb_v1 --data MMEB-eval --output scores.json
     """
+    _check_usage(values)
+    for name, files in (("base", hub.BASE), ("adapter", hub.ADAPTER)):
+        values[name] = values[name] and here(values[name], files)
     # grpc, and torch with --local, take seconds to import; --help should not.
     from vlm2vec_evaluation.run import EvaluateArguments, run
 
@@ -91,15 +98,18 @@ def evaluate(**values: Any) -> None:
     values["limits"] = take(Limits, values)
     values["video"] = take(VideoSettings, values)
     values["cache"] = values["cache"].expanduser()
-    arguments = EvaluateArguments(**values)
-    if arguments.local and arguments.base is None:
+    run(EvaluateArguments(**values))
+
+
+def _check_usage(values: Mapping[str, Any]) -> None:
+    """Raises `click.UsageError` for options that do not go together."""
+    if values["local"] and not values["base"]:
         raise click.UsageError("--local needs --base")
-    if not arguments.local and (arguments.base or arguments.adapter):
+    if not values["local"] and (values["base"] or values["adapter"]):
         raise click.UsageError(
             "--base and --adapter are for --local; a service is given by --target"
         )
-    if arguments.record and (arguments.only or arguments.limit):
+    if values["record"] and (values["only"] or values["limit"]):
         raise click.UsageError("--record is for whole evaluations: leave out --only and --limit")
-    if arguments.record and arguments.local and "@" not in arguments.model:
+    if values["record"] and values["local"] and "@" not in values["model"]:
         raise click.UsageError("--record with --local needs --model NAME@VERSION to write to")
-    run(arguments)

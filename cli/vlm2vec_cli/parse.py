@@ -7,6 +7,8 @@ from pathlib import Path
 
 import click
 
+from vlm2vec_service.folders import Source, source
+
 FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
 FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 
@@ -19,8 +21,10 @@ def show_progress(context: click.Context, parameter: click.Parameter, given: boo
 base_option = click.option(
     "--base",
     required=True,
-    type=FOLDER,
-    help="Checkpoint folder in Hugging Face layout: config.json, safetensors, tokenizer.",
+    type=source,
+    metavar="DIR",
+    help="Checkpoint folder in Hugging Face layout (config.json, safetensors, tokenizer), or a "
+    "model of the hub, which is fetched.",
 )
 threads_option = click.option(
     "--threads", default=4, type=click.IntRange(1), help="Threads that decode images and video."
@@ -43,19 +47,19 @@ registry_option = click.option(
 Callback = Callable[[click.Context, click.Parameter, Sequence[str]], dict[tuple[str, str], str]]
 
 
-def names_and_folders(
+def names_and_sources(
     context: click.Context, parameter: click.Parameter, items: Sequence[str]
-) -> dict[str, Path]:
+) -> dict[str, Source]:
     """Parses values NAME=DIR, in which each name may be given once."""
-    folders: dict[str, Path] = {}
+    sources: dict[str, Source] = {}
     for item in items:
-        name, _, folder = item.partition("=")
-        if not (name and folder):
+        name, _, given = item.partition("=")
+        if not (name and given):
             raise click.BadParameter(f"{item!r} is not NAME=DIR")
-        if name in folders:
+        if name in sources:
             raise click.BadParameter(f"{name!r} is given twice")
-        folders[name] = Path(folder)
-    return folders
+        sources[name] = source(given)
+    return sources
 
 
 def pairs(separator: str) -> Callback:

@@ -3,13 +3,14 @@
 import asyncio
 import logging
 import os
-from pathlib import Path
 from typing import Any
 
 import click
 
-from vlm2vec_cli.parse import FILE, names_and_folders, pairs, read_config
+from vlm2vec_cli.parse import FILE, names_and_sources, pairs, read_config
+from vlm2vec_registry import hub
 from vlm2vec_service import tracing
+from vlm2vec_service.folders import here, source
 from vlm2vec_service.logs import configure
 from vlm2vec_service.options import options, take
 from vlm2vec_service.settings import (
@@ -38,16 +39,17 @@ from vlm2vec_service.settings import (
     "--model",
     multiple=True,
     required=True,
-    callback=names_and_folders,
+    callback=names_and_sources,
     metavar="NAME=DIR",
-    help="A checkpoint folder, under the name that callers use. Repeatable.",
+    help="A checkpoint folder, or a model of the Hugging Face hub as ORG/NAME or "
+    "ORG/NAME@REVISION, which is fetched, under the name that callers use. Repeatable.",
 )
 @click.option(
     "--adapter",
     multiple=True,
     callback=pairs("/"),
     metavar="NAME/VERSION=DIR",
-    help="A PEFT adapter folder as a version of a model. Repeatable.",
+    help="A PEFT adapter folder, or one of the hub, as a version of a model. Repeatable.",
 )
 @click.option(
     "--alias",
@@ -81,7 +83,8 @@ def serve(**values: Any) -> None:
 
     \b
     Example:
-      vlm2vec serve --model v2=Qwen2-VL-2B-Instruct --adapter v2/1=VLM2Vec-V2.0 --device cuda
+      vlm2vec serve --model v2=Qwen/Qwen2-VL-2B-Instruct --adapter v2/1=VLM2Vec/VLM2Vec-V2.0 \\
+                    --device cuda
     """
     from vlm2vec_service.frontend import build, server
     from vlm2vec_service.frontend.credentials import Exposure
@@ -96,8 +99,13 @@ def serve(**values: Any) -> None:
     for item in values["worker"]:
         name, _, address = item.partition("=")
         workers.setdefault(name, []).append(address)
-    adapters = {key: Path(folder) for key, folder in values["adapter"].items()}
-    deployment = build.Deployment(values["model"], adapters, values["alias"], workers)
+    say = logging.getLogger("vlm2vec_cli.serve").info
+    deployment = build.Deployment(
+        {name: here(base, hub.BASE, say) for name, base in values["model"].items()},
+        {key: here(source(given), hub.ADAPTER, say) for key, given in values["adapter"].items()},
+        values["alias"],
+        workers,
+    )
     engine, limits = take(EngineSettings, values), take(Limits, values)
     video, registry = take(VideoSettings, values), take(RegistrySettings, values)
     exposure = Exposure(

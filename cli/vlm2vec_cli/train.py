@@ -8,7 +8,9 @@ import click
 
 from vlm2vec_cli.adapters.check import check_on_base
 from vlm2vec_cli.parse import FILE, base_option, progress_option
+from vlm2vec_registry import hub
 from vlm2vec_registry.names import check_model_name
+from vlm2vec_service.folders import here
 from vlm2vec_service.options import options, take
 from vlm2vec_training.settings import AdapterSettings, TrainSettings
 
@@ -63,8 +65,8 @@ def train(**values: Any) -> None:
 
     \b
     Example:
-      vlm2vec train --base Qwen2-VL-2B-Instruct --data train.yaml --output out --adapter dora \\
-                    --device cuda --publish vlm2vec-v2 --registry http://mlflow:5000
+      vlm2vec train --base Qwen/Qwen2-VL-2B-Instruct --data train.yaml --output out \\
+                    --adapter dora --device cuda --publish vlm2vec-v2 --registry http://mlflow:5000
     """
     publish: str | None = values.pop("publish")
     registry: str = values.pop("registry")
@@ -72,6 +74,7 @@ def train(**values: Any) -> None:
         raise click.UsageError("--publish needs --registry, where MLflow is")
     if publish:
         check_model_name(publish)
+    values["base"] = here(values["base"], hub.BASE)
     # torch takes seconds to import, --help should not.
     import torch
 

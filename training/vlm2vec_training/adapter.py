@@ -9,6 +9,7 @@ from peft import LoraConfig, get_peft_model
 from torch import nn
 
 from vlm2vec_registry.embedding_config import EmbeddingConfig
+from vlm2vec_registry.hub import named
 from vlm2vec_service.backbones import FAMILIES
 from vlm2vec_service.engine.backbone import Backbone
 from vlm2vec_service.engine.checkpoint import load_weights
@@ -96,7 +97,10 @@ def embedding_of(base: Path, backbone: Backbone, settings: AdapterSettings) -> E
         if not (value.isdecimal() and int(value)):
             raise TrainingError(f"--image: {item!r} is not KEY=NUMBER, a positive whole number")
         image[name] = int(value)
-    return EmbeddingConfig(backbone=backbone.name, base_model=base.resolve().name, image=image)
+    name, revision = named(base)
+    return EmbeddingConfig(
+        backbone=backbone.name, base_model=name, base_revision=revision, image=image
+    )
 
 
 def checkpoint_layers(backbone: Backbone) -> None:

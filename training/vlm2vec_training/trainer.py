@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from vlm2vec_registry.hub import named
 from vlm2vec_service.backbones import load_preprocessor
 from vlm2vec_training import gradcache, processes, states
 from vlm2vec_training.adapter import TrainableModel, load_model, save_adapter
@@ -249,7 +250,7 @@ class _Run:
         return {
             **asdict(self.arguments.adapter),
             **asdict(self.settings),
-            "base": self.arguments.base.name,
+            "base": named(self.arguments.base)[0],
             "processes": processes.world_size(),
             "trained_parameters": sum(p.numel() for p in self.parameters),
         }

@@ -11,10 +11,12 @@ import click
 
 from vlm2vec_cli.adapters.group import adapters
 from vlm2vec_cli.parse import FOLDER
+from vlm2vec_registry import hub
 from vlm2vec_registry.adapter_import import Imported, find_adapter, import_adapter
 from vlm2vec_registry.embedding_config import DECODES
 from vlm2vec_registry.strict import read_object
 from vlm2vec_service.errors import listed
+from vlm2vec_service.folders import Source, here, source
 
 OUT = click.Path(path_type=Path)
 
@@ -51,9 +53,10 @@ def parse_image(
 @click.argument("out", type=OUT)
 @click.option(
     "--base",
-    type=FOLDER,
-    help="Checkpoint folder it was trained on: only what differs from it is taken over. Default: "
-    "what adapter_config.json names, where that is a folder here.",
+    type=source,
+    metavar="DIR",
+    help="Checkpoint it was trained on, a folder or a model of the hub: only what differs from it "
+    "is taken over. Default: what adapter_config.json names, where that is a folder here.",
 )
 @click.option(
     "--resize",
@@ -83,7 +86,7 @@ def parse_image(
 def import_(
     folder: Path,
     out: Path,
-    base: Path | None,
+    base: Source | None,
     resize: list[int] | None,
     image: dict[str, int],
     decode: str | None,
@@ -102,21 +105,21 @@ def import_(
     Example:
       hf download TIGER-Lab/VLM2Vec-LoRA --local-dir VLM2Vec-LoRA
       vlm2vec adapters import VLM2Vec-LoRA vlm2vec-lora \\
-          --base Phi-3.5-vision-instruct --image num_crops=4 --max-text-tokens 256
+          --base microsoft/Phi-3.5-vision-instruct --image num_crops=4 --max-text-tokens 256
       vlm2vec adapters import VLM2Vec-Qwen2VL-2B vlm2vec-qwen2vl-2b \\
-          --base Qwen2-VL-2B-Instruct --resize 1344x1344
+          --base Qwen/Qwen2-VL-2B-Instruct --resize 1344x1344
     """
-    base = base or named_base(find_adapter(folder))
+    checkpoint = here(base, hub.BASE) if base else named_base(find_adapter(folder))
     given = {"resize": resize, "decode": decode}
     said: dict[str, Any] = {"image": image | {k: v for k, v in given.items() if v is not None}}
     if max_text_tokens is not None:
         said["max_text_tokens"] = max_text_tokens
-    imported = import_adapter(folder, out, base, said)
+    imported = import_adapter(folder, out, checkpoint, said)
     for line in report(imported):
         click.echo(line)
-    if imported.preprocessor and not base:
+    if imported.preprocessor and not checkpoint:
         click.echo(f"{imported.preprocessor} was compared with no base's; --base DIR does that")
-    on = shlex.quote(str(base)) if base else "DIR"
+    on = shlex.quote(str(base or checkpoint or "DIR"))
     click.echo(f"next: vlm2vec adapters publish {shlex.quote(str(out))} --model NAME --base {on}")
 
 

@@ -9,20 +9,22 @@ import click
 from vlm2vec_cli.adapters.check import check_on_base
 from vlm2vec_cli.adapters.group import adapters, open_registry
 from vlm2vec_cli.adapters.import_ import named_base, report
-from vlm2vec_cli.parse import FILE, FOLDER
-from vlm2vec_registry import artifact
+from vlm2vec_cli.parse import FILE
+from vlm2vec_registry import artifact, hub
 from vlm2vec_registry.adapter_import import PICKLED, find_adapter, import_adapter, needs_import
 from vlm2vec_service.errors import StartError
+from vlm2vec_service.folders import Source, here, source
 
 
 @adapters.command()
-@click.argument("folder", type=FOLDER)
+@click.argument("folder", type=source)
 @click.option("--model", required=True, help="The model it is a version of; made if it is new.")
 @click.option(
     "--base",
-    type=FOLDER,
-    help="Checkpoint folder it was trained on. Default: what adapter_config.json names, where that "
-    "is a folder here.",
+    type=source,
+    metavar="DIR",
+    help="Checkpoint it was trained on, a folder or a model of the hub. Default: what "
+    "adapter_config.json names, where that is a folder here.",
 )
 @click.option("--alias", help="Point this alias to it, such as canary.")
 @click.option(
@@ -34,32 +36,33 @@ from vlm2vec_service.errors import StartError
 @click.pass_context
 def publish(
     context: click.Context,
-    folder: Path,
+    folder: Source,
     model: str,
-    base: Path | None,
+    base: Source | None,
     alias: str | None,
     metrics: Path | None,
     run_id: str | None,
 ) -> None:
-    """Make the PEFT folder FOLDER a version of a model.
+    """Make the PEFT folder FOLDER, or an adapter of the hub, a version of a model.
 
     Every tensor is checked against the shapes of the base, whose weights are read only for their
     digest. The same bytes on the same base are the same vector space. What has to be imported first
     (see vlm2vec adapters import) is, with no options, and standard error says what that did:
     adapter_model.bin, an adapter in a folder below, a preprocessor_config.json beside it.
     """
-    adapter = find_adapter(folder)
-    base = base or named_base(adapter)
-    if base is None:
+    given = here(folder, hub.ADAPTER)
+    adapter = find_adapter(given)
+    checkpoint = here(base, hub.BASE) if base else named_base(adapter)
+    if checkpoint is None:
         raise StartError(
             f"{adapter / artifact.CONFIG} names no base that is a folder here; give --base DIR"
         )
     with tempfile.TemporaryDirectory(prefix="vlm2vec-") as scratch:
-        if needs_import(folder):
-            folder = _imported(folder, Path(scratch) / "adapter", base)
-        check_on_base(folder, base)
+        if needs_import(given):
+            given = _imported(given, Path(scratch) / "adapter", checkpoint)
+        check_on_base(given, checkpoint)
         published = open_registry(context).publish(
-            model, folder, base=base, alias=alias, metrics=_numbers(metrics), run_id=run_id
+            model, given, base=checkpoint, alias=alias, metrics=_numbers(metrics), run_id=run_id
         )
     click.echo(f"{model} version {published.name}, space {published.space}")
     if alias:

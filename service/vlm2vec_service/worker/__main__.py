@@ -1,13 +1,15 @@
 """``python -m vlm2vec_service.worker``: one worker, as a front end starts it for itself."""
 
+import logging
 import sys
-from pathlib import Path
 from typing import Any
 
 import click
 
+from vlm2vec_registry import hub
 from vlm2vec_service import tracing
 from vlm2vec_service.errors import ServeError
+from vlm2vec_service.folders import here, source
 from vlm2vec_service.logs import configure
 from vlm2vec_service.options import options, take
 from vlm2vec_service.settings import EngineSettings, LogSettings
@@ -18,8 +20,9 @@ from vlm2vec_service.worker.parent import end_with_parent
 @click.option(
     "--base",
     required=True,
-    type=click.Path(exists=True, file_okay=False, path_type=Path),
-    help="Checkpoint folder in Hugging Face layout.",
+    type=source,
+    metavar="DIR",
+    help="Checkpoint folder in Hugging Face layout, or a model of the hub.",
 )
 @click.option("--address", default="127.0.0.1:50052", help="HOST:PORT or unix:PATH to serve on.")
 @options(EngineSettings)
@@ -34,7 +37,8 @@ def worker(**values: Any) -> None:
     log = take(LogSettings, values)
     configure(log.log_level, log.log_format)
     tracing.configure("vlm2vec-worker")
-    serve_worker(values.pop("base"), values.pop("address"), take(EngineSettings, values))
+    base = here(values.pop("base"), hub.BASE, logging.getLogger(__name__).info)
+    serve_worker(base, values.pop("address"), take(EngineSettings, values))
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """What the preprocessing of every model family does alike."""
 
+import functools
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Sequence
@@ -16,6 +17,9 @@ from vlm2vec_service.preprocess.prepared import Draft, Prepared, Request
 from vlm2vec_service.preprocess.prompts import check_text, render
 from vlm2vec_service.preprocess.tokens import Prompt, PromptTokenizer, cut_text
 from vlm2vec_service.settings import Limits
+
+SPELT_TEMPLATES = 64
+"""Templates of versions that are kept as the tokenizer knows them: every input needs one."""
 
 
 @dataclass(frozen=True)
@@ -48,6 +52,7 @@ class FamilyPreprocessor(ABC):
         self.tokenizer = PromptTokenizer(files.tokenizer)
         self.limits = limits
         self.vocabulary: int = files.config["vocab_size"]
+        self._spelt = functools.lru_cache(SPELT_TEMPLATES)(self._spell)
 
     def prepare(self, request: Request, embedding: EmbeddingConfig) -> Prepared:
         """Checks ``request`` and turns it into the engine's input, as ``embedding`` says.
@@ -65,7 +70,8 @@ class FamilyPreprocessor(ABC):
             check_media(images, video, self.limits)
         draft = self._draft(request, images, video, embedding)
         check_tokens(draft.tokens, self.limits)
-        return replace(draft.finish(), truncated=draft.truncated)
+        prepared = draft.finish()
+        return replace(prepared, truncated=True) if draft.truncated else prepared
 
     def _prepare_ids(self, request: Request, embedding: EmbeddingConfig) -> Prepared:
         check_token_ids(request.token_ids, self.vocabulary, self.media_token_ids)
@@ -114,16 +120,18 @@ class FamilyPreprocessor(ABC):
         if request.prompt is not None:
             words = self._longest_words(request.prompt)
             return Prompt(request.prompt, self.tokenizer.encode_raw, most, words)
-        spell = self.tokenizer.spell
-        parts = fields(PromptTemplate)
-        template = PromptTemplate(
-            **{part.name: spell(getattr(embedding.prompt, part.name)) for part in parts}
-        )
-        placeholders = [spell(placeholder) for placeholder in self.placeholders(request)]
+        template = self._spelt(embedding.prompt)
+        placeholders = [self.tokenizer.spell(one) for one in self.placeholders(request)]
         text = render(template, request, placeholders)
         stop = len(text) - len(template.suffix)
         words = (stop - len(request.text or ""), stop)
         return Prompt(text, self.tokenizer.encode, most, words)
+
+    def _spell(self, template: PromptTemplate) -> PromptTemplate:
+        """Writes the control tokens in ``template`` as the tokenizer knows them."""
+        spell = self.tokenizer.spell
+        parts = {part.name: getattr(template, part.name) for part in fields(PromptTemplate)}
+        return PromptTemplate(**{name: spell(part) for name, part in parts.items()})
 
     def _longest_words(self, prompt: str) -> tuple[int, int]:
         """The place of the longest text between the placeholders and control tokens of a raw

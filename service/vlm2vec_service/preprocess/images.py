@@ -75,7 +75,8 @@ class EncodedImage:
             if image.format == "WEBP" and image.width * image.height > SMALL_PIXELS:
                 image = decode_webp(self.data, image.size, self.stop, self.field)
             if decode == "raw":
-                return image.convert("RGB")
+                image.load()
+                return image if image.mode == "RGB" else image.convert("RGB")
             rgb = as_viewed(image, self.data)
             turn = TURNS.get(self.orientation)
             return rgb if turn is None else rgb.transpose(turn)

@@ -42,7 +42,7 @@ class Pictures:
     @classmethod
     def of(cls, source: Sequence[Picture] | VideoSource, decode: str) -> "Pictures":
         """Takes pictures or a video, which are decoded as ``decode`` says (see `EncodedImage`)."""
-        if isinstance(source, VideoSource):
+        if not isinstance(source, Sequence):
             return cls(source.sizes(decode), lambda: source.frames(decode))
         sizes = tuple(
             picture.size if isinstance(picture, Image.Image) else picture.size(decode)

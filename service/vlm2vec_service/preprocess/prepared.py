@@ -1,5 +1,6 @@
 """What enters preprocessing and what leaves it."""
 
+import functools
 import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -10,6 +11,8 @@ import numpy.typing as npt
 
 from vlm2vec_registry.embedding_config import EmbeddingConfig
 from vlm2vec_service.preprocess.pictures import Picture, VideoSource
+
+DIGEST_BYTES = 16
 
 
 @dataclass(frozen=True)
@@ -39,7 +42,7 @@ class Media:
 
     ``pixels`` is uint8 of shape ``(frames, height, width, 3)``; ``start`` is the index of its
     first token in the input and ``tokens`` the number of tokens that it takes there. ``digest``
-    is 16 bytes long; two digests are equal exactly where the pixels and the kind are.
+    is `DIGEST_BYTES` long; two digests are equal exactly where the pixels and the kind are.
     """
 
     kind: Literal["image", "video"]
@@ -57,9 +60,10 @@ class Media:
         tokens: int,
     ) -> "Media":
         """Makes a `Media` and computes its digest from ``kind`` and ``pixels``."""
-        digest = hashlib.blake2b(f"{kind}{pixels.shape}".encode(), digest_size=16)
-        digest.update(pixels.tobytes())
-        return cls(kind, pixels, start, tokens, digest.digest())
+        # Processors have instructions for it: it takes half the time of BLAKE2.
+        digest = hashlib.sha256(f"{kind}{pixels.shape}".encode())
+        digest.update(np.ascontiguousarray(pixels))
+        return cls(kind, pixels, start, tokens, digest.digest()[:DIGEST_BYTES])
 
 
 @dataclass(frozen=True)
@@ -81,9 +85,7 @@ class Prepared:
     @classmethod
     def in_sequence(cls, token_ids: Sequence[int], media: tuple[Media, ...] = ()) -> "Prepared":
         """Makes an input whose positions are 0, 1, 2 and so on, on all three axes."""
-        positions = np.arange(len(token_ids), dtype=np.int32)
-        three_axes = np.broadcast_to(positions, (3, len(positions)))
-        return cls(np.asarray(token_ids, np.int32), three_axes, media)
+        return cls(np.asarray(token_ids, np.int32), in_order(len(token_ids)), media)
 
     def __len__(self) -> int:
         return len(self.token_ids)
@@ -106,6 +108,13 @@ class Draft:
     tokens: int
     truncated: bool
     finish: Callable[[], Prepared]
+
+
+@functools.lru_cache(256)
+def in_order(length: int) -> npt.NDArray[np.int32]:
+    """The positions 0, 1, 2 and so on, the same on all three axes: int32 ``(3, length)``, of which
+    there is one for all inputs of that length, not to be written to."""
+    return np.broadcast_to(np.arange(length, dtype=np.int32), (3, length))
 
 
 TOKEN_BYTES = 4 + 3 * 4

@@ -34,7 +34,7 @@ def as_viewed(image: Image.Image, data: bytes) -> Image.Image:
     if image.mode in ("La", "RGBa"):  # colors multiplied by their alpha
         image = image.convert(image.mode.upper())
     if not image.has_transparency_data:
-        return image.convert("RGB")
+        return image if image.mode == "RGB" else image.convert("RGB")
     if image.format == "PNG" and "transparency" in image.info:
         image.info["transparency"] = _in_8_bits(image.info["transparency"], image.mode, data[24])
     return on_white(image.convert("RGBA"))

@@ -4,7 +4,7 @@ import numpy as np
 import numpy.typing as npt
 
 from vlm2vec.worker.v1 import worker_pb2
-from vlm2vec_service.preprocess.prepared import Media, Prepared
+from vlm2vec_service.preprocess.prepared import Media, Prepared, in_order
 
 ARITHMETIC = 1
 """Version of the engine's arithmetic: raised whenever vectors change by more than rounding, so that
@@ -15,10 +15,11 @@ CHANNEL_OPTIONS = (("grpc.max_receive_message_length", -1), ("grpc.max_send_mess
 
 def encode_item(prepared: Prepared, adapter: str, normalize: bool | None) -> worker_pb2.Item:
     """One input as it travels; ``adapter`` is empty for the base model."""
-    plain = bool((prepared.positions == np.arange(len(prepared))).all())
+    positions, plain = prepared.positions, in_order(len(prepared))
+    is_plain = positions is plain or np.array_equal(positions, plain)
     item = worker_pb2.Item(
         token_ids=prepared.token_ids.tobytes(),
-        positions=b"" if plain else prepared.positions.tobytes(),
+        positions=b"" if is_plain else positions.tobytes(),
         adapter=adapter,
         normalize=normalize,
     )
@@ -43,7 +44,7 @@ def decode_item(item: worker_pb2.Item) -> Prepared:
     if item.positions:
         positions = np.frombuffer(item.positions, np.int32).reshape(3, -1)
     else:
-        positions = np.broadcast_to(np.arange(len(token_ids), dtype=np.int32), (3, len(token_ids)))
+        positions = in_order(len(token_ids))
     media = tuple(
         Media(
             "video" if part.video else "image",

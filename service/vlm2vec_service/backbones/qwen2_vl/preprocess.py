@@ -10,7 +10,7 @@ from vlm2vec_registry.embedding_config import EmbeddingConfig
 from vlm2vec_service.errors import InvalidInputError
 from vlm2vec_service.preprocess.family import CheckpointFiles, FamilyPreprocessor
 from vlm2vec_service.preprocess.pictures import Pictures
-from vlm2vec_service.preprocess.prepared import Draft, Media, Prepared, Request
+from vlm2vec_service.preprocess.prepared import Draft, Media, Prepared, Request, in_order
 from vlm2vec_service.preprocess.tokens import Prompt, cut_text
 from vlm2vec_service.settings import Limits
 
@@ -170,6 +170,8 @@ def _positions(
     Inside a span a token has its place in the grid; outside the tokens are counted, and counting
     goes on after a span at one more than the largest position in it.
     """
+    if not spans:
+        return in_order(length)
     pieces: list[npt.NDArray[np.int_]] = []
     done = position = 0
     for start, grid in spans:

@@ -12,8 +12,9 @@ import pytest
 
 from tests.unit.test_two_workers import TwoWorkers, run
 from vlm2vec.v1 import embedding_pb2 as pb
-from vlm2vec_service.errors import InvalidInputError
+from vlm2vec_service.errors import ExhaustedError, InvalidInputError
 from vlm2vec_service.frontend import calls
+from vlm2vec_service.frontend.auth.quota import Bucket, Quota
 from vlm2vec_service.frontend.holding import ByteBudget
 from vlm2vec_service.frontend.request import Caller
 
@@ -96,5 +97,18 @@ def test_a_bad_input_is_named_and_ends_the_call(tmp_path: Path, index: int) -> N
         assert refused.value.field == f"inputs[{index}].parts[0]"
         assert two.pipeline.served["m"].scheduler.places.taken == 0
         assert two.pipeline.prepared.taken == 0
+
+    on(tmp_path, check)
+
+
+def test_each_input_is_paid_for(tmp_path: Path) -> None:
+    async def check(two: TwoWorkers, go: asyncio.Event) -> None:
+        go.set()
+        quota = Quota(tokens=Bucket(1.0, 50.0, clock=lambda: 0.0))
+        asks = Caller("many", time.monotonic() + 60, quota=quota)
+        await calls.embed(two.pipeline, texts(MANY), pb.CallOptions(), asks)
+        with pytest.raises(ExhaustedError) as refused:
+            quota.admit()
+        assert refused.value.retry_after == MANY - 50, "each input has one token"
 
     on(tmp_path, check)

@@ -3,6 +3,8 @@
 import asyncio
 import logging
 import os
+import sys
+from dataclasses import replace
 from typing import Any
 
 import click
@@ -88,6 +90,9 @@ def serve(**values: Any) -> None:
     """
     from vlm2vec_service.frontend import build, server
     from vlm2vec_service.frontend.credentials import Exposure
+    from vlm2vec_service.processes import start
+    from vlm2vec_service.processes.member import Member, Shared
+    from vlm2vec_service.worker.parent import end_with_parent
 
     settings, logs = take(ServerSettings, values), take(LogSettings, values)
     configure(logs.log_level, logs.log_format)
@@ -106,6 +111,11 @@ def serve(**values: Any) -> None:
         values["alias"],
         workers,
     )
+    if (member := Member.from_environment()) is not None:
+        end_with_parent()
+        shared = Shared.read(member.folder)
+        digests = {name: bytes.fromhex(digest) for name, digest in shared.digests.items()}
+        deployment = replace(deployment, sockets=shared.sockets, digests=digests)
     engine, limits = take(EngineSettings, values), take(Limits, values)
     video, registry = take(VideoSettings, values), take(RegistrySettings, values)
     exposure = Exposure(
@@ -113,7 +123,13 @@ def serve(**values: Any) -> None:
     )
 
     async def run() -> None:
-        pipeline = build.build(deployment, settings, engine, limits, video, registry)
+        count = start.count_processes(settings, engine, deployment)
+        if member is None and count > 1:
+            command = [sys.executable, "-m", "vlm2vec_cli", *sys.argv[1:]]
+            addresses = (settings.listen, exposure.http.http_listen, settings.metrics_listen)
+            await start.run_owner(count, command, addresses, deployment, settings, engine, registry)
+            return
+        pipeline = build.build(deployment, settings, engine, limits, video, registry, member)
         await server.serve(pipeline, exposure)
 
     asyncio.run(run())

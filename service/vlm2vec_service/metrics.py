@@ -118,6 +118,9 @@ class Metrics:
             "event_loop_delay_seconds", "How much later than due the event loop ran a timer.",
             SECONDS,
         )  # fmt: skip
+        self.member_restarts = counter(
+            "front_end_restarts_total", "Front-end processes that ended and were started again."
+        )
         self.task_deaths = counter(
             "task_deaths_total", "Times that a task which is to last for ever died.", "task"
         )

@@ -87,6 +87,12 @@ class ServerSettings:
     """How the front end serves."""
 
     listen: str = setting("127.0.0.1:50051", "Address for gRPC: HOST:PORT, or unix:PATH.")
+    processes: int = setting(
+        0,
+        "Front-end processes on the same ports, which share the workers. 0 takes one for every "
+        "four cores, at most 8, and one where a worker runs on this host's CPU. Limits of calls, "
+        "bytes and queues are divided among them.",
+    )
     metrics_listen: str = setting(
         "127.0.0.1:9090", "Address for Prometheus metrics: HOST:PORT; empty turns them off."
     )

@@ -22,7 +22,7 @@ def service(listen: str) -> Any:
     """As much of a `Service` as a gate needs."""
     settings, metrics = ServerSettings(listen=listen), Metrics(CollectorRegistry())
     return SimpleNamespace(
-        settings=settings, metrics=metrics, draining=asyncio.Event(),
+        settings=settings, metrics=metrics, draining=asyncio.Event(), member=None,
         received=ByteBudget("max_received_bytes", settings.max_received_bytes),
     )  # fmt: skip
 

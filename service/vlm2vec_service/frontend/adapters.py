@@ -37,23 +37,33 @@ def describe(pipeline: Pipeline, model: str, version: str) -> pb.Adapter:
     return _adapter(*_find(pipeline, model, version))
 
 
-async def preload(pipeline: Pipeline, model: str, version: str) -> pb.Adapter:
-    """Loads an adapter into every worker. Raises what `describe` raises, `ForbiddenError` where
+async def preload(
+    pipeline: Pipeline, model: str, version: str, everywhere: bool = True
+) -> pb.Adapter:
+    """Loads an adapter into every worker, and has every front-end process hold it, or with
+    ``everywhere`` off only this one. Raises what `describe` raises, `ForbiddenError` where
     adapters are read-only, and `AdapterError` with the reason if a worker cannot."""
     _check_writable(pipeline)
     served, found = _find(pipeline, model, version)
     await served.loader.ensure(found)
+    if pipeline.siblings is not None and everywhere:
+        await pipeline.siblings.preload(served.model.name, found.name)
     return _adapter(served, found)
 
 
-async def unload(pipeline: Pipeline, model: str, version: str) -> pb.Adapter:
-    """Takes an adapter out of every worker, until a request names it. Raises what `preload` raises;
+async def unload(
+    pipeline: Pipeline, model: str, version: str, everywhere: bool = True
+) -> pb.Adapter:
+    """Takes an adapter out of every worker, until a request names it, or with ``everywhere`` off
+    has only this front-end process let it go. Raises what `preload` raises;
     one with traffic is refused."""
     _check_writable(pipeline)
     served, found = _find(pipeline, model, version)
     if aliases := served.model.aliases_of(found):
         raise AdapterError(f"version {found.name!r} is in use as {', '.join(aliases)}")
     await served.loader.unload(found)
+    if pipeline.siblings is not None and everywhere:
+        await pipeline.siblings.unload(served.model.name, found.name)
     return _adapter(served, found)
 
 

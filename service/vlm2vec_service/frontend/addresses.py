@@ -27,8 +27,9 @@ def is_local(address: str) -> bool:
         return host == "localhost"
 
 
-def bind(address: str) -> socket.socket:
-    """A socket that listens on ``address``. Raises `StartError` if it is not to be had."""
+def bind(address: str, shared: bool = False) -> socket.socket:
+    """A socket that listens on ``address``, which may be ``shared`` with other processes. Raises
+    `StartError` if it is not to be had."""
     try:
         if address.startswith("unix:"):
             return _bind_unix(address.removeprefix("unix:"))
@@ -38,6 +39,7 @@ def bind(address: str) -> socket.socket:
             (host, int(port)),
             family=socket.AF_INET6 if ":" in host else socket.AF_INET,
             backlog=1024,
+            reuse_port=shared,
         )
         # Connections inherit it. asyncio sets it itself only where a socket says that it is TCP's,
         # which this one does not; without it a body waits 40 ms for its head to be acknowledged.

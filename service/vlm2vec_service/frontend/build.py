@@ -4,7 +4,7 @@ import functools
 import hashlib
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from vlm2vec_registry.cache import Cache
@@ -18,6 +18,8 @@ from vlm2vec_service.errors import CheckpointError, StartError
 from vlm2vec_service.frontend.pipeline import Pipeline
 from vlm2vec_service.frontend.served import Served
 from vlm2vec_service.metrics import Metrics
+from vlm2vec_service.processes.member import Member
+from vlm2vec_service.processes.snapshots import LOOK_SECONDS, SharedRegistry, poke
 from vlm2vec_service.scheduling.scheduler import Scheduler
 from vlm2vec_service.settings import (
     EngineSettings,
@@ -36,16 +38,22 @@ from vlm2vec_service.versions.shadow import Shadow
 
 log = logging.getLogger(__name__)
 
+AnyRegistry = Registry | SharedRegistry
+
 
 @dataclass(frozen=True)
 class Deployment:
     """What to serve. ``adapters`` by model and version, ``aliases`` by model and alias; ``workers``
-    are addresses of workers on other hosts, by model (a model without one gets processes here)."""
+    are addresses of workers on other hosts, by model (a model without one gets processes here);
+    ``sockets`` are those of workers here that the owner of several front-end processes started, by
+    model and device, and ``digests`` those of the bases that it computed."""
 
     models: Mapping[str, Path]
     adapters: Mapping[tuple[str, str], Path] = field(default_factory=dict)
     aliases: Mapping[tuple[str, str], str] = field(default_factory=dict)
     workers: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    sockets: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    digests: Mapping[str, bytes] = field(default_factory=dict)
 
 
 def read_catalog(deployment: Deployment, registry: bool = False) -> Catalog:
@@ -59,7 +67,7 @@ def read_catalog(deployment: Deployment, registry: bool = False) -> Catalog:
         log.info("model %s: reading %s", name, base)
         backbone = read_json(base / "config.json").get("model_type", "")
         try:
-            digest = base_digest(base)
+            digest = deployment.digests.get(name) or base_digest(base)
         except OSError as error:
             raise CheckpointError(f"{base}: {error}") from error
         versions = {BASE_VERSION: read_version(BASE_VERSION, None, digest)}
@@ -85,8 +93,10 @@ def build(
     limits: Limits,
     video: VideoSettings,
     registry: RegistrySettings = RegistrySettings(),  # noqa: B008 (it is frozen)
+    member: Member | None = None,
 ) -> Pipeline:
-    """Everything but what runs; needs a running event loop.
+    """Everything but what runs; needs a running event loop. ``member`` is which of several
+    front-end processes this is; its ``settings`` are those of the whole server.
 
     Raises `RegistryInputError` for a registry's URI that is none, before a base is read.
     """
@@ -94,16 +104,21 @@ def build(
         folder_of(registry.registry)
     catalog = read_catalog(deployment, bool(registry.registry))
     metrics = Metrics()
-    connect = functools.cache(lambda: Registry(registry.registry))
+    connect: Callable[[], AnyRegistry] = functools.cache(lambda: Registry(registry.registry))
+    if member is not None:
+        shared = SharedRegistry(member.folder, functools.partial(Registry, registry.registry))
+        settings, connect = member.part_of(settings), lambda: shared
     served = {}
     for model in catalog.models.values():
         addresses = deployment.workers.get(model.name, ())
         devices = engine.device.split(",")
+        sockets = deployment.sockets.get(model.name, {})
         workers = [
             Worker(
                 f"{model.name}/{place}", model.name, model.base, model.digest,
-                engine if addresses else EngineSettings(**{**vars(engine), "device": place}),
-                metrics, settings.batch_timeout_seconds, place if addresses else None,
+                engine if addresses else replace(engine, device=place),
+                metrics, settings.batch_timeout_seconds,
+                place if addresses else sockets.get(place),
             )
             for place in (addresses or devices)
         ]  # fmt: skip
@@ -114,19 +129,19 @@ def build(
         residency = Residency(model, workers)
         files = _files(model, connect, registry)
         loader = Loader(residency, files, workers, preprocessor, registry, metrics)
-        follower = _follower(residency, loader, connect, registry, metrics)
+        follower = _follower(residency, loader, connect, registry, metrics, member)
         shadow = Shadow(model.name, scheduler, metrics)
         served[model.name] = Served(
             preprocessor, scheduler, workers, residency, loader, shadow, follower
         )
     return Pipeline(
         catalog, served, settings, limits, video.video_frames, metrics,
-        registry.adapters_read_only, registry.webhook_secret_file,
+        registry.adapters_read_only, registry.webhook_secret_file, member,
     )  # fmt: skip
 
 
 def _files(
-    model: ServedModel, connect: Callable[[], Registry], settings: RegistrySettings
+    model: ServedModel, connect: Callable[[], AnyRegistry], settings: RegistrySettings
 ) -> VersionFiles:
     """Where the model's versions come from. Raises `StartError` for a cache that cannot be used."""
     if not settings.registry:
@@ -146,9 +161,10 @@ def _files(
 def _follower(
     residency: Residency,
     loader: Loader,
-    connect: Callable[[], Registry],
+    connect: Callable[[], AnyRegistry],
     settings: RegistrySettings,
     metrics: Metrics,
+    member: Member | None,
 ) -> Follower | None:
     """Makes what follows the registry; None where there is none."""
     if not settings.registry:
@@ -157,4 +173,9 @@ def _follower(
     name = f"{settings.registry}\0{residency.model.name}"
     source = hashlib.sha256(name.encode()).hexdigest()[:16]
     state = Path(settings.cache_dir).expanduser() / f"registry-{source}.json"
-    return Follower(residency, loader, connect, state, settings.poll_seconds, metrics)
+    if member is None:
+        return Follower(residency, loader, connect, state, settings.poll_seconds, metrics)
+    # What the owner is told comes by itself, and so does its absence.
+    follower = Follower(residency, loader, connect, state, LOOK_SECONDS, metrics)
+    follower.on_poke = functools.partial(poke, member.folder)
+    return follower

@@ -12,6 +12,7 @@ from vlm2vec_service.frontend.auth.quota import Quotas
 from vlm2vec_service.frontend.pipeline import Pipeline
 from vlm2vec_service.frontend.reload import Reloaded, follow
 from vlm2vec_service.frontend.tls import Certificate, follow_certificate
+from vlm2vec_service.processes.buckets import SharedBuckets
 from vlm2vec_service.settings import AuthSettings, HttpSettings, TlsSettings
 from vlm2vec_service.tasks import supervised
 
@@ -48,9 +49,11 @@ def open_access(
             )
         if authenticator.required and certificate is None:
             log.warning("%s %s: credentials travel unencrypted without TLS", name, address)
+    member = pipeline.member
     quotas = Quotas(
-        auth.caller_requests_per_second, auth.caller_tokens_per_second, auth.caller_burst_seconds
-    )
+        auth.caller_requests_per_second, auth.caller_tokens_per_second, auth.caller_burst_seconds,
+        SharedBuckets(member.folder / "quotas") if member else None,
+    )  # fmt: skip
     access = Access(
         pipeline.metrics, pipeline.draining, authenticator, quotas, pipeline.settings.max_calls,
         pipeline.received,

@@ -14,6 +14,8 @@ from vlm2vec_service.errors import StartError, UnauthenticatedError
 from vlm2vec_service.frontend.auth.authenticator import Authenticator, Credentials
 from vlm2vec_service.frontend.reload import Reloaded
 from vlm2vec_service.frontend.tls import Certificate, certificate_names, http_context
+from vlm2vec_service.processes.exposition import gather
+from vlm2vec_service.processes.member import Member
 
 App = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
 CERTIFICATE = "vlm2vec.certificate"
@@ -21,13 +23,15 @@ CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 
 def exposition() -> bytes:
-    """Every metric as Prometheus reads it, of type `CONTENT_TYPE`. It takes milliseconds: not for
-    the event loop."""
-    return generate_latest()
+    """Every metric as Prometheus reads it, of type `CONTENT_TYPE`, those of the other front-end
+    processes as well. It takes milliseconds: not for the event loop."""
+    member = Member.from_environment()
+    return gather(member.folder) if member else generate_latest()
 
 
 class _Server(ThreadingMixIn, WSGIServer):
     daemon_threads = True
+    allow_reuse_port = Member.from_environment() is not None
 
 
 class _ServerV6(_Server):

@@ -31,6 +31,8 @@ from vlm2vec_service.preprocess import Prepared
 from vlm2vec_service.preprocess.messages import modality, parse_input
 from vlm2vec_service.preprocess.prepared import most_bytes
 from vlm2vec_service.preprocess.stop import Stop
+from vlm2vec_service.processes.member import Member
+from vlm2vec_service.processes.siblings import Siblings
 from vlm2vec_service.scheduling.batch import BatchInput
 from vlm2vec_service.scheduling.fair_queue import Embedded, Flow, QueuedInput
 from vlm2vec_service.settings import Limits, ServerSettings
@@ -56,6 +58,8 @@ class Pipeline:
     """Whether callers may not load and unload adapters."""
     webhook_secret_file: str = ""
     """Where the secret of the registry's webhooks is; empty takes none."""
+    member: Member | None = None
+    """Which of several front-end processes this is; None where it is the only one."""
     draining: asyncio.Event = field(default_factory=asyncio.Event)
     received: ByteBudget = field(init=False)
     """The bytes of requests, from when they come until they are answered."""
@@ -64,6 +68,7 @@ class Pipeline:
 
     def __post_init__(self) -> None:
         settings = self.settings
+        self.siblings = Siblings(self.member.others) if self.member else None
         self.received = ByteBudget("max_received_bytes", settings.max_received_bytes)
         self.prepared = ByteBudget("max_prepared_bytes", settings.max_prepared_bytes)
         for budget in (self.received, self.prepared):

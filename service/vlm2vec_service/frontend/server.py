@@ -14,7 +14,7 @@ from vlm2vec_service.allocator import trim_regularly, unmap_large_blocks
 from vlm2vec_service.errors import StartError
 from vlm2vec_service.frontend.addresses import allow_connections
 from vlm2vec_service.frontend.credentials import Exposure, follow_files, open_access
-from vlm2vec_service.frontend.grpc.adapters import AdapterServicer
+from vlm2vec_service.frontend.grpc.adapters import AdapterServicer, SiblingServicer
 from vlm2vec_service.frontend.grpc.elements import MessageLimits
 from vlm2vec_service.frontend.grpc.embedding import EmbeddingServicer
 from vlm2vec_service.frontend.grpc.health import HealthServicer
@@ -26,6 +26,7 @@ from vlm2vec_service.frontend.metrics_server import start_metrics
 from vlm2vec_service.frontend.pipeline import Pipeline
 from vlm2vec_service.frontend.reload import Reloaded
 from vlm2vec_service.frontend.tls import Certificate, grpc_credentials
+from vlm2vec_service.processes.exposition import answer_metrics
 from vlm2vec_service.settings import ServerSettings
 from vlm2vec_service.tasks import supervised
 
@@ -60,7 +61,7 @@ async def serve(pipeline: Pipeline, exposure: Exposure = Exposure()) -> None:  #
     limits = MessageLimits(settings.max_elements, LONGEST * pipeline.limits.max_text_bytes)
     server = grpc.aio.server(
         interceptors=[*tracing.frontend_interceptors(), Interceptor(access, limits)],
-        options=channel_options(settings),
+        options=channel_options(settings, pipeline.member is not None),
     )
     embedding_pb2_grpc.add_EmbeddingServiceServicer_to_server(EmbeddingServicer(pipeline), server)
     adapters_pb2_grpc.add_AdapterServiceServicer_to_server(AdapterServicer(pipeline), server)
@@ -72,6 +73,8 @@ async def serve(pipeline: Pipeline, exposure: Exposure = Exposure()) -> None:  #
     health_pb2_grpc.add_HealthServicer_to_server(healthy, server)
     add_reflection((*names, health.SERVICE_NAME), server)
     _listen(server, settings.listen, certificate)
+    if pipeline.member is not None:
+        answer_metrics(pipeline.member.folder, str(pipeline.member.number))
     if settings.metrics_listen:
         start_metrics(settings.metrics_listen, access.authenticator, certificate)
     http = await start_http(pipeline, access, exposure.http, certificate)
@@ -80,11 +83,13 @@ async def serve(pipeline: Pipeline, exposure: Exposure = Exposure()) -> None:  #
     starting = asyncio.create_task(_load_first(pipeline))
     await asyncio.wait({starting, stopping}, return_when=asyncio.FIRST_COMPLETED)
     supervisors: list[asyncio.Task[None]] = [watching]
+    siblings: grpc.aio.Server | None = None
     if starting.done():
         starting.result()
         supervisors += _start_workers(pipeline, healthy)
         supervisors += follow_files(access, exposure.auth, certificate)
         await server.start()
+        siblings = await _answer_siblings(pipeline)
         addresses = " and ".join(filter(None, (settings.listen, exposure.http.http_listen)))
         log.info("serving %s on %s", ", ".join(pipeline.served), addresses)
         await stopping
@@ -98,7 +103,22 @@ async def serve(pipeline: Pipeline, exposure: Exposure = Exposure()) -> None:  #
     await asyncio.gather(*supervisors, return_exceptions=True)
     for served in pipeline.served.values():
         served.scheduler.close()
+    if siblings is not None:
+        await siblings.stop(None)
     log.info("stopped")
+
+
+async def _answer_siblings(pipeline: Pipeline) -> grpc.aio.Server | None:
+    """Answers the other front-end processes, where there are some; the owner sees by the socket
+    that this one listens."""
+    member = pipeline.member
+    if member is None:
+        return None
+    server = grpc.aio.server()
+    adapters_pb2_grpc.add_AdapterServiceServicer_to_server(SiblingServicer(pipeline), server)
+    server.add_insecure_port(f"unix:{member.socket_of(member.number)}")
+    await server.start()
+    return server
 
 
 def _listen(
@@ -152,8 +172,9 @@ def _tell_readiness(pipeline: Pipeline, told: dict[str, str]) -> None:
                 log.info("model %s is ready", name)
 
 
-def channel_options(settings: ServerSettings) -> list[tuple[str, int]]:
-    """The options of gRPC's server, by the names that gRPC gives them: it ignores any other."""
+def channel_options(settings: ServerSettings, shared: bool = False) -> list[tuple[str, int]]:
+    """The options of gRPC's server, by the names that gRPC gives them: it ignores any other. Its
+    port may be ``shared`` with other processes."""
     milliseconds = int(settings.keepalive_seconds * 1000)
     options = [
         ("grpc.max_allowed_incoming_connections", settings.max_connections),
@@ -169,7 +190,7 @@ def channel_options(settings: ServerSettings) -> list[tuple[str, int]]:
         # Nothing compressed: a megabyte of it may be a gigabyte, before anybody asked who sent it.
         ("grpc.compression_enabled_algorithms_bitset", 1),
         # Two front ends must not share a port by accident.
-        ("grpc.so_reuseport", 0),
+        ("grpc.so_reuseport", int(shared)),
     ]
     if settings.connection_idle_seconds:
         idle = int(settings.connection_idle_seconds * 1000)

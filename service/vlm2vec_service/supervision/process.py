@@ -76,6 +76,10 @@ class Worker:
         self.batch_timeout = batch_timeout
         self.address = address
         self.shared = address is not None
+        # A worker that the owner of this process started is told of by the owner.
+        self._reports = address is None or self.is_remote
+        self.socket: Path | None = None
+        """Where a process of its own listens; a place that nobody else knows unless it is set."""
         self.token_budget = 0
         self.dimension = 0
         self.ready = False
@@ -95,7 +99,7 @@ class Worker:
 
     async def keep_running(self) -> None:
         """Runs until cancelled; then the process is stopped."""
-        self.metrics.worker_up(self.model, self.name, False)
+        self._tell(False)
         while True:
             started = asyncio.get_running_loop().time()
             try:
@@ -109,7 +113,8 @@ class Worker:
             log.warning("worker %s is down, again in %.1f s", self.name, self._backoff)
             await asyncio.sleep(self._backoff)
             self._backoff = min(2 * self._backoff, LAST_BACKOFF)
-            self.metrics.restarts.labels(self.model, self.name).inc()
+            if self._reports:
+                self.metrics.restarts.labels(self.model, self.name).inc()
 
     async def run(
         self,
@@ -197,7 +202,7 @@ class Worker:
     async def _live(self) -> None:
         """One life of a process: start, serve, end."""
         with tempfile.TemporaryDirectory(prefix="vlm2vec-") as folder:
-            address = f"unix:{folder}/worker.sock"
+            address = f"unix:{self.socket or Path(folder) / 'worker.sock'}"
             self._process = await asyncio.create_subprocess_exec(
                 sys.executable, "-m", "vlm2vec_service.worker",
                 "--base", str(self.base), "--address", address, *_flags(self.settings),
@@ -295,9 +300,13 @@ class Worker:
             self._unready.clear()
         else:
             self._unready.set()
-        self.metrics.worker_up(self.model, self.name, ready)
+        self._tell(ready)
         self._count_adapters()
         self.on_change()
+
+    def _tell(self, ready: bool) -> None:
+        if self._reports:
+            self.metrics.worker_up(self.model, self.name, ready)
 
     def _count_adapters(self) -> None:
         held = len(self.wanted.keys() - self.refused.keys()) if self.ready else 0

@@ -11,7 +11,7 @@ import contextlib
 import logging
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 from vlm2vec_registry.embedding_config import EmbeddingConfig
 from vlm2vec_registry.errors import MissingError, RegistryInputError
@@ -25,13 +25,18 @@ from vlm2vec_service.versions.catalog import TRAFFIC, Version
 from vlm2vec_service.versions.loader import Loader
 from vlm2vec_service.versions.residency import Residency
 
-if TYPE_CHECKING:
-    from vlm2vec_registry.store import Registry
-
 log = logging.getLogger(__name__)
 
 PATIENCE = 15.0
 """Seconds after which a registry that does not answer is as good as away."""
+
+
+class Source(Protocol):
+    """What knows what the registry says."""
+
+    def snapshot(self, model: str, /) -> Snapshot:
+        """All that it says of ``model``. Raises `MissingError` where that is not registered, and
+        `RegistryError`."""
 
 
 class Follower:
@@ -41,7 +46,7 @@ class Follower:
         self,
         residency: Residency,
         loader: Loader,
-        registry: "Callable[[], Registry]",
+        registry: Callable[[], Source],
         state: Path,
         poll_seconds: float,
         metrics: Metrics,
@@ -56,6 +61,8 @@ class Follower:
         """Versions of the registry that nothing can be done with, and why."""
         self.on_change: Callable[[], None] = lambda: None
         """Called when an alias points elsewhere."""
+        self.on_poke: Callable[[], None] = lambda: None
+        """Called for `poke`, where somebody else asks the registry."""
         self._registry = registry
         self._own = dict(self.model.versions)
         self._own_aliases = {alias: v.name for alias, v in self.model.aliases.items()}
@@ -72,6 +79,7 @@ class Follower:
 
     def poke(self) -> None:
         """Looks at the registry now."""
+        self.on_poke()
         self._poked.set()
 
     async def run(self) -> None:

@@ -7,6 +7,7 @@ import logging
 import os
 import tempfile
 import threading
+from collections import defaultdict
 from collections.abc import Callable, Coroutine, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -67,6 +68,7 @@ class WorkerServicer(worker_pb2_grpc.WorkerServiceServicer):
         self.device = DeviceQueue(engine)
         self.holders = Holders()
         self._threads = threads
+        self._loading: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
 
     @our_errors
     async def RunBatch(
@@ -119,9 +121,10 @@ class WorkerServicer(worker_pb2_grpc.WorkerServiceServicer):
         name, holder = request.name, request.holder
         for lapsed in self.holders.lapsed():
             self._unload(lapsed)
-        if not (self.holders.held_by_others(name, holder) and name in self.engine.adapters):
-            await asyncio.get_running_loop().run_in_executor(self._threads, self._load, request)
-        self.holders.hold(name, holder)
+        async with self._loading[name]:
+            if not (self.holders.held_by_others(name, holder) and name in self.engine.adapters):
+                await asyncio.get_running_loop().run_in_executor(self._threads, self._load, request)
+            self.holders.hold(name, holder)
         return worker_pb2.LoadAdapterResponse(nbytes=self.engine.adapter(name).nbytes)
 
     def _load(self, request: worker_pb2.LoadAdapterRequest) -> None:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from vlm2vec_service.errors import ExhaustedError
 from vlm2vec_service.frontend.auth.identity import Identity
+from vlm2vec_service.processes.buckets import SharedBucket, SharedBuckets
 
 MAX_QUOTAS = 10_000
 """How many callers are remembered; more push out those with full buckets, who lose nothing."""
@@ -52,7 +53,11 @@ class Bucket:
 class Quota:
     """The quota of one caller: a bucket of requests and one of tokens; None is no limit."""
 
-    def __init__(self, requests: Bucket | None = None, tokens: Bucket | None = None) -> None:
+    def __init__(
+        self,
+        requests: Bucket | SharedBucket | None = None,
+        tokens: Bucket | SharedBucket | None = None,
+    ) -> None:
         self.requests = requests
         self.tokens = tokens
         self._turn = asyncio.Lock()
@@ -111,12 +116,14 @@ UNLIMITED = Quota()
 class Quotas:
     """The quotas of all callers, at their own rates or else at these; a rate of 0 is no limit.
 
-    A bucket holds ``burst_seconds`` of its rate.
+    A bucket holds ``burst_seconds`` of its rate. ``shared`` is where the buckets are that other
+    processes have as well, where there are others.
     """
 
     requests_per_second: float
     tokens_per_second: float
     burst_seconds: float
+    shared: SharedBuckets | None = None
 
     def __post_init__(self) -> None:
         self._quotas: dict[tuple[str, float, float], Quota] = {}
@@ -132,8 +139,15 @@ class Quotas:
         if key not in self._quotas:
             if len(self._quotas) >= MAX_QUOTAS:
                 self._quotas = {k: quota for k, quota in self._quotas.items() if not quota.is_full}
-            self._quotas[key] = Quota(self._bucket(requests), self._bucket(tokens))
+            self._quotas[key] = Quota(
+                self._bucket(f"requests {name}", requests), self._bucket(f"tokens {name}", tokens)
+            )
         return self._quotas[key]
 
-    def _bucket(self, rate: float) -> Bucket | None:
-        return Bucket(rate, max(1.0, rate * self.burst_seconds)) if rate else None
+    def _bucket(self, name: str, rate: float) -> Bucket | SharedBucket | None:
+        if not rate:
+            return None
+        capacity = max(1.0, rate * self.burst_seconds)
+        if self.shared is not None:
+            return self.shared.bucket(f"{name} {rate}", rate, capacity)
+        return Bucket(rate, capacity)

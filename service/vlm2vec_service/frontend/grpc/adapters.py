@@ -8,8 +8,9 @@ import grpc
 
 from vlm2vec.v1 import adapters_pb2 as pb
 from vlm2vec.v1 import adapters_pb2_grpc
+from vlm2vec_service.errors import ServeError
 from vlm2vec_service.frontend import adapters
-from vlm2vec_service.frontend.access import current
+from vlm2vec_service.frontend.access import Call, current
 from vlm2vec_service.frontend.pipeline import Pipeline
 
 Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
@@ -64,3 +65,29 @@ class AdapterServicer(adapters_pb2_grpc.AdapterServiceServicer):
                     known[key] = adapter
                     yield pb.WatchAdaptersResponse(adapter=adapter)
             await asyncio.sleep(WATCH_SECONDS)
+
+
+class SiblingServicer(AdapterServicer):
+    """What one front-end process asks of another, which does it for itself alone."""
+
+    async def PreloadAdapter(
+        self, request: pb.PreloadAdapterRequest, context: Context
+    ) -> pb.PreloadAdapterResponse:
+        """Holds it."""
+        current.set(Call("PreloadAdapter", context.peer(), ""))
+        try:
+            loaded = await adapters.preload(self.pipeline, request.model, request.version, False)
+        except ServeError as error:
+            await context.abort(grpc.StatusCode[error.code.name], str(error))
+        return pb.PreloadAdapterResponse(adapter=loaded)
+
+    async def UnloadAdapter(
+        self, request: pb.UnloadAdapterRequest, context: Context
+    ) -> pb.UnloadAdapterResponse:
+        """Lets it go."""
+        current.set(Call("UnloadAdapter", context.peer(), ""))
+        try:
+            unloaded = await adapters.unload(self.pipeline, request.model, request.version, False)
+        except ServeError as error:
+            await context.abort(grpc.StatusCode[error.code.name], str(error))
+        return pb.UnloadAdapterResponse(adapter=unloaded)

@@ -176,7 +176,7 @@ async def start_http(
     hooks = [webhook.routes(pipeline, secret)] if secret else []
     app = build_app(pipeline, access, settings, Fetcher(settings, pipeline.limits), *hooks)
     context = http_context(certificate) if certificate else None
-    listener = bind(settings.http_listen)
+    listener = bind(settings.http_listen, shared=pipeline.member is not None)
     server = pipeline.settings
     http = HttpServer(
         app, listener, context, settings, server.drain_seconds, server.max_connections

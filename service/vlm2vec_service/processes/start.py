@@ -1,0 +1,100 @@
+"""How many front-end processes there are to be, and the owner that starts them."""
+
+import functools
+import os
+import tempfile
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from vlm2vec_registry.store import Registry
+from vlm2vec_registry.uri import folder_of
+from vlm2vec_service.errors import StartError
+from vlm2vec_service.frontend.addresses import bind
+from vlm2vec_service.frontend.build import Deployment, read_catalog
+from vlm2vec_service.metrics import Metrics
+from vlm2vec_service.processes.member import Shared
+from vlm2vec_service.processes.owner import Owner
+from vlm2vec_service.settings import EngineSettings, RegistrySettings, ServerSettings
+from vlm2vec_service.supervision.process import Worker
+
+CORES, MOST = 4, 8
+"""Cores for each process, and the most processes, where nobody says how many."""
+CPU_QUOTA = Path("/sys/fs/cgroup/cpu.max")
+
+
+def count_processes(
+    settings: ServerSettings, engine: EngineSettings, deployment: Deployment
+) -> int:
+    """How many front-end processes there are to be."""
+    if settings.processes:
+        return settings.processes
+    here = [name for name in deployment.models if name not in deployment.workers]
+    if here and "cpu" in engine.device.split(","):
+        return 1
+    if settings.listen.startswith("unix:"):
+        return 1
+    return max(1, min(MOST, int(_cores()) // CORES))
+
+
+def _cores() -> float:
+    """Cores that this process may use, by its affinity and its container's quota."""
+    cores = float(len(os.sched_getaffinity(0)))
+    try:
+        quota, period = CPU_QUOTA.read_text().split()
+        return cores if quota == "max" else min(cores, int(quota) / int(period))
+    except (OSError, ValueError):
+        return cores
+
+
+async def run_owner(
+    count: int,
+    command: Sequence[str],
+    addresses: Sequence[str],
+    deployment: Deployment,
+    settings: ServerSettings,
+    engine: EngineSettings,
+    registry: RegistrySettings,
+) -> None:
+    """Runs the owner of ``count`` members, which ``command`` starts and which share ``addresses``,
+    until SIGTERM. Raises `ServeError` for what is wrong with the settings."""
+    _check_addresses(addresses)
+    if registry.registry:
+        folder_of(registry.registry)
+    catalog = read_catalog(deployment, bool(registry.registry))
+    metrics = Metrics()
+    with tempfile.TemporaryDirectory(prefix="vlm2vec-") as name:
+        folder = Path(name)
+        sockets: dict[str, dict[str, str]] = {}
+        workers: list[Worker] = []
+        for model in catalog.models.values():
+            if model.name in deployment.workers:
+                continue
+            for device in engine.device.split(","):
+                path = folder / f"worker-{len(workers)}.sock"
+                sockets.setdefault(model.name, {})[device] = f"unix:{path}"
+                worker = Worker(
+                    f"{model.name}/{device}", model.name, model.base, model.digest,
+                    replace(engine, device=device), metrics, settings.batch_timeout_seconds,
+                )  # fmt: skip
+                worker.socket = path
+                workers.append(worker)
+        digests = {model.name: model.digest.hex() for model in catalog.models.values()}
+        Shared(sockets, digests).write(folder)
+        connect = functools.cache(lambda: Registry(registry.registry))
+        await Owner(
+            folder, command, count, workers, list(catalog.models),
+            connect if registry.registry else None, registry.poll_seconds, settings.drain_seconds,
+            metrics,
+        ).run()  # fmt: skip
+
+
+def _check_addresses(addresses: Sequence[str]) -> None:
+    """Raises `StartError` for an address that is taken, by others than the members to come, or that
+    several processes cannot share."""
+    for address in filter(None, addresses):
+        if address.startswith("unix") or address.endswith(":0"):
+            raise StartError(
+                f"{address} cannot be shared by several processes: give HOST:PORT, or --processes 1"
+            )
+        bind(address).close()

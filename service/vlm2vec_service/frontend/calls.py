@@ -1,5 +1,6 @@
 """The unary calls of the public API, whatever protocol they came by."""
 
+import asyncio
 from collections.abc import Sequence
 
 import numpy as np
@@ -9,6 +10,9 @@ from vlm2vec_service.frontend.limits import check_count
 from vlm2vec_service.frontend.pipeline import Pipeline
 from vlm2vec_service.frontend.request import Caller
 
+AT_ONCE = 64
+"""Answers that are packed before others get their turn."""
+
 
 async def embed(
     pipeline: Pipeline, inputs: Sequence[pb.Input], options: pb.CallOptions, caller: Caller
@@ -17,7 +21,13 @@ async def embed(
     check_count("inputs", len(inputs), pipeline.settings.max_inputs)
     named = {f"inputs[{i}]": message for i, message in enumerate(inputs)}
     answers = await pipeline.answer(named, options, caller)
-    return pb.EmbedResponse(embeddings=[answer.to_proto() for answer in answers])
+    response = pb.EmbedResponse()
+    for start in range(0, len(answers), AT_ONCE):
+        if start:
+            await asyncio.sleep(0)
+        packed = [answer.to_proto() for answer in answers[start : start + AT_ONCE]]
+        response.embeddings.extend(packed)
+    return response
 
 
 async def rank(

@@ -35,6 +35,12 @@ from vlm2vec_service.settings import EngineSettings, Limits, VideoSettings
     type=click.Path(dir_okay=False, path_type=Path),
     help="Where vectors go; by extension: .npz, .jsonl or .parquet.",
 )
+@click.option(
+    "--truncate",
+    type=click.IntRange(min=0),
+    metavar="N",
+    help="Leave out the end of a text that makes its line longer than N tokens; 0 is --max-tokens.",
+)
 @threads_option
 @progress_option
 @options(EngineSettings)
@@ -70,6 +76,7 @@ def embed(**values: Any) -> None:
         output=values.pop("output"),
         threads=values.pop("threads"),
         progress=values.pop("progress"),
+        truncate=values.pop("truncate"),
         engine=take(EngineSettings, values),
         limits=take(Limits, values),
         video=take(VideoSettings, values),

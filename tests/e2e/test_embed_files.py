@@ -68,12 +68,14 @@ def test_parquet_of_a_base_without_adapters(
 ) -> None:
     cases = case_lines("qwen2_vl", tmp_path)
     lines = [{"id": f"base/{id}", **cases[id]} for id in ("video", "text", "image-tiny")]
+    lines.append({"id": "long", "text": "a cat and a dog " * 3000})
     (tmp_path / "requests.jsonl").write_text(json_lines(lines))
     result = vlm2vec(
         "embed",
         *("--base", checkpoints / "qwen2_vl"),
         *("--input", tmp_path / "requests.jsonl"),
         *("--output", tmp_path / "out.parquet"),
+        *("--truncate", "1000"),
         # The flag wins over the variable.
         *("--dtype", "float32"),
         environment={"VLM2VEC_EMBED_DTYPE": "float16"},
@@ -81,6 +83,8 @@ def test_parquet_of_a_base_without_adapters(
     assert result.returncode == 0, result.stderr
     rows = pq.read_table(tmp_path / "out.parquet").to_pylist()
     assert [row["id"] for row in rows] == [line["id"] for line in lines]
-    assert [row["adapter"] for row in rows] == [None] * 3
+    assert [row["adapter"] for row in rows] == [None] * 4
+    assert result.stderr.startswith("4 embedded (1 of them truncated), 0 failed: ")
     vectors = {row["id"]: np.asarray(row["vector"], np.float32) for row in rows}
+    del vectors["long"]
     assert_golden_vectors(vectors, golden, "qwen2_vl")

@@ -4,7 +4,7 @@ import sys
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import BinaryIO
@@ -29,7 +29,8 @@ AHEAD = 64
 class EmbedArguments:
     """The arguments of ``vlm2vec embed``.
 
-    ``base`` and ``adapters`` are folders, ``source`` has the lines; ``progress`` shows a bar.
+    ``base`` and ``adapters`` are folders, ``source`` has the lines; ``progress`` shows a bar;
+    ``truncate`` is that of each `Request`.
     """
 
     base: Path
@@ -38,6 +39,7 @@ class EmbedArguments:
     output: Path
     threads: int
     progress: bool
+    truncate: int | None
     engine: EngineSettings
     limits: Limits
     video: VideoSettings
@@ -63,7 +65,7 @@ def run(arguments: EmbedArguments) -> int:
         engine = Engine.load(arguments.base, arguments.engine)
         for name, folder in arguments.adapters.items():
             engine.load_adapter(name, folder)
-        failed = done = 0
+        failed = done = truncated = 0
         with tqdm(unit=" inputs", disable=not arguments.progress) as bar:
             for batch in _batches(_lines(arguments, engine, preprocessor), engine.token_budget):
                 if isinstance(batch, str):
@@ -73,8 +75,10 @@ def run(arguments: EmbedArguments) -> int:
                 vectors = engine.embed([(line.prepared, line.adapter) for line in batch])
                 write([line.id for line in batch], [line.adapter for line in batch], vectors)
                 done += len(batch)
+                truncated += sum(line.prepared.truncated for line in batch)
                 bar.update(len(batch))
-    click.echo(f"{done} embedded, {failed} failed: {arguments.output}", err=True)
+    cut = f" ({truncated} of them truncated)" if truncated else ""
+    click.echo(f"{done} embedded{cut}, {failed} failed: {arguments.output}", err=True)
     return failed
 
 
@@ -115,7 +119,8 @@ def _lines(
                 known = ", ".join(configs) or "none"
                 raise NotFoundError(f"adapter: {line.adapter!r} is none of --adapter: {known}")
             embedding = configs[line.adapter] if line.adapter else EmbeddingConfig()
-            prepared = preprocessor.prepare(line.request, embedding)
+            request = replace(line.request, truncate=arguments.truncate)
+            prepared = preprocessor.prepare(request, embedding)
             return PreparedLine(number, line.id, line.adapter, prepared)
         except ServeError as error:
             return f"line {number}{id}: {error}"

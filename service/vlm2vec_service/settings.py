@@ -122,7 +122,8 @@ class ServerSettings:
     max_received_bytes: int = setting(
         1_073_741_824,
         "Bytes of requests that are held at once: gRPC messages, and over HTTP four times the "
-        "body and what was fetched for it. One caller at one priority may hold as many of them as "
+        "body and what was fetched for it; and 32 for each component that a call of several "
+        "inputs is answered with. One caller at one priority may hold as many of them as "
         "it leaves free; streams are read when there is room, other calls are refused.",
     )
     max_prepared_bytes: int = setting(
@@ -141,8 +142,8 @@ class ServerSettings:
     )
     stream_window: int = setting(
         256,
-        "Inputs of one stream, or of one unary call, that are under way at once: the server goes on "
-        "with it when some are answered.",
+        "Inputs of one stream, or of one unary call, that are under way at once: the server goes "
+        "on with it when some are answered.",
     )
     preprocess_threads: int = setting(
         4,

@@ -14,9 +14,12 @@ from tests.unit.test_two_workers import TwoWorkers, run
 from vlm2vec.v1 import embedding_pb2 as pb
 from vlm2vec_service.errors import ExhaustedError, InvalidInputError
 from vlm2vec_service.frontend import calls
+from vlm2vec_service.frontend.access import Call, current
 from vlm2vec_service.frontend.auth.quota import Bucket, Quota
-from vlm2vec_service.frontend.holding import ByteBudget
+from vlm2vec_service.frontend.holding import ByteBudget, Holding
+from vlm2vec_service.frontend.pipeline import COMPONENT_BYTES
 from vlm2vec_service.frontend.request import Caller
+from vlm2vec_service.scheduling.fair_queue import Flow
 
 MANY, WINDOW = 200, 30
 
@@ -110,5 +113,31 @@ def test_each_input_is_paid_for(tmp_path: Path) -> None:
         with pytest.raises(ExhaustedError) as refused:
             quota.admit()
         assert refused.value.retry_after == MANY - 50, "each input has one token"
+
+    on(tmp_path, check)
+
+
+def test_answers_are_held_until_they_are_sent(tmp_path: Path) -> None:
+    async def check(two: TwoWorkers, go: asyncio.Event) -> None:
+        go.set()
+        answered = MANY * COMPONENT_BYTES
+        budget = ByteBudget("max_received_bytes", 3 * answered)
+
+        def call() -> Call:
+            made = Call("Embed", "unix:", "id", held=Holding(budget, Flow("many", True)))
+            current.set(made)
+            return made
+
+        first = call()
+        assert len((await embed(two, texts(MANY))).embeddings) == MANY
+        assert budget.taken == answered
+        call()
+        with pytest.raises(ExhaustedError, match="max_received_bytes"):
+            await embed(two, texts(MANY))
+        assert first.held
+        first.held.release()
+        with pytest.raises(InvalidInputError, match=r"inputs: .* half of max_received_bytes"):
+            await embed(two, texts(2 * MANY))
+        assert budget.taken == 0
 
     on(tmp_path, check)

@@ -21,6 +21,7 @@ from vlm2vec_service.errors import (
     ServeError,
     UnavailableError,
 )
+from vlm2vec_service.frontend.access import current
 from vlm2vec_service.frontend.holding import ByteBudget, Holding
 from vlm2vec_service.frontend.limits import check_dimensions, check_options, check_parts
 from vlm2vec_service.frontend.request import Answer, Caller, Route
@@ -42,6 +43,8 @@ from vlm2vec_service.versions.shadow import PATIENCE
 
 SHORT_BYTES = 16_384
 """An input of text that has no more than these bytes never waits for a picture to be decoded."""
+COMPONENT_BYTES = 32
+"""About what a component of a vector takes until it is sent: as float32, in a message, in JSON."""
 
 
 @dataclass
@@ -105,6 +108,8 @@ class Pipeline:
             if len(inputs) == 1:
                 ((field, message),) = inputs.items()
                 return [await self._embed(message, route, caller, field)]
+            answered = len(inputs) * route.served.dimension * COMPONENT_BYTES
+            current.get().hold(answered, "inputs")
             answers: dict[str, Answer] = {}
             unread = iter(inputs.items())
 

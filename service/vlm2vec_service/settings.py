@@ -271,9 +271,10 @@ class AuthSettings:
     )
     jwt_url_seconds: float = setting(60.0, "How often the URL of a JWKS is read again.")
     without_credential: str = setting(
-        "health,reflection,metrics",
+        "health,reflection,metrics,pages",
         "What is open to everybody where credentials are asked for: any of health, reflection, "
-        "metrics, comma-separated. Reflection stands for HTTP's /docs and /openapi.json, too.",
+        "metrics, pages, comma-separated. Reflection stands for HTTP's /openapi.json, too; pages "
+        "for / and /docs, which show nothing by themselves.",
     )
     allow_anonymous: bool = setting(
         False, "Listen on other addresses than loopback without asking for credentials."

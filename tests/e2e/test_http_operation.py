@@ -13,6 +13,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from tests.e2e.http_calls import embed
 from tests.e2e.server import Server, wait_until
+from vlm2vec_service.frontend.http.pages import FILES
 
 
 def test_request_ids_come_back(http: httpx.Client) -> None:
@@ -59,11 +60,22 @@ def test_health_and_pages(http: httpx.Client) -> None:
     assert http.get("/healthz").json() == {"status": "alive"}
     for path in ("/readyz", "/health"):
         assert http.get(path).json() == {"status": "ready"}
-    assert "swagger" in http.get("/docs").text
     paths = http.get("/openapi.json").json()["paths"]
     expected = {"/v1/embeddings", "/v1/rerank", "/v1/models", "/v1/models/{model}"}
     expected |= {f"/v1/adapters{end}" for end in ("", "/{model}/{version}", "/preload", "/unload")}
     assert set(paths) == expected | {"/healthz", "/readyz", "/health", "/metrics"}
+
+
+def test_pages_run_nothing_but_their_own_files(http: httpx.Client) -> None:
+    assert {"/", "/docs", "/static/page.js", "/static/page.css"} <= set(FILES)
+    for path in FILES:
+        answer = http.get(path)
+        assert answer.status_code == 200
+        policy = answer.headers["content-security-policy"]
+        assert {"default-src 'none'", "script-src 'self'"} <= set(policy.split("; "))
+        assert "unsafe" not in policy
+        assert "http://www.w3.org/2000/svg" in answer.text or "://" not in answer.text
+    assert http.get("/static/index.html").status_code == 404
 
 
 def test_both_ports_have_the_metrics(server: Server, http: httpx.Client) -> None:

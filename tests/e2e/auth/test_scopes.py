@@ -109,7 +109,7 @@ def test_what_is_open_and_what_is_not(guarded: Guarded) -> None:
     url, headers = f"http://{server.http_address}", {"authorization": guarded.authorization("read")}
     for path in ("/healthz", "/readyz", "/health"):
         assert httpx.get(url + path).status_code == 200
-    for path in ("/docs", "/openapi.json", "/nothing"):
+    for path in ("/", "/static/page.js", "/docs", "/openapi.json", "/nothing"):
         assert httpx.get(url + path).status_code == 401
     page = httpx.get(url + "/openapi.json", headers=headers).json()
     assert page["components"]["securitySchemes"]["key"]["scheme"] == "bearer"

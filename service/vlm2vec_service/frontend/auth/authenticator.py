@@ -19,7 +19,7 @@ from vlm2vec_service.settings import AuthSettings, TlsSettings
 log = logging.getLogger(__name__)
 
 MAX_JWKS_BYTES = 1_048_576
-OPEN = ("health", "reflection", "metrics")
+OPEN = ("health", "reflection", "metrics", "pages")
 """The parts of the server that may be open to callers without a credential."""
 
 

@@ -6,7 +6,7 @@ from starlette.exceptions import HTTPException
 
 from vlm2vec_service.errors import InvalidInputError, ServeError
 from vlm2vec_service.frontend.access import Access
-from vlm2vec_service.frontend.http import adapters, embeddings, health, models, rerank
+from vlm2vec_service.frontend.http import adapters, embeddings, health, models, pages, rerank
 from vlm2vec_service.frontend.http.cors import allow_origins
 from vlm2vec_service.frontend.http.errors import RequestError
 from vlm2vec_service.frontend.http.fetch import Fetcher
@@ -30,8 +30,8 @@ def build_app(
         title="vlm2vec-serve",
         summary="VLM2Vec embeddings of text, images and video",
         version="1",
+        docs_url=None,
         redoc_url=None,
-        swagger_ui_oauth2_redirect_url=None,
     )
     server = pipeline.settings
     texts = (min(server.max_inputs, LONGEST_TEXTS) + 1) * pipeline.limits.max_text_bytes
@@ -43,7 +43,8 @@ def build_app(
     app.add_exception_handler(HTTPException, _unroutable)
     routers = (
         embeddings.routes(pipeline, fetcher), rerank.routes(pipeline, fetcher),
-        models.routes(pipeline), adapters.routes(pipeline), health.routes(pipeline), *more,
+        models.routes(pipeline), adapters.routes(pipeline), health.routes(pipeline),
+        pages.routes(), *more,
     )  # fmt: skip
     app.state.paths = Paths(routers)
     for router in routers:

@@ -37,6 +37,7 @@ class Body(BaseModel):
 class EmbeddingsBody(Body):
     """A request to embed ``input`` or ``messages``: exactly one of the two is needed."""
 
+    model_config = ConfigDict(json_schema_extra={"examples": [{"input": "a cat and a dog"}]})
     model: str | None = MODEL
     input: Annotated[Any, WithJsonSchema(INPUT.schema(nullable=True))] = None
     messages: Annotated[Any, WithJsonSchema(MESSAGES.schema(nullable=True))] = None
@@ -59,6 +60,9 @@ class EmbeddingsBody(Body):
 class RerankBody(Body):
     """A request to order ``documents`` by how near they are to ``query``."""
 
+    model_config = ConfigDict(
+        json_schema_extra={"examples": [{"query": "a cat", "documents": ["two cats", "a boat"]}]}
+    )
     model: str | None = MODEL
     query: Annotated[Any, WithJsonSchema(ONE.schema())]
     documents: Annotated[Any, WithJsonSchema(MANY.schema())]

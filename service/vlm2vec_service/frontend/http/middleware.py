@@ -7,6 +7,7 @@ from vlm2vec_service import tracing
 from vlm2vec_service.errors import ServeError, UnavailableError
 from vlm2vec_service.frontend.access import REQUEST_ID, Access, Call, let_go
 from vlm2vec_service.frontend.auth.authenticator import Credentials
+from vlm2vec_service.frontend.http import pages
 from vlm2vec_service.frontend.http.errors import error_body, error_headers, renamed
 from vlm2vec_service.frontend.http.incoming import Gone, Message, Receive, header, read_body
 from vlm2vec_service.settings import HttpSettings
@@ -22,7 +23,7 @@ SCOPES = {
 """The scope that a caller needs for a path and those below it, by the first that fits."""
 INFRASTRUCTURE = {
     "/healthz": "health", "/readyz": "health", "/health": "health", "/metrics": "metrics",
-    "/openapi.json": "reflection", "/docs": "reflection",
+    "/openapi.json": "reflection", **dict.fromkeys(pages.FILES, "pages"),
 }  # fmt: skip
 """Paths by the word of ``--without-credential`` that opens them to everybody. They need no scope
 and are not logged: probes would fill the log."""

@@ -1,8 +1,10 @@
 """Several front-end processes on the same ports, as callers see them: one server."""
 
+import contextlib
 import multiprocessing
 import os
 import signal
+import socket
 import subprocess
 import threading
 import time
@@ -18,7 +20,7 @@ from tests.chaos.load import SteadyStream, assert_idle, assert_right, embed_all_
 from tests.chaos.watched import watched_server
 from tests.conftest import adapter_folder
 from tests.e2e.cases import Golden, options, text
-from tests.e2e.server import COMMAND, SERVING, Server, free_ports, is_running, wait_until
+from tests.e2e.server import COMMAND, Server, free_ports, is_running, wait_until
 from vlm2vec import Client
 from vlm2vec.v1 import adapters_pb2, adapters_pb2_grpc, embedding_pb2_grpc
 from vlm2vec.v1 import embedding_pb2 as pb
@@ -118,9 +120,8 @@ def test_a_process_that_is_killed_comes_back_and_clients_go_on(
         resumed = threading.Thread(target=lambda: rows.extend(client.embed(texts, model=MODEL)))
         resumed.start()
         wait_until(lambda: all(len(load.answers) > 50 for load in loads))
-        for victim in members(pair):
-            os.kill(victim, signal.SIGKILL)
-            wait_until(lambda: len(members(pair)) == COUNT and all_ready(pair))
+        os.kill(members(pair)[0], signal.SIGKILL)
+        wait_until(lambda: len(members(pair)) == COUNT and all_ready(pair))
         resumed.join(120)
     assert len(rows) == len(texts)
     for load in loads:
@@ -130,7 +131,7 @@ def test_a_process_that_is_killed_comes_back_and_clients_go_on(
         assert max(Counter(answer.id for answer in load.answers).values()) == 1
         for answer in load.answers:
             assert_right(answer, golden)
-    assert pair.metric("front_end_restarts_total") == restarts + COUNT
+    assert pair.metric("front_end_restarts_total") == restarts + 1
     assert_idle(pair)
 
 
@@ -195,32 +196,19 @@ def test_all_drain_and_end(pair: Server, golden: Golden) -> None:
 def test_what_is_wrong_is_said_once(checkpoints: Path, tmp_path: Path, problem: str) -> None:
     listen = {"unix": f"unix:{tmp_path}/socket"}.get(problem, f"127.0.0.1:{free_ports(1)[0]}")
     base = tmp_path if problem == "checkpoint" else checkpoints / "qwen2_vl"
-    arguments = [
+    arguments: list[str | Path] = [
         COMMAND, "serve", "--model", f"qwen={base}", "--processes", "2", "--listen", listen,
         "--metrics-listen", "", "--http-listen", "",
     ]  # fmt: skip
-    with grpc_server(listen if problem == "taken" else ""):
+    with contextlib.ExitStack() as stack:
+        if problem == "taken":
+            host, _, port = listen.partition(":")
+            stack.enter_context(socket.create_server((host, int(port))))
         ended = subprocess.run(arguments, capture_output=True, text=True, timeout=60, check=False)
     assert ended.returncode == 2
     errors = [line for line in ended.stderr.splitlines() if line.startswith("Error")]
     assert len(errors) == 1
     assert (str(tmp_path) if problem == "checkpoint" else listen) in errors[0]
-
-
-class grpc_server:  # noqa: N801
-    """Something else that listens on an address, unless that is empty."""
-
-    def __init__(self, address: str) -> None:
-        self.address = address
-
-    def __enter__(self) -> None:
-        self.server = grpc.server(None)
-        if self.address:
-            self.server.add_insecure_port(self.address)
-            self.server.start()
-
-    def __exit__(self, *error: object) -> None:
-        self.server.stop(None)
 
 
 def _take(path: Path, amount: float, count: int) -> None:

@@ -63,6 +63,19 @@ def test_bulk_is_never_starved() -> None:
     asyncio.run(check())
 
 
+def test_a_place_for_urgent_work_is_for_nothing_else() -> None:
+    async def check() -> None:
+        queue = FairQueue()
+        queue.put(work(99, interactive=False))
+        for _ in range(2 * BULK_EVERY):
+            assert queue.take(100, urgent=True) == []
+        for number in range(2 * BULK_EVERY):
+            queue.put(work(number))
+            assert numbers(queue.take(100, urgent=True)) == [number]
+
+    asyncio.run(check())
+
+
 def test_dead_work_is_dropped_before_it_runs() -> None:
     async def check() -> None:
         queue = FairQueue()

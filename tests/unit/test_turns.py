@@ -40,14 +40,28 @@ def test_equals_run_in_the_order_of_arrival() -> None:
 
 def test_interactive_batches_overtake_but_not_for_ever() -> None:
     turns: Turns[Batch] = Turns()
-    bulk = Batch(callers={"a": 1})
-    turns.put(bulk)
-    order = []
-    for _ in range(2 * BULK_EVERY):
-        turns.put(Batch(interactive=True, callers={"b": 1}))
-        order += taken(turns, 1)
-    assert order.index(bulk) == BULK_EVERY - 1
-    assert sum(batch.interactive for batch in order) == 2 * BULK_EVERY - 1
+    seconds = {True: 0.1, False: 0.4}
+    spent = {True: 0.0, False: 0.0}
+    turns.put(Batch())
+    for _ in range(1000):
+        turns.put(Batch(interactive=True))
+        (batch,) = taken(turns, 1)
+        turns.ran(batch, seconds[batch.interactive])
+        spent[batch.interactive] += seconds[batch.interactive]
+        if not batch.interactive:
+            turns.put(Batch())
+    assert spent[False] / sum(spent.values()) == pytest.approx(1 / BULK_EVERY, rel=0.1)
+
+
+def test_short_interactive_batches_all_run_before_a_long_one() -> None:
+    turns: Turns[Batch] = Turns()
+    turns.ran(Batch(), 0.2)
+    bulk, *short = Batch(), *(Batch(interactive=True) for _ in range(50))
+    for batch in (bulk, *short):
+        turns.put(batch)
+    for batch in short:
+        assert taken(turns, 1) == [batch]
+        turns.ran(batch, 0.001)
 
 
 @pytest.mark.parametrize("interactive", [True, False])

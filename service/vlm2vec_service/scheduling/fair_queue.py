@@ -126,8 +126,11 @@ class FairQueue:
         """Whether somebody waits for an answer."""
         return bool(self._interactive)
 
-    def take(self, token_budget: int, refused: Container[str] = ()) -> list[QueuedInput]:
-        """Takes the next batch: at most ``token_budget`` tokens, or one longer input by itself.
+    def take(
+        self, token_budget: int, refused: Container[str] = (), urgent: bool = False
+    ) -> list[QueuedInput]:
+        """Takes the next batch: at most ``token_budget`` tokens, or one longer input by itself; an
+        ``urgent`` one has interactive inputs only.
 
         Inputs for one of the ``refused`` adapters stay where they are. The batch is not filled up
         with bulk inputs where somebody waits for it: that would make each of them wait for a whole
@@ -135,7 +138,9 @@ class FairQueue:
         """
         self._batches += 1
         levels = [self._interactive, self._bulk, self._shadow]
-        if self._batches % BULK_EVERY == 0:
+        if urgent:
+            del levels[1:]
+        elif self._batches % BULK_EVERY == 0:
             levels[:2] = [self._bulk, self._interactive]
         batch: list[QueuedInput] = []
         for level in levels:

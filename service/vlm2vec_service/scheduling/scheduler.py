@@ -160,7 +160,9 @@ class Scheduler:
             if (batch := self._suspects.take(refused)) is not None:
                 return batch
         if lane.may_send(self.queue.has_interactive):
-            inputs = self.queue.take(lane.worker.token_budget, refused)
+            # Beside one that waits there is room for an urgent one only.
+            urgent = bool(lane.waiting)
+            inputs = self.queue.take(lane.worker.token_budget, refused, urgent)
             if inputs:
                 return Batch(inputs)
         return self._suspects.take(refused, idle=True) if empty else None

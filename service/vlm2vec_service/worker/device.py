@@ -161,6 +161,7 @@ class DeviceQueue:
                 start = time.perf_counter()
                 self._answer(batch)
                 end = time.perf_counter()
+                self._turns.ran(batch, end - start)
                 self._fill(end + LOADING_SHARE * (end - start))
                 merging = True
             elif self._steps:

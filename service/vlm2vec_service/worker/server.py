@@ -4,7 +4,7 @@ import asyncio
 import logging
 import signal
 import threading
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import grpc
@@ -37,7 +37,11 @@ def serve(base: Path, address: str, settings: EngineSettings) -> None:
     torch.set_num_threads(torch.get_num_threads())
     # Beside the loading, which waits for the disk and the device.
     digest = ThreadPoolExecutor(1, "digest").submit(base_digest, base)
-    engine = Engine.load(base, settings)
+    serve_engine(Engine.load(base, settings), base, digest, address)
+
+
+def serve_engine(engine: Engine, base: Path, digest: Future[bytes], address: str) -> None:
+    """Serves ``engine``, which this thread has loaded and which runs ``base``, until SIGTERM."""
     # The batches' team of threads has to stay the only one.
     threads = ThreadPoolExecutor(THREADS, initializer=torch.set_num_threads, initargs=(1,))
     worker = WorkerServicer(engine, base, digest, threads)

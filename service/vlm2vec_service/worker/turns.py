@@ -57,13 +57,17 @@ class _Level(Generic[B]):
 
 
 class Turns(Generic[B]):
-    """The order of batches: interactive ones first, but for one turn in `BULK_EVERY`; within a
-    priority callers get equal shares of the tokens, through however many front ends they come."""
+    """The order of batches: interactive ones first, but where others wait at most for as long as
+    leaves one part in `BULK_EVERY` of the time to these; within a priority callers get equal shares
+    of the tokens, through however many front ends they come."""
 
     def __init__(self) -> None:
         self._interactive: _Level[B] = _Level()
         self._bulk: _Level[B] = _Level()
-        self._taken = 0
+        self._bulk_seconds = 0.0
+        """What the last batch that was not interactive took."""
+        self._interactive_seconds = 0.0
+        """What interactive ones took since."""
 
     def __len__(self) -> int:
         return len(self._interactive.waiting) + len(self._bulk.waiting)
@@ -82,8 +86,14 @@ class Turns(Generic[B]):
         level = self._next_level()
         if not level.waiting:
             return None
-        self._taken += 1
         return level.take()
+
+    def ran(self, batch: B, seconds: float) -> None:
+        """Notes how long a batch took on the device."""
+        if batch.interactive:
+            self._interactive_seconds += seconds
+        else:
+            self._bulk_seconds, self._interactive_seconds = seconds, 0.0
 
     def discard(self, batch: B) -> None:
         """Takes a batch out that is not to run, if it waits."""
@@ -95,7 +105,7 @@ class Turns(Generic[B]):
         return self._interactive if batch.interactive else self._bulk
 
     def _next_level(self) -> _Level[B]:
-        bulk_first = self._taken % BULK_EVERY == BULK_EVERY - 1
+        bulk_first = self._interactive_seconds > (BULK_EVERY - 1) * self._bulk_seconds
         first, second = self._interactive, self._bulk
         if bulk_first:
             first, second = second, first

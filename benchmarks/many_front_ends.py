@@ -28,7 +28,7 @@ from vlm2vec_service.scheduling.batch import BatchInput
 from vlm2vec_service.scheduling.fair_queue import Embedded, QueuedInput
 from vlm2vec_service.scheduling.scheduler import Scheduler
 from vlm2vec_service.settings import EngineSettings
-from vlm2vec_service.supervision import process
+from vlm2vec_service.supervision.link import open_link
 from vlm2vec_service.supervision.process import Worker
 
 DIGEST = b"simulated"
@@ -123,7 +123,7 @@ async def measure(count: int, address: str, seconds: float) -> tuple[list[float]
     probes: list[float] = []
 
     async def probe() -> None:
-        async with process.open_link(address) as link:
+        async with open_link(address) as link:
             while True:
                 started = time.monotonic()
                 await link.status()

@@ -1,6 +1,8 @@
 """What requests over HTTP may say, and the golden vectors and ranks that they get for it."""
 
 import base64
+import io
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -14,6 +16,10 @@ from tests.e2e.cases import text as text_input
 from tests.e2e.http_calls import data_uri, embed, vectors
 from tests.e2e.server import Server
 from vlm2vec.v1 import embedding_pb2 as pb
+from vlm2vec_service.preprocess.images import measure_image
+from vlm2vec_service.settings import Limits
+
+PICTURES = Path(__file__).parents[1] / "unit" / "data" / "pictures"
 
 
 def case_item(case: dict[str, Any]) -> dict[str, Any]:
@@ -83,6 +89,23 @@ def test_large_pictures(http: httpx.Client) -> None:
     uri = "data:image/png;base64," + base64.b64encode(bytes(20_971_521)).decode()
     answer = http.post("/v1/embeddings", json={"model": "qwen", "input": {"image_url": uri}})
     assert (answer.status_code, "max_image_bytes" in answer.text) == (400, True)
+
+
+def test_pictures_as_people_have_them(http: httpx.Client) -> None:
+    avif = io.BytesIO()
+    Image.open(PICTURES / "photo-exif-6.jpg").save(avif, "AVIF", speed=10)
+    tiff = io.BytesIO()
+    photo = Image.open(PICTURES / "photo-exif-6.jpg").convert("CMYK")
+    photo.save(tiff, "TIFF", compression="tiff_lzw", save_all=True, append_images=[photo])
+    heic = (PICTURES / "quarters-turned-6.heic").read_bytes()
+    files = {"avif": avif.getvalue(), "tiff": tiff.getvalue(), "heic": heic}
+    uris = [f"data:image/{t};base64,{base64.b64encode(f).decode()}" for t, f in files.items()]
+    decoded = [measure_image(file, Limits()).decoded("viewed") for file in files.values()]
+    given = [{"image_url": uri} for uri in [*uris, *map(data_uri, decoded)]]
+    found = vectors(embed(http, input=given))
+    for of_file, of_pixels in zip(found[:3], found[3:], strict=True):
+        assert cosine(of_file, of_pixels) > 0.9999
+    assert cosine(found[0], found[2]) < 0.9999
 
 
 def test_models_are_found_by_alias_version_and_space(http: httpx.Client) -> None:

@@ -9,7 +9,7 @@ from PIL import Image
 from tests.soak.samples import encoded
 from vlm2vec.v1 import embedding_pb2 as pb
 
-FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")
+FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")
 PICTURE = Image.effect_mandelbrot((160, 120), (-2, -1, 1, 1), 50).convert("RGB")
 
 

@@ -11,7 +11,7 @@ from PIL import Image
 
 from tests.unit.pictures import noise
 from vlm2vec_service.errors import InvalidInputError
-from vlm2vec_service.preprocess.images import check_size, measure_image
+from vlm2vec_service.preprocess.images import FORMATS, check_size, measure_image
 from vlm2vec_service.settings import Limits
 
 LIMITS = Limits()
@@ -137,7 +137,7 @@ def test_garbage_is_refused(data: bytes) -> None:
 
 @pytest.mark.parametrize("format", ["ICO", "PPM", "TGA", "PCX", "EPS", "PDF"])
 def test_format_that_is_not_listed_is_refused(format: str) -> None:
-    with pytest.raises(InvalidInputError, match="no JPEG, PNG, WEBP, GIF, BMP, TIFF image"):
+    with pytest.raises(InvalidInputError, match=f"no {', '.join(FORMATS)} image"):
         decode_image(encoded(gradient("RGB"), format), LIMITS)
 
 

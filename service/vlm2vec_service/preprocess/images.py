@@ -10,12 +10,14 @@ from PIL import ExifTags, Image
 from PIL.ImageFile import ImageFile
 
 from vlm2vec_service.errors import InvalidInputError, ServeError
+from vlm2vec_service.preprocess import apart, heic
+from vlm2vec_service.preprocess.apart import SMALL_PIXELS, decode_apart
 from vlm2vec_service.preprocess.stop import NEVER, Stop, StoppableFile
 from vlm2vec_service.preprocess.viewed import as_viewed
-from vlm2vec_service.preprocess.webp import SMALL_PIXELS, decode_webp
 from vlm2vec_service.settings import Limits
 
-FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
+HEIC = ("HEIF",) if heic.register() else ()
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", *HEIC)
 """The formats that are decoded; a caller's bytes never reach Pillow's other readers."""
 TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -35,6 +37,8 @@ few bytes it has."""
 MARKER = re.compile(rb"\xff([^\x00\x01\xff\xd0-\xd8])", re.DOTALL)
 """A marker of a JPEG that a length follows, or `END`."""
 SCAN, END = b"\xda", b"\xd9"
+TILE = (322, 323)
+"""Tags of a TIFF: width and length of its tiles, where it has any."""
 BLOCK = 8192
 """Bytes that Pillow decodes at a time: between two of them decoding can stop."""
 
@@ -72,8 +76,9 @@ class EncodedImage:
         """
         image: Image.Image = _open(self.data, self.field, self.stop)
         with _damage_named(image, self.field):
-            if image.format == "WEBP" and image.width * image.height > SMALL_PIXELS:
-                image = decode_webp(self.data, image.size, self.stop, self.field)
+            small = image.format == "WEBP" and image.width * image.height <= SMALL_PIXELS
+            if image.format in apart.FORMATS and not small:
+                image = decode_apart(image, self.data, self.stop, self.field)
             if decode == "raw":
                 image.load()
                 return image if image.mode == "RGB" else image.convert("RGB")
@@ -97,6 +102,8 @@ def measure_image(
     check_size(image.size, limits, field)
     if image.format in ("JPEG", "MPO"):
         _check_scans(data, field)
+    if image.format == "TIFF":
+        _check_tile(image, limits, field)
     return EncodedImage(data, field, image.size, _orientation(image, data, field), stop)
 
 
@@ -134,7 +141,9 @@ def _open(data: bytes, field: str, stop: Stop) -> ImageFile:
     except ServeError:
         raise
     except Exception as error:
-        raise InvalidInputError(field, f"no {', '.join(FORMATS)} image") from error
+        missing = not HEIC and heic.is_heic(data)
+        problem = heic.MISSING if missing else f"no {', '.join(FORMATS)} image"
+        raise InvalidInputError(field, problem) from error
     image.decodermaxblock = BLOCK
     return image
 
@@ -164,10 +173,26 @@ def _check_scans(jpeg: bytes, field: str) -> None:
         marker = MARKER.search(jpeg, marker.end() + length)
 
 
+def _check_tile(tiff: Image.Image, limits: Limits, field: str) -> None:
+    """Refuses a TIFF whose tiles are too large: however small the picture, each is decoded whole.
+    Strips are never larger than it."""
+    sides = [getattr(tiff, "tag_v2", {}).get(tag, 1) for tag in TILE]
+    if not all(isinstance(side, int) for side in sides):
+        raise InvalidInputError(field, "damaged TIFF image: its tiles have no size")
+    if sides[0] * sides[1] > limits.max_image_pixels:
+        raise InvalidInputError(
+            field,
+            f"tiles of {sides[0]}x{sides[1]} pixels are more than max_image_pixels, "
+            f"{limits.max_image_pixels}",
+        )
+
+
 def _orientation(image: Image.Image, data: bytes, field: str) -> int:
     """Reads the EXIF orientation of an image that has just been opened."""
-    if image.format == "TIFF":  # Pillow turns it itself
+    if image.format in ("TIFF", "HEIF"):  # turned by their decoders
         return 1
+    if image.format == "AVIF":  # Pillow makes its turn one of EXIF, and nothing else is meant to
+        image.info.pop("xmp", None)
     if image.format == "PNG" and _metadata_behind_pixels(data):
         with _damage_named(image, field):
             image.load()

@@ -1,4 +1,4 @@
-"""Large WebP pictures, decoded by a process of their own: the same pixels, and it can be ended."""
+"""Pictures that a process of their own decodes: the same pixels, and it can be ended."""
 
 import io
 import signal
@@ -13,9 +13,9 @@ from PIL import Image
 from tests.unit.pictures import blank, noise, png
 from vlm2vec_service.errors import Code, DeadlineError, InvalidInputError, ServeError
 from vlm2vec_service.preprocess import images
+from vlm2vec_service.preprocess.apart import SMALL_PIXELS
 from vlm2vec_service.preprocess.images import measure_image
 from vlm2vec_service.preprocess.stop import Stop
-from vlm2vec_service.preprocess.webp import SMALL_PIXELS
 from vlm2vec_service.settings import Limits
 
 RGB = noise(60, 400)

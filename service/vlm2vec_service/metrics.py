@@ -1,7 +1,10 @@
 """Prometheus metrics: seconds, ``_total`` on counters, labels from fixed sets only."""
 
+from dataclasses import dataclass
+
 from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, Histogram
 
+from vlm2vec_service.errors import Code
 from vlm2vec_service.scheduling.batch import PATHS, BatchResult
 
 SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
@@ -9,6 +12,26 @@ POWERS = tuple(float(2**i) for i in range(15))
 COSINES = (0.0, 0.25, 0.5, 0.6, 0.7, 0.8, 0.85, 0.9, 0.94, 0.97, 0.985, 0.99, 0.995, 0.999)
 """None below 0: the client library would leave out the sum, which may fall as well as rise."""
 MODALITIES = ("text", "image", "video", "image_text", "video_text")
+
+
+@dataclass(frozen=True)
+class Meter:
+    """What is counted of the inputs that one version answers: to find each of these by its labels
+    takes longer than to count."""
+
+    inputs: Counter
+    tokens: Counter
+    preprocess_wait: Histogram
+    preprocess: Histogram
+    queue: Histogram
+    inference: Histogram
+
+    def answered(self, tokens: int, queue_seconds: float, inference_seconds: float) -> None:
+        """Counts an input that was answered, and how long it waited and ran."""
+        self.inputs.inc()
+        self.tokens.inc(tokens)
+        self.queue.observe(queue_seconds)
+        self.inference.observe(inference_seconds)
 
 
 class Metrics:
@@ -69,6 +92,7 @@ class Metrics:
         self.cache_misses = counter(
             "vision_cache_misses_total", "Images that had to be encoded.", "model", "worker"
         )
+        self._meters: dict[tuple[str, str], Meter] = {}
         self._routes: dict[str, list[tuple[str, str, str]]] = {}
         self._cache_seen: dict[tuple[str, str], tuple[int, int]] = {}
         self.device_memory = gauge(
@@ -149,6 +173,24 @@ class Metrics:
         self.shadow_dropped = counter(
             "shadow_dropped_total", "Copies left out because too many waited.", "model"
         )
+
+    def meter(self, model: str, version: str) -> Meter:
+        """What is counted of the inputs that ``version`` answers."""
+        meter = self._meters.get((model, version))
+        if meter is None:
+            stages = ("preprocess_wait", "preprocess", "queue", "inference")
+            meter = self._meters[model, version] = Meter(
+                self.inputs.labels(model, version, Code.OK.name),
+                self.tokens.labels(model, version),
+                *(self.stage.labels(model, stage) for stage in stages),
+            )
+        return meter
+
+    def failed(self, model: str, version: str, code: Code, inputs: int) -> None:
+        """Counts ``inputs`` of which one failed with ``code``, and the others were given up."""
+        self.inputs.labels(model, version, code.name).inc()
+        if inputs > 1:
+            self.inputs.labels(model, version, Code.CANCELLED.name).inc(inputs - 1)
 
     def worker_up(self, model: str, worker: str, up: bool) -> None:
         """A worker got ready, or stopped being it."""

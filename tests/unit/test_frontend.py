@@ -3,6 +3,7 @@
 import io
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 from PIL import Image
 
@@ -28,27 +29,33 @@ TEXT, IMAGE = pb.Part(text="a"), pb.Part(image=png())
 FRAMES = pb.Part(video=pb.Video(frames=pb.Frames(images=[png(), png()])))
 
 
+def encoded(vector: npt.NDArray[np.float32], options: pb.OutputOptions, unit: bool) -> pb.Vector:
+    message = pb.Vector()
+    encode_vector(vector, options, unit, message)
+    return message
+
+
 def test_float_formats() -> None:
     for dtype, numpy in ((pb.DTYPE_UNSPECIFIED, "<f4"), (pb.DTYPE_FLOAT16, "<f2")):
-        vector = encode_vector(VECTOR, pb.OutputOptions(dtype=dtype), unit=True)
+        vector = encoded(VECTOR, pb.OutputOptions(dtype=dtype), unit=True)
         np.testing.assert_array_equal(np.frombuffer(vector.data, numpy), VECTOR.astype(numpy))
         assert vector.dimension == 4
         assert vector.dtype == (dtype or pb.DTYPE_FLOAT32)
 
 
 def test_int8_and_binary() -> None:
-    int8 = encode_vector(VECTOR, pb.OutputOptions(dtype=pb.DTYPE_INT8), unit=True)
+    int8 = encoded(VECTOR, pb.OutputOptions(dtype=pb.DTYPE_INT8), unit=True)
     values = np.frombuffer(int8.data, np.int8).astype(np.float32)
     np.testing.assert_allclose(values * (int8.scale / 127), VECTOR, atol=int8.scale / 250)
-    binary = encode_vector(VECTOR, pb.OutputOptions(dtype=pb.DTYPE_BINARY), unit=True)
+    binary = encoded(VECTOR, pb.OutputOptions(dtype=pb.DTYPE_BINARY), unit=True)
     assert np.unpackbits(np.frombuffer(binary.data, np.uint8), count=4).tolist() == [1, 0, 0, 1]
-    zeros = encode_vector(np.zeros(3, np.float32), pb.OutputOptions(dtype=pb.DTYPE_INT8), True)
+    zeros = encoded(np.zeros(3, np.float32), pb.OutputOptions(dtype=pb.DTYPE_INT8), True)
     assert (zeros.data, zeros.scale) == (b"\0\0\0", 1.0)
 
 
 @pytest.mark.parametrize("unit", [True, False])
 def test_dimensions(unit: bool) -> None:
-    vector = encode_vector(VECTOR, pb.OutputOptions(dimensions=1), unit)
+    vector = encoded(VECTOR, pb.OutputOptions(dimensions=1), unit)
     assert np.frombuffer(vector.data, "<f4").tolist() == pytest.approx([1.0 if unit else 0.6])
     assert vector.dimension == 1
 

@@ -155,7 +155,7 @@ def with_squares(
         squares = Squares(side, budget)
         two.pipeline.served["m"].preprocessor = squares
         two.pipeline.limits = LIMITS
-        two.pipeline.prepared = budget
+        two.pipeline.preparation.memory = budget
         await check(two, squares)
         assert budget.taken == 0
 

@@ -78,7 +78,7 @@ def test_a_window_of_a_call_is_under_way(tmp_path: Path) -> None:
 
 def test_what_is_prepared_stays_within_its_budget(tmp_path: Path) -> None:
     async def check(two: TwoWorkers, go: asyncio.Event) -> None:
-        two.pipeline.prepared = budget = ByteBudget("max_prepared_bytes", 400_000)
+        two.pipeline.preparation.memory = budget = ByteBudget("max_prepared_bytes", 400_000)
         answering = asyncio.create_task(embed(two, texts(MANY)))
         await asyncio.sleep(0.3)
         assert 0 < budget.taken <= 200_000, "one caller has half of it"
@@ -99,7 +99,7 @@ def test_a_bad_input_is_named_and_ends_the_call(tmp_path: Path, index: int) -> N
             await embed(two, inputs)
         assert refused.value.field == f"inputs[{index}].parts[0]"
         assert two.pipeline.served["m"].scheduler.places.taken == 0
-        assert two.pipeline.prepared.taken == 0
+        assert two.pipeline.preparation.memory.taken == 0
 
     on(tmp_path, check)
 

@@ -22,11 +22,10 @@ async def embed(
     named = {f"inputs[{i}]": message for i, message in enumerate(inputs)}
     answers = await pipeline.answer(named, options, caller)
     response = pb.EmbedResponse()
-    for start in range(0, len(answers), AT_ONCE):
-        if start:
+    for number, answer in enumerate(answers):
+        if number and number % AT_ONCE == 0:
             await asyncio.sleep(0)
-        packed = [answer.to_proto() for answer in answers[start : start + AT_ONCE]]
-        response.embeddings.extend(packed)
+        answer.write(response.embeddings.add())
     return response
 
 

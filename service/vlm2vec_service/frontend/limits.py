@@ -7,6 +7,8 @@ from vlm2vec_service.errors import InvalidInputError
 
 MAX_ID_BYTES = 256
 MAX_NAME_BYTES = 256
+PRIORITIES = frozenset(pb.Priority.values())
+DTYPES = frozenset(pb.Dtype.values())
 
 
 def check_options(options: pb.CallOptions, max_tokens: int) -> None:
@@ -21,14 +23,14 @@ def check_options(options: pb.CallOptions, max_tokens: int) -> None:
         "options.routing_key": options.routing_key,
     }
     for field, value in names.items():
-        if len(value.encode()) > MAX_NAME_BYTES:
+        if value and len(value.encode()) > MAX_NAME_BYTES:
             raise InvalidInputError(field, f"longer than {MAX_NAME_BYTES} bytes")
     selector = model.WhichOneof("selector")
     if selector and not getattr(model, selector):
         raise InvalidInputError(f"options.model.{selector}", "set, but empty")
-    if options.priority not in pb.Priority.values():
+    if options.priority not in PRIORITIES:
         raise InvalidInputError("options.priority", f"{options.priority} is no priority")
-    if options.output.dtype not in pb.Dtype.values():
+    if options.output.dtype not in DTYPES:
         raise InvalidInputError("options.output.dtype", f"{options.output.dtype} is no format")
     if options.truncate > max_tokens:
         raise InvalidInputError(

@@ -8,30 +8,26 @@ import asyncio
 import contextlib
 import functools
 import time
-from collections.abc import AsyncIterator, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import dataclass, field
 
 from vlm2vec.v1 import embedding_pb2 as pb
 from vlm2vec_registry.snapshot import CHAMPION, SHADOW
 from vlm2vec_service.errors import (
     AdapterError,
     Code,
-    DeadlineError,
-    InvalidInputError,
     ServeError,
     UnavailableError,
 )
 from vlm2vec_service.frontend.access import current
 from vlm2vec_service.frontend.holding import ByteBudget, Holding
 from vlm2vec_service.frontend.limits import check_dimensions, check_options, check_parts
-from vlm2vec_service.frontend.request import Answer, Caller, Route
+from vlm2vec_service.frontend.preparation import Group, Preparation, grouped
+from vlm2vec_service.frontend.request import Answer, Caller, Deadline, Route
 from vlm2vec_service.frontend.served import Served
-from vlm2vec_service.frontend.threads import Threads
 from vlm2vec_service.metrics import Metrics
 from vlm2vec_service.preprocess import Prepared
-from vlm2vec_service.preprocess.messages import modality, parse_input
-from vlm2vec_service.preprocess.prepared import most_bytes
-from vlm2vec_service.preprocess.stop import Stop
+from vlm2vec_service.preprocess.messages import modality
 from vlm2vec_service.processes.member import Member
 from vlm2vec_service.processes.siblings import Siblings
 from vlm2vec_service.scheduling.batch import BatchInput
@@ -41,8 +37,6 @@ from vlm2vec_service.versions.catalog import Catalog, Version
 from vlm2vec_service.versions.residency import State
 from vlm2vec_service.versions.shadow import PATIENCE
 
-SHORT_BYTES = 16_384
-"""An input of text that has no more than these bytes never waits for a picture to be decoded."""
 COMPONENT_BYTES = 32
 """About what a component of a vector takes until it is sent: as float32, in a message, in JSON."""
 
@@ -66,25 +60,16 @@ class Pipeline:
     draining: asyncio.Event = field(default_factory=asyncio.Event)
     received: ByteBudget = field(init=False)
     """The bytes of requests, from when they come until they are answered."""
-    prepared: ByteBudget = field(init=False)
-    """The bytes of tokens and pixels, from before they are made until their vectors are there."""
+    preparation: Preparation = field(init=False)
 
     def __post_init__(self) -> None:
         settings = self.settings
         self.siblings = Siblings(self.member.others) if self.member else None
         self.received = ByteBudget("max_received_bytes", settings.max_received_bytes)
-        self.prepared = ByteBudget("max_prepared_bytes", settings.max_prepared_bytes)
-        for budget in (self.received, self.prepared):
+        self.preparation = Preparation(settings, self.limits, self.video_frames, self.metrics)
+        for budget in (self.received, self.preparation.memory):
             held = self.metrics.held_bytes.labels(budget.setting.removeprefix("max_"))
             held.set_function(functools.partial(getattr, budget, "taken"))
-        self._threads = {
-            kind: Threads(kind, settings.preprocess_threads) for kind in ("text", "media")
-        }
-        for kind, threads in self._threads.items():
-            running = self.metrics.preprocess_running.labels(kind)
-            running.set_function(functools.partial(getattr, threads, "taken"))
-            waiting = self.metrics.preprocess_waiting.labels(kind)
-            waiting.set_function(functools.partial(getattr, threads, "waiting"))
 
     @property
     def ready(self) -> bool:
@@ -103,28 +88,45 @@ class Pipeline:
         `ServeError`.
         """
         route = await self._route(options, caller)
+        for name, message in inputs.items():
+            check_parts(message, self.limits.max_parts, name)
         window = min(len(inputs), self.settings.stream_window)
+        groups = list(grouped(inputs))
+        answers: dict[str, Answer] = {}
         async with self._admitted(route, caller, window):
-            if len(inputs) == 1:
-                ((field, message),) = inputs.items()
-                return [await self._embed(message, route, caller, field)]
-            answered = len(inputs) * route.served.dimension * COMPONENT_BYTES
-            current.get().hold(answered, "inputs")
-            answers: dict[str, Answer] = {}
-            unread = iter(inputs.items())
+            if len(inputs) > 1:
+                answered = len(inputs) * route.served.dimension * COMPONENT_BYTES
+                current.get().hold(answered, "inputs")
+            if len(groups) == 1:
+                answers = await self._embed(groups[0], route, caller)
+            else:
+                await self._embed_all(groups, window, route, caller, answers)
+        return [answers[name] for name in inputs]
 
-            async def embed_next() -> None:
-                for field, message in unread:
-                    answers[field] = await self._embed(message, route, caller, field)
+    async def _embed_all(
+        self,
+        groups: Sequence[Group],
+        window: int,
+        route: Route,
+        caller: Caller,
+        answers: dict[str, Answer],
+    ) -> None:
+        """Puts the answers to all of ``groups`` into ``answers``; about ``window`` inputs are under
+        way at a time. Raises the first error, a `ServeError`."""
+        unread = iter(groups)
 
-            try:
-                async with asyncio.TaskGroup() as group:
-                    for _ in range(window):
-                        group.create_task(embed_next())
-            except ExceptionGroup as errors:
-                # The others only say that they were cancelled.
-                raise errors.exceptions[0] from None
-            return [answers[field] for field in inputs]
+        async def embed_next() -> None:
+            for group in unread:
+                answers.update(await self._embed(group, route, caller))
+
+        largest = max(len(group.inputs) for group in groups)
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                for _ in range(max(1, window // largest)):
+                    tasks.create_task(embed_next())
+        except ExceptionGroup as errors:
+            # The others only say that they were cancelled.
+            raise errors.exceptions[0] from None
 
     async def _route(self, options: pb.CallOptions, caller: Caller) -> Route:
         """Finds the model and version, and loads the version if it is not loaded.
@@ -164,11 +166,9 @@ class Pipeline:
         return last
 
     async def _loaded(self, served: Served, version: Version, caller: Caller) -> None:
-        try:
-            async with asyncio.timeout(caller.remaining):
+        if not version.is_base:
+            async with Deadline(caller, f"before version {version.name!r} was loaded"):
                 await served.loader.ensure(version)
-        except TimeoutError as error:
-            raise DeadlineError(f"the deadline passed, version {version.name!r} loads") from error
         found = served.residency.state(version)
         if found.state is State.FAILED:
             raise AdapterError(f"version {version.name!r} could not be loaded: {found.reason}")
@@ -178,65 +178,56 @@ class Pipeline:
         """Places in the model's queue, until the block ends. A stream waits for them, any other
         caller gets `ExhaustedError` where there are none; both `DeadlineError`."""
         scheduler, flow = route.served.scheduler, Flow(caller.name, route.interactive)
-        if caller.streams:
-            try:
-                async with asyncio.timeout(caller.remaining):
-                    await scheduler.wait_for_place(flow, inputs)
-            except TimeoutError as error:
-                raise DeadlineError("the deadline passed before the queue had a place") from error
-        else:
+        if not caller.streams:
             scheduler.admit(flow, caller.deadline, inputs)
+        elif not scheduler.places.take_if_free(flow, inputs):
+            async with Deadline(caller, "before the queue had a place"):
+                await scheduler.wait_for_place(flow, inputs)
         try:
             yield
         finally:
             scheduler.release(flow, inputs)
 
-    async def _embed(self, message: pb.Input, route: Route, caller: Caller, field: str) -> Answer:
-        """One admitted input. Raises `ServeError`."""
+    async def _embed(self, group: Group, route: Route, caller: Caller) -> dict[str, Answer]:
+        """Answers admitted inputs, by the names of their fields. Raises `ServeError`."""
         model, version = route.served.model.name, route.version.name
-        check_parts(message, self.limits.max_parts, field)
-        self.metrics.modalities.labels(modality(message)).inc()
-        code = Code.CANCELLED  # if neither an answer nor an error comes
-        held = Holding(self.prepared, Flow(caller.name, route.interactive))
+        for message in group.inputs.values():
+            self.metrics.modalities.labels(modality(message)).inc()
+        memory, started = self.preparation.memory, time.monotonic()
+        held = Holding(memory, Flow(caller.name, route.interactive))
+        failure: Code | None = Code.CANCELLED  # if neither answers nor an error come
         try:
-            started = time.monotonic()
-            await self._wait_for_memory(held, message, caller)
-            prepared = await self._prepare(message, route, caller, field)
-            self.prepared.check(prepared.nbytes, field)
-            held.keep(prepared.nbytes)
-            preprocess = time.monotonic() - started
-            await caller.pay(len(prepared))
-            async with route.served.loader.using(route.version):
-                embedded = await self._run(prepared, route, caller)
-            code = Code.OK
+            async with Deadline(caller, "before there was memory for it") as deadline:
+                await held.wait(self.preparation.most_bytes(group))
+                deadline.passed = "before or in preprocessing"
+                prepared = await self.preparation.prepare(group, route, caller)
+                for name, one in zip(group.inputs, prepared, strict=True):
+                    memory.check(one.nbytes, name)
+                held.keep(sum(one.nbytes for one in prepared))
+                preprocess = time.monotonic() - started
+                deadline.passed = "while the token quota was spent"
+                await caller.pay(sum(map(len, prepared)))
+                deadline.passed = "in the queue"
+                async with route.served.loader.using(route.version):
+                    embedded = await self._run(prepared, route, caller)
+            failure = None
         except Exception as error:
-            code = (error if isinstance(error, ServeError) else ServeError).code
+            failure = (error if isinstance(error, ServeError) else ServeError).code
             raise
         finally:
             held.release()
-            self.metrics.inputs.labels(model, version, code.name).inc()
-        self._shadow(message, prepared, route, embedded)
-        self.metrics.tokens.labels(model, version).inc(len(prepared))
-        answer = Answer(
-            route, embedded.vector, len(prepared), prepared.truncated, preprocess,
-            embedded.queue_seconds, embedded.inference_seconds,
-        )  # fmt: skip
-        self.metrics.stage.labels(model, "queue").observe(answer.queue_seconds)
-        self.metrics.stage.labels(model, "inference").observe(answer.inference_seconds)
-        return answer
-
-    def _most_bytes(self, message: pb.Input) -> int:
-        """The most that ``message`` takes once it is prepared, as far as there may be room."""
-        most = most_bytes(self.limits.max_tokens, modality(message) != "text")
-        return min(most, self.prepared.most // 2)
-
-    async def _wait_for_memory(self, held: Holding, message: pb.Input, caller: Caller) -> None:
-        """Waits until there is room for whatever ``message`` becomes. Raises `DeadlineError`."""
-        try:
-            async with asyncio.timeout(caller.remaining):
-                await held.wait(self._most_bytes(message))
-        except TimeoutError as error:
-            raise DeadlineError("the deadline passed before there was memory for it") from error
+            if failure is not None:
+                self.metrics.failed(model, version, failure, len(group.inputs))
+        answers = {}
+        meter = self.metrics.meter(model, version)
+        for name, one, found in zip(group.inputs, prepared, embedded, strict=True):
+            self._shadow(group.inputs[name], one, route, found)
+            meter.answered(len(one), found.queue_seconds, found.inference_seconds)
+            answers[name] = Answer(
+                route, found.vector, len(one), one.truncated, preprocess, found.queue_seconds,
+                found.inference_seconds,
+            )  # fmt: skip
+        return answers
 
     def _shadow(
         self, message: pb.Input, prepared: Prepared, route: Route, embedded: Embedded
@@ -248,9 +239,10 @@ class Pipeline:
             return
 
         same = shadow.config == route.version.config
-        copy = Holding(self.prepared, Flow("", False))
+        (group,) = grouped({"input": message})
+        copy = Holding(self.preparation.memory, Flow("", False))
         try:
-            copy.take(prepared.nbytes if same else self._most_bytes(message), "input")
+            copy.take(prepared.nbytes if same else self.preparation.most_bytes(group), "input")
         except ServeError:
             self.metrics.shadow_dropped.labels(model.name).inc()
             return
@@ -260,47 +252,25 @@ class Pipeline:
                 return prepared
             caller = Caller("", time.monotonic() + PATIENCE)
             bulk = pb.CallOptions(priority=pb.PRIORITY_BULK, truncate=route.truncate)
-            return await self._prepare(message, Route(served, other, bulk), caller, "input")
+            async with Deadline(caller, "before or in preprocessing"):
+                (one,) = await self.preparation.prepare(group, Route(served, other, bulk), caller)
+            return one
 
         served.shadow.offer(route.version, shadow, embedded.vector, prepare, copy.release)
 
-    async def _prepare(
-        self, message: pb.Input, route: Route, caller: Caller, field: str
-    ) -> Prepared:
-        stop = Stop(caller.deadline, self.settings.preprocess_seconds)
-
-        def work() -> Prepared:
-            try:
-                stop.check("input")
-                parsed = parse_input(message, self.limits, self.video_frames, stop)
-                request = replace(parsed, truncate=route.truncate)
-                return route.served.preprocessor.prepare(request, route.version.config)
-            except InvalidInputError as error:
-                raise InvalidInputError(f"{field}.{error.field}", error.problem) from error
-
-        short = modality(message) == "text" and message.ByteSize() <= SHORT_BYTES
-        threads = self._threads["text" if short else "media"]
-        asked = time.monotonic()
-        try:
-            async with asyncio.timeout(caller.remaining):
-                prepared = await threads.run(Flow(caller.name, route.interactive), stop, work)
-        except TimeoutError as error:
-            raise DeadlineError("the deadline passed before or in preprocessing") from error
-        stage = functools.partial(self.metrics.stage.labels, route.served.model.name)
-        stage("preprocess_wait").observe(stop.started - asked)
-        stage("preprocess").observe(time.monotonic() - stop.started)
-        return prepared
-
-    async def _run(self, prepared: Prepared, route: Route, caller: Caller) -> Embedded:
-        queued = QueuedInput(
-            BatchInput(prepared, route.version.key, route.normalize),
-            interactive=route.interactive,
-            caller=caller.name,
-            deadline=caller.deadline,
-            future=asyncio.get_running_loop().create_future(),
+    async def _run(
+        self, prepared: Sequence[Prepared], route: Route, caller: Caller
+    ) -> list[Embedded]:
+        loop = asyncio.get_running_loop()
+        return await route.served.scheduler.run_all(
+            [
+                QueuedInput(
+                    BatchInput(one, route.version.key, route.normalize),
+                    interactive=route.interactive,
+                    caller=caller.name,
+                    deadline=caller.deadline,
+                    future=loop.create_future(),
+                )
+                for one in prepared
+            ]
         )
-        try:
-            async with asyncio.timeout(caller.remaining):
-                return await route.served.scheduler.run(queued)
-        except TimeoutError as error:
-            raise DeadlineError("the deadline passed in the queue") from error

@@ -3,6 +3,8 @@
 import asyncio
 import time
 from dataclasses import dataclass
+from types import TracebackType
+from typing import Self
 
 import numpy as np
 import numpy.typing as npt
@@ -41,14 +43,33 @@ class Caller:
         return seconds if seconds < 1e9 else None
 
     async def pay(self, tokens: int) -> None:
-        """Takes what an input costs from the quota. Raises `DeadlineError`."""
-        if self.quota is UNLIMITED:
-            return
+        """Takes what an input costs from the quota."""
+        if self.quota is not UNLIMITED:
+            await self.quota.pay(tokens, self.streams)
+
+
+class Deadline:
+    """Ends a block at the deadline of ``caller``: `DeadlineError` says what had not ``passed`` by
+    then, which the block may change as it goes on."""
+
+    def __init__(self, caller: Caller, passed: str) -> None:
+        self.passed = passed
+        self._timeout = asyncio.timeout(caller.remaining)
+
+    async def __aenter__(self) -> Self:
+        await self._timeout.__aenter__()
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
         try:
-            async with asyncio.timeout(self.remaining):
-                await self.quota.pay(tokens, self.streams)
-        except TimeoutError as error:
-            raise DeadlineError("the deadline passed while the token quota was spent") from error
+            await self._timeout.__aexit__(kind, error, trace)
+        except TimeoutError as late:
+            raise DeadlineError(f"the deadline passed {self.passed}") from late
 
 
 @dataclass(frozen=True)
@@ -97,19 +118,18 @@ class Answer:
     queue_seconds: float
     inference_seconds: float
 
-    def to_proto(self) -> pb.Embedding:
-        """Packs the answer, the vector in the format that the caller asked for."""
-        route = self.route
-        return pb.Embedding(
-            vector=encode_vector(self.vector, route.options.output, route.unit),
-            model=route.served.model.name,
-            version=route.version.name,
-            space=route.version.space,
-            tokens=self.tokens,
-            truncated=self.truncated,
-            timings=pb.Timings(
-                preprocess_seconds=self.preprocess_seconds,
-                queue_seconds=self.queue_seconds,
-                inference_seconds=self.inference_seconds,
-            ),
-        )
+    def write(self, embedding: pb.Embedding) -> None:
+        """Packs the answer into ``embedding``, the vector in the format that the caller asked for.
+
+        A message that is made and put into another is copied, and the vector with it.
+        """
+        route, timings = self.route, embedding.timings
+        encode_vector(self.vector, route.options.output, route.unit, embedding.vector)
+        embedding.model = route.served.model.name
+        embedding.version = route.version.name
+        embedding.space = route.version.space
+        embedding.tokens = self.tokens
+        embedding.truncated = self.truncated
+        timings.preprocess_seconds = self.preprocess_seconds
+        timings.queue_seconds = self.queue_seconds
+        timings.inference_seconds = self.inference_seconds

@@ -7,10 +7,10 @@ from vlm2vec.v1 import embedding_pb2 as pb
 
 
 def encode_vector(
-    vector: npt.NDArray[np.float32], options: pb.OutputOptions, unit: bool
-) -> pb.Vector:
+    vector: npt.NDArray[np.float32], options: pb.OutputOptions, unit: bool, message: pb.Vector
+) -> None:
     """Cuts ``vector``, float32 ``(dim,)``, to ``options.dimensions``, normalises again if it is to
-    be ``unit``, and packs it little-endian."""
+    be ``unit``, and packs it little-endian into ``message``."""
     if options.dimensions:
         vector = vector[: options.dimensions]
         if unit:
@@ -18,7 +18,7 @@ def encode_vector(
     dtype = options.dtype or pb.DTYPE_FLOAT32
     scale = 0.0
     if dtype == pb.DTYPE_FLOAT32:
-        data = vector.astype("<f4").tobytes()
+        data = vector.astype("<f4", copy=False).tobytes()
     elif dtype == pb.DTYPE_FLOAT16:
         data = vector.astype("<f2").tobytes()
     elif dtype == pb.DTYPE_INT8:
@@ -26,4 +26,5 @@ def encode_vector(
         data = np.rint(vector * (127 / scale)).astype(np.int8).tobytes()
     else:
         data = np.packbits(vector > 0).tobytes()
-    return pb.Vector(data=data, dtype=dtype, dimension=len(vector), scale=scale)
+    message.data, message.dtype = data, dtype
+    message.dimension, message.scale = len(vector), scale

@@ -3,6 +3,7 @@ oldest first."""
 
 import asyncio
 import contextvars
+import functools
 import time
 from collections import Counter, OrderedDict, deque
 from collections.abc import Container
@@ -53,12 +54,12 @@ class QueuedInput:
     queued_at: float = field(default_factory=time.monotonic)
     context: contextvars.Context = field(default_factory=contextvars.copy_context)
 
-    @property
+    @functools.cached_property
     def tokens(self) -> int:
         """What it takes of the token budget."""
         return len(self.input.prepared)
 
-    @property
+    @functools.cached_property
     def flow(self) -> Flow:
         """The flow that it is part of."""
         return Flow(self.caller, self.interactive)
@@ -69,6 +70,11 @@ class QueuedInput:
         if not self.future.done() and time.monotonic() >= self.deadline:
             self.future.set_exception(DeadlineError("the deadline passed in the queue"))
         return self.future.done()
+
+    def give_up(self) -> None:
+        """Notes that nobody waits for it any more."""
+        if not self.future.cancel() and not self.future.cancelled():
+            self.future.exception()  # which is then no error that nobody has seen
 
     def fail(self, error: Exception) -> None:
         """Answers with ``error``, unless there is an answer."""

@@ -98,16 +98,24 @@ class Scheduler:
     async def run(self, queued: QueuedInput) -> Embedded:
         """Queues an input and waits for its answer. Raises what went wrong, at once for an input
         that took workers down before."""
-        if self._suspects.is_culprit(queued.input):
-            self._fail_culprits([queued])
-        else:
-            self.queue.put(queued)
-            self._wake_all()
+        return (await self.run_all([queued]))[0]
+
+    async def run_all(self, inputs: Sequence[QueuedInput]) -> list[Embedded]:
+        """Queues inputs and waits for their answers. Raises what went wrong with the first that
+        failed, as `run` does, and gives up the others."""
+        for queued in inputs:
+            if self._suspects.is_culprit(queued.input):
+                self._fail_culprits([queued])
+            else:
+                self.queue.put(queued)
+        self._wake_all()
         try:
-            return await queued.future
-        except asyncio.CancelledError:
+            return [await queued.future for queued in inputs]
+        except BaseException:
             # Who gives up leaves nothing in memory, and no tokens before those of others.
-            self.queue.discard(queued)
+            for queued in inputs:
+                queued.give_up()
+                self.queue.discard(queued)
             self.places.hand_out()
             raise
 

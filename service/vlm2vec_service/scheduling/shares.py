@@ -48,8 +48,17 @@ class Shares:
             del self._taken[flow]
         self.hand_out()
 
+    def take_if_free(self, flow: Flow, amount: int = 1) -> bool:
+        """Takes ``amount`` if there is room and nobody waits for it; says whether it did."""
+        free = not self._waiting and self.has_room(flow, amount)
+        if free:
+            self.take(flow, amount)
+        return free
+
     async def wait(self, flow: Flow, amount: int = 1) -> None:
         """Takes ``amount`` as soon as there is room: flows in turn, and in each who came first."""
+        if self.take_if_free(flow, amount):
+            return
         place = asyncio.get_running_loop().create_future()
         self._waiting.setdefault(flow, OrderedDict())[place] = amount
         self.hand_out()

@@ -53,12 +53,16 @@ class InputStream:
         """Accepts requests until the caller has sent all, sends what is refused, or the server
         drains: then the accepted ones finish first."""
         refusal: ServeError | None = None
+        accepting = asyncio.create_task(self._accept_all())
         drained = asyncio.create_task(self.pipeline.draining.wait())
         try:
-            await self._accept_until(drained)
+            await asyncio.wait({accepting, drained}, return_when=asyncio.FIRST_COMPLETED)
+            if accepting.done():
+                accepting.result()
         except ServeError as error:
             refusal = error
         finally:
+            accepting.cancel()
             drained.cancel()
         if self._tasks:
             await asyncio.wait(set(self._tasks))
@@ -67,18 +71,12 @@ class InputStream:
         if self.pipeline.draining.is_set():
             raise UnavailableError("the server is shutting down; send the rest to another", 0.1)
 
-    async def _accept_until(self, end: asyncio.Task[bool]) -> None:
-        """Accepts requests that the window has room for, until there are no more or ``end`` is
-        done."""
-        while True:
+    async def _accept_all(self) -> None:
+        """Accepts requests that the window has room for, until there are no more."""
+        more = True
+        while more:
             await self._window.acquire()
-            accepting = asyncio.create_task(self._accept())
-            try:
-                await asyncio.wait({accepting, end}, return_when=asyncio.FIRST_COMPLETED)
-                if not accepting.done() or not accepting.result():
-                    return
-            finally:
-                accepting.cancel()
+            more = await self._accept()
 
     async def _accept(self) -> bool:
         """Reads a request, and starts to answer it as soon as there is memory for it and the
@@ -110,7 +108,7 @@ class InputStream:
             check_stream_request(request)
             inputs = {"input": request.input}
             (embedded,) = await self.pipeline.answer(inputs, request.options, self.caller())
-            answer.embedding.CopyFrom(embedded.to_proto())
+            embedded.write(answer.embedding)
         except Exception as error:  # noqa: BLE001 (every request gets an answer)
             shown: ServeError = public(error, current.get().id)
             answer.error.code = shown.code

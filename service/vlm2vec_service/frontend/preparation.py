@@ -1,0 +1,120 @@
+"""Preprocessing, within the memory that there is for it: in threads, or at once."""
+
+import functools
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+
+from vlm2vec.v1 import embedding_pb2 as pb
+from vlm2vec_service.errors import InvalidInputError
+from vlm2vec_service.frontend.holding import ByteBudget
+from vlm2vec_service.frontend.request import Caller, Route
+from vlm2vec_service.frontend.threads import Threads
+from vlm2vec_service.metrics import Metrics
+from vlm2vec_service.preprocess import Prepared
+from vlm2vec_service.preprocess.messages import modality, parse_input
+from vlm2vec_service.preprocess.prepared import most_bytes
+from vlm2vec_service.preprocess.stop import Stop
+from vlm2vec_service.scheduling.fair_queue import Flow
+from vlm2vec_service.settings import Limits, ServerSettings
+
+SHORT_BYTES = 16_384
+"""Texts that have together no more than these bytes never wait for a picture to be decoded."""
+AT_ONCE, AT_ONCE_BYTES = 8, 1_024
+"""So few texts, that have together no more than these bytes, are prepared by the event loop itself:
+to hand them to a thread and to hear of it takes it about as long."""
+MOST_TOGETHER = 32
+"""Short texts of a call that are prepared together."""
+
+
+@dataclass(frozen=True)
+class Group:
+    """Inputs that are prepared together, by the names of their fields: short texts of so many
+    ``nbytes``, or one input of any other kind."""
+
+    inputs: Mapping[str, pb.Input]
+    is_short: bool
+    nbytes: int = 0
+
+    @property
+    def has_media(self) -> bool:
+        """Whether there may be pictures."""
+        return not self.is_short and any(modality(one) != "text" for one in self.inputs.values())
+
+
+def grouped(inputs: Mapping[str, pb.Input]) -> Iterator[Group]:
+    """Splits inputs into groups, in their order but for that of texts and others."""
+    texts: dict[str, pb.Input] = {}
+    nbytes = 0
+    for field, message in inputs.items():
+        size = message.ByteSize() if modality(message) == "text" else SHORT_BYTES + 1
+        if size > SHORT_BYTES:
+            yield Group({field: message}, False)
+            continue
+        if nbytes + size > SHORT_BYTES or len(texts) == MOST_TOGETHER:
+            yield Group(texts, True, nbytes)
+            texts, nbytes = {}, 0
+        texts[field] = message
+        nbytes += size
+    if texts:
+        yield Group(texts, True, nbytes)
+
+
+class Preparation:
+    """Turns messages into what the engine takes. Its threads for short texts are not those for
+    all else."""
+
+    def __init__(
+        self, settings: ServerSettings, limits: Limits, video_frames: int, metrics: Metrics
+    ) -> None:
+        self.seconds = settings.preprocess_seconds
+        self.limits = limits
+        self.video_frames = video_frames
+        self.metrics = metrics
+        self.memory = ByteBudget("max_prepared_bytes", settings.max_prepared_bytes)
+        """The bytes of tokens and pixels, from before they are made until their vectors are
+        there."""
+        self._threads = {
+            kind: Threads(kind, settings.preprocess_threads) for kind in ("text", "media")
+        }
+        for kind, threads in self._threads.items():
+            running = metrics.preprocess_running.labels(kind)
+            running.set_function(functools.partial(getattr, threads, "taken"))
+            waiting = metrics.preprocess_waiting.labels(kind)
+            waiting.set_function(functools.partial(getattr, threads, "waiting"))
+
+    def most_bytes(self, group: Group) -> int:
+        """The most that ``group`` takes once it is prepared, as far as there may be room."""
+        most = len(group.inputs) * most_bytes(self.limits.max_tokens, group.has_media)
+        return min(most, self.memory.most // 2)
+
+    async def prepare(self, group: Group, route: Route, caller: Caller) -> list[Prepared]:
+        """Prepares ``group``, as soon as its flow has a thread if it needs one. Raises
+        `ServeError`."""
+        stop = Stop(caller.deadline, self.seconds)
+        asked = stop.started
+        work = functools.partial(self._all, group, route, stop)
+        if group.is_short and len(group.inputs) <= AT_ONCE and group.nbytes <= AT_ONCE_BYTES:
+            prepared = work()
+        else:
+            threads = self._threads["text" if group.is_short else "media"]
+            prepared = await threads.run(Flow(caller.name, route.interactive), stop, work)
+        seconds = time.monotonic() - stop.started
+        meter = self.metrics.meter(route.served.model.name, route.version.name)
+        for _ in prepared:
+            meter.preprocess_wait.observe(stop.started - asked)
+            meter.preprocess.observe(seconds / len(prepared))
+        return prepared
+
+    def _all(self, group: Group, route: Route, stop: Stop) -> list[Prepared]:
+        return [self._one(field, one, route, stop) for field, one in group.inputs.items()]
+
+    def _one(self, field: str, message: pb.Input, route: Route, stop: Stop) -> Prepared:
+        try:
+            stop.check("input")
+            request = parse_input(message, self.limits, self.video_frames, stop)
+            if route.truncate is not None:
+                request = replace(request, truncate=route.truncate)
+            return route.served.preprocessor.prepare(request, route.version.config)
+        except InvalidInputError as error:
+            raise InvalidInputError(f"{field}.{error.field}", error.problem) from error

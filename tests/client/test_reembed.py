@@ -109,7 +109,7 @@ def test_columns_of_parquet(tmp_path: Path, service: Service) -> None:
         }
     )
     pq.write_table(table, tmp_path / "in.parquet")
-    given: dict[str, Any] = {"dimensions": 4, "window": 1, "streams": 1}
+    given: dict[str, Any] = {"dimensions": 4, "window": 1, "streams": 1, "truncate": True}
     with pytest.raises(ValueError, match=r"unknown column price; .* give --ignore price"):
         run(settings(service, tmp_path / "in.parquet", tmp_path / "out", **given))
     given["ignore"] = ("price",)
@@ -121,6 +121,7 @@ def test_columns_of_parquet(tmp_path: Path, service: Service) -> None:
         [pb.Part(image=b"A"), pb.Part(text="x")],
         [pb.Part(image=b"B")],
     ]
+    assert all(request.options.HasField("truncate") for request in service.stream_requests)
 
 
 def test_a_large_row_group_is_not_read_whole(tmp_path: Path) -> None:

@@ -23,6 +23,7 @@ from vlm2vec.reembed.run import run
         ({"from_space": "space-00"}, "from_space 'space-0'"),
         ({"part_rows": 11}, "part_rows 10, which is now 11: give the same as then"),
         ({"dimensions": 3}, "dimension 12, which is now 3"),
+        ({"truncate": 300}, "truncate None, which is now 300"),
     ],
 )
 @pytest.mark.parametrize("name", ["out", "out.parquet"])

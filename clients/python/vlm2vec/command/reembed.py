@@ -5,7 +5,12 @@ import sys
 from pathlib import Path
 
 from vlm2vec.command.flags import add_flag, add_switch, add_texts, one_of, texts
-from vlm2vec.command.server_flags import add_connection_flags, connection
+from vlm2vec.command.server_flags import (
+    add_connection_flags,
+    add_truncate_flag,
+    connection,
+    truncate,
+)
 from vlm2vec.progress import wanted
 
 DESCRIPTION = """\
@@ -37,6 +42,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     add_flag(parser, "--model", "its name; needed where the server has several")
     add_flag(parser, "--instruction", "the task of the rows that have none")
     add_flag(parser, "--dimensions", "keep the first so many; 0 keeps all", type=int, default=0)
+    add_truncate_flag(parser)
     add_texts(parser, "--ignore", "a column to leave out; may be repeated")
     add_switch(parser, "--retry-failed", "embed the parts with failed rows again")
     add_flag(parser, "--max-failed", "stop when more rows have failed", type=int, default=1000)
@@ -74,6 +80,7 @@ def run(arguments: argparse.Namespace) -> int:
             output=arguments.output,
             instruction=arguments.instruction,
             dimensions=arguments.dimensions,
+            truncate=truncate(arguments),
             ignore=tuple(texts(arguments, "--ignore")),
             part_rows=arguments.part_rows,
             streams=arguments.streams,

@@ -19,12 +19,7 @@ def add_server_flags(parser: argparse.ArgumentParser) -> None:
     add_flag(model, "--space", "the vector space an index was built in")
     add_flag(model, "--routing-key", "calls with the same key get the same version")
     add_flag(model, "--priority", " or ".join(PRIORITIES), type=one_of(PRIORITIES))
-    add_flag(
-        model,
-        "--truncate",
-        "leave out the end of a text beyond so many tokens; 0 is as many as the server takes",
-        type=int,
-    )
+    add_truncate_flag(model)
 
 
 def add_connection_flags(parser: argparse.ArgumentParser, max_retries: int = 5) -> Parser:
@@ -71,5 +66,21 @@ def options(arguments: argparse.Namespace, priority: Priority) -> Options:
         "space": arguments.space,
         "routing_key": arguments.routing_key or "",
         "priority": arguments.priority or priority,
-        "truncate": arguments.truncate == 0 or arguments.truncate or False,
+        "truncate": truncate(arguments),
     }
+
+
+def add_truncate_flag(parser: Parser) -> None:
+    """Adds the flag that `truncate` reads."""
+    add_flag(
+        parser,
+        "--truncate",
+        "leave out the end of a text beyond so many tokens; 0 is as many as the server takes",
+        type=int,
+    )
+
+
+def truncate(arguments: argparse.Namespace) -> bool | int:
+    """Returns what the flag asks for, as `Options` has it."""
+    most: int | None = arguments.truncate
+    return most == 0 or most or False

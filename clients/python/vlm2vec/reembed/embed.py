@@ -80,6 +80,7 @@ def embed_part(
         "space": job.target.space,
         "priority": "bulk",
         "dimensions": settings.dimensions,
+        "truncate": settings.truncate,
     }
     stream = client.stream(
         items(),

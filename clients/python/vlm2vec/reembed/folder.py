@@ -21,8 +21,9 @@ IDENTITY = (
     "model",
     "dimension",
     "instruction",
+    "truncate",
 )
-"""The keys of the manifest in which two runs have to agree to be one job."""
+"""The keys of the manifest in which two runs have to agree to be one job, or which both lack."""
 
 
 @dataclass(frozen=True)
@@ -122,7 +123,7 @@ def finished(places: Layout, job: Mapping[str, Any]) -> int | None:
 
 def job_digest(job: Mapping[str, Any]) -> str:
     """Returns a hash of the values of `IDENTITY`, by which one job is told from another."""
-    identity = json.dumps({key: job[key] for key in IDENTITY}, sort_keys=True)
+    identity = json.dumps({key: job[key] for key in IDENTITY if key in job}, sort_keys=True)
     return hashlib.sha256(identity.encode()).hexdigest()
 
 
@@ -145,9 +146,9 @@ def write_json(path: Path, values: Mapping[str, Any]) -> None:
 
 def _check_same(place: Path, begun: Mapping[str, Any], job: Mapping[str, Any]) -> None:
     for key in IDENTITY:
-        if begun.get(key) != job[key]:
+        if begun.get(key) != job.get(key):
             raise ValueError(
-                f"{place} was begun with {key} {begun.get(key)!r}, which is now {job[key]!r}: "
+                f"{place} was begun with {key} {begun.get(key)!r}, which is now {job.get(key)!r}: "
                 f"{_ADVICE.get(key, 'give the same as then')}, or another --output"
             )
 

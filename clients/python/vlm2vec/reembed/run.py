@@ -141,6 +141,7 @@ def _manifest(settings: Settings, corpus: Corpus, target: Target) -> dict[str, A
         "input_sha256": corpus.sha256,
         "rows": corpus.rows,
         "part_rows": settings.part_rows,
+        **({"truncate": settings.truncate} if settings.truncate else {}),
     }
 
 

@@ -31,6 +31,8 @@ class Settings:
     """The instruction of the rows that have none."""
     dimensions: int = 0
     """How many of a vector's first components to keep; 0 keeps all."""
+    truncate: bool | int = False
+    """How many tokens a row may have before the end of its text is left out, as in `Options`."""
     ignore: tuple[str, ...] = ()
     """Columns of the corpus that are left out."""
     part_rows: int = 4096

@@ -62,6 +62,7 @@ def test_health_and_pages(http: httpx.Client) -> None:
         assert http.get(path).json() == {"status": "ready"}
     paths = http.get("/openapi.json").json()["paths"]
     expected = {"/v1/embeddings", "/v1/rerank", "/v1/models", "/v1/models/{model}"}
+    expected |= {"/v1/score", "/v2/embed", "/embed", "/info"}
     expected |= {f"/v1/adapters{end}" for end in ("", "/{model}/{version}", "/preload", "/unload")}
     assert set(paths) == expected | {"/healthz", "/readyz", "/health", "/metrics"}
 

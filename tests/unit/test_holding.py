@@ -19,7 +19,8 @@ from vlm2vec_service.backbones import load_preprocessor
 from vlm2vec_service.errors import DeadlineError, ExhaustedError, InvalidInputError
 from vlm2vec_service.frontend.access import Access
 from vlm2vec_service.frontend.holding import ByteBudget, Holding
-from vlm2vec_service.frontend.http.middleware import COPIES, Message, Middleware
+from vlm2vec_service.frontend.http.incoming import COPIES, Message
+from vlm2vec_service.frontend.http.middleware import Middleware
 from vlm2vec_service.frontend.request import Caller
 from vlm2vec_service.preprocess import Prepared, Request
 from vlm2vec_service.preprocess.prepared import Media, most_bytes

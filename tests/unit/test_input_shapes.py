@@ -10,20 +10,24 @@ from jsonschema import Draft202012Validator
 
 from vlm2vec_service.errors import InvalidInputError
 from vlm2vec_service.frontend.http.bodies import EmbeddingsBody, RerankBody
-from vlm2vec_service.frontend.http.inputs import InputReader
+from vlm2vec_service.frontend.http.input_shapes import DOCUMENTS
+from vlm2vec_service.frontend.http.inputs import InputReader, Task
 from vlm2vec_service.settings import Limits
 
 STRINGS = ["", "a", "https://example.com/a.png", "data:image/png;base64,AAAA", "data:,"]
 VALUES = ["a", 0, -1, 2**32, 1.5, True, None, [], ["a"], [7], {}, {"url": "a"}, {"type": "text"}]
 KEYS = ["text", "type", "url", "detail", "role", "name", "content", "instruction", "other"]
-WORDS = ["text", "image_url", "video_url", "user", "system", "developer", "assistant"]
+WORDS = ["text", "image_url", "video_url", "user", "system", "developer", "assistant", "tool"]
 
 Read = Callable[[InputReader, Any], object]
 FIELDS: dict[str, tuple[type[EmbeddingsBody | RerankBody], Read]] = {
-    "input": (EmbeddingsBody, lambda reader, value: reader.inputs(value, "input", "")),
-    "messages": (EmbeddingsBody, lambda reader, value: reader.chat(value, "")),
-    "query": (RerankBody, lambda reader, value: reader.one(value, "query", "")),
-    "documents": (RerankBody, lambda reader, value: reader.many(value, "documents", "")),
+    "input": (EmbeddingsBody, lambda reader, value: reader.inputs(value, "input", Task())),
+    "messages": (EmbeddingsBody, lambda reader, value: reader.chat(value, Task())),
+    "query": (RerankBody, lambda reader, value: reader.one(value, "query", Task())),
+    "documents": (
+        RerankBody,
+        lambda reader, value: reader.many(value, "documents", Task(), DOCUMENTS),
+    ),
 }
 
 
@@ -34,7 +38,8 @@ def refusal(field: str, value: Any) -> str:
         FIELDS[field][1](reader, value)
     except InvalidInputError as error:
         # What a string holds is no matter of its shape.
-        return "" if "base64" in error.problem else error.field
+        about_content = ("base64", "embedded as text")
+        return "" if any(words in error.problem for words in about_content) else error.field
     return ""
 
 
@@ -147,7 +152,10 @@ def test_errors_name_the_place(field: str, value: Any, place: str) -> None:
 @pytest.mark.parametrize(
     ("value", "problem"),
     [
-        ({"words": "a"}, "known are instruction, prompt, text, image_url, video_url, content"),
+        (
+            {"words": "a"},
+            "known are instruction, prompt, text, image_url, video_url, image, content",
+        ),
         ({"content": [{"type": "audio"}]}, "expected text, image_url or video_url"),
         ({"content": [{"type": "text", "url": "a"}]}, "known are type, text"),
         (5, "expected a string, token ids or an object"),
@@ -156,6 +164,6 @@ def test_errors_name_the_place(field: str, value: Any, place: str) -> None:
 )
 def test_errors_say_what_is_accepted(value: Any, problem: str) -> None:
     with pytest.raises(InvalidInputError, match=problem):
-        InputReader(Limits(), max_inputs=2).inputs(value, "input", "")
-    with pytest.raises(InvalidInputError, match="expected system, developer or user"):
-        InputReader(Limits(), max_inputs=2).chat([{"role": "assistant", "content": "a"}], "")
+        InputReader(Limits(), max_inputs=2).inputs(value, "input", Task())
+    with pytest.raises(InvalidInputError, match="expected system, developer, user or assistant"):
+        InputReader(Limits(), max_inputs=2).chat([{"role": "tool", "content": "a"}], Task())

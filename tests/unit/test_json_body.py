@@ -9,7 +9,7 @@ import pytest
 
 from vlm2vec_service.errors import InvalidInputError
 from vlm2vec_service.frontend.http.input_shapes import TEXT
-from vlm2vec_service.frontend.http.inputs import InputReader
+from vlm2vec_service.frontend.http.inputs import InputReader, Task
 from vlm2vec_service.frontend.http.json_body import LONG_URI, cut_out, read_json
 from vlm2vec_service.frontend.parsing import SMALL
 from vlm2vec_service.settings import Limits
@@ -110,7 +110,7 @@ def test_frames_are_counted_before_they_are_split() -> None:
 
     def frames(count: int) -> Any:
         url = "data:video/jpeg;base64," + ",".join([frame] * count)
-        (message,) = InputReader(Limits(), 1).inputs({"video_url": url}, "input", "")
+        (message,) = InputReader(Limits(), 1).inputs({"video_url": url}, "input", Task())
         return message.parts[0].video.frames.images
 
     assert list(frames(64)) == [b"abc"] * 64

@@ -18,7 +18,8 @@ from vlm2vec_service.frontend.auth.authenticator import Credentials
 from vlm2vec_service.frontend.auth.identity import ANYONE, Identity
 from vlm2vec_service.frontend.grpc.elements import MessageLimits
 from vlm2vec_service.frontend.grpc.interceptor import Interceptor
-from vlm2vec_service.frontend.http.middleware import MAX_NOTICE_BYTES, Message, Middleware
+from vlm2vec_service.frontend.http.incoming import Message
+from vlm2vec_service.frontend.http.middleware import MAX_NOTICE_BYTES, Middleware
 from vlm2vec_service.frontend.parsing import SMALL, parsed
 from vlm2vec_service.settings import HttpSettings
 

@@ -7,8 +7,8 @@ from pydantic import BaseModel, Field
 
 from vlm2vec.v1 import adapters_pb2 as pb
 from vlm2vec_service.frontend import adapters
-from vlm2vec_service.frontend.http.bodies import Body
 from vlm2vec_service.frontend.http.errors import RESPONSES
+from vlm2vec_service.frontend.http.fields import Body
 from vlm2vec_service.frontend.http.json_body import BodyRoute
 from vlm2vec_service.frontend.pipeline import Pipeline
 

@@ -6,7 +6,16 @@ from starlette.exceptions import HTTPException
 
 from vlm2vec_service.errors import InvalidInputError, ServeError
 from vlm2vec_service.frontend.access import Access
-from vlm2vec_service.frontend.http import adapters, embeddings, health, models, pages, rerank
+from vlm2vec_service.frontend.http import (
+    adapters,
+    cohere,
+    embeddings,
+    health,
+    models,
+    pages,
+    rerank,
+    tei,
+)
 from vlm2vec_service.frontend.http.cors import allow_origins
 from vlm2vec_service.frontend.http.errors import RequestError
 from vlm2vec_service.frontend.http.fetch import Fetcher
@@ -43,6 +52,7 @@ def build_app(
     app.add_exception_handler(HTTPException, _unroutable)
     routers = (
         embeddings.routes(pipeline, fetcher), rerank.routes(pipeline, fetcher),
+        cohere.routes(pipeline, fetcher), tei.routes(pipeline, fetcher),
         models.routes(pipeline), adapters.routes(pipeline), health.routes(pipeline),
         pages.routes(), *more,
     )  # fmt: skip

@@ -1,8 +1,5 @@
-"""``POST /v1/embeddings``, as OpenAI has it, and media beside text as vLLM does."""
+"""``POST /v1/embeddings``, as OpenAI has it, with what vLLM and Jina add to it."""
 
-import base64
-
-import numpy as np
 import orjson
 from fastapi import APIRouter, Request, Response
 
@@ -13,7 +10,8 @@ from vlm2vec_service.frontend.http.bodies import EmbeddingsAnswer, EmbeddingsBod
 from vlm2vec_service.frontend.http.caller import caller_of
 from vlm2vec_service.frontend.http.errors import RESPONSES
 from vlm2vec_service.frontend.http.fetch import Fetcher
-from vlm2vec_service.frontend.http.inputs import InputReader, call_options
+from vlm2vec_service.frontend.http.formats import in_json
+from vlm2vec_service.frontend.http.inputs import InputReader
 from vlm2vec_service.frontend.http.json_body import BodyRoute
 from vlm2vec_service.frontend.parsing import parsed
 from vlm2vec_service.frontend.pipeline import Pipeline
@@ -26,39 +24,55 @@ def routes(pipeline: Pipeline, fetcher: Fetcher) -> APIRouter:
     @router.post("/v1/embeddings", response_model=EmbeddingsAnswer, responses=RESPONSES)
     async def create_embeddings(body: EmbeddingsBody, request: Request) -> Response:
         """Embed text, token ids, images and video: one vector for each input."""
-        options = call_options(pipeline.catalog, body.model, body.priority, body.user)
+        options = body.options(pipeline.catalog, _truncate(body))
         options.output.dimensions = body.dimensions or 0
-        if body.normalize is not None:
-            options.output.normalize = body.normalize
+        normalize = body.one_of("normalize", "normalized", "use_activation")
+        if normalize is not None:
+            options.output.normalize = normalize
+        task, format = body.task_of(body.instruction, "task"), _format(body)
         reader = InputReader(pipeline.limits, pipeline.settings.max_inputs)
         if (body.input is None) == (body.messages is None):
             raise InvalidInputError("input", "needed, or messages: exactly one of them")
 
         def read() -> list[pb.Input]:
             if body.messages is not None:
-                return [reader.chat(body.messages, body.instruction or "")]
-            return reader.inputs(body.input, "input", body.instruction or "")
+                return [reader.chat(body.messages, task)]
+            return reader.inputs(body.input, "input", task)
 
         inputs = await parsed(read, len(await request.body()))
         await reader.fetch(fetcher)
-        answer = await calls.embed(pipeline, inputs, options, caller_of(pipeline))
-        return Response(
-            _json(answer, body.encoding_format == "base64"), media_type="application/json"
-        )
+        with reader.own_words():
+            answer = await calls.embed(pipeline, inputs, options, caller_of(pipeline))
+        return Response(_json(answer, format), media_type="application/json")
 
     return router
 
 
-def _json(answer: pb.EmbedResponse, as_base64: bool) -> bytes:
+def _truncate(body: EmbeddingsBody) -> int | None:
+    """What inputs are truncated to, as the gRPC API has it."""
+    most = body.most_tokens()
+    return 0 if most is None and body.truncate else most
+
+
+def _format(body: EmbeddingsBody) -> str:
+    """The format of the vectors. Raises `InvalidInputError` for more than one."""
+    format = body.one_of("encoding_format", "embedding_type") or "float"
+    if isinstance(format, str):
+        return format
+    if len(format) > 1:
+        raise InvalidInputError("embedding_type", "one format at a time")
+    return str(format[0])
+
+
+def _json(answer: pb.EmbedResponse, format: str) -> bytes:
     """Writes an `EmbeddingsAnswer`: without pydantic, which would go over every number."""
     first, tokens = answer.embeddings[0], sum(item.tokens for item in answer.embeddings)
     data = [
         {
             "object": "embedding",
             "index": index,
-            "embedding": base64.b64encode(item.vector.data).decode()
-            if as_base64
-            else np.frombuffer(item.vector.data, "<f4"),
+            "embedding": in_json(item.vector, format),
+            **({"truncated": True} if item.truncated else {}),
         }
         for index, item in enumerate(answer.embeddings)
     ]

@@ -43,6 +43,7 @@ ITEM = Object(
         "text": TEXT,
         "image_url": URL,
         "video_url": URL,
+        "image": TEXT.described("The same as image_url, or bare base64."),
         "content": CONTENT,
     }
 )
@@ -50,11 +51,21 @@ ONE = ByType({str: TEXT, list: TOKENS, dict: ITEM}, "a string, token ids or an o
 """One thing to embed."""
 MANY = ListOf(ONE, "a list", least=1)
 """Things to embed; `InputReader` says how many there may be, which is a setting."""
+CONTENTS = ListOf(
+    Object({"content": CONTENT}, required=("content",)), "a list of objects with content", least=1
+)
+DOCUMENTS = ByType({list: MANY, dict: ITEM}, "a list, or an object for a single document")
+"""Things to rank; an object alone is one of them."""
+TEXTS = ListOf(TEXT, "a list of strings", least=1)
+PICTURES = ListOf(TEXT.described("A data URI, or an https URL."), "a list of data URIs", least=1)
 INPUT = OneOrMany(
     ONE,
     MANY,
     description="One thing to embed or a list of them: text, token ids, or objects with media.",
 )
+
+
+WORDS = _content(TEXT_PART)
 
 
 def _message(content: Shape, *roles: str) -> Object:
@@ -68,12 +79,9 @@ MESSAGES = ListOf(
     Tagged(
         "role",
         (
-            _message(
-                Narrowed(CONTENT, _content(TEXT_PART), "an instruction is text"),
-                "system",
-                "developer",
-            ),
+            _message(Narrowed(CONTENT, WORDS, "an instruction is text"), "system", "developer"),
             _message(CONTENT, "user"),
+            _message(Narrowed(CONTENT, WORDS, "an assistant's turn is text"), "assistant"),
         ),
     ),
     "a list of messages",

@@ -1,12 +1,18 @@
 """What a body asks for as the gRPC API's messages: model references, options, text and media."""
 
+import contextlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from vlm2vec.v1 import embedding_pb2 as pb
 from vlm2vec_service.errors import InvalidInputError
 from vlm2vec_service.frontend.access import current
 from vlm2vec_service.frontend.http.fetch import Fetcher, RemoteMedia
-from vlm2vec_service.frontend.http.input_shapes import INPUT, MANY, MESSAGES, ONE
+from vlm2vec_service.frontend.http.input_shapes import INPUT, MANY, MESSAGES, ONE, PICTURES
+from vlm2vec_service.frontend.http.media_text import IN_CHAT, IN_INPUT, check_no_media
+from vlm2vec_service.frontend.http.places import Place, in_own_words
+from vlm2vec_service.frontend.http.shapes import Shape
 from vlm2vec_service.preprocess.data_uri import DataUri, is_data_uri, read_base64
 from vlm2vec_service.settings import Limits
 from vlm2vec_service.versions.catalog import Catalog
@@ -29,119 +35,182 @@ def model_ref(catalog: Catalog, text: str) -> pb.ModelRef:
     return pb.ModelRef(name=name, alias=which)
 
 
-def call_options(
-    catalog: Catalog, model: str | None, priority: str | None, user: str | None
-) -> pb.CallOptions:
-    """The options that every body has: ``model``, ``priority`` and ``user``."""
-    return pb.CallOptions(
-        model=model_ref(catalog, model or ""),
-        priority=pb.PRIORITY_BULK if priority == "bulk" else pb.PRIORITY_INTERACTIVE,
-        routing_key=user or "",
-    )
+@dataclass(frozen=True)
+class Task:
+    """The instruction for inputs that have none of their own, and its ``field`` in the body."""
+
+    instruction: str = ""
+    field: str = "instruction"
 
 
 class InputReader:
     """Checks and converts the inputs of one request; `fetch` then gets what their URLs point to.
 
-    ``field`` is where a value stands in the body, for errors; ``instruction`` is the body's own,
-    for inputs that have none. What is wrong raises `InvalidInputError`.
+    ``field`` is where a value stands in the body, for errors. What is wrong raises
+    `InvalidInputError`. ``ways`` is what such an error says to who sends a picture as text.
     """
 
-    def __init__(self, limits: Limits, max_inputs: int) -> None:
+    def __init__(self, limits: Limits, max_inputs: int, ways: str = IN_INPUT) -> None:
         self.limits = limits
         self.max_inputs = max_inputs
+        self.ways = ways
         self._remote: list[RemoteMedia] = []
+        self._places: list[Place] = []
 
     async def fetch(self, fetcher: Fetcher) -> None:
         """Fills what URLs point to into the inputs: those that were returned, not copies."""
         if self._remote:
             await fetcher.fill(self._remote, current.get())
 
-    def inputs(self, value: Any, field: str, instruction: str) -> list[pb.Input]:
+    @contextlib.contextmanager
+    def own_words(self, names: Mapping[str, str] = {}, first: int = 0) -> Iterator[None]:
+        """Gives the errors of a gRPC call with the inputs that were read the fields that the caller
+        wrote; ``first`` of them come before those that the call has a list of, and ``names`` has
+        fields of its options."""
+        try:
+            yield
+        except InvalidInputError as error:
+            if error.field in names:
+                raise InvalidInputError(names[error.field], error.problem) from error
+            raise in_own_words(error, self._places, first) from error
+
+    def inputs(self, value: Any, field: str, task: Task) -> list[pb.Input]:
         """Reads one input or a list of them."""
         if INPUT.is_many(value):
-            return self.many(value, field, instruction)
-        return [self.one(value, field, instruction)]
+            return self.many(value, field, task)
+        return [self.one(value, field, task)]
 
-    def many(self, values: Any, field: str, instruction: str) -> list[pb.Input]:
-        """Reads a list of 1 to ``max_inputs`` inputs."""
+    def many(self, values: Any, field: str, task: Task, shape: Shape = MANY) -> list[pb.Input]:
+        """Reads a list of 1 to ``max_inputs`` inputs of ``shape``, or what it allows instead of a
+        list: one input."""
+        items = self._items(values, field, shape)
+        return [self._input(item, place, task) for place, item in items]
+
+    def pictures(self, urls: Any, field: str, task: Task) -> list[pb.Input]:
+        """Reads a list of 1 to ``max_inputs`` URLs of pictures, each of which is an input."""
+        messages = []
+        for name, url in self._items(urls, field, PICTURES):
+            message, place = self._begin(name, task)
+            self._media(message, place, "image_url", url, name)
+            messages.append(message)
+        return messages
+
+    def one(self, value: Any, field: str, task: Task) -> pb.Input:
+        """Reads a string, token ids, or an object."""
+        ONE.check(value, field)
+        return self._input(value, field, task)
+
+    def chat(self, value: Any, task: Task) -> pb.Input:
+        """Reads the messages of a chat as one input: what the system says is the instruction, what
+        all others say is embedded."""
+        MESSAGES.check(value, "messages")
+        message, place = self._begin("messages", task)
+        for index, item in enumerate(value):
+            content, field = item["content"], f"messages[{index}].content"
+            if item["role"] in ("system", "developer"):
+                message.instruction, place.instruction = _words(content), field
+            elif item["role"] == "user" or _words(content):  # an empty turn is to be continued
+                self._content(message, place, content, field)
+        return message
+
+    def _items(self, values: Any, field: str, shape: Shape) -> list[tuple[str, Any]]:
+        """What ``shape`` allows, a list or one item, as items with their fields."""
         # Counted first: how long a list may be checked for is not the caller's choice.
         if isinstance(values, list) and not 1 <= len(values) <= self.max_inputs:
             raise InvalidInputError(
                 field, f"{len(values)} given; 1 to max_inputs, {self.max_inputs}, are accepted"
             )
-        MANY.check(values, field)
-        return [self._input(item, f"{field}[{i}]", instruction) for i, item in enumerate(values)]
+        shape.check(values, field)
+        if not isinstance(values, list):
+            return [(field, values)]
+        return [(f"{field}[{index}]", item) for index, item in enumerate(values)]
 
-    def one(self, value: Any, field: str, instruction: str) -> pb.Input:
-        """Reads a string, token ids, or an object."""
-        ONE.check(value, field)
-        return self._input(value, field, instruction)
+    def _begin(self, field: str, task: Task) -> tuple[pb.Input, Place]:
+        """An input that is to be filled, and the place for the fields of what it is filled with."""
+        place = Place(field, task.field)
+        self._places.append(place)
+        return pb.Input(instruction=task.instruction), place
 
-    def chat(self, value: Any, instruction: str) -> pb.Input:
-        """Reads the messages of a chat as one input: what the system says is the instruction."""
-        MESSAGES.check(value, "messages")
-        message = pb.Input(instruction=instruction)
-        for index, item in enumerate(value):
-            if item["role"] == "user":
-                self._content(message, item["content"], f"messages[{index}].content")
-            else:
-                parts = pb.Input()
-                self._content(parts, item["content"], f"messages[{index}].content")
-                message.instruction = " ".join(part.text for part in parts.parts)
-        return message
-
-    def _input(self, value: Any, field: str, instruction: str) -> pb.Input:
+    def _input(self, value: Any, field: str, task: Task) -> pb.Input:
         """Converts a value of the shape `ONE`."""
+        message, place = self._begin(field, task)
         if isinstance(value, str):
-            message = pb.Input(instruction=instruction)
-            message.parts.add(text=value)
-            return message
-        if isinstance(value, list):
-            return pb.Input(token_ids=value)
-        values = {key: item for key, item in value.items() if item is not None}
-        # The shared instruction is for inputs that are not a whole prompt already.
-        own = values.get("instruction", "" if "prompt" in values else instruction)
-        message = pb.Input(instruction=own, prompt=values.get("prompt"))
-        for kind in ("text", "image_url", "video_url"):
-            if kind in values:
-                self._part(message, kind, values[kind], f"{field}.{kind}")
-        if "content" in values:
-            self._content(message, values["content"], f"{field}.content")
+            check_no_media(value, field, self.ways)
+            self._text(message, place, value, field)
+        elif isinstance(value, list):
+            message = pb.Input(token_ids=value)
+        else:
+            self._object(message, place, {k: v for k, v in value.items() if v is not None})
         return message
 
-    def _content(self, message: pb.Input, value: Any, field: str) -> None:
+    def _object(self, message: pb.Input, place: Place, values: dict[str, Any]) -> None:
+        """Adds the values of the shape `ITEM` that are not null."""
+        field = place.field
+        if "prompt" in values:
+            # The shared instruction is for inputs that are not a whole prompt already.
+            message.prompt, message.instruction = values["prompt"], ""
+            place.prompt = f"{field}.prompt"
+        if "instruction" in values:
+            message.instruction, place.instruction = values["instruction"], f"{field}.instruction"
+        if "text" in values:
+            self._text(message, place, values["text"], f"{field}.text")
+        for kind in ("image_url", "video_url", "image"):
+            if kind in values:
+                self._media(message, place, kind, values[kind], f"{field}.{kind}")
+        if "content" in values:
+            self._content(message, place, values["content"], f"{field}.content")
+
+    def _content(self, message: pb.Input, place: Place, value: Any, field: str) -> None:
         """Adds a value of the shape `CONTENT`."""
         if isinstance(value, str):
-            message.parts.add(text=value)
+            check_no_media(value, field, IN_CHAT)
+            self._text(message, place, value, field)
             return
         for index, item in enumerate(value):
             kind = item["type"]
-            self._part(message, kind, item[kind], f"{field}[{index}].{kind}")
+            named = f"{field}[{index}].{kind}"
+            if kind == "text":
+                self._text(message, place, item[kind], named)
+            else:
+                self._media(message, place, kind, item[kind], named)
 
-    def _part(self, message: pb.Input, kind: str, value: Any, field: str) -> None:
-        """Adds a text, or a `URL` of an image or a video."""
-        if kind == "text":
-            message.parts.add(text=value)
-            return
+    def _text(self, message: pb.Input, place: Place, value: str, field: str) -> None:
+        message.parts.add(text=value)
+        place.parts.append(("text", field))
+
+    def _media(self, message: pb.Input, place: Place, kind: str, value: Any, field: str) -> None:
+        """Adds a `URL` of an image or a video, or bare base64 of an ``image``."""
         url = value if isinstance(value, str) else value["url"]
         part = message.parts.add()
-        images = sum(item.WhichOneof("part") != "text" for item in message.parts)
-        if images > self.limits.max_images + 1:  # one of them may be the video
+        place.parts.append(("video_url" if kind == "video_url" else "image_url", field))
+        if sum(kind != "text" for kind, _ in place.parts) > self.limits.max_images + 1:
+            # One of them may be the video.
             raise InvalidInputError(field, f"more than max_images, {self.limits.max_images}")
-        if not is_data_uri(url):
+        if kind == "image" and not is_data_uri(url) and "://" not in url[:20]:
+            part.image = read_base64(url, field, self.limits, "max_image_bytes")
+        elif not is_data_uri(url):
             self._remote.append(RemoteMedia(part, kind, url, field))
-            return
-        data = DataUri.parse(url, field)
-        if kind == "image_url":
+        else:
+            self._data(part, kind, DataUri.parse(url, field), field)
+
+    def _data(self, part: pb.Part, kind: str, data: DataUri, field: str) -> None:
+        """Fills ``part`` with what a data URI holds."""
+        if kind != "video_url":
             part.image = data.read(field, self.limits, "max_image_bytes")
         elif data.type != FRAMES or not data.base64:
             part.video.file = data.read(field, self.limits, "max_video_bytes")
-        elif url.count(",", data.start) >= self.limits.max_video_frames:
+        elif data.uri.count(",", data.start) >= self.limits.max_video_frames:
             most = self.limits.max_video_frames
             raise InvalidInputError(field, f"more frames than max_video_frames, {most}")
         else:
-            frames = url[data.start :].split(",")
+            frames = data.uri[data.start :].split(",")
             part.video.frames.images.extend(
                 read_base64(frame, field, self.limits, "max_image_bytes") for frame in frames
             )
+
+
+def _words(content: Any) -> str:
+    """What a message of a chat says that is text alone."""
+    if isinstance(content, str):
+        return content
+    return " ".join(part["text"] for part in content if part["type"] == "text")

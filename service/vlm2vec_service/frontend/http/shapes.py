@@ -5,6 +5,7 @@ here and not by pydantic because the first error has to end it: pydantic gathers
 bad item, of which a body has room for millions.
 """
 
+import json
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
@@ -77,6 +78,58 @@ class Choice(Shape):
     def accepted(self) -> Schema:
         """The schema that enumerates the words."""
         return {"enum": list(self.words)}
+
+
+@dataclass(frozen=True)
+class Only(Shape):
+    """One of the ``values`` that a field may have without changing anything; ``why`` is said to who
+    wants another."""
+
+    values: tuple[Any, ...]
+    why: str
+
+    @property
+    def problem(self) -> str:
+        """What is wrong with any other value."""
+        allowed = " or ".join(map(json.dumps, self.values))
+        return f"{f'only {allowed} is' if allowed else 'not'} supported: {self.why}"
+
+    def check(self, value: Any, field: str) -> None:
+        """Raises `InvalidInputError` with the reason."""
+        if value not in self.values:
+            raise InvalidInputError(field, self.problem)
+
+    def accepted(self) -> Schema:
+        """The schema that enumerates the values."""
+        return {"enum": list(self.values)}
+
+
+@dataclass(frozen=True)
+class Anything(Shape):
+    """Whatever it is."""
+
+    def check(self, value: Any, field: str) -> None:
+        """Raises nothing."""
+
+    def accepted(self) -> Schema:
+        """The schema of everything."""
+        return {}
+
+
+@dataclass(frozen=True)
+class Whole(Shape):
+    """A whole number of at least ``least``, and of 32 bits at most."""
+
+    least: int = -(2**31)
+
+    def check(self, value: Any, field: str) -> None:
+        """Raises `InvalidInputError` for another type, or a number out of range."""
+        if not _is_integer(value) or not self.least <= value < 2**31:
+            raise InvalidInputError(field, f"expected a whole number, {self.least} or more")
+
+    def accepted(self) -> Schema:
+        """The schema of an integer within its range."""
+        return {"type": "integer", "minimum": self.least, "maximum": 2**31 - 1}
 
 
 @dataclass(frozen=True)

@@ -219,7 +219,9 @@ class HttpSettings:
         "Origins whose pages may call from a browser, comma-separated: https://app.example.com; "
         "or * for all. Empty allows none.",
     )
-    http_max_body_bytes: int = setting(67_108_864, "Bytes of one request's body.")
+    http_max_body_bytes: int = setting(
+        67_108_864, "Bytes of one request's body, inflated if it is compressed by gzip."
+    )
     http_body_seconds: float = setting(60.0, "How long a request's body may take to arrive.")
     http_keepalive_seconds: float = setting(
         65.0,

@@ -211,16 +211,11 @@ def cpu_seconds(pid: int) -> float:
 def served(base: Path, processes: int) -> Iterator[Served]:
     """Runs a null worker and the front end, and keeps this process off its core if it has one."""
     cores = sorted(os.sched_getaffinity(0))
-    worker, grpc, http = (f"127.0.0.1:{port}" for port in free_ports(3))
+    grpc, http = (f"127.0.0.1:{port}" for port in free_ports(2))
+    worker = f"unix:{base}/{grpc}.sock"
     null = [
-        sys.executable,
-        "-m",
-        "benchmarks.null_worker",
-        "--base",
-        str(base),
-        "--address",
-        worker,
-    ]
+        sys.executable, "-m", "benchmarks.null_worker", "--base", str(base), "--address", worker,
+    ]  # fmt: skip
     serve = [
         sys.executable, "-m", "vlm2vec_cli", "serve", "--model", f"{MODEL}={base}",
         "--worker", f"{MODEL}={worker}", "--listen", grpc, "--http-listen", http,

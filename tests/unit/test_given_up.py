@@ -17,9 +17,7 @@ from tests.e2e.server import wait_until
 from vlm2vec.worker.v1 import worker_pb2
 from vlm2vec_service.engine import Engine
 from vlm2vec_service.engine.engine import Launched
-from vlm2vec_service.preprocess import Prepared
 from vlm2vec_service.worker import servicer
-from vlm2vec_service.worker.codec import encode_item
 
 
 class BlockedEngine:
@@ -52,8 +50,7 @@ class FrontEnd:
 
     def __init__(self, worker: servicer.WorkerServicer, loop: asyncio.AbstractEventLoop) -> None:
         self.began = threading.Event()
-        tokens = np.zeros(1, np.int32)
-        item = encode_item(Prepared(tokens, np.zeros((3, 1), np.int32)), "", None)
+        item = worker_pb2.Item(token_ids=np.zeros(1, np.int32).tobytes())
         request = worker_pb2.RunBatchRequest(items=[item])
         call = worker.RunBatch(request, cast(Any, self))
         self.result: Future[Any] = asyncio.run_coroutine_threadsafe(call, loop)

@@ -21,10 +21,11 @@ from vlm2vec_service.errors import (
     WorkerLostError,
 )
 from vlm2vec_service.scheduling.batch import PATHS, BatchInput, BatchResult
-from vlm2vec_service.worker.codec import CHANNEL_OPTIONS, decode_vectors, encode_item
+from vlm2vec_service.worker.codec import CHANNEL_OPTIONS, decode_vectors, encode_batch
 
 CLIENT_OPTIONS = (*CHANNEL_OPTIONS, ("grpc.max_reconnect_backoff_ms", 200))
 """By default a worker that got ready would go unnoticed for seconds."""
+RUN_BATCH = f"/{worker_pb2.DESCRIPTOR.services_by_name['WorkerService'].full_name}/RunBatch"
 
 
 @dataclass(frozen=True)
@@ -50,6 +51,10 @@ class Link:
         self._holder = holder
         self._stub: worker_pb2_grpc.WorkerServiceAsyncStub
         self._stub = worker_pb2_grpc.WorkerServiceStub(channel)
+        self._run_batch: grpc.aio.UnaryUnaryMultiCallable[bytes, worker_pb2.RunBatchResponse]
+        self._run_batch = channel.unary_unary(
+            RUN_BATCH, None, worker_pb2.RunBatchResponse.FromString
+        )
 
     async def status(self, timeout: float | None = None) -> WorkerStatus:
         """Asks the worker what it is and holds. With a ``timeout``, in seconds, it has to answer by
@@ -82,13 +87,12 @@ class Link:
         unless it has ended by then. Raises `DeadlineError` after ``timeout`` seconds,
         `InvalidInputError` where the device's memory does not hold an input, `NotFoundError` for an
         adapter that is not loaded, and `ServeError` for any other fault of the worker."""
-        request = worker_pb2.RunBatchRequest(
-            items=[encode_item(one.prepared, one.adapter, one.normalize) for one in inputs],
-            interactive=interactive,
-            caller_tokens=callers,
+        request = encode_batch(
+            worker_pb2.RunBatchRequest(interactive=interactive, caller_tokens=callers),
+            ((one.prepared, one.adapter, one.normalize) for one in inputs),
         )
         with _our_errors():
-            call = self._stub.RunBatch(request, timeout=timeout)
+            call = self._run_batch(request, timeout=timeout)
             try:
                 await call.initial_metadata()
                 if not call.done():

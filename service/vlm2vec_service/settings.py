@@ -24,9 +24,11 @@ class Limits:
     max_image_bytes: int = setting(20_971_520, "Bytes per encoded image.")
     max_image_pixels: int = setting(50_000_000, "Pixels per image, before any resizing.")
     max_decoded_pixels: int = setting(
-        1_500_000_000,
-        "Pixels of an input's images together, and of the frames of its video, all frames of a "
-        "file: 24 s of 1920x1080 at 30 frames a second are 1.5 billion.",
+        5_000_000_000,
+        "Pixels of an input's images together, and of the frames of its video that are decoded. Of "
+        "a file with H.264, HEVC, VP9 or AV1 in MP4, MOV, Matroska or WebM those are the frames "
+        "from a key frame to each that is sampled: 4 billion for eight of 1920x1080 with a key "
+        "frame every 250, however long the film is. Of any other file they are all.",
     )
     max_video_bytes: int = setting(52_428_800, "Bytes per encoded video.")
     max_video_frames: int = setting(64, "Frames that an input's video may keep.")

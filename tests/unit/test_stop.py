@@ -135,7 +135,7 @@ def test_what_stops_says_why() -> None:
         cancelled.check("input")
 
 
-@pytest.mark.parametrize("data", [gif_of_huge_frames(7000, 40), film("libx264", "mp4", 1024, 30)])
+@pytest.mark.parametrize("data", [gif_of_huge_frames(7000, 103), film("libx264", "mp4", 1024, 30)])
 def test_a_film_of_too_many_pixels_is_refused_before_it_is_decoded(
     data: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -14,6 +14,8 @@ from PIL import Image
 from vlm2vec_service.errors import InvalidInputError
 from vlm2vec_service.preprocess.containers import is_cut_off
 from vlm2vec_service.preprocess.images import check_pixels, check_size
+from vlm2vec_service.preprocess.runs import Run, Unplannable, packets_shown, plan
+from vlm2vec_service.preprocess.runs import decode as decode_runs
 from vlm2vec_service.preprocess.stop import NEVER, Stop
 from vlm2vec_service.preprocess.viewed import on_white
 from vlm2vec_service.settings import Limits
@@ -55,8 +57,9 @@ class SampledVideo:
     """A video file that has been decoded once, and which of its frames are sampled.
 
     ``wanted`` are their indices, ``stored`` the width and height of each before it is turned as
-    ``turn`` says, the display matrix of the first. ``field`` is where the file stands in the input,
-    for errors; ``stop`` says until when it may be decoded.
+    ``turn`` says, the display matrix of the first. ``runs`` are all that has to be decoded for
+    them; without any, everything up to the last has to be. ``field`` is where the file stands in
+    the input, for errors; ``stop`` says until when it may be decoded.
     """
 
     data: bytes = field(repr=False)
@@ -64,6 +67,7 @@ class SampledVideo:
     wanted: tuple[int, ...]
     stored: tuple[tuple[int, int], ...]
     turn: Turn
+    runs: tuple[Run, ...] = ()
     stop: Stop = NEVER
 
     def __len__(self) -> int:
@@ -85,10 +89,14 @@ class SampledVideo:
         try:
             with _opened(self.data, self.field) as (container, stream):
                 packets = _packets(container, stream, self.stop, self.field)
-                decoded = (frame for packet in packets for frame in packet.decode())
-                for index, frame in enumerate(islice(decoded, self.wanted[-1] + 1)):
-                    if index in self.wanted:
-                        yield _rgb(frame, self.turn, decode)
+                if self.runs:
+                    frames = decode_runs(stream.codec_context, packets, self.runs)
+                else:
+                    decoded = (frame for packet in packets for frame in packet.decode())
+                    numbered = enumerate(islice(decoded, self.wanted[-1] + 1))
+                    frames = (frame for index, frame in numbered if index in self.wanted)
+                for frame in frames:
+                    yield _rgb(frame, self.turn, decode)
         except (av.FFmpegError, ValueError) as error:
             raise InvalidInputError(self.field, f"undecodable video: {error}") from error
 
@@ -101,7 +109,8 @@ def sample_video(
     Frame ``floor(i * (n - 1) / (count - 1))`` of ``n`` is taken for each ``i``, as the models
     were trained; a video with fewer frames than ``count`` gives all it has. The file is decoded
     here to count and measure the frames, and again for their pixels, so that memory holds one
-    frame however long the video is. Raises `InvalidInputError` that names ``field``, also for a
+    frame however long the video is. Of a file that tells when each frame is shown, only what the
+    sampled ones need is decoded. Raises `InvalidInputError` that names ``field``, also for a
     file that is cut off, and what `Stop.check` does.
     """
     if len(data) > limits.max_video_bytes:
@@ -113,26 +122,73 @@ def sample_video(
             field, f"{count} frames are not in 1 to max_video_frames, {limits.max_video_frames}"
         )
     try:
-        _check_file(data, limits, field)
-        return _sample(data, count, limits, field, stop)
+        _check_whole(data, limits, field)
+        try:
+            return _sample_runs(data, count, limits, field, stop)
+        except (Unplannable, av.FFmpegError, ValueError):  # as good a reason as any to look at all
+            _check_all(data, limits, field)
+            return _sample(data, count, limits, field, stop)
     except (av.FFmpegError, ValueError) as error:
         raise InvalidInputError(field, f"undecodable video: {error}") from error
 
 
-def _check_file(data: bytes, limits: Limits, field: str) -> None:
-    """Refuses a file that is cut off, and one with too many pixels in all its frames, before one of
-    them is decoded."""
+def _check_whole(data: bytes, limits: Limits, field: str) -> None:
+    """Refuses a file that is cut off, and one with frames that are too large."""
     with _opened(data, field) as (container, stream):
         if is_cut_off(data, container.format.name):
             raise InvalidInputError(field, CUT_OFF)
         width, height = stream.codec_context.width, stream.codec_context.height
         if width and height:
             check_size((width, height), limits, field)
+
+
+def _sample_runs(data: bytes, count: int, limits: Limits, field: str, stop: Stop) -> SampledVideo:
+    """Samples a file of which not all has to be decoded. Raises `Unplannable` for any other."""
+    with _opened(data, field) as (container, stream):
+        shown = packets_shown(container, stream)
+        width, height = stream.codec_context.width, stream.codec_context.height
+    if not shown or not width or not height:
+        raise Unplannable("the file does not tell its frames")
+    _check_frames(len(shown), limits, field)
+    wanted = _uniform(len(shown), count)
+    runs, packets = plan(shown, wanted)
+    check_pixels(packets * width * height, limits, field)
+    stored: list[tuple[int, int]] = []
+    turn: Turn | None = None
+    with _opened(data, field) as (container, stream):
+        for frame in decode_runs(
+            stream.codec_context, _packets(container, stream, stop, field), runs
+        ):
+            check_size((frame.width, frame.height), limits, field)
+            stored.append((frame.width, frame.height))
+            turn = turn or _turn(frame)
+    return SampledVideo(data, field, wanted, tuple(stored), turn or UPRIGHT, runs, stop)
+
+
+def _uniform(frames: int, count: int) -> tuple[int, ...]:
+    """The indices of ``count`` of so many ``frames``, or of all that there are."""
+    return tuple(np.linspace(0, frames - 1, min(count, frames), dtype=int).tolist())
+
+
+def _check_frames(frames: int, limits: Limits, field: str) -> None:
+    if frames > limits.max_video_decoded_frames:
+        raise InvalidInputError(
+            field,
+            f"more frames than max_video_decoded_frames, {limits.max_video_decoded_frames}",
+        )
+
+
+def _check_all(data: bytes, limits: Limits, field: str) -> None:
+    """Refuses a file with too many pixels in all its frames, before one of them is decoded."""
+    with _opened(data, field) as (container, stream):
+        width, height = stream.codec_context.width, stream.codec_context.height
+        if width and height:
             frames = sum(packet.size > 0 for packet in container.demux(stream))
             check_pixels(frames * width * height, limits, field)
 
 
 def _sample(data: bytes, count: int, limits: Limits, field: str, stop: Stop) -> SampledVideo:
+    """Samples a file by decoding all of it."""
     stored: list[tuple[int, int]] = []
     pixels = 0
     turn: Turn | None = None
@@ -144,12 +200,7 @@ def _sample(data: bytes, count: int, limits: Limits, field: str, stop: Stop) -> 
                     groups.append(deque(maxlen=MOST_TAIL))
                 groups[-1].append(packet)
             for frame in packet.decode():
-                if len(stored) == limits.max_video_decoded_frames:
-                    raise InvalidInputError(
-                        field,
-                        f"more frames than max_video_decoded_frames, "
-                        f"{limits.max_video_decoded_frames}",
-                    )
+                _check_frames(len(stored) + 1, limits, field)
                 size = (frame.width, frame.height)
                 check_size(size, limits, field)
                 pixels += frame.width * frame.height
@@ -163,10 +214,9 @@ def _sample(data: bytes, count: int, limits: Limits, field: str, stop: Stop) -> 
             raise InvalidInputError(field, CUT_OFF)
     if not stored:
         raise InvalidInputError(field, "the video holds no frame")
-    chosen = np.linspace(0, len(stored) - 1, min(count, len(stored)), dtype=int).tolist()
-    return SampledVideo(
-        data, field, tuple(chosen), tuple(stored[index] for index in chosen), turn or UPRIGHT, stop
-    )
+    wanted = _uniform(len(stored), count)
+    sizes = tuple(stored[index] for index in wanted)
+    return SampledVideo(data, field, wanted, sizes, turn or UPRIGHT, (), stop)
 
 
 @contextlib.contextmanager

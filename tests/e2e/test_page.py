@@ -4,59 +4,27 @@ import base64
 import json
 import threading
 from collections.abc import Iterator
-from dataclasses import dataclass
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
-from playwright.sync_api import Browser, Page, expect
+from playwright.sync_api import Page, expect
 
-from tests.e2e.auth.guarded import new_key
-from tests.e2e.browser import running_browser, watched_page
-from tests.e2e.server import Server, running_server
+from tests.e2e.browser import watched_page
+from tests.e2e.site import ROOT, Site, running_site
 
-ROOT = Path(__file__).parents[2]
-MODEL = ROOT / "demo" / "vlm2vec_demo" / "digits" / "model"
 PICTURES = sorted((ROOT / "examples" / "digits").glob("*.png"))
 QUERY = "a red seven above a black three"
 FOR_QUERY = "Find me an everyday image that matches the given caption:"
 FOR_PICTURES = "Represent the given image."
 
 
-@dataclass(frozen=True)
-class Site:
-    """A server of the digits model that asks for keys, and its pages."""
-
-    server: Server
-    key: str
-    browser: Browser
-
-    @property
-    def url(self) -> str:
-        return f"http://{self.server.http_address}"
-
-    def post(self, path: str, **body: Any) -> Any:
-        """The answer of the API, which has to be a success."""
-        headers = {"authorization": f"Bearer {self.key}"}
-        answer = httpx.post(f"{self.url}{path}", json=body, headers=headers, timeout=60)
-        assert answer.status_code == 200, answer.text
-        return answer.json()
-
-
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
-    """Version 1 is the champion, version 2 the canary; the key may embed."""
-    with running_browser() as browser:
-        folder = tmp_path_factory.mktemp("site")
-        key, line = new_key("--name", "page", "--scope", "embed")
-        (folder / "callers.jsonl").write_text(line)
-        flags: list[str | Path] = ["--model", f"digits={MODEL / 'base'}"]
-        for version, alias in (("1", "champion"), ("2", "canary")):
-            flags += ["--adapter", f"digits/{version}={MODEL / f'v{version}'}"]
-            flags += ["--alias", f"digits@{alias}={version}"]
-        with running_server(folder, *flags, "--callers", folder / "callers.jsonl") as server:
-            yield Site(server, key, browser)
+    with running_site(tmp_path_factory.mktemp("site")) as running:
+        yield running
 
 
 @pytest.fixture
@@ -98,7 +66,9 @@ def rank(page: Page, pictures: list[Any], text: str = QUERY) -> None:
     query.get_by_label("Instruction").fill(FOR_QUERY)
     candidates.get_by_label("Drop pictures, or choose them").set_input_files(pictures)
     candidates.get_by_label("Instruction").fill(FOR_PICTURES)
-    page.get_by_role("button", name="Rank").focus()
+    button = page.get_by_role("button", name="Rank")
+    expect(button).to_be_enabled()
+    button.focus()
     page.keyboard.press("Enter")
 
 
@@ -126,13 +96,16 @@ def test_it_shows_who_answers_and_what_happens_now(site: Site, page: Page) -> No
     expect(row(page, "2")).to_contain_text("canary, 0 %")
     expect(row(page, "base")).to_contain_text("who names it")
     expect(page.get_by_text("1 of 1")).to_be_visible()
-    spaces = {item["version"]: item["space"] for item in models(site)[0]["versions"]}
-    expect(row(page, "2")).to_contain_text(spaces["2"][:12])
+    spaces = {
+        item["version"]: item["space"]
+        for item in site.ask("GET", "/v1/models")["data"][0]["versions"]
+    }
+    expect(row(page, "2")).to_contain_text(spaces["2"])
     done = threading.Event()
 
     def load() -> None:
         while not done.is_set():
-            site.post("/v1/embeddings", model="digits@canary", input=["a red seven"] * 8)
+            site.ask("POST", "/v1/embeddings", model="digits@canary", input=["a red seven"] * 8)
 
     thread = threading.Thread(target=load)
     thread.start()
@@ -146,16 +119,11 @@ def test_it_shows_who_answers_and_what_happens_now(site: Site, page: Page) -> No
         thread.join()
 
 
-def models(site: Site) -> Any:
-    headers = {"authorization": f"Bearer {site.key}"}
-    return httpx.get(f"{site.url}/v1/models", headers=headers).json()["data"]
-
-
 def test_it_ranks_pictures_by_the_champion_and_the_canary(site: Site, page: Page) -> None:
     rank(page, [str(path) for path in PICTURES])
     for title, which in (("champion: version 1", "champion"), ("canary: version 2", "canary")):
-        answer = site.post(
-            "/v1/rerank", model=f"digits@{which}", query=QUERY, instruction=FOR_QUERY,
+        answer = site.ask(
+            "POST", "/v1/rerank", model=f"digits@{which}", query=QUERY, instruction=FOR_QUERY,
             documents=[{"image_url": data_uri(path)} for path in PICTURES],
             document_instruction=FOR_PICTURES,
         )  # fmt: skip
@@ -258,3 +226,35 @@ def test_docs_describe_and_try_every_call(site: Site) -> None:
         send("/v1/models/{model}", {"model": "digits"}).to_contain_text('"backbone": "qwen2_vl"')
         for field in ("input", "dimensions", "messages", "top_n"):
             expect(page.get_by_role("rowheader", name=field, exact=True).first).to_be_visible()
+
+
+class Empty(BaseHTTPRequestHandler):
+    """An empty page, wherever it is asked for."""
+
+    def do_GET(self) -> None:
+        self.send_response(200)
+        self.send_header("content-type", "text/html")
+        self.send_header("content-length", "0")
+        self.end_headers()
+
+
+def test_a_page_of_another_origin_calls_where_that_is_allowed(site: Site) -> None:
+    script = """async ([url, key]) => {
+        const headers = { authorization: `Bearer ${key}`, "content-type": "application/json" };
+        const body = JSON.stringify({ input: "a red seven" });
+        try {
+            const answer = await fetch(url, { method: "POST", headers, body });
+            return [answer.status, answer.headers.has("x-request-id")];
+        } catch {
+            return "refused by the browser";
+        }
+    }"""
+    pages = ThreadingHTTPServer(("127.0.0.1", site.elsewhere), Empty)
+    threading.Thread(target=pages.serve_forever, daemon=True).start()
+    page = site.browser.new_page()
+    for host, expected in (("127.0.0.1", [200, True]), ("localhost", "refused by the browser")):
+        page.goto(f"http://{host}:{site.elsewhere}/")
+        assert page.evaluate(script, [f"{site.url}/v1/embeddings", site.key]) == expected
+    page.close()
+    pages.shutdown()
+    pages.server_close()

@@ -47,7 +47,8 @@ export function make(tag, properties = {}, ...children) {
   return element;
 }
 
+// Shows a text, or nothing; one that is shown already is not said again to who listens.
 export function tell(element, text) {
-  element.textContent = text;
+  if (element.textContent !== text) element.textContent = text;
   element.hidden = !text;
 }

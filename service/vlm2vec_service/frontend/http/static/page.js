@@ -12,6 +12,7 @@ const rates = new Rates();
 const problem = document.getElementById("problem");
 const ready = document.getElementById("ready");
 let models = [];
+let counted = []; // what writes the rates into the cells of the models
 
 const TILES = [
   ["Inputs a second", () => rates.rate("inputs_total", { code: "OK" })],
@@ -57,8 +58,8 @@ function line(points) {
 }
 
 function drawModels() {
+  counted = [];
   const cards = models.map((model) => {
-    const rows = [...model.versions].sort((a, b) => b.aliases.length - a.aliases.length);
     const state = make("span", { className: `badge ${model.ready ? "good" : "bad"}` },
       model.ready ? "ready" : "not ready");
     const about = `${model.backbone}, ${model.dimension || "unknown"} dimensions`;
@@ -66,34 +67,38 @@ function drawModels() {
       make("header", {}, make("h3", {}, model.id), state,
         make("span", { className: "soft" }, about)),
       model.reason ? make("p", { className: "problem" }, model.reason) : null,
-      make("div", { className: "wide" }, table(model, rows)));
+      make("div", { className: "wide" }, table(model)));
   });
   document.getElementById("models").replaceChildren(...cards);
 }
 
-function table(model, versions) {
+function table(model) {
   const heads = ["Version", "Answers", "Inputs a second", "Tokens a second", "Space"];
   const head = make("tr", {}, ...heads.map((text, i) =>
     make("th", { scope: "col", className: i === 2 || i === 3 ? "number" : "" }, text)));
+  const versions = [...model.versions].sort((a, b) => b.aliases.length - a.aliases.length);
   const rows = versions.map(({ version, space, aliases }) => {
     const labels = { model: model.id, version };
     return make("tr", {}, make("th", { scope: "row" }, version),
       make("td", {}, answers(model, aliases)),
-      ...["inputs_total", "tokens_total"].map((name) => {
-        const wanted = name === "inputs_total" ? { ...labels, code: "OK" } : labels;
-        return make("td", { className: "number" }, shown(rates.rate(name, wanted)));
-      }),
-      make("td", {}, make("code", { title: space }, space.slice(0, 12))));
+      rateCell("inputs_total", { ...labels, code: "OK" }), rateCell("tokens_total", labels),
+      make("td", {}, make("code", { className: "space", title: space }, space)));
   });
   return make("table", {}, make("thead", {}, head), make("tbody", {}, ...rows));
+}
+
+function rateCell(name, labels) {
+  const cell = make("td", { className: "number" });
+  counted.push(() => { cell.textContent = shown(rates.rate(name, labels)); });
+  return cell;
 }
 
 // Which calls a version answers, in words.
 function answers(model, aliases) {
   const share = Math.round(1000 * model.canary_share) / 10;
   const words = aliases.map((alias) => {
-    if (alias === "champion") return `champion, ${100 - share} %`;
-    if (alias === "canary") return `canary, ${share} %`;
+    if (alias === "champion") return `champion, ${100 - share}\u00a0%`;
+    if (alias === "canary") return `canary, ${share}\u00a0%`;
     return alias;
   });
   return words.join("; ") || "who names it";
@@ -101,23 +106,32 @@ function answers(model, aliases) {
 
 async function look(turn) {
   try {
-    if (turn % MODELS_EVERY === 0) {
-      models = (await (await ask("v1/models")).json()).data;
-      offer(models);
-    }
+    if (turn % MODELS_EVERY === 0) await lookAtModels();
     rates.add(await (await ask("metrics")).text());
-    const good = models.every((model) => model.ready);
-    ready.className = `badge ${good ? "good" : "bad"}`;
-    tell(ready, good ? "ready" : "not ready");
-    tell(problem, "");
     drawTiles();
-    drawModels();
+    for (const write of counted) write();
+    tell(problem, "");
   } catch (error) {
-    ready.className = "badge bad";
-    tell(ready, error.status ? "refused" : "not reached");
+    if (!error.status) showReady(false, "not reached");
     const needed = error.status === 401 ? "Write a key into the field above. " : "";
     tell(problem, `${needed}The server says: ${error.message}`);
   }
+}
+
+async function lookAtModels() {
+  const found = (await (await ask("v1/models")).json()).data;
+  const good = found.every((model) => model.ready);
+  showReady(good, good ? "ready" : "not ready");
+  // What is drawn anew loses what somebody has selected in it.
+  if (JSON.stringify(found) === JSON.stringify(models)) return;
+  models = found;
+  offer(models);
+  drawModels();
+}
+
+function showReady(good, text) {
+  ready.className = `badge ${good ? "good" : "bad"}`;
+  tell(ready, text);
 }
 
 async function keepLooking() {

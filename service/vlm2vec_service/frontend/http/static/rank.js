@@ -6,19 +6,16 @@ const form = document.getElementById("rank");
 const model = document.getElementById("model");
 const beside = document.getElementById("beside");
 const results = document.getElementById("results");
+const button = form.querySelector(".go button");
 const NOBODY = "nobody";
 let known = [];
 
 // Offers the models and versions that there are, and keeps what was chosen.
 export function offer(models) {
-  if (JSON.stringify(models.map(choices)) === JSON.stringify(known.map(choices))) return;
   known = models;
   fill(model, models.map(({ id }) => [id, id]));
   offerVersions();
-}
-
-function choices({ id, versions }) {
-  return [id, versions];
+  button.disabled = !models.length;
 }
 
 const versionsOf = (name) => known.find(({ id }) => id === name)?.versions ?? [];
@@ -151,7 +148,6 @@ async function show() {
 
 form.addEventListener("submit", async (event) => {
   event.preventDefault();
-  const button = form.querySelector(".go button");
   button.disabled = true;
   try {
     results.replaceChildren(...await show());

@@ -115,6 +115,9 @@ def test_coheres_own_client(server: Server) -> None:
     assert image.embeddings.float_ is not None
     ranked = client.rerank(model="qwen", query="a cat", documents=["two boats", "a cat"], top_n=1)
     assert [item.index for item in ranked.results] == [1]
+    first = cohere.Client("any", base_url=f"http://{server.http_address}")
+    older = first.rerank(model="qwen", query="a cat", documents=["two boats", {"text": "a cat"}])
+    assert [item.index for item in older.results] == [1, 0]
     with pytest.raises(cohere.NotFoundError):
         client.embed(model="gwen", input_type="image", images=[URI], embedding_types=["float"])
     with pytest.raises(cohere.BadRequestError) as bad:

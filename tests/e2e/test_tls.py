@@ -105,12 +105,14 @@ class Secured:
 
 
 class PictureStore(BaseHTTPRequestHandler):
-    """A store inside the cluster, with one picture."""
+    """A store inside the cluster, with one picture; or with a status, if that is the path."""
 
     picture = png(Image.effect_mandelbrot((84, 56), (-2, -1, 1, 1), 50).convert("RGB"))
 
     def do_GET(self) -> None:
-        self.send_response(200)
+        status = self.path.removeprefix("/")
+        self.send_response(int(status) if status.isdecimal() else 200)
+        self.send_header("retry-after", "7")
         self.end_headers()
         self.wfile.write(self.picture)
 
@@ -202,7 +204,14 @@ def test_allowed_urls_are_fetched(secured: Secured, store: str) -> None:
         scores = client.post(url.replace("embeddings", "rerank"), json=ranking).json()["results"]
         assert [result["relevance_score"] for result in scores] == pytest.approx([1, 1], abs=1e-4)
         other = client.post(url, json={"input": {"image_url": "https://example.com/a.png"}})
+        failed = {
+            status: client.post(url, json={"input": ["a", {"image_url": f"{store}/{status}"}]})
+            for status in (404, 429, 500)
+        }
     assert (other.status_code, other.json()["error"]["param"]) == (400, "input.image_url")
+    assert {answer.json()["error"]["param"] for answer in failed.values()} == {"input[1].image_url"}
+    found = {key: (it.status_code, it.headers.get("retry-after")) for key, it in failed.items()}
+    assert found == {404: (400, None), 429: (503, "7"), 500: (502, "1")}
 
 
 def test_certificates_of_others_are_refused(secured: Secured) -> None:

@@ -8,7 +8,7 @@ WRONG: dict[str, tuple[Any, ...]] = {
     "instruction": (5, [], {}, "\udc00"),
     "encoding_format": ("FLOAT", 1, ["float"]),
     "normalize": ("yes", 1, []),
-    "priority": (0, "BULK", ["bulk"]),
+    "priority": (1.5, "BULK", ["bulk"]),
     "user": (5, [], "\ud800"),
     "dimensions": (-1, 1.5, "64", [], 2**64),
     "surprise": (None, 1, "a"),

@@ -21,12 +21,15 @@ TRUNCATE = Field(
     default=None,
     description="Leave out the end of a text that makes its input longer than the server takes.",
 )
-FORMAT = Choice(("float", "base64", "binary", "ubinary"))
+FORMAT = Choice(
+    ("float", "base64", "binary", "ubinary"),
+    description="base64 is of little-endian float32; binary and ubinary are one bit a component, "
+    "eight of them as a number from -128 or from 0.",
+)
 FORMATS = ByType(
     {str: FORMAT, list: ListOf(FORMAT, "a list of one format", least=1)},
     expected="a format or a list of one",
-    description="base64 is of little-endian float32; binary and ubinary are one bit a component, "
-    "eight of them as a number from -128 or from 0.",
+    description="The same as encoding_format.",
 )
 TOKENS = Shaped(
     Whole(-1, description="Truncate inputs to so many tokens; -1 to as many as the server takes.")
@@ -63,14 +66,14 @@ class EmbeddingsBody(TruncatedBody):
     input: Annotated[Any, WithJsonSchema(INPUT.schema(nullable=True))] = None
     messages: Annotated[Any, WithJsonSchema(MESSAGES.schema(nullable=True))] = None
     instruction: str | None = INSTRUCTION
-    encoding_format: Annotated[Any, Shaped(FORMATS)] = None
+    encoding_format: Annotated[Any, Shaped(FORMAT)] = None
     dimensions: Number = DIMENSIONS
     normalize: bool | None = NORMALIZE
     truncate: bool | None = TRUNCATE
     task: str | None = Field(
         default=None, description="The same as instruction, if it is a sentence; a word is ignored."
     )
-    embedding_type: Annotated[Any, Shaped(FORMATS.described("As encoding_format."))] = None
+    embedding_type: Annotated[Any, Shaped(FORMATS)] = None
     normalized: bool | None = Field(default=None, description="The same as normalize.")
     use_activation: bool | None = Field(default=None, description="The same as normalize.")
     late_chunking: Annotated[Any, only(False, why="each input is read by itself")] = None

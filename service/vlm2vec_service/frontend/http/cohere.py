@@ -10,7 +10,7 @@ from vlm2vec.v1 import embedding_pb2 as pb
 from vlm2vec_service.errors import InvalidInputError
 from vlm2vec_service.frontend import calls
 from vlm2vec_service.frontend.access import current
-from vlm2vec_service.frontend.http.bodies import Number
+from vlm2vec_service.frontend.http.bodies import FORMAT, Number
 from vlm2vec_service.frontend.http.caller import caller_of
 from vlm2vec_service.frontend.http.errors import RESPONSES
 from vlm2vec_service.frontend.http.fetch import Fetcher
@@ -24,7 +24,7 @@ from vlm2vec_service.frontend.http.shapes import Choice, ListOf
 from vlm2vec_service.frontend.parsing import parsed
 from vlm2vec_service.frontend.pipeline import Pipeline
 
-FORMATS = ListOf(Choice(("float", "base64", "binary", "ubinary")), "a list of formats", least=1)
+FORMATS = ListOf(FORMAT, "a list of formats", least=1)
 TRUNCATE = Choice(
     ("END", "NONE"), description="Whether the end of too long a text is left out; it is."
 )

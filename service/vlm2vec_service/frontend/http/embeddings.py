@@ -56,12 +56,12 @@ def _truncate(body: EmbeddingsBody) -> int | None:
 
 def _format(body: EmbeddingsBody) -> str:
     """The format of the vectors. Raises `InvalidInputError` for more than one."""
-    format = body.one_of("encoding_format", "embedding_type") or "float"
-    if isinstance(format, str):
-        return format
-    if len(format) > 1:
-        raise InvalidInputError("embedding_type", "one format at a time")
-    return str(format[0])
+    if isinstance(body.embedding_type, list):
+        if len(body.embedding_type) > 1:
+            raise InvalidInputError("embedding_type", "one format at a time")
+        body.embedding_type = body.embedding_type[0]
+    format: str | None = body.one_of("encoding_format", "embedding_type")
+    return format or "float"
 
 
 def _json(answer: pb.EmbedResponse, format: str) -> bytes:

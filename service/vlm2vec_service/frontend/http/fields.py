@@ -94,13 +94,17 @@ class Body(BaseModel):
     def task_of(self, instruction: str | None, field: str) -> Task:
         """The ``instruction``, or the task in ``field`` if that is a sentence.
 
-        Raises `InvalidInputError` for a word that is none of `TASKS`.
+        Raises `InvalidInputError` for another sentence than the instruction, and for a word that is
+        none of `TASKS`.
         """
         said: str = getattr(self, field) or ""
-        sentence = " " in said
-        if said and not sentence and said not in TASKS:
-            raise InvalidInputError(field, f"expected a sentence, or one of {', '.join(TASKS)}")
-        return Task(said, field) if sentence and instruction is None else Task(instruction or "")
+        if " " not in said:
+            if said and said not in TASKS:
+                raise InvalidInputError(field, f"expected a sentence, or one of {', '.join(TASKS)}")
+            return Task(instruction or "")
+        if instruction not in (None, said):
+            raise InvalidInputError(field, "it is the same as instruction, which disagrees")
+        return Task(said, field)
 
 
 class CallBody(Body):

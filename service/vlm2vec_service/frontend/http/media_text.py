@@ -1,4 +1,8 @@
-"""Pictures and videos that were sent as text: an error, not thousands of tokens of base64."""
+"""Pictures and videos that were sent as text: an error, not thousands of tokens of base64.
+
+That is for plain strings, which may have been meant as anything. Where a caller says that it is
+text, ``{"text": ...}`` as in gRPC, it is.
+"""
 
 import re
 

@@ -42,7 +42,6 @@ class TeiBody(CallBody):
         Any, only("Right", "right", why="it is the end that is left out")
     ] = None
 
-    @property
     def most_tokens(self) -> int | None:
         """What inputs are truncated to, as the gRPC API has it."""
         return 0 if self.truncate else None
@@ -88,7 +87,7 @@ def routes(pipeline: Pipeline, fetcher: Fetcher) -> APIRouter:
     async def embed(body: TeiEmbedBody, request: Request, model: str = "") -> Response:
         """Embed one or more inputs: an answer of vectors and nothing else."""
         body.model = body.model or model
-        options = body.options(pipeline.catalog, body.most_tokens)
+        options = body.options(pipeline.catalog, body.most_tokens())
         options.output.dimensions = body.dimensions or 0
         if body.normalize is not None:
             options.output.normalize = body.normalize
@@ -150,7 +149,7 @@ async def _answer(pipeline: Pipeline, fetcher: Fetcher, body: TeiRerankBody, siz
 
     query, texts = await parsed(read, size)
     await reader.fetch(fetcher)
-    options, caller = body.options(pipeline.catalog, body.most_tokens), caller_of(pipeline)
+    options, caller = body.options(pipeline.catalog, body.most_tokens()), caller_of(pipeline)
     with reader.own_words(first=1):
         answer = await calls.rank(pipeline, query, texts, options, 0, caller)
     results = [

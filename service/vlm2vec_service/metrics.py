@@ -1,6 +1,7 @@
 """Prometheus metrics: seconds, ``_total`` on counters, labels from fixed sets only."""
 
-from dataclasses import dataclass
+import functools
+from typing import TypeVar
 
 from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, Histogram
 
@@ -13,25 +14,14 @@ COSINES = (0.0, 0.25, 0.5, 0.6, 0.7, 0.8, 0.85, 0.9, 0.94, 0.97, 0.985, 0.99, 0.
 """None below 0: the client library would leave out the sum, which may fall as well as rise."""
 MODALITIES = ("text", "image", "video", "image_text", "video_text")
 
+Metric = TypeVar("Metric", Counter, Gauge, Histogram)
 
-@dataclass(frozen=True)
-class Meter:
-    """What is counted of the inputs that one version answers: to find each of these by its labels
-    takes longer than to count."""
 
-    inputs: Counter
-    tokens: Counter
-    preprocess_wait: Histogram
-    preprocess: Histogram
-    queue: Histogram
-    inference: Histogram
-
-    def answered(self, tokens: int, queue_seconds: float, inference_seconds: float) -> None:
-        """Counts an input that was answered, and how long it waited and ran."""
-        self.inputs.inc()
-        self.tokens.inc(tokens)
-        self.queue.observe(queue_seconds)
-        self.inference.observe(inference_seconds)
+def _quick(metric: Metric) -> Metric:
+    """Has ``metric`` remember what its labels stand for: to look that up, with a lock, takes the
+    client library longer than to count."""
+    metric.labels = functools.cache(metric.labels)  # type: ignore[method-assign]
+    return metric
 
 
 class Metrics:
@@ -39,13 +29,14 @@ class Metrics:
 
     def __init__(self, registry: CollectorRegistry = REGISTRY) -> None:
         def counter(name: str, text: str, *labels: str) -> Counter:
-            return Counter(f"vlm2vec_{name}", text, labels, registry=registry)
+            return _quick(Counter(f"vlm2vec_{name}", text, labels, registry=registry))
 
         def gauge(name: str, text: str, *labels: str) -> Gauge:
-            return Gauge(f"vlm2vec_{name}", text, labels, registry=registry)
+            return _quick(Gauge(f"vlm2vec_{name}", text, labels, registry=registry))
 
         def histogram(name: str, text: str, buckets: tuple[float, ...], *labels: str) -> Histogram:
-            return Histogram(f"vlm2vec_{name}", text, labels, buckets=buckets, registry=registry)
+            metric = Histogram(f"vlm2vec_{name}", text, labels, buckets=buckets, registry=registry)
+            return _quick(metric)
 
         self.requests = counter("requests_total", "Calls by method and code.", "method", "code")
         self.seconds = histogram("request_seconds", "Seconds of a unary call.", SECONDS, "method")
@@ -92,7 +83,6 @@ class Metrics:
         self.cache_misses = counter(
             "vision_cache_misses_total", "Images that had to be encoded.", "model", "worker"
         )
-        self._meters: dict[tuple[str, str], Meter] = {}
         self._routes: dict[str, list[tuple[str, str, str]]] = {}
         self._cache_seen: dict[tuple[str, str], tuple[int, int]] = {}
         self.device_memory = gauge(
@@ -155,9 +145,9 @@ class Metrics:
             "registry_versions_changed_total",
             "Versions of the registry whose name came to stand for other contents.", "model",
         )  # fmt: skip
-        self.route_info = gauge(
-            "route_info", "1 for the version that an alias stands for.",
-            "model", "alias", "version", "space",
+        self.route_info = Gauge(  # whose labels are taken away again
+            "vlm2vec_route_info", "1 for the version that an alias stands for.",
+            ("model", "alias", "version", "space"), registry=registry,
         )  # fmt: skip
         self.canary_share = gauge("canary_share", "Share of the canary, 0 to 1.", "model")
         self.shadow_cosine = histogram(
@@ -174,17 +164,15 @@ class Metrics:
             "shadow_dropped_total", "Copies left out because too many waited.", "model"
         )
 
-    def meter(self, model: str, version: str) -> Meter:
-        """What is counted of the inputs that ``version`` answers."""
-        meter = self._meters.get((model, version))
-        if meter is None:
-            stages = ("preprocess_wait", "preprocess", "queue", "inference")
-            meter = self._meters[model, version] = Meter(
-                self.inputs.labels(model, version, Code.OK.name),
-                self.tokens.labels(model, version),
-                *(self.stage.labels(model, stage) for stage in stages),
-            )
-        return meter
+    def answered(
+        self, model: str, version: str, tokens: int, queue_seconds: float, inference_seconds: float
+    ) -> None:
+        """Counts an input of so many ``tokens`` that was answered, and how long it waited and
+        ran."""
+        self.inputs.labels(model, version, Code.OK.name).inc()
+        self.tokens.labels(model, version).inc(tokens)
+        self.stage.labels(model, "queue").observe(queue_seconds)
+        self.stage.labels(model, "inference").observe(inference_seconds)
 
     def failed(self, model: str, version: str, code: Code, inputs: int) -> None:
         """Counts ``inputs`` of which one failed with ``code``, and the others were given up."""

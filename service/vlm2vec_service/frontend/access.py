@@ -3,8 +3,8 @@
 import asyncio
 import contextvars
 import logging
+import os
 import time
-import uuid
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -110,7 +110,7 @@ class Access:
         """Notes a call that comes in, with the ``id`` that the caller gave it, if any. `finish` has
         to follow."""
         good = 0 < len(id) <= 128 and id.isascii() and id.isprintable()
-        call = Call(method, peer, id if good else uuid.uuid4().hex)
+        call = Call(method, peer, id if good else os.urandom(16).hex())
         call.held = Holding(self.received, Flow(call.caller, True))
         current.set(call)
         self.metrics.in_flight.labels(method).inc()
@@ -173,6 +173,8 @@ class Access:
         self.metrics.requests.labels(call.method, code.name).inc()
         if code != Code.CANCELLED and not stream:
             self.metrics.seconds.labels(call.method).observe(seconds)
+        if not access.isEnabledFor(logging.INFO):
+            return shown
         access.info(
             "%s %s %.1f ms",
             call.method,

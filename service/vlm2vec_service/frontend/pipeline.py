@@ -8,7 +8,7 @@ import asyncio
 import contextlib
 import functools
 import time
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from vlm2vec.v1 import embedding_pb2 as pb
@@ -27,11 +27,11 @@ from vlm2vec_service.frontend.request import Answer, Caller, Deadline, Route
 from vlm2vec_service.frontend.served import Served
 from vlm2vec_service.metrics import Metrics
 from vlm2vec_service.preprocess import Prepared
-from vlm2vec_service.preprocess.messages import modality
 from vlm2vec_service.processes.member import Member
 from vlm2vec_service.processes.siblings import Siblings
 from vlm2vec_service.scheduling.batch import BatchInput
 from vlm2vec_service.scheduling.fair_queue import Embedded, Flow, QueuedInput
+from vlm2vec_service.scheduling.scheduler import Scheduler
 from vlm2vec_service.settings import Limits, ServerSettings
 from vlm2vec_service.versions.catalog import Catalog, Version
 from vlm2vec_service.versions.residency import State
@@ -93,7 +93,9 @@ class Pipeline:
         window = min(len(inputs), self.settings.stream_window)
         groups = list(grouped(inputs))
         answers: dict[str, Answer] = {}
-        async with self._admitted(route, caller, window):
+        scheduler, flow = route.served.scheduler, Flow(caller.name, route.interactive)
+        await self._admit(scheduler, flow, caller, window)
+        try:
             if len(inputs) > 1:
                 answered = len(inputs) * route.served.dimension * COMPONENT_BYTES
                 current.get().hold(answered, "inputs")
@@ -101,6 +103,8 @@ class Pipeline:
                 answers = await self._embed(groups[0], route, caller)
             else:
                 await self._embed_all(groups, window, route, caller, answers)
+        finally:
+            scheduler.release(flow, window)
         return [answers[name] for name in inputs]
 
     async def _embed_all(
@@ -173,26 +177,19 @@ class Pipeline:
         if found.state is State.FAILED:
             raise AdapterError(f"version {version.name!r} could not be loaded: {found.reason}")
 
-    @contextlib.asynccontextmanager
-    async def _admitted(self, route: Route, caller: Caller, inputs: int) -> AsyncIterator[None]:
-        """Places in the model's queue, until the block ends. A stream waits for them, any other
-        caller gets `ExhaustedError` where there are none; both `DeadlineError`."""
-        scheduler, flow = route.served.scheduler, Flow(caller.name, route.interactive)
+    async def _admit(self, scheduler: Scheduler, flow: Flow, caller: Caller, inputs: int) -> None:
+        """Takes places in the model's queue. A stream waits for them, any other caller gets
+        `ExhaustedError` where there are none; both `DeadlineError`."""
         if not caller.streams:
             scheduler.admit(flow, caller.deadline, inputs)
         elif not scheduler.places.take_if_free(flow, inputs):
             async with Deadline(caller, "before the queue had a place"):
                 await scheduler.wait_for_place(flow, inputs)
-        try:
-            yield
-        finally:
-            scheduler.release(flow, inputs)
 
     async def _embed(self, group: Group, route: Route, caller: Caller) -> dict[str, Answer]:
         """Answers admitted inputs, by the names of their fields. Raises `ServeError`."""
         model, version = route.served.model.name, route.version.name
-        for message in group.inputs.values():
-            self.metrics.modalities.labels(modality(message)).inc()
+        self.metrics.modalities.labels(group.modality).inc(len(group.inputs))
         memory, started = self.preparation.memory, time.monotonic()
         held = Holding(memory, Flow(caller.name, route.interactive))
         failure: Code | None = Code.CANCELLED  # if neither answers nor an error come
@@ -219,10 +216,11 @@ class Pipeline:
             if failure is not None:
                 self.metrics.failed(model, version, failure, len(group.inputs))
         answers = {}
-        meter = self.metrics.meter(model, version)
         for name, one, found in zip(group.inputs, prepared, embedded, strict=True):
             self._shadow(group.inputs[name], one, route, found)
-            meter.answered(len(one), found.queue_seconds, found.inference_seconds)
+            self.metrics.answered(
+                model, version, len(one), found.queue_seconds, found.inference_seconds
+            )
             answers[name] = Answer(
                 route, found.vector, len(one), one.truncated, preprocess, found.queue_seconds,
                 found.inference_seconds,

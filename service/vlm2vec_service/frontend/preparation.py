@@ -30,16 +30,12 @@ MOST_TOGETHER = 32
 @dataclass(frozen=True)
 class Group:
     """Inputs that are prepared together, by the names of their fields: short texts of so many
-    ``nbytes``, or one input of any other kind."""
+    ``nbytes``, or one input of any other kind. ``modality`` is that of each."""
 
     inputs: Mapping[str, pb.Input]
-    is_short: bool
+    modality: str
+    is_short: bool = False
     nbytes: int = 0
-
-    @property
-    def has_media(self) -> bool:
-        """Whether there may be pictures."""
-        return not self.is_short and any(modality(one) != "text" for one in self.inputs.values())
 
 
 def grouped(inputs: Mapping[str, pb.Input]) -> Iterator[Group]:
@@ -47,17 +43,18 @@ def grouped(inputs: Mapping[str, pb.Input]) -> Iterator[Group]:
     texts: dict[str, pb.Input] = {}
     nbytes = 0
     for field, message in inputs.items():
-        size = message.ByteSize() if modality(message) == "text" else SHORT_BYTES + 1
+        kind = modality(message)
+        size = message.ByteSize() if kind == "text" else SHORT_BYTES + 1
         if size > SHORT_BYTES:
-            yield Group({field: message}, False)
+            yield Group({field: message}, kind)
             continue
         if nbytes + size > SHORT_BYTES or len(texts) == MOST_TOGETHER:
-            yield Group(texts, True, nbytes)
+            yield Group(texts, "text", True, nbytes)
             texts, nbytes = {}, 0
         texts[field] = message
         nbytes += size
     if texts:
-        yield Group(texts, True, nbytes)
+        yield Group(texts, "text", True, nbytes)
 
 
 class Preparation:
@@ -85,7 +82,7 @@ class Preparation:
 
     def most_bytes(self, group: Group) -> int:
         """The most that ``group`` takes once it is prepared, as far as there may be room."""
-        most = len(group.inputs) * most_bytes(self.limits.max_tokens, group.has_media)
+        most = len(group.inputs) * most_bytes(self.limits.max_tokens, group.modality != "text")
         return min(most, self.memory.most // 2)
 
     async def prepare(self, group: Group, route: Route, caller: Caller) -> list[Prepared]:
@@ -100,10 +97,11 @@ class Preparation:
             threads = self._threads["text" if group.is_short else "media"]
             prepared = await threads.run(Flow(caller.name, route.interactive), stop, work)
         seconds = time.monotonic() - stop.started
-        meter = self.metrics.meter(route.served.model.name, route.version.name)
+        waited = self.metrics.stage.labels(route.served.model.name, "preprocess_wait")
+        worked = self.metrics.stage.labels(route.served.model.name, "preprocess")
         for _ in prepared:
-            meter.preprocess_wait.observe(stop.started - asked)
-            meter.preprocess.observe(seconds / len(prepared))
+            waited.observe(stop.started - asked)
+            worked.observe(seconds / len(prepared))
         return prepared
 
     def _all(self, group: Group, route: Route, stop: Stop) -> list[Prepared]:

@@ -60,6 +60,8 @@ class EncodedImage:
     stored: tuple[int, int]
     orientation: int
     stop: Stop = NEVER
+    opened: list[ImageFile] = field(default_factory=list, repr=False, compare=False)
+    """The reader of the header, where it can read the pixels as well: once."""
 
     def size(self, decode: str) -> tuple[int, int]:
         """Tells the width and height of what `decoded` returns."""
@@ -74,7 +76,8 @@ class EncodedImage:
         range of its values used. ``raw`` is Pillow's bare ``convert("RGB")``. Raises
         `InvalidInputError` that names the field, and what `Stop.check` does.
         """
-        image: Image.Image = _open(self.data, self.field, self.stop)
+        opened = self.opened.pop() if self.opened else _open(self.data, self.field, self.stop)
+        image: Image.Image = opened
         with _damage_named(image, self.field):
             small = image.format == "WEBP" and image.width * image.height <= SMALL_PIXELS
             if image.format in apart.FORMATS and not small:
@@ -98,13 +101,15 @@ def measure_image(
         raise InvalidInputError(
             field, f"{len(data)} bytes are more than max_image_bytes, {limits.max_image_bytes}"
         )
-    image = _open(data, field, stop)
+    image, opened = _open(data, field, stop), []
     check_size(image.size, limits, field)
     if image.format in ("JPEG", "MPO"):
         _check_scans(data, field)
+        opened.append(image)
     if image.format == "TIFF":
         _check_tile(image, limits, field)
-    return EncodedImage(data, field, image.size, _orientation(image, data, field), stop)
+    orientation = _orientation(image, data, field)
+    return EncodedImage(data, field, image.size, orientation, stop, opened)
 
 
 def check_size(size: tuple[int, int], limits: Limits, field: str) -> None:

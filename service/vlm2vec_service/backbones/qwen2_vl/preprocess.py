@@ -68,12 +68,15 @@ class Qwen2VLPreprocessor(FamilyPreprocessor):
         if not ids:
             raise InvalidInputError("text", "the prompt has no tokens")
 
+        kept = cut_text(ids, prompt.max_text_tokens, self.uncut_ids)
+        if not images and not video:
+            return Draft(len(kept), len(kept) < len(ids), lambda: Prepared.in_sequence(kept))
+
         padded = [self._image(image, i) for i, image in enumerate(images)]
         sources = {self.image_id: iter(padded), self.video_id: iter([video])}
         token_ids: list[int] = []
         spans: list[tuple[int, Pictures, tuple[int, int, int], bool]] = []
         previous = -1
-        kept = cut_text(ids, prompt.max_text_tokens, self.uncut_ids)
         for token in kept:
             if token in sources:
                 frames = next(sources[token])

@@ -122,7 +122,7 @@ def _inputs() -> Iterator[Malformed]:
     for what, given in UNKNOWN.items():
         request = pb.EmbedRequest(options=given, inputs=[text("a")])
         yield Malformed(f"unary: unknown {what}", "unary", request, ("NOT_FOUND",))
-    for count in (0, 65):
+    for count in (0, 2049):
         request = pb.EmbedRequest(options=options(MODEL), inputs=[text("a")] * count)
         yield Malformed(f"unary: {count} inputs", "unary", request)
     for name, id in (("no id", ""), ("long id", "x" * 257)):

@@ -34,7 +34,8 @@ FORMATS = ByType(
 TOKENS = Shaped(
     Whole(-1, description="Truncate inputs to so many tokens; -1 to as many as the server takes.")
 )
-SCORED = WithJsonSchema(INPUT.schema(nullable=True))
+SCORED = WithJsonSchema({"description": "One thing or a list of them, as input elsewhere."})
+"""The page says it once for all names: seven times everything would hide the rest."""
 OWN_TEMPLATE = "the prompt has the form that the adapter was trained with"
 OWN_PIXELS = "pictures are read as the adapter was trained with"
 

@@ -54,7 +54,7 @@ serve: setup  ## serve the digits model, versions 1 and 2, on localhost:50051 an
 lint: setup  ## ruff, mypy --strict, buf; are the stubs those of the protos?
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy
+	$(BIN)/mypy --num-workers $(JOBS)
 	cd protos && ../$(BIN)/buf lint && ../$(BIN)/buf format --diff --exit-code
 	protos/check.sh
 

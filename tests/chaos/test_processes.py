@@ -8,7 +8,7 @@ import socket
 import subprocess
 import threading
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -78,7 +78,7 @@ def all_ready(server: Server) -> bool:
 
 def by_process(server: Server, name: str) -> dict[str, float]:
     """The sums of a metric's samples in each front-end process, as any of them tells."""
-    found: Counter[str] = Counter()
+    found: defaultdict[str, float] = defaultdict(float)
     for family in text_string_to_metric_families(server.metrics_text()):
         for sample in family.samples:
             if sample.name == f"vlm2vec_{name}" and sample.labels["process"] != "owner":

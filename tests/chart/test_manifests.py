@@ -1,5 +1,6 @@
 """What the chart renders is what Kubernetes takes, and safe, for every value set."""
 
+import functools
 import json
 import re
 from pathlib import Path
@@ -34,6 +35,10 @@ CUSTOM = {
     for path in (Path(__file__).parent / "schemas").glob("*.json")
 }
 """Schemas of kinds that are not Kubernetes's own."""
+# It would read half a megabyte again for every document.
+kubernetes_validate.utils.schema_contents = functools.cache(
+    kubernetes_validate.utils.schema_contents
+)
 every_set = pytest.mark.parametrize("values", VALUES)
 
 

@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable
 from hashlib import sha256
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from vlm2vec_registry.errors import MissingError, OutageError
 from vlm2vec_registry.snapshot import PublishedVersion, Snapshot
@@ -65,9 +65,9 @@ class SharedRegistry:
         """Puts a version's files into ``folder``, as `Registry.download` does."""
         self._connect().download(version, folder, max_bytes)
 
-    def _answer(self, model: str) -> dict[str, object] | None:
+    def _answer(self, model: str) -> dict[str, Any] | None:
         try:
-            answer: dict[str, object] = json.loads(_path(self._folder, model).read_text())
+            answer: dict[str, Any] = json.loads(_path(self._folder, model).read_text())
         except FileNotFoundError:
             return None
         return answer

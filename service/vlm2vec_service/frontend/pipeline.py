@@ -22,7 +22,7 @@ from vlm2vec_service.errors import (
 from vlm2vec_service.frontend.access import current
 from vlm2vec_service.frontend.holding import ByteBudget, Holding
 from vlm2vec_service.frontend.limits import check_dimensions, check_options, check_parts
-from vlm2vec_service.frontend.preparation import Group, Preparation, grouped
+from vlm2vec_service.frontend.preparation import Bundle, Preparation, bundled
 from vlm2vec_service.frontend.request import Answer, Caller, Deadline, Route
 from vlm2vec_service.frontend.served import Served
 from vlm2vec_service.metrics import Metrics
@@ -91,7 +91,7 @@ class Pipeline:
         for name, message in inputs.items():
             check_parts(message, self.limits.max_parts, name)
         window = min(len(inputs), self.settings.stream_window)
-        groups = list(grouped(inputs))
+        bundles = list(bundled(inputs, window))
         answers: dict[str, Answer] = {}
         scheduler, flow = route.served.scheduler, Flow(caller.name, route.interactive)
         await self._admit(scheduler, flow, caller, window)
@@ -99,31 +99,31 @@ class Pipeline:
             if len(inputs) > 1:
                 answered = len(inputs) * route.served.dimension * COMPONENT_BYTES
                 current.get().hold(answered, "inputs")
-            if len(groups) == 1:
-                answers = await self._embed(groups[0], route, caller)
+            if len(bundles) == 1:
+                answers = await self._embed(bundles[0], route, caller)
             else:
-                await self._embed_all(groups, window, route, caller, answers)
+                await self._embed_all(bundles, window, route, caller, answers)
         finally:
             scheduler.release(flow, window)
         return [answers[name] for name in inputs]
 
     async def _embed_all(
         self,
-        groups: Sequence[Group],
+        bundles: Sequence[Bundle],
         window: int,
         route: Route,
         caller: Caller,
         answers: dict[str, Answer],
     ) -> None:
-        """Puts the answers to all of ``groups`` into ``answers``; about ``window`` inputs are under
-        way at a time. Raises the first error, a `ServeError`."""
-        unread = iter(groups)
+        """Puts the answers to all of ``bundles`` into ``answers``, with about ``window`` inputs
+        under way at a time. Raises the first error, a `ServeError`."""
+        unread = iter(bundles)
 
         async def embed_next() -> None:
-            for group in unread:
-                answers.update(await self._embed(group, route, caller))
+            for bundle in unread:
+                answers.update(await self._embed(bundle, route, caller))
 
-        largest = max(len(group.inputs) for group in groups)
+        largest = max(len(bundle.inputs) for bundle in bundles)
         try:
             async with asyncio.TaskGroup() as tasks:
                 for _ in range(max(1, window // largest)):
@@ -186,19 +186,19 @@ class Pipeline:
             async with Deadline(caller, "before the queue had a place"):
                 await scheduler.wait_for_place(flow, inputs)
 
-    async def _embed(self, group: Group, route: Route, caller: Caller) -> dict[str, Answer]:
+    async def _embed(self, bundle: Bundle, route: Route, caller: Caller) -> dict[str, Answer]:
         """Answers admitted inputs, by the names of their fields. Raises `ServeError`."""
         model, version = route.served.model.name, route.version.name
-        self.metrics.modalities.labels(group.modality).inc(len(group.inputs))
+        self.metrics.modalities.labels(bundle.modality).inc(len(bundle.inputs))
         memory, started = self.preparation.memory, time.monotonic()
         held = Holding(memory, Flow(caller.name, route.interactive))
         failure: Code | None = Code.CANCELLED  # if neither answers nor an error come
         try:
             async with Deadline(caller, "before there was memory for it") as deadline:
-                await held.wait(self.preparation.most_bytes(group))
+                await held.wait(self.preparation.most_bytes(bundle))
                 deadline.passed = "before or in preprocessing"
-                prepared = await self.preparation.prepare(group, route, caller)
-                for name, one in zip(group.inputs, prepared, strict=True):
+                prepared = await self.preparation.prepare(bundle, route, caller)
+                for name, one in zip(bundle.inputs, prepared, strict=True):
                     memory.check(one.nbytes, name)
                 held.keep(sum(one.nbytes for one in prepared))
                 preprocess = time.monotonic() - started
@@ -214,10 +214,10 @@ class Pipeline:
         finally:
             held.release()
             if failure is not None:
-                self.metrics.failed(model, version, failure, len(group.inputs))
+                self.metrics.failed(model, version, failure, len(bundle.inputs))
         answers = {}
-        for name, one, found in zip(group.inputs, prepared, embedded, strict=True):
-            self._shadow(group.inputs[name], one, route, found)
+        for name, one, found in zip(bundle.inputs, prepared, embedded, strict=True):
+            self._shadow(bundle.inputs[name], one, route, found)
             self.metrics.answered(
                 model, version, len(one), found.queue_seconds, found.inference_seconds
             )
@@ -237,10 +237,10 @@ class Pipeline:
             return
 
         same = shadow.config == route.version.config
-        (group,) = grouped({"input": message})
+        (bundle,) = bundled({"input": message}, 1)
         copy = Holding(self.preparation.memory, Flow("", False))
         try:
-            copy.take(prepared.nbytes if same else self.preparation.most_bytes(group), "input")
+            copy.take(prepared.nbytes if same else self.preparation.most_bytes(bundle), "input")
         except ServeError:
             self.metrics.shadow_dropped.labels(model.name).inc()
             return
@@ -251,7 +251,7 @@ class Pipeline:
             caller = Caller("", time.monotonic() + PATIENCE)
             bulk = pb.CallOptions(priority=pb.PRIORITY_BULK, truncate=route.truncate)
             async with Deadline(caller, "before or in preprocessing"):
-                (one,) = await self.preparation.prepare(group, Route(served, other, bulk), caller)
+                (one,) = await self.preparation.prepare(bundle, Route(served, other, bulk), caller)
             return one
 
         served.shadow.offer(route.version, shadow, embedded.vector, prepare, copy.release)

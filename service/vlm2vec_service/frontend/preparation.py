@@ -28,7 +28,7 @@ MOST_TOGETHER = 32
 
 
 @dataclass(frozen=True)
-class Group:
+class Bundle:
     """Inputs that are prepared together, by the names of their fields: short texts of so many
     ``nbytes``, or one input of any other kind. ``modality`` is that of each."""
 
@@ -38,23 +38,25 @@ class Group:
     nbytes: int = 0
 
 
-def grouped(inputs: Mapping[str, pb.Input]) -> Iterator[Group]:
-    """Splits inputs into groups, in their order but for that of texts and others."""
+def bundled(inputs: Mapping[str, pb.Input], most: int) -> Iterator[Bundle]:
+    """Splits inputs into bundles of at most ``most``, in their order but for that of texts and
+    others."""
+    most = min(most, MOST_TOGETHER)
     texts: dict[str, pb.Input] = {}
     nbytes = 0
     for field, message in inputs.items():
         kind = modality(message)
         size = message.ByteSize() if kind == "text" else SHORT_BYTES + 1
         if size > SHORT_BYTES:
-            yield Group({field: message}, kind)
+            yield Bundle({field: message}, kind)
             continue
-        if nbytes + size > SHORT_BYTES or len(texts) == MOST_TOGETHER:
-            yield Group(texts, "text", True, nbytes)
+        if nbytes + size > SHORT_BYTES or len(texts) == most:
+            yield Bundle(texts, "text", True, nbytes)
             texts, nbytes = {}, 0
         texts[field] = message
         nbytes += size
     if texts:
-        yield Group(texts, "text", True, nbytes)
+        yield Bundle(texts, "text", True, nbytes)
 
 
 class Preparation:
@@ -80,21 +82,21 @@ class Preparation:
             waiting = metrics.preprocess_waiting.labels(kind)
             waiting.set_function(functools.partial(getattr, threads, "waiting"))
 
-    def most_bytes(self, group: Group) -> int:
-        """The most that ``group`` takes once it is prepared, as far as there may be room."""
-        most = len(group.inputs) * most_bytes(self.limits.max_tokens, group.modality != "text")
+    def most_bytes(self, bundle: Bundle) -> int:
+        """The most that ``bundle`` takes once it is prepared, as far as there may be room."""
+        most = len(bundle.inputs) * most_bytes(self.limits.max_tokens, bundle.modality != "text")
         return min(most, self.memory.most // 2)
 
-    async def prepare(self, group: Group, route: Route, caller: Caller) -> list[Prepared]:
-        """Prepares ``group``, as soon as its flow has a thread if it needs one. Raises
+    async def prepare(self, bundle: Bundle, route: Route, caller: Caller) -> list[Prepared]:
+        """Prepares ``bundle``, as soon as its flow has a thread if it needs one. Raises
         `ServeError`."""
         stop = Stop(caller.deadline, self.seconds)
         asked = stop.started
-        work = functools.partial(self._all, group, route, stop)
-        if group.is_short and len(group.inputs) <= AT_ONCE and group.nbytes <= AT_ONCE_BYTES:
+        work = functools.partial(self._all, bundle, route, stop)
+        if bundle.is_short and len(bundle.inputs) <= AT_ONCE and bundle.nbytes <= AT_ONCE_BYTES:
             prepared = work()
         else:
-            threads = self._threads["text" if group.is_short else "media"]
+            threads = self._threads["text" if bundle.is_short else "media"]
             prepared = await threads.run(Flow(caller.name, route.interactive), stop, work)
         seconds = time.monotonic() - stop.started
         waited = self.metrics.stage.labels(route.served.model.name, "preprocess_wait")
@@ -104,8 +106,8 @@ class Preparation:
             worked.observe(seconds / len(prepared))
         return prepared
 
-    def _all(self, group: Group, route: Route, stop: Stop) -> list[Prepared]:
-        return [self._one(field, one, route, stop) for field, one in group.inputs.items()]
+    def _all(self, bundle: Bundle, route: Route, stop: Stop) -> list[Prepared]:
+        return [self._one(field, one, route, stop) for field, one in bundle.inputs.items()]
 
     def _one(self, field: str, message: pb.Input, route: Route, stop: Stop) -> Prepared:
         try:

@@ -1,10 +1,11 @@
 """Encoded images: measured within `Limits` when they come, decoded when their pixels are needed."""
 
+import dataclasses
 import re
 import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from PIL import ExifTags, Image
 from PIL.ImageFile import ImageFile
@@ -55,12 +56,12 @@ class EncodedImage:
     may be decoded.
     """
 
-    data: bytes = field(repr=False)
+    data: bytes = dataclasses.field(repr=False)
     field: str
     stored: tuple[int, int]
     orientation: int
     stop: Stop = NEVER
-    opened: list[ImageFile] = field(default_factory=list, repr=False, compare=False)
+    opened: list[ImageFile] = dataclasses.field(default_factory=list, repr=False, compare=False)
     """The reader of the header, where it can read the pixels as well: once."""
 
     def size(self, decode: str) -> tuple[int, int]:

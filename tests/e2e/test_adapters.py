@@ -1,5 +1,6 @@
 """AdapterService on a real server: adapters are listed, watched, unloaded and preloaded."""
 
+from collections.abc import Iterator
 from typing import Any
 
 import grpc
@@ -37,6 +38,13 @@ def test_adapters_are_listed_by_model_and_version(server: Server) -> None:
     assert describe(server, "lora") == everything[3]
 
 
+def wait_to_see(watch: Iterator[adapters_pb2.WatchAdaptersResponse], adapter: Any) -> None:
+    """Until ``adapter`` is seen; on the way it may be seen to load."""
+    while (seen := next(watch).adapter) != adapter:
+        assert seen.version == adapter.version
+        assert seen.state == adapters_pb2.ADAPTER_STATE_LOADING
+
+
 def test_adapter_is_unloaded_and_preloaded_while_others_watch(
     server: Server, golden: Golden
 ) -> None:
@@ -50,7 +58,8 @@ def test_adapter_is_unloaded_and_preloaded_while_others_watch(
     unload = adapters_pb2.UnloadAdapterRequest(**named("dora"))
     unloaded = server.adapters.UnloadAdapter(unload).adapter
     assert unloaded.state == adapters_pb2.ADAPTER_STATE_AVAILABLE
-    assert next(watch).adapter == unloaded == describe(server, "dora")
+    assert unloaded == describe(server, "dora")
+    wait_to_see(watch, unloaded)
     assert server.metric("adapters_loaded", model="qwen") == 1
     # A second time changes nothing, and the others go on.
     assert server.adapters.UnloadAdapter(unload).adapter == unloaded
@@ -60,7 +69,7 @@ def test_adapter_is_unloaded_and_preloaded_while_others_watch(
     preload = adapters_pb2.PreloadAdapterRequest(**named("dora"))
     loaded = server.adapters.PreloadAdapter(preload).adapter
     assert loaded.state == adapters_pb2.ADAPTER_STATE_LOADED
-    assert next(watch).adapter == loaded
+    wait_to_see(watch, loaded)
     watch.cancel()
     assert server.metric("adapters_loaded", model="qwen") == 2
     assert server.adapters.PreloadAdapter(preload).adapter == loaded

@@ -119,6 +119,26 @@ def test_it_shows_who_answers_and_what_happens_now(site: Site, page: Page) -> No
         thread.join()
 
 
+def test_metrics_of_several_processes_are_added_up(page: Page) -> None:
+    text = "".join(
+        f'''# HELP vlm2vec_worker_up Whether a worker is ready.
+vlm2vec_worker_up{{process="{process}",model="a\\"}} b",worker="a/cpu"}} 1.0
+vlm2vec_worker_up{{process="{process}",model="a\\"}} b",worker="a/cuda"}} {process}.0
+vlm2vec_inputs_total{{process="{process}",model="a\\"}} b",version="1",code="OK"}} 1.5e+01
+vlm2vec_inputs_total{{process="{process}",model="a\\"}} b",version="1",code="INTERNAL"}} 1.0
+'''
+        for process in (0, 1)
+    )
+    script = """async (text) => {
+        const { Rates } = await import("/static/rates.js");
+        const rates = new Rates();
+        rates.add(text);
+        const inputs = rates.sum("inputs_total", { model: 'a"} b' }, ["INTERNAL"]);
+        return [rates.workers(), inputs];
+    }"""
+    assert page.evaluate(script, text) == [{"all": 2, "ready": 1}, 30]
+
+
 def test_it_ranks_pictures_by_the_champion_and_the_canary(site: Site, page: Page) -> None:
     rank(page, [str(path) for path in PICTURES])
     for title, which in (("champion: version 1", "champion"), ("canary: version 2", "canary")):

@@ -32,9 +32,9 @@ function drawTiles() {
     return make("div", { className: "tile" }, make("span", { className: "soft" }, title),
       make("strong", {}, shown(now)), line(points));
   });
+  const { all, ready: up } = rates.workers();
   const workers = make("div", { className: "tile" },
-    make("span", { className: "soft" }, "Workers ready"),
-    make("strong", {}, `${rates.sum("worker_up")} of ${rates.count("worker_up")}`));
+    make("span", { className: "soft" }, "Workers ready"), make("strong", {}, `${up} of ${all}`));
   document.getElementById("tiles").replaceChildren(...tiles, workers);
 }
 

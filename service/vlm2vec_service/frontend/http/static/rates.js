@@ -8,7 +8,8 @@ export function parse(text) {
   for (const line of text.split("\n")) {
     const match = /^(\w+)(?:\{(.*)\})? (\S+)/.exec(line);
     if (match) {
-      const labels = [...(match[2] ?? "").matchAll(LABEL)].map(([, key, value]) => [key, value]);
+      const labels = [...(match[2] ?? "").matchAll(LABEL)].map(([, key, value]) => (
+        [key, value.replaceAll(/\\(.)/g, (_, letter) => (letter === "n" ? "\n" : letter))]));
       samples.push({
         name: match[1], labels: Object.fromEntries(labels), value: Number(match[3]),
       });
@@ -40,8 +41,15 @@ export class Rates {
     return Math.max(0, grown) / ((this.#now.at - this.#before.at) / 1000);
   }
 
-  count(name) {
-    return this.#now.samples.filter((sample) => sample.name === `vlm2vec_${name}`).length;
+  // How many workers there are, and how many of them every process of the server finds ready.
+  workers() {
+    const up = new Map();
+    for (const { name, labels, value } of this.#now.samples) {
+      if (name !== "vlm2vec_worker_up") continue;
+      const worker = `${labels.model} ${labels.worker}`;
+      up.set(worker, Math.min(value, up.get(worker) ?? 1));
+    }
+    return { all: up.size, ready: [...up.values()].filter(Boolean).length };
   }
 
   #sum(reading, name, labels, but) {

@@ -15,7 +15,7 @@ from vlm2vec_service.frontend.http.caller import caller_of
 from vlm2vec_service.frontend.http.errors import RESPONSES
 from vlm2vec_service.frontend.http.fetch import Fetcher
 from vlm2vec_service.frontend.http.fields import CallBody, Shaped
-from vlm2vec_service.frontend.http.formats import in_json
+from vlm2vec_service.frontend.http.formats import in_json, written
 from vlm2vec_service.frontend.http.input_shapes import CONTENTS, PICTURES, TEXTS
 from vlm2vec_service.frontend.http.inputs import InputReader
 from vlm2vec_service.frontend.http.json_body import BodyRoute
@@ -95,7 +95,8 @@ def routes(pipeline: Pipeline, fetcher: Fetcher) -> APIRouter:
         await reader.fetch(fetcher)
         with reader.own_words({"options.output.dimensions": "output_dimension"}):
             answer = await calls.embed(pipeline, inputs, options, caller_of(pipeline))
-        return Response(_json(answer, body, current.get().id), media_type="application/json")
+        id = current.get().id
+        return await written(lambda: _json(answer, body, id), answer)
 
     return router
 
@@ -122,6 +123,5 @@ def _json(answer: pb.EmbedResponse, body: CohereEmbedBody, id: str) -> bytes:
                 "billed_units": {"input_tokens": sum(item.tokens for item in vectors)},
                 "warnings": warnings,
             },
-        },
-        option=orjson.OPT_SERIALIZE_NUMPY,
+        }
     )

@@ -10,7 +10,7 @@ from vlm2vec_service.frontend.http.bodies import EmbeddingsAnswer, EmbeddingsBod
 from vlm2vec_service.frontend.http.caller import caller_of
 from vlm2vec_service.frontend.http.errors import RESPONSES
 from vlm2vec_service.frontend.http.fetch import Fetcher
-from vlm2vec_service.frontend.http.formats import in_json
+from vlm2vec_service.frontend.http.formats import in_json, written
 from vlm2vec_service.frontend.http.inputs import InputReader
 from vlm2vec_service.frontend.http.json_body import BodyRoute
 from vlm2vec_service.frontend.parsing import parsed
@@ -43,7 +43,7 @@ def routes(pipeline: Pipeline, fetcher: Fetcher) -> APIRouter:
         await reader.fetch(fetcher)
         with reader.own_words():
             answer = await calls.embed(pipeline, inputs, options, caller_of(pipeline))
-        return Response(_json(answer, format), media_type="application/json")
+        return await written(lambda: _json(answer, format), answer)
 
     return router
 
@@ -84,6 +84,5 @@ def _json(answer: pb.EmbedResponse, format: str) -> bytes:
             "version": first.version,
             "space": first.space,
             "usage": {"prompt_tokens": tokens, "total_tokens": tokens},
-        },
-        option=orjson.OPT_SERIALIZE_NUMPY,
+        }
     )

@@ -24,7 +24,7 @@ from vlm2vec_service.frontend.http.caller import caller_of
 from vlm2vec_service.frontend.http.errors import RESPONSES
 from vlm2vec_service.frontend.http.fetch import Fetcher
 from vlm2vec_service.frontend.http.fields import CallBody, ignored, only
-from vlm2vec_service.frontend.http.formats import in_json
+from vlm2vec_service.frontend.http.formats import in_json, written
 from vlm2vec_service.frontend.http.input_shapes import INPUT, MANY, ONE
 from vlm2vec_service.frontend.http.inputs import InputReader, Task
 from vlm2vec_service.frontend.http.json_body import BodyRoute
@@ -99,9 +99,11 @@ def routes(pipeline: Pipeline, fetcher: Fetcher) -> APIRouter:
         await reader.fetch(fetcher)
         with reader.own_words():
             answer = await calls.embed(pipeline, inputs, options, caller_of(pipeline))
-        vectors = [in_json(item.vector, "float") for item in answer.embeddings]
-        content = orjson.dumps(vectors, option=orjson.OPT_SERIALIZE_NUMPY)
-        return Response(content, media_type="application/json")
+
+        def write() -> bytes:
+            return orjson.dumps([in_json(item.vector, "float") for item in answer.embeddings])
+
+        return await written(write, answer)
 
     @router.post("/rerank", include_in_schema=False)
     async def rerank(request: Request, model: str = "") -> Response:

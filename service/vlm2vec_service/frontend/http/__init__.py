@@ -7,8 +7,9 @@ routes of ``embeddings``, ``rerank``, ``cohere``, ``tei``, ``models``, ``adapter
 
 A request comes in by ``incoming`` and ``json_body``. ``bodies`` declares requests and answers by
 the ``fields`` that they share, ``input_shapes`` what a request may embed, in terms of the generic
-``shapes``. ``inputs`` turns that into the messages of gRPC and notes the ``places`` where all of it
-stood; ``media_text`` knows pictures that were sent as text; ``fetch`` gets media from the URLs that
-``origins`` allows; ``formats`` writes vectors. ``caller`` knows who asks, ``cors`` which pages may,
-``paths`` what there is instead of what is not, and ``errors`` how an answer says what is wrong.
+``shapes``. ``inputs`` turns that into the messages of gRPC, and ``own_words`` errors back into what
+the caller wrote; ``media_text`` knows pictures that were sent as text; ``fetch`` gets media from
+the URLs that ``origins`` allows; ``formats`` writes vectors. ``caller`` knows who asks, ``cors``
+which pages may, ``paths`` what there is instead of what is not, and ``errors`` how an answer says
+what is wrong.
 """

@@ -11,7 +11,7 @@ from vlm2vec_service.frontend.access import current
 from vlm2vec_service.frontend.http.fetch import Fetcher, RemoteMedia
 from vlm2vec_service.frontend.http.input_shapes import INPUT, MANY, MESSAGES, ONE, PICTURES
 from vlm2vec_service.frontend.http.media_text import IN_CHAT, IN_INPUT, check_no_media
-from vlm2vec_service.frontend.http.places import Place, in_own_words
+from vlm2vec_service.frontend.http.own_words import Wording, in_own_words
 from vlm2vec_service.frontend.http.shapes import Shape
 from vlm2vec_service.preprocess.data_uri import DataUri, is_data_uri, read_base64
 from vlm2vec_service.settings import Limits
@@ -55,7 +55,7 @@ class InputReader:
         self.max_inputs = max_inputs
         self.ways = ways
         self._remote: list[RemoteMedia] = []
-        self._places: list[Place] = []
+        self._wordings: list[Wording] = []
 
     async def fetch(self, fetcher: Fetcher) -> None:
         """Fills what URLs point to into the inputs: those that were returned, not copies."""
@@ -72,7 +72,7 @@ class InputReader:
         except InvalidInputError as error:
             if error.field in names:
                 raise InvalidInputError(names[error.field], error.problem) from error
-            raise in_own_words(error, self._places, first) from error
+            raise in_own_words(error, self._wordings, first) from error
 
     def inputs(self, value: Any, field: str, task: Task) -> list[pb.Input]:
         """Reads one input or a list of them."""
@@ -84,14 +84,14 @@ class InputReader:
         """Reads a list of 1 to ``max_inputs`` inputs of ``shape``, or what it allows instead of a
         list: one input."""
         items = self._items(values, field, shape)
-        return [self._input(item, place, task) for place, item in items]
+        return [self._input(item, name, task) for name, item in items]
 
     def pictures(self, urls: Any, field: str, task: Task) -> list[pb.Input]:
         """Reads a list of 1 to ``max_inputs`` URLs of pictures, each of which is an input."""
         messages = []
         for name, url in self._items(urls, field, PICTURES):
-            message, place = self._begin(name, task)
-            self._media(message, place, "image_url", url, name)
+            message, wording = self._begin(name, task)
+            self._media(message, wording, "image_url", url, name)
             messages.append(message)
         return messages
 
@@ -104,13 +104,13 @@ class InputReader:
         """Reads the messages of a chat as one input: what the system says is the instruction, what
         all others say is embedded."""
         MESSAGES.check(value, "messages")
-        message, place = self._begin("messages", task)
+        message, wording = self._begin("messages", task)
         for index, item in enumerate(value):
             content, field = item["content"], f"messages[{index}].content"
             if item["role"] in ("system", "developer"):
-                message.instruction, place.instruction = _words(content), field
+                message.instruction, wording.instruction = _words(content), field
             elif item["role"] == "user" or _words(content):  # an empty turn is to be continued
-                self._content(message, place, content, field)
+                self._content(message, wording, content, field)
         return message
 
     def _items(self, values: Any, field: str, shape: Shape) -> list[tuple[str, Any]]:
@@ -125,65 +125,67 @@ class InputReader:
             return [(field, values)]
         return [(f"{field}[{index}]", item) for index, item in enumerate(values)]
 
-    def _begin(self, field: str, task: Task) -> tuple[pb.Input, Place]:
-        """An input that is to be filled, and the place for the fields of what it is filled with."""
-        place = Place(field, task.field)
-        self._places.append(place)
-        return pb.Input(instruction=task.instruction), place
+    def _begin(self, field: str, task: Task) -> tuple[pb.Input, Wording]:
+        """An input that is to be filled, and what notes the fields of what it is filled with."""
+        wording = Wording(field, task.field)
+        self._wordings.append(wording)
+        return pb.Input(instruction=task.instruction), wording
 
     def _input(self, value: Any, field: str, task: Task) -> pb.Input:
         """Converts a value of the shape `ONE`."""
-        message, place = self._begin(field, task)
+        message, wording = self._begin(field, task)
         if isinstance(value, str):
             check_no_media(value, field, self.ways)
-            self._text(message, place, value, field)
+            self._text(message, wording, value, field)
         elif isinstance(value, list):
             message = pb.Input(token_ids=value)
         else:
-            self._object(message, place, {k: v for k, v in value.items() if v is not None})
+            self._object(message, wording, {k: v for k, v in value.items() if v is not None})
         return message
 
-    def _object(self, message: pb.Input, place: Place, values: dict[str, Any]) -> None:
+    def _object(self, message: pb.Input, wording: Wording, values: dict[str, Any]) -> None:
         """Adds the values of the shape `ITEM` that are not null."""
-        field = place.field
+        field = wording.field
         if "prompt" in values:
             # The shared instruction is for inputs that are not a whole prompt already.
             message.prompt, message.instruction = values["prompt"], ""
-            place.prompt = f"{field}.prompt"
+            wording.prompt = f"{field}.prompt"
         if "instruction" in values:
-            message.instruction, place.instruction = values["instruction"], f"{field}.instruction"
+            message.instruction, wording.instruction = values["instruction"], f"{field}.instruction"
         if "text" in values:
-            self._text(message, place, values["text"], f"{field}.text")
+            self._text(message, wording, values["text"], f"{field}.text")
         for kind in ("image_url", "video_url", "image"):
             if kind in values:
-                self._media(message, place, kind, values[kind], f"{field}.{kind}")
+                self._media(message, wording, kind, values[kind], f"{field}.{kind}")
         if "content" in values:
-            self._content(message, place, values["content"], f"{field}.content")
+            self._content(message, wording, values["content"], f"{field}.content")
 
-    def _content(self, message: pb.Input, place: Place, value: Any, field: str) -> None:
+    def _content(self, message: pb.Input, wording: Wording, value: Any, field: str) -> None:
         """Adds a value of the shape `CONTENT`."""
         if isinstance(value, str):
             check_no_media(value, field, IN_CHAT)
-            self._text(message, place, value, field)
+            self._text(message, wording, value, field)
             return
         for index, item in enumerate(value):
             kind = item["type"]
             named = f"{field}[{index}].{kind}"
             if kind == "text":
-                self._text(message, place, item[kind], named)
+                self._text(message, wording, item[kind], named)
             else:
-                self._media(message, place, kind, item[kind], named)
+                self._media(message, wording, kind, item[kind], named)
 
-    def _text(self, message: pb.Input, place: Place, value: str, field: str) -> None:
+    def _text(self, message: pb.Input, wording: Wording, value: str, field: str) -> None:
         message.parts.add(text=value)
-        place.parts.append(("text", field))
+        wording.parts.append(("text", field))
 
-    def _media(self, message: pb.Input, place: Place, kind: str, value: Any, field: str) -> None:
+    def _media(
+        self, message: pb.Input, wording: Wording, kind: str, value: Any, field: str
+    ) -> None:
         """Adds a `URL` of an image or a video, or bare base64 of an ``image``."""
         url = value if isinstance(value, str) else value["url"]
         part = message.parts.add()
-        place.parts.append(("video_url" if kind == "video_url" else "image_url", field))
-        if sum(kind != "text" for kind, _ in place.parts) > self.limits.max_images + 1:
+        wording.parts.append(("video_url" if kind == "video_url" else "image_url", field))
+        if sum(kind != "text" for kind, _ in wording.parts) > self.limits.max_images + 1:
             # One of them may be the video.
             raise InvalidInputError(field, f"more than max_images, {self.limits.max_images}")
         if kind == "image" and not is_data_uri(url) and "://" not in url[:20]:

@@ -125,7 +125,7 @@ def cut_out(body: bytes | bytearray) -> tuple[bytes | bytearray, list[str]]:
     view = memoryview(body)
     pieces: list[bytes | memoryview] = []
     uris, done = [], 0
-    for start in sorted(start for written in STARTS for start in _places(body, written)):
+    for start in sorted(start for written in STARTS for start in _starts(body, written)):
         if start < done:  # within a string that was cut out
             continue
         end = body.find(b'"', start + 1)
@@ -153,7 +153,7 @@ def _uri(string: memoryview) -> str | None:
     return None if "\\" in text else text
 
 
-def _places(body: bytes | bytearray, start: bytes) -> Iterator[int]:
+def _starts(body: bytes | bytearray, start: bytes) -> Iterator[int]:
     """Where ``start`` stands in ``body``."""
     place = -1
     while (place := body.find(start, place + 1)) >= 0:

@@ -1,7 +1,8 @@
-"""Where the pieces of an input stand in a body, so that errors name what the caller wrote."""
+"""The fields of a body in which an input and its pieces stood, which errors name."""
 
 import dataclasses
 import re
+from collections.abc import Sequence
 
 from vlm2vec_service.errors import InvalidInputError
 
@@ -12,9 +13,10 @@ PIECE = re.compile(r"(parts|images|video|token_ids|text|instruction|prompt)(?:\[
 
 
 @dataclasses.dataclass
-class Place:
-    """Where one input stands in the body, and where its pieces do: the ``parts`` by their kind
-    (``text``, ``image_url``, ``video_url``) and field, and the ``instruction``."""
+class Wording:
+    """How the caller wrote one input: the ``field`` in which it stands, and those of its pieces:
+    the ``parts`` with their kind (``text``, ``image_url``, ``video_url``), ``instruction`` and
+    ``prompt``."""
 
     field: str
     instruction: str = ""
@@ -46,15 +48,17 @@ class Place:
         return fields[number] if number < len(fields) else self.field
 
 
-def in_own_words(error: InvalidInputError, places: list[Place], first: int) -> InvalidInputError:
+def in_own_words(
+    error: InvalidInputError, wordings: Sequence[Wording], first: int
+) -> InvalidInputError:
     """The error with its field as the caller wrote it.
 
-    ``places`` are those of the call's inputs in their order, of which ``first`` is where
+    ``wordings`` are those of the call's inputs in their order, of which ``first`` is where
     ``inputs[0]`` or ``candidates[0]`` stands, and 0 where ``query`` does.
     """
     match = INPUT.fullmatch(error.field)
     if match is None:
         return InvalidInputError(error.field, error.problem)
     index, piece = match.groups()
-    field, prefix = places[first + int(index) if index else 0].name(piece or "")
+    field, prefix = wordings[first + int(index) if index else 0].name(piece or "")
     return InvalidInputError(field, prefix + error.problem)

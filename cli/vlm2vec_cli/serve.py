@@ -104,10 +104,11 @@ def serve(**values: Any) -> None:
     for item in values["worker"]:
         name, _, address = item.partition("=")
         workers.setdefault(name, []).append(address)
+    adapters = {key: source(given) for key, given in values["adapter"].items()}
     say = logging.getLogger("vlm2vec_cli.serve").info
     deployment = build.Deployment(
         {name: here(base, hub.BASE, say) for name, base in values["model"].items()},
-        {key: here(source(given), hub.ADAPTER, say) for key, given in values["adapter"].items()},
+        {key: here(adapter, hub.ADAPTER, say) for key, adapter in adapters.items()},
         values["alias"],
         workers,
     )

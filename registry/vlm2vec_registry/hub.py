@@ -70,6 +70,8 @@ def fetch(id: HubId, files: Sequence[str]) -> Path:
     warnings = logging.getLogger("huggingface_hub")
     warnings.handlers.clear()  # they are part of our log, in its format
     warnings.propagate = True
+    for requests in ("httpx", "httpx2"):  # the URLs of files are signed: whoever has one may read
+        logging.getLogger(requests).setLevel(logging.WARNING)
     try:
         folder = Path(
             snapshot_download(

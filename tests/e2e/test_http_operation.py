@@ -65,6 +65,8 @@ def test_health_and_pages(http: httpx.Client) -> None:
     expected |= {"/v1/score", "/v2/embed", "/embed", "/info"}
     expected |= {f"/v1/adapters{end}" for end in ("", "/{model}/{version}", "/preload", "/unload")}
     assert set(paths) == expected | {"/healthz", "/readyz", "/health", "/metrics"}
+    methods = [method for path in paths.values() for method in path.values()]
+    assert not [method for method in methods if "422" in method["responses"]]
 
 
 def test_pages_run_nothing_but_their_own_files(http: httpx.Client) -> None:

@@ -59,11 +59,19 @@ def build_app(
     app.state.paths = Paths(routers)
     for router in routers:
         app.include_router(router)
-    if access.authenticator.required:  # so that the page has a place for the key
-        schema = app.openapi()
+    _describe(app, access.authenticator.required)
+    return app
+
+
+def _describe(app: FastAPI, with_keys: bool) -> None:
+    """Mends what FastAPI by itself says of the API in ``/openapi.json``."""
+    schema = app.openapi()
+    for methods in schema["paths"].values():
+        for operation in methods.values():
+            operation["responses"].pop("422", None)  # `_malformed` makes it 400
+    if with_keys:
         schema["components"]["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
         schema["security"] = [{"key": []}]
-    return app
 
 
 async def _malformed(request: Request, error: Exception) -> Response:

@@ -10,6 +10,7 @@ import pytest
 
 from vlm2vec_service.errors import InvalidInputError
 from vlm2vec_service.preprocess import video
+from vlm2vec_service.preprocess.runs import Shown, Unplannable, plan
 from vlm2vec_service.preprocess.video import SampledVideo, sample_video
 from vlm2vec_service.settings import Limits
 
@@ -124,6 +125,30 @@ def test_files_that_say_what_is_not_so_are_decoded_whole(
             sample_video(data, 4, Limits())
     else:
         assert pixels(sample_video(data, 4, Limits())) == pixels(whole)
+
+
+@pytest.mark.parametrize(
+    ("codec", "container"), [("libx264", "mp4"), ("libx264", "matroska"), ("libvpx-vp9", "webm")]
+)
+def test_damaged_bytes_raise_nothing_but_invalid_input(codec: str, container: str) -> None:
+    data = np.frombuffer(film(codec, container, {}), np.uint8)
+    rng = np.random.default_rng(0)
+    limits = Limits(max_image_pixels=100_000, max_video_decoded_frames=2 * FRAMES)
+    head = np.concatenate([np.arange(1000), np.arange(len(data) - 3000, len(data))])
+    for places in (head, np.arange(len(data))):
+        for _ in range(20):
+            damaged = data.copy()
+            damaged[rng.choice(places, 4)] = rng.integers(0, 256, 4)
+            try:
+                assert len([*sample_video(damaged.tobytes(), 4, limits).frames("viewed")]) <= 4
+            except InvalidInputError as error:
+                assert error.field == "video"  # noqa: PT017 (both outcomes are right)
+
+
+def test_frames_before_any_key_frame_are_nothing_to_plan() -> None:
+    shown = [Shown(5, 0, True), Shown(2, 1, False), Shown(6, 2, False)]
+    with pytest.raises(Unplannable):
+        plan(shown, [0, 1, 2])
 
 
 @pytest.mark.parametrize(("codec", "container"), [("mpeg4", "mp4"), ("libx264", "mpegts")])

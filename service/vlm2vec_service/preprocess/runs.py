@@ -22,8 +22,8 @@ IDR, NOT_IDR = 5, 1
 """Types of H.264's units: a picture behind which nothing refers to what was before it, another."""
 
 
-class Unplannable(Exception):
-    """The film has to be decoded whole; callers never see this."""
+class Unplannable(ValueError):
+    """The film has to be decoded whole."""
 
 
 @dataclass(frozen=True)
@@ -88,14 +88,17 @@ def plan(shown: Sequence[Shown], wanted: Sequence[int]) -> tuple[tuple[Run, ...]
 
     A run begins at the last packet that may begin one, is shown no later than the frame and stands
     before it in the file: what is shown before the packet that it stands behind may refer to more.
+    Raises `Unplannable`.
     """
     starts = [index for index, packet in enumerate(shown) if packet.starts]
     spans: list[tuple[int, list[int]]] = []
     last = 0
     for index in wanted:
         begin = bisect_right(starts, index) - 1
-        while shown[starts[begin]].place > shown[index].place:
+        while begin >= 0 and shown[starts[begin]].place > shown[index].place:
             begin -= 1
+        if begin < 0:
+            raise Unplannable("a frame before the first key frame")
         first = starts[begin]
         if spans and shown[first].place <= last + NEAR:
             spans[-1][1].append(index)

@@ -125,7 +125,7 @@ def sample_video(
         _check_whole(data, limits, field)
         try:
             return _sample_runs(data, count, limits, field, stop)
-        except (Unplannable, av.FFmpegError, ValueError):  # as good a reason as any to look at all
+        except (av.FFmpegError, ValueError):  # as good a reason as any to look at all
             _check_all(data, limits, field)
             return _sample(data, count, limits, field, stop)
     except (av.FFmpegError, ValueError) as error:

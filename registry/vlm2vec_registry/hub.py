@@ -63,15 +63,8 @@ def fetch(id: HubId, files: Sequence[str]) -> Path:
     # Takes a second to import, which a local folder need not cost.
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HFValidationError
-    from huggingface_hub.utils.tqdm import disable_progress_bars
 
-    if not sys.stderr.isatty():
-        disable_progress_bars()
-    warnings = logging.getLogger("huggingface_hub")
-    warnings.handlers.clear()  # they are part of our log, in its format
-    warnings.propagate = True
-    for requests in ("httpx", "httpx2"):  # the URLs of files are signed: whoever has one may read
-        logging.getLogger(requests).setLevel(logging.WARNING)
+    _set_output()
     try:
         folder = Path(
             snapshot_download(
@@ -103,6 +96,19 @@ def named(folder: Path) -> tuple[str, str | None]:
     if folder.parent.name == "snapshots" and cached.startswith("models--"):
         return cached.removeprefix("models--").replace("--", "/"), folder.name
     return folder.name, None
+
+
+def _set_output() -> None:
+    """Makes what huggingface_hub has to say a part of our log, and shows bars on terminals only."""
+    from huggingface_hub.utils.tqdm import disable_progress_bars
+
+    if not sys.stderr.isatty():
+        disable_progress_bars()
+    warnings = logging.getLogger("huggingface_hub")
+    warnings.handlers.clear()
+    warnings.propagate = True
+    for requests in ("httpx", "httpx2"):  # the URLs of files are signed: whoever has one may read
+        logging.getLogger(requests).setLevel(logging.WARNING)
 
 
 def _verify(id: HubId, folder: Path, files: Sequence[str]) -> None:

@@ -144,8 +144,8 @@ class ServerSettings:
     )
     stream_window: int = setting(
         256,
-        "Inputs of one stream, or of one unary call, that are under way at once: the server goes "
-        "on with it when some are answered.",
+        "Inputs of one stream that are under way at once, and of one unary call half as many: the "
+        "server goes on with it when some are answered.",
     )
     preprocess_threads: int = setting(
         4,

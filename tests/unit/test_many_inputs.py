@@ -36,7 +36,7 @@ def on(
 
     async def scene(two: TwoWorkers) -> None:
         await two.embed("A")
-        two.pipeline.settings = replace(two.pipeline.settings, stream_window=WINDOW)
+        two.pipeline.settings = replace(two.pipeline.settings, stream_window=2 * WINDOW)
         go = asyncio.Event()
 
         async def hold(_: list[int]) -> None:

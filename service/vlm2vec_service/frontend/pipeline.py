@@ -90,7 +90,8 @@ class Pipeline:
         route = await self._route(options, caller)
         for name, message in inputs.items():
             check_parts(message, self.limits.max_parts, name)
-        window = min(len(inputs), self.settings.stream_window)
+        # A call's answers come many at a time, and others wait while they are looked after.
+        window = min(len(inputs), max(1, self.settings.stream_window // 2))
         bundles = list(bundled(inputs, window))
         answers: dict[str, Answer] = {}
         scheduler, flow = route.served.scheduler, Flow(caller.name, route.interactive)

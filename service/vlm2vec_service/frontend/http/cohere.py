@@ -25,6 +25,8 @@ from vlm2vec_service.frontend.parsing import parsed
 from vlm2vec_service.frontend.pipeline import Pipeline
 
 FORMATS = ListOf(FORMAT, "a list of formats", least=1)
+OPTIONS = {"options.output.dimensions": "output_dimension", "options.truncate": "max_tokens"}
+"""The options of a call that have another name here."""
 TRUNCATE = Choice(
     ("END", "NONE"), description="Whether the end of too long a text is left out; it is."
 )
@@ -93,7 +95,7 @@ def routes(pipeline: Pipeline, fetcher: Fetcher) -> APIRouter:
 
         inputs = await parsed(read, len(await request.body()))
         await reader.fetch(fetcher)
-        with reader.own_words({"options.output.dimensions": "output_dimension"}):
+        with reader.own_words(OPTIONS):
             answer = await calls.embed(pipeline, inputs, options, caller_of(pipeline))
         id = current.get().id
         return await written(lambda: _json(answer, body, id), answer)

@@ -16,7 +16,7 @@ TYPES = {
 }  # fmt: skip
 NAMES = {
     "options.model": "model", "model.name": "model", "options.output.dimensions": "dimensions",
-    "options.routing_key": "user",
+    "options.routing_key": "user", "options.truncate": "truncate_prompt_tokens",
 }  # fmt: skip
 """The fields of gRPC's requests that have another name over HTTP, with that name."""
 

@@ -80,7 +80,8 @@ async def answer_rerank(
     await reader.fetch(fetcher)
     most = body.most_tokens() if body.max_tokens_per_doc is None else body.max_tokens_per_doc
     options, caller = body.options(pipeline.catalog, most), caller_of(pipeline)
-    with reader.own_words(first=1):
+    names = {} if body.max_tokens_per_doc is None else {"options.truncate": "max_tokens_per_doc"}
+    with reader.own_words(names, first=1):
         answer = await calls.rank(pipeline, query, documents, options, body.top_n or 0, caller)
     id = current.get().id
     content = await parsed(lambda: _json(answer, body, id), size)

@@ -70,6 +70,8 @@ class Deadline:
             await self._timeout.__aexit__(kind, error, trace)
         except TimeoutError as late:
             raise DeadlineError(f"the deadline passed {self.passed}") from late
+        finally:
+            del self._timeout  # it knows its task, which knows the error, and that the frame here
 
 
 @dataclass(frozen=True)

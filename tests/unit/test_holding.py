@@ -155,7 +155,7 @@ def with_squares(
         budget = ByteBudget("max_prepared_bytes", 4 * BOUND)
         squares = Squares(side, budget)
         two.pipeline.served["m"].preprocessor = squares
-        two.pipeline.limits = LIMITS
+        two.pipeline.preparation.limits = LIMITS
         two.pipeline.preparation.memory = budget
         await check(two, squares)
         assert budget.taken == 0

@@ -53,8 +53,9 @@ class Workload:
 
 @dataclass(frozen=True)
 class Served:
-    """A running server: its first process, and its addresses of gRPC and HTTP."""
+    """A running server: its first process, how many it has, and its addresses of gRPC and HTTP."""
 
+    processes: int
     process: subprocess.Popen[bytes]
     address: str
     http_address: str
@@ -174,7 +175,10 @@ def measure(workload: Workload, server: Served, clients: int, seconds: float) ->
     and the CPU seconds that the server took over them."""
     address = server.http_address if workload.load.http else server.address
     start = time.monotonic() + WARM_SECONDS
-    load = pickle.dumps((replace(workload.load, address=address), start, seconds))
+    load = replace(workload.load, address=address)
+    if server.processes > 1 and not load.http:  # the kernel gives connections to any of them
+        load = replace(load, connections=8 * load.connections, at_once=max(1, load.at_once // 4))
+    request = pickle.dumps((load, start, seconds))
     running = []
     for _ in range(clients):
         client = subprocess.Popen(
@@ -182,7 +186,7 @@ def measure(workload: Workload, server: Served, clients: int, seconds: float) ->
             stdin=subprocess.PIPE, stdout=subprocess.PIPE,
         )  # fmt: skip
         assert client.stdin is not None
-        client.stdin.write(load)
+        client.stdin.write(request)
         client.stdin.close()
         client.stdin = None
         running.append(client)
@@ -231,8 +235,9 @@ def served(base: Path, processes: int) -> Iterator[Served]:
         if processes == 1:
             os.sched_setaffinity(0, cores[1:] or cores)
         running.append(subprocess.Popen(null))
-        wait_until_ready(grpc, running[0])
-        yield Served(running[0], grpc, http)
+        for _ in range(8 * processes):  # each connection may be another process's
+            wait_until_ready(grpc, running[0])
+        yield Served(processes, running[0], grpc, http)
     finally:
         for process in running:
             process.terminate()

@@ -7,7 +7,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -70,6 +70,8 @@ def serving(folder: Path, *flags: str) -> Iterator[DemoServer]:
     given = {key: value for key, value in os.environ.items() if not key.startswith("VLM2VEC_")}
     # Two threads on a model this small wait for each other.
     environment = {"OMP_NUM_THREADS": "1"} | given
+    # Stopped between the start and the `try`, the demo would leave the server behind.
+    release = _hold_signals()
     with log.open("wb") as output:
         process = subprocess.Popen(
             [
@@ -81,6 +83,7 @@ def serving(folder: Path, *flags: str) -> Iterator[DemoServer]:
         )  # fmt: skip
     server = DemoServer(process, grpc, http, metrics, log)
     try:
+        release()
         yield server
     except BaseException:
         server.keep = False
@@ -88,6 +91,24 @@ def serving(folder: Path, *flags: str) -> Iterator[DemoServer]:
     finally:
         if not server.keep:
             _stop(process)
+
+
+def _hold_signals() -> Callable[[], None]:
+    """Keeps what would stop this process from doing so until what is returned is called, which
+    raises `KeyboardInterrupt` then. A process that is started meanwhile is not concerned."""
+    came: list[int] = []
+    before = {
+        number: signal.signal(number, lambda number, _: came.append(number))
+        for number in (signal.SIGINT, signal.SIGTERM)
+    }
+
+    def release() -> None:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        if came:
+            raise KeyboardInterrupt
+
+    return release
 
 
 def _stop(process: subprocess.Popen[bytes]) -> None:

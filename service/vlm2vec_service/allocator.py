@@ -7,6 +7,7 @@ the burst took. Other C libraries have no such functions and are left alone.
 
 import contextlib
 import ctypes
+import gc
 import threading
 import time
 
@@ -27,14 +28,28 @@ def unmap_large_blocks() -> None:
         ctypes.CDLL(None).mallopt(M_MMAP_THRESHOLD, MAPPED_FROM)
 
 
-def trim_regularly() -> None:
+def trim_regularly(collect: bool = False) -> None:
     """Starts a thread that gives back what lies free between smaller blocks every so often, as long
-    as the process lives."""
-    threading.Thread(target=_trim_for_ever, name="trim", daemon=True).start()
+    as the process lives.
+
+    With ``collect`` on it first has Python look for cycles of objects, each of which may keep a
+    request: by itself Python looks after so many objects, however large they are, and in a process
+    that nobody asks never.
+    """
+    threading.Thread(target=_trim_for_ever, args=(collect,), name="trim", daemon=True).start()
 
 
-def _trim_for_ever() -> None:
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
-    while trim is not None:
+def keep_for_ever() -> None:
+    """Takes what there is now for what will always be there: looking for cycles takes milliseconds
+    then, not tenths of seconds in which nothing else runs."""
+    gc.collect()
+    gc.freeze()
+
+
+def _trim_for_ever(collect: bool) -> None:
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", lambda _: None)
+    while True:
         time.sleep(SECONDS)
+        if collect:
+            gc.collect()
         trim(0)

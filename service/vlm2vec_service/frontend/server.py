@@ -10,7 +10,7 @@ from grpc_health.v1 import health, health_pb2_grpc
 
 from vlm2vec.v1 import adapters_pb2, adapters_pb2_grpc, embedding_pb2, embedding_pb2_grpc
 from vlm2vec_service import tracing
-from vlm2vec_service.allocator import trim_regularly, unmap_large_blocks
+from vlm2vec_service.allocator import keep_for_ever, trim_regularly, unmap_large_blocks
 from vlm2vec_service.errors import StartError
 from vlm2vec_service.frontend.addresses import allow_connections
 from vlm2vec_service.frontend.credentials import Exposure, follow_files, open_access
@@ -51,7 +51,7 @@ async def _load_first(pipeline: Pipeline) -> None:
 async def serve(pipeline: Pipeline, exposure: Exposure = Exposure()) -> None:  # noqa: B008
     """Serves until SIGTERM or SIGINT, then finishes what was accepted."""
     unmap_large_blocks()
-    trim_regularly()
+    trim_regularly(collect=True)
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
@@ -86,6 +86,7 @@ async def serve(pipeline: Pipeline, exposure: Exposure = Exposure()) -> None:  #
     siblings: grpc.aio.Server | None = None
     if starting.done():
         starting.result()
+        keep_for_ever()
         supervisors += _start_workers(pipeline, healthy)
         supervisors += follow_files(access, exposure.auth, certificate)
         await server.start()

@@ -49,6 +49,7 @@ class FrontEnd:
     """A call of RunBatch by a front end, which can give it up."""
 
     def __init__(self, worker: servicer.WorkerServicer, loop: asyncio.AbstractEventLoop) -> None:
+        self.loop = loop
         self.began = threading.Event()
         item = worker_pb2.Item(token_ids=np.zeros(1, np.int32).tobytes())
         request = worker_pb2.RunBatchRequest(items=[item])
@@ -60,6 +61,8 @@ class FrontEnd:
 
     def give_up(self) -> None:
         self.result.cancel()
+        for _ in range(3):  # the loop has to hear of it
+            asyncio.run_coroutine_threadsafe(asyncio.sleep(0), self.loop).result(10)
 
 
 Scene = tuple[BlockedEngine, Callable[[], FrontEnd], list[int]]

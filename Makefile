@@ -19,7 +19,8 @@ setup: .venv/installed  ## make .venv with the pinned development environment
 
 .venv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet --constraint constraints.txt \
+	# Compiled when first imported: most of it never is.
+	$(BIN)/pip install --quiet --no-compile --constraint constraints.txt \
 	    --editable clients/python --editable '.[dev]'
 	touch $@
 

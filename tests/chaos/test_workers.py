@@ -30,7 +30,7 @@ def doomed_server(checkpoints: Path, tmp_path_factory: pytest.TempPathFactory) -
 
 
 def test_killed_workers_cost_no_answer(server: Server, golden: Golden) -> None:
-    kills = 8
+    kills = 4
     restarts = server.metric("worker_restarts_total")
     moments = random.Random(0)
     # One who stops watching must not take the others' news along.

@@ -49,7 +49,6 @@ class Owner:
     poll_seconds: float
     drain_seconds: float
     metrics: Metrics
-    _members: dict[int, asyncio.subprocess.Process] = field(default_factory=dict)
     _up: asyncio.Event = field(default_factory=asyncio.Event)
     """Set when the first member listens: what is wrong with the settings is said once."""
 

@@ -20,6 +20,9 @@ from tests.e2e.grpc_calls import embed, failure, stream
 from tests.e2e.server import Server, memory, memory_peak, running_server, wait_until
 from vlm2vec.v1 import embedding_pb2 as pb
 
+LEFT = 60 << 20
+"""Bytes that may stay of several hundred millions: a thread or gRPC may have the last of them."""
+
 
 def large_jpeg(side: int) -> bytes:
     noise = np.random.default_rng(0).integers(0, 255, (64, 64, 3), np.uint8)
@@ -45,14 +48,14 @@ def test_memory_is_given_back_after_a_burst_of_large_pictures(server: Server) ->
 def test_an_idle_stream_keeps_nothing_of_what_it_sent(server: Server) -> None:
     before = memory(server.process.pid)
     sent: list[queue.SimpleQueue[pb.EmbedStreamRequest | None]] = [
-        queue.SimpleQueue() for _ in range(3)
+        queue.SimpleQueue() for _ in range(6)
     ]
     streams = [server.embedding.EmbedStream(iter(requests.get, None)) for requests in sent]
     large = pb.Input(parts=[pb.Part(image=bytes(50 << 20))])
     for requests, answers in zip(sent, streams, strict=True):
         requests.put(pb.EmbedStreamRequest(id="1", options=options(), input=large))
         assert "max_image_bytes" in next(answers).error.message
-    wait_until(lambda: memory(server.process.pid) < 1.1 * before, 60)
+    wait_until(lambda: memory(server.process.pid) < before + LEFT, 60)
     for requests, answers in zip(sent, streams, strict=True):
         requests.put(None)
         assert not list(answers)
@@ -68,9 +71,9 @@ def test_what_is_refused_leaves_nothing_behind(server: Server) -> None:
 
     refuse(1000)  # What is imported for the first refusal stays.
     before = memory(server.process.pid)
-    for _ in range(3):
+    for _ in range(10):
         refuse(25 << 20)
-    wait_until(lambda: memory(server.process.pid) < before + (20 << 20), 60)
+    wait_until(lambda: memory(server.process.pid) < before + LEFT, 60)
 
 
 @pytest.mark.parametrize(
@@ -88,9 +91,9 @@ def test_what_is_refused_over_http_leaves_nothing_behind(
 
     refuse(1000)
     before = memory(server.process.pid)
-    for _ in range(3):
+    for _ in range(10):
         refuse(18 << 20)
-    wait_until(lambda: memory(server.process.pid) < before + (20 << 20), 60)
+    wait_until(lambda: memory(server.process.pid) < before + LEFT, 60)
 
 
 @pytest.fixture(scope="module")

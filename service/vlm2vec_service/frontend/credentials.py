@@ -49,11 +49,11 @@ def open_access(
             )
         if authenticator.required and certificate is None:
             log.warning("%s %s: credentials travel unencrypted without TLS", name, address)
-    member = pipeline.member
     quotas = Quotas(
-        auth.caller_requests_per_second, auth.caller_tokens_per_second, auth.caller_burst_seconds,
-        SharedBuckets(member.folder / "quotas") if member else None,
-    )  # fmt: skip
+        auth.caller_requests_per_second, auth.caller_tokens_per_second, auth.caller_burst_seconds
+    )
+    if pipeline.member is not None:
+        quotas.make_bucket = SharedBuckets(pipeline.member.folder / "quotas").bucket
     access = Access(
         pipeline.metrics, pipeline.draining, authenticator, quotas, pipeline.settings.max_calls,
         pipeline.received,

@@ -12,6 +12,8 @@ from collections.abc import Iterator
 from hashlib import blake2b
 from pathlib import Path
 
+from vlm2vec_service.frontend.auth.quota import Bucket
+
 SLOT = struct.Struct("<16sdd")
 """A bucket: the digest of its name, its balance, and when that was true."""
 SLOTS = 32_768
@@ -44,15 +46,15 @@ class SharedBuckets:
             fcntl.lockf(self._file, fcntl.LOCK_UN)
 
     def take(self, bucket: "SharedBucket", amount: float) -> float:
-        """Takes ``amount`` out, even if there is less; returns the balance that it leaves."""
+        """What `Bucket.take` does, for all processes."""
         with self._locked():
             offset, now = self._find(bucket.key), time.monotonic()
             key, balance, at = SLOT.unpack_from(self._memory, offset)
             if key != bucket.key:
                 balance, at = bucket.capacity, now
-            balance = min(bucket.capacity, balance + max(0.0, now - at) * bucket.rate) - amount
+            balance = bucket.filled(balance, max(0.0, now - at)) - amount
             SLOT.pack_into(self._memory, offset, bucket.key, balance, now)
-        return float(balance)
+        return balance
 
     def _find(self, key: bytes) -> int:
         """The offset of the slot of ``key``, or of the one that it may have."""
@@ -65,24 +67,14 @@ class SharedBuckets:
         return min(slots, key=lambda slot: slot[0][2])[1]
 
 
-class SharedBucket:
-    """A token bucket as `Bucket`, whose balance other processes have as well."""
+class SharedBucket(Bucket):
+    """A token bucket whose balance other processes have as well."""
 
     def __init__(self, table: SharedBuckets, key: bytes, rate: float, capacity: float) -> None:
-        self.rate = rate
-        self.capacity = capacity
+        super().__init__(rate, capacity)
         self.key = key
         self._table = table
 
-    @property
-    def balance(self) -> float:
-        """How much may be taken now; below zero, how much is owed."""
-        return self._table.take(self, 0.0)
-
-    def take(self, amount: float) -> None:
-        """Takes ``amount`` out, even if the balance is less."""
-        self._table.take(self, amount)
-
-    def wait(self, amount: float) -> float:
-        """The seconds until the balance reaches ``amount``; 0 if it already has."""
-        return max(0.0, (amount - self.balance) / self.rate)
+    def take(self, amount: float) -> float:
+        """Takes ``amount`` out, even if the balance is less, and returns what that leaves."""
+        return self._table.take(self, amount)

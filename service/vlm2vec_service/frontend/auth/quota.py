@@ -11,7 +11,6 @@ from dataclasses import dataclass
 
 from vlm2vec_service.errors import ExhaustedError
 from vlm2vec_service.frontend.auth.identity import Identity
-from vlm2vec_service.processes.buckets import SharedBucket, SharedBuckets
 
 MAX_QUOTAS = 10_000
 """How many callers are remembered; more push out those with full buckets, who lose nothing."""
@@ -36,14 +35,18 @@ class Bucket:
     @property
     def balance(self) -> float:
         """How much may be taken now; below zero, how much is owed."""
+        return self.take(0.0)
+
+    def take(self, amount: float) -> float:
+        """Takes ``amount`` out, even if the balance is less, and returns what that leaves."""
         now = self._clock()
-        self._balance = min(self.capacity, self._balance + (now - self._at) * self.rate)
+        self._balance = self.filled(self._balance, now - self._at) - amount
         self._at = now
         return self._balance
 
-    def take(self, amount: float) -> None:
-        """Takes ``amount`` out, even if the balance is less."""
-        self._balance = self.balance - amount
+    def filled(self, balance: float, seconds: float) -> float:
+        """The balance that ``balance`` has become after ``seconds``."""
+        return min(self.capacity, balance + seconds * self.rate)
 
     def wait(self, amount: float) -> float:
         """The seconds until the balance reaches ``amount``; 0 if it already has."""
@@ -53,11 +56,7 @@ class Bucket:
 class Quota:
     """The quota of one caller: a bucket of requests and one of tokens; None is no limit."""
 
-    def __init__(
-        self,
-        requests: Bucket | SharedBucket | None = None,
-        tokens: Bucket | SharedBucket | None = None,
-    ) -> None:
+    def __init__(self, requests: Bucket | None = None, tokens: Bucket | None = None) -> None:
         self.requests = requests
         self.tokens = tokens
         self._turn = asyncio.Lock()
@@ -116,14 +115,14 @@ UNLIMITED = Quota()
 class Quotas:
     """The quotas of all callers, at their own rates or else at these; a rate of 0 is no limit.
 
-    A bucket holds ``burst_seconds`` of its rate. ``shared`` is where the buckets are that other
-    processes have as well, where there are others.
+    A bucket holds ``burst_seconds`` of its rate. ``make_bucket`` makes one of a name, a rate and a
+    capacity.
     """
 
     requests_per_second: float
     tokens_per_second: float
     burst_seconds: float
-    shared: SharedBuckets | None = None
+    make_bucket: Callable[[str, float, float], Bucket] = lambda _, rate, most: Bucket(rate, most)
 
     def __post_init__(self) -> None:
         self._quotas: dict[tuple[str, float, float], Quota] = {}
@@ -144,10 +143,7 @@ class Quotas:
             )
         return self._quotas[key]
 
-    def _bucket(self, name: str, rate: float) -> Bucket | SharedBucket | None:
+    def _bucket(self, name: str, rate: float) -> Bucket | None:
         if not rate:
             return None
-        capacity = max(1.0, rate * self.burst_seconds)
-        if self.shared is not None:
-            return self.shared.bucket(f"{name} {rate}", rate, capacity)
-        return Bucket(rate, capacity)
+        return self.make_bucket(f"{name} {rate}", rate, max(1.0, rate * self.burst_seconds))

@@ -56,12 +56,15 @@ class Deployment:
     digests: Mapping[str, bytes] = field(default_factory=dict)
 
 
-def read_catalog(deployment: Deployment, registry: bool = False) -> Catalog:
-    """Reads every checkpoint and adapter folder once. Raises `ServeError` naming what is wrong.
+def read_catalog(deployment: Deployment, registry: str = "") -> Catalog:
+    """Reads every checkpoint and adapter folder once. Raises `ServeError` naming what is wrong, and
+    before that `RegistryInputError` for a URI of the ``registry`` that is none.
 
     The champion is the alias given, or the adapter given last, or the base model; unless there is a
-    ``registry``, which knows better than to take the base model for a version.
+    registry, which knows better than to take the base model for a version.
     """
+    if registry:
+        folder_of(registry)
     catalog = Catalog({})
     for name, base in deployment.models.items():
         log.info("model %s: reading %s", name, base)
@@ -98,11 +101,9 @@ def build(
     """Everything but what runs; needs a running event loop. ``member`` is which of several
     front-end processes this is; its ``settings`` are those of the whole server.
 
-    Raises `RegistryInputError` for a registry's URI that is none, before a base is read.
+    Raises what `read_catalog` raises.
     """
-    if registry.registry:
-        folder_of(registry.registry)
-    catalog = read_catalog(deployment, bool(registry.registry))
+    catalog = read_catalog(deployment, registry.registry)
     metrics = Metrics()
     connect: Callable[[], AnyRegistry] = functools.cache(lambda: Registry(registry.registry))
     if member is not None:
@@ -114,14 +115,11 @@ def build(
         devices = engine.device.split(",")
         sockets = deployment.sockets.get(model.name, {})
         workers = [
-            Worker(
-                f"{model.name}/{place}", model.name, model.base, model.digest,
-                engine if addresses else replace(engine, device=place),
-                metrics, settings.batch_timeout_seconds,
-                place if addresses else sockets.get(place),
+            make_worker(
+                model, place, settings, engine, metrics, place if addresses else sockets.get(place)
             )
             for place in (addresses or devices)
-        ]  # fmt: skip
+        ]
         scheduler = Scheduler(
             model.name, settings.max_queue_requests, settings.max_queue_tokens, metrics
         )
@@ -137,6 +135,23 @@ def build(
     return Pipeline(
         catalog, served, settings, limits, video.video_frames, metrics,
         registry.adapters_read_only, registry.webhook_secret_file, member,
+    )  # fmt: skip
+
+
+def make_worker(
+    model: ServedModel,
+    place: str,
+    settings: ServerSettings,
+    engine: EngineSettings,
+    metrics: Metrics,
+    address: str | None = None,
+    socket: Path | None = None,
+) -> Worker:
+    """Makes a worker of ``model`` at ``place``: the ``address`` of one that others started, or a
+    device of one to be started here, which then listens on ``socket`` if that is given."""
+    return Worker(
+        f"{model.name}/{place}", model.name, model.base, model.digest,
+        replace(engine, device=place), metrics, settings.batch_timeout_seconds, address, socket,
     )  # fmt: skip
 
 

@@ -15,7 +15,8 @@ from vlm2vec_service.errors import StartError
 from vlm2vec_service.metrics import Metrics
 from vlm2vec_service.processes.exposition import answer_metrics
 from vlm2vec_service.processes.member import OWNER, Member
-from vlm2vec_service.processes.snapshots import LOOK_SECONDS, poke_path, write_answer
+from vlm2vec_service.processes.snapshots import LOOK_SECONDS, poke_path, stamp, write_answer
+from vlm2vec_service.supervision.backoff import Backoff
 from vlm2vec_service.supervision.process import Worker
 from vlm2vec_service.tasks import in_daemon_thread, supervised
 from vlm2vec_service.worker.parent import PARENT
@@ -25,10 +26,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-FIRST_BACKOFF, LAST_BACKOFF = 0.1, 30.0
-"""Seconds before a member that ended is started again; doubled each time it lasts less than
-`HEALTHY`."""
-HEALTHY = 60.0
 MORE_SECONDS = 20.0
 """What a member is given beside the time to drain before it is killed."""
 WRONG = 2
@@ -80,7 +77,7 @@ class Owner:
         """Keeps member ``number`` running until ``stop``, and lets it drain then."""
         if number:
             await _first(stop.wait(), self._up.wait())
-        backoff = FIRST_BACKOFF
+        backoff = Backoff()
         while not stop.is_set():
             started = asyncio.get_running_loop().time()
             status = await self._live(number, stop)
@@ -88,16 +85,13 @@ class Owner:
                 return
             if status == WRONG and not self._up.is_set():
                 raise StartError("the first front-end process could not start: see above")
-            if asyncio.get_running_loop().time() - started > HEALTHY:
-                backoff = FIRST_BACKOFF
+            pause = backoff.after(asyncio.get_running_loop().time() - started)
             log.error(
-                "front-end process %d ended with status %d, again in %.1f s",
-                number, status, backoff,
-            )  # fmt: skip
+                "front-end process %d ended with status %d, again in %.1f s", number, status, pause
+            )
             self.metrics.member_restarts.inc()
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(stop.wait(), backoff)
-            backoff = min(2 * backoff, LAST_BACKOFF)
+                await asyncio.wait_for(stop.wait(), pause)
 
     async def _live(self, number: int, stop: asyncio.Event) -> int:
         """One life of a member. Returns its status."""
@@ -130,18 +124,14 @@ class Owner:
 
     async def _follow(self, registry: "Callable[[], Registry]", model: str) -> None:
         """Asks the registry for the members, every few seconds and whenever one pokes."""
-        number = 0
         while True:
-            poked = _time_of(poke_path(self.folder))
+            poked = stamp(poke_path(self.folder))
             await in_daemon_thread(
-                functools.partial(
-                    write_answer, self.folder, model, number, lambda: registry().snapshot(model)
-                )
+                lambda: write_answer(self.folder, model, lambda: registry().snapshot(model))
             )
-            number += 1
             until = asyncio.get_running_loop().time() + self.poll_seconds
             while asyncio.get_running_loop().time() < until:
-                if _time_of(poke_path(self.folder)) != poked:
+                if stamp(poke_path(self.folder)) != poked:
                     break
                 await asyncio.sleep(LOOK_SECONDS)
 
@@ -153,8 +143,3 @@ async def _first(*waiting: Awaitable[object]) -> None:
     for task, one in zip(tasks, waiting, strict=True):
         if task is not one:
             task.cancel()
-
-
-def _time_of(path: Path) -> int:
-    """When a file was last touched; 0 where there is none."""
-    return path.stat().st_mtime_ns if path.exists() else 0

@@ -5,9 +5,10 @@ import time
 from collections.abc import Callable
 from hashlib import sha256
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from vlm2vec_registry.errors import MissingError, OutageError
+from vlm2vec_registry.files import write_whole
 from vlm2vec_registry.snapshot import PublishedVersion, Snapshot
 
 if TYPE_CHECKING:
@@ -15,24 +16,20 @@ if TYPE_CHECKING:
 
 LOOK_SECONDS = 0.05
 """Between a member's looks at what the owner wrote, and the owner's at whether it is poked."""
+Stamp = tuple[int, int]
 LONGEST = 10.0
 """Seconds after which a member takes what was said before for what is still true."""
 
 
-def write_answer(folder: Path, model: str, number: int, ask: Callable[[], Snapshot]) -> None:
-    """Asks the registry, and writes for the members what it answered or why it did not; ``number``
-    is that of the look, so that equal answers differ."""
-    said = {"number": number}
+def write_answer(folder: Path, model: str, ask: Callable[[], Snapshot]) -> None:
+    """Asks the registry, and writes for the members what it answered or why it did not."""
     try:
-        answer = said | {"snapshot": ask().to_json()}
+        answer = {"snapshot": ask().to_json()}
     except MissingError as error:
-        answer = said | {"missing": str(error)}
+        answer = {"missing": str(error)}
     except Exception as error:  # noqa: BLE001 (whatever it answers, the members say it)
-        answer = said | {"error": str(error) or type(error).__name__}
-    path = _path(folder, model)
-    partial = path.with_suffix(".part")
-    partial.write_text(json.dumps(answer))
-    partial.rename(path)
+        answer = {"error": str(error) or type(error).__name__}
+    write_whole(_path(folder, model), json.dumps(answer))
 
 
 class SharedRegistry:
@@ -42,19 +39,19 @@ class SharedRegistry:
     def __init__(self, folder: Path, connect: "Callable[[], Registry]") -> None:
         self._folder = folder
         self._connect = connect
-        self._seen: dict[str, int] = {}
+        self._seen: dict[str, Stamp] = {}
 
     def snapshot(self, model: str) -> Snapshot:
         """Waits for what the owner is told next of ``model``, for at most `LONGEST`. Raises
         `MissingError` for a model that is not registered, and `OutageError`."""
-        seen, end = self._seen.get(model, -1), time.monotonic() + LONGEST
-        while (answer := self._answer(model)) is None or answer["number"] == seen:
-            if time.monotonic() > end:
-                break
+        path, end = _path(self._folder, model), time.monotonic() + LONGEST
+        nothing_new = (None, self._seen.get(model))
+        while (written := stamp(path)) in nothing_new and time.monotonic() < end:
             time.sleep(LOOK_SECONDS)
-        if answer is None:
+        if written is None:
             raise OutageError("the registry has not answered yet")
-        self._seen[model] = answer["number"]
+        self._seen[model] = written
+        answer = json.loads(path.read_text())
         if "missing" in answer:
             raise MissingError(answer["missing"])
         if "error" in answer:
@@ -65,13 +62,6 @@ class SharedRegistry:
         """Puts a version's files into ``folder``, as `Registry.download` does."""
         self._connect().download(version, folder, max_bytes)
 
-    def _answer(self, model: str) -> dict[str, Any] | None:
-        try:
-            answer: dict[str, Any] = json.loads(_path(self._folder, model).read_text())
-        except FileNotFoundError:
-            return None
-        return answer
-
 
 def poke(folder: Path) -> None:
     """Has the owner ask at once."""
@@ -81,6 +71,15 @@ def poke(folder: Path) -> None:
 def poke_path(folder: Path) -> Path:
     """The file that is there when the owner is to ask at once."""
     return folder / "poke"
+
+
+def stamp(path: Path) -> Stamp | None:
+    """Tells a file from the one that is put into its place; None where there is none."""
+    try:
+        status = path.stat()
+    except FileNotFoundError:
+        return None
+    return status.st_ino, status.st_mtime_ns
 
 
 def _path(folder: Path, model: str) -> Path:

@@ -4,14 +4,12 @@ import functools
 import os
 import tempfile
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
 from vlm2vec_registry.store import Registry
-from vlm2vec_registry.uri import folder_of
 from vlm2vec_service.errors import StartError
 from vlm2vec_service.frontend.addresses import bind
-from vlm2vec_service.frontend.build import Deployment, read_catalog
+from vlm2vec_service.frontend.build import Deployment, make_worker, read_catalog
 from vlm2vec_service.metrics import Metrics
 from vlm2vec_service.processes.member import Shared
 from vlm2vec_service.processes.owner import Owner
@@ -59,9 +57,7 @@ async def run_owner(
     """Runs the owner of ``count`` members, which ``command`` starts and which share ``addresses``,
     until SIGTERM. Raises `ServeError` for what is wrong with the settings."""
     _check_addresses(addresses)
-    if registry.registry:
-        folder_of(registry.registry)
-    catalog = read_catalog(deployment, bool(registry.registry))
+    catalog = read_catalog(deployment, registry.registry)
     metrics = Metrics()
     with tempfile.TemporaryDirectory(prefix="vlm2vec-") as name:
         folder = Path(name)
@@ -73,12 +69,7 @@ async def run_owner(
             for device in engine.device.split(","):
                 path = folder / f"worker-{len(workers)}.sock"
                 sockets.setdefault(model.name, {})[device] = f"unix:{path}"
-                worker = Worker(
-                    f"{model.name}/{device}", model.name, model.base, model.digest,
-                    replace(engine, device=device), metrics, settings.batch_timeout_seconds,
-                )  # fmt: skip
-                worker.socket = path
-                workers.append(worker)
+                workers.append(make_worker(model, device, settings, engine, metrics, socket=path))
         digests = {model.name: model.digest.hex() for model in catalog.models.values()}
         Shared(sockets, digests).write(folder)
         connect = functools.cache(lambda: Registry(registry.registry))

@@ -23,6 +23,7 @@ from vlm2vec_service.errors import (
 from vlm2vec_service.metrics import Metrics
 from vlm2vec_service.scheduling.batch import BatchInput, BatchResult
 from vlm2vec_service.settings import EngineSettings
+from vlm2vec_service.supervision.backoff import Backoff
 from vlm2vec_service.supervision.link import Link, WorkerStatus, open_link
 from vlm2vec_service.versions.wanted import WantedAdapter
 from vlm2vec_service.worker.codec import ARITHMETIC
@@ -30,9 +31,6 @@ from vlm2vec_service.worker.parent import PARENT
 
 log = logging.getLogger(__name__)
 
-FIRST_BACKOFF, LAST_BACKOFF = 0.1, 30.0
-"""Seconds before a restart; doubled each time, forgotten after a batch or a minute of health."""
-HEALTHY_AFTER = 60.0
 STOP_SECONDS = 8.0
 """What a worker is given to stop by itself."""
 LOAD_SECONDS = 120.0
@@ -50,10 +48,10 @@ class Worker:
     """One worker: keeps it alive and tells it which adapters to hold.
 
     ``base_digest`` is what the base that it runs has to have; ``address`` is that of a worker which
-    others started, maybe on another host, or None for a process of its own. ``wanted`` are the
-    adapters that it should hold, by name; ``refused`` are those of them that it could not load or
-    cannot answer with, and why. ``on_change`` is called whenever the worker gets ready or stops
-    being it.
+    others started, maybe on another host, or None for a process of its own, which listens on
+    ``socket`` or else where nobody finds it. ``wanted`` are the adapters that it should hold, by
+    name; ``refused`` are those of them that it could not load or cannot answer with, and why.
+    ``on_change`` is called whenever the worker gets ready or stops being it.
     """
 
     def __init__(
@@ -66,6 +64,7 @@ class Worker:
         metrics: Metrics,
         batch_timeout: float,
         address: str | None = None,
+        socket: Path | None = None,
     ) -> None:
         self.name = name
         self.model = model
@@ -78,8 +77,7 @@ class Worker:
         self.shared = address is not None
         # A worker that the owner of this process started is told of by the owner.
         self._reports = address is None or self.is_remote
-        self.socket: Path | None = None
-        """Where a process of its own listens; a place that nobody else knows unless it is set."""
+        self.socket = socket
         self.token_budget = 0
         self.dimension = 0
         self.ready = False
@@ -90,7 +88,7 @@ class Worker:
         self.on_change: Callable[[], None] = lambda: None
         self._link: Link | None = None
         self._process: asyncio.subprocess.Process | None = None
-        self._backoff = FIRST_BACKOFF
+        self._backoff = Backoff()
 
     @property
     def is_remote(self) -> bool:
@@ -108,11 +106,9 @@ class Worker:
                 log.error("worker %s: %s", self.name, error)
             finally:
                 self._set_ready(False)
-            if asyncio.get_running_loop().time() - started > HEALTHY_AFTER:
-                self._backoff = FIRST_BACKOFF
-            log.warning("worker %s is down, again in %.1f s", self.name, self._backoff)
-            await asyncio.sleep(self._backoff)
-            self._backoff = min(2 * self._backoff, LAST_BACKOFF)
+            pause = self._backoff.after(asyncio.get_running_loop().time() - started)
+            log.warning("worker %s is down, again in %.1f s", self.name, pause)
+            await asyncio.sleep(pause)
             if self._reports:
                 self.metrics.restarts.labels(self.model, self.name).inc()
 
@@ -130,7 +126,7 @@ class Worker:
         except WorkerLostError:
             self._lost(STOP_SECONDS)
             raise
-        self._backoff = FIRST_BACKOFF
+        self._backoff.forget()
         return result
 
     def hung(self) -> None:

@@ -31,8 +31,6 @@ ADAPTER = (*FILES, preprocessor_settings.FILE_NAME, "README.md")
 HASHES = {40: "sha1", 64: "sha256"}
 """By what the hub names a file's bytes, as the number of digits says: git's hash of it, or for
 large files SHA-256."""
-BLOCK = 1 << 24
-"""Bytes of a file that are hashed at a time."""
 
 
 @dataclass(frozen=True)
@@ -136,9 +134,7 @@ def _digest(path: Path, digits: int) -> str | None:
     if digits == 40:
         digest.update(b"blob %d\0" % path.stat().st_size)
     with path.open("rb") as file:
-        while block := file.read(BLOCK):
-            digest.update(block)
-    return digest.hexdigest()
+        return hashlib.file_digest(file, lambda: digest).hexdigest()
 
 
 def _explained(id: HubId, error: BaseException) -> RegistryError:

@@ -1,7 +1,7 @@
 """`AdapterService` over gRPC."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Coroutine
 from typing import Any, TypeAlias
 
 import grpc
@@ -74,20 +74,33 @@ class SiblingServicer(AdapterServicer):
         self, request: pb.PreloadAdapterRequest, context: Context
     ) -> pb.PreloadAdapterResponse:
         """Holds it."""
-        current.set(Call("PreloadAdapter", context.peer(), ""))
-        try:
-            loaded = await adapters.preload(self.pipeline, request.model, request.version, False)
-        except ServeError as error:
-            await context.abort(grpc.StatusCode[error.code.name], str(error))
-        return pb.PreloadAdapterResponse(adapter=loaded)
+        return pb.PreloadAdapterResponse(
+            adapter=await _alone(
+                adapters.preload(self.pipeline, request.model, request.version, everywhere=False),
+                "PreloadAdapter",
+                context,
+            )
+        )
 
     async def UnloadAdapter(
         self, request: pb.UnloadAdapterRequest, context: Context
     ) -> pb.UnloadAdapterResponse:
         """Lets it go."""
-        current.set(Call("UnloadAdapter", context.peer(), ""))
-        try:
-            unloaded = await adapters.unload(self.pipeline, request.model, request.version, False)
-        except ServeError as error:
-            await context.abort(grpc.StatusCode[error.code.name], str(error))
-        return pb.UnloadAdapterResponse(adapter=unloaded)
+        return pb.UnloadAdapterResponse(
+            adapter=await _alone(
+                adapters.unload(self.pipeline, request.model, request.version, everywhere=False),
+                "UnloadAdapter",
+                context,
+            )
+        )
+
+
+async def _alone(
+    doing: Coroutine[Any, Any, pb.Adapter], method: str, context: Context
+) -> pb.Adapter:
+    """Answers another process's call: of nobody in particular, and with our errors as statuses."""
+    current.set(Call(method, context.peer(), ""))
+    try:
+        return await doing
+    except ServeError as error:
+        await context.abort(grpc.StatusCode[error.code.name], str(error))

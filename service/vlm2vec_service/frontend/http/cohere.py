@@ -21,7 +21,6 @@ from vlm2vec_service.frontend.http.inputs import InputReader
 from vlm2vec_service.frontend.http.json_body import BodyRoute
 from vlm2vec_service.frontend.http.media_text import IN_TEXTS
 from vlm2vec_service.frontend.http.shapes import Choice, ListOf
-from vlm2vec_service.frontend.parsing import parsed
 from vlm2vec_service.frontend.pipeline import Pipeline
 
 FORMATS = ListOf(FORMAT, "a list of formats", least=1)
@@ -93,8 +92,7 @@ def routes(pipeline: Pipeline, fetcher: Fetcher) -> APIRouter:
             shape = TEXTS if given == ["texts"] else CONTENTS
             return reader.many(getattr(body, given[0]), given[0], task, shape)
 
-        inputs = await parsed(read, len(await request.body()))
-        await reader.fetch(fetcher)
+        inputs = await reader.taken(read, len(await request.body()), fetcher)
         with reader.own_words(OPTIONS):
             answer = await calls.embed(pipeline, inputs, options, caller_of(pipeline))
         id = current.get().id

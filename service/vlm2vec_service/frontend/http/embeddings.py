@@ -13,7 +13,6 @@ from vlm2vec_service.frontend.http.fetch import Fetcher
 from vlm2vec_service.frontend.http.formats import in_json, written
 from vlm2vec_service.frontend.http.inputs import InputReader
 from vlm2vec_service.frontend.http.json_body import BodyRoute
-from vlm2vec_service.frontend.parsing import parsed
 from vlm2vec_service.frontend.pipeline import Pipeline
 
 
@@ -39,8 +38,7 @@ def routes(pipeline: Pipeline, fetcher: Fetcher) -> APIRouter:
                 return [reader.chat(body.messages, task)]
             return reader.inputs(body.input, "input", task)
 
-        inputs = await parsed(read, len(await request.body()))
-        await reader.fetch(fetcher)
+        inputs = await reader.taken(read, len(await request.body()), fetcher)
         with reader.own_words():
             answer = await calls.embed(pipeline, inputs, options, caller_of(pipeline))
         return await written(lambda: _json(answer, format), answer)

@@ -1,9 +1,9 @@
 """What a body asks for as the gRPC API's messages: model references, options, text and media."""
 
 import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from vlm2vec.v1 import embedding_pb2 as pb
 from vlm2vec_service.errors import InvalidInputError
@@ -13,9 +13,12 @@ from vlm2vec_service.frontend.http.input_shapes import INPUT, MANY, MESSAGES, ON
 from vlm2vec_service.frontend.http.media_text import IN_CHAT, IN_INPUT, check_no_media
 from vlm2vec_service.frontend.http.own_words import Wording, in_own_words
 from vlm2vec_service.frontend.http.shapes import Shape
+from vlm2vec_service.frontend.parsing import parsed
 from vlm2vec_service.preprocess.data_uri import DataUri, is_data_uri, read_base64
 from vlm2vec_service.settings import Limits
 from vlm2vec_service.versions.catalog import Catalog
+
+T = TypeVar("T")
 
 FRAMES = "video/jpeg"
 """The media type of a video as JPEG frames, base64, with commas between."""
@@ -44,7 +47,7 @@ class Task:
 
 
 class InputReader:
-    """Checks and converts the inputs of one request; `fetch` then gets what their URLs point to.
+    """Checks and converts the inputs of one request, all within `taken`.
 
     ``field`` is where a value stands in the body, for errors. What is wrong raises
     `InvalidInputError`. ``ways`` is what such an error says to who sends a picture as text.
@@ -57,10 +60,13 @@ class InputReader:
         self._remote: list[RemoteMedia] = []
         self._wordings: list[Wording] = []
 
-    async def fetch(self, fetcher: Fetcher) -> None:
-        """Fills what URLs point to into the inputs: those that were returned, not copies."""
+    async def taken(self, read: Callable[[], T], size: int, fetcher: Fetcher) -> T:
+        """The inputs that ``read`` makes by this reader of a body of ``size`` bytes, filled with
+        what their URLs point to."""
+        inputs = await parsed(read, size)
         if self._remote:
             await fetcher.fill(self._remote, current.get())
+        return inputs
 
     @contextlib.contextmanager
     def own_words(self, names: Mapping[str, str] = {}, first: int = 0) -> Iterator[None]:

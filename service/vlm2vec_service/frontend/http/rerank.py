@@ -50,8 +50,7 @@ def routes(pipeline: Pipeline, fetcher: Fetcher) -> APIRouter:
             task = Task(body.document_instruction or "", OF_DOCUMENTS)
             return query[0], reader.inputs(getattr(body, others), others, task)
 
-        query, documents = await parsed(read, len(await request.body()))
-        await reader.fetch(fetcher)
+        query, documents = await reader.taken(read, len(await request.body()), fetcher)
         options = body.options(pipeline.catalog, body.most_tokens())
         with reader.own_words(first=1):
             answer = await calls.rank(pipeline, query, documents, options, 0, caller_of(pipeline))
@@ -76,8 +75,7 @@ async def answer_rerank(
         task = Task(body.document_instruction or "", OF_DOCUMENTS)
         return query, reader.many(body.documents, "documents", task, DOCUMENTS)
 
-    query, documents = await parsed(read, size)
-    await reader.fetch(fetcher)
+    query, documents = await reader.taken(read, size, fetcher)
     most = body.most_tokens() if body.max_tokens_per_doc is None else body.max_tokens_per_doc
     options, caller = body.options(pipeline.catalog, most), caller_of(pipeline)
     names = {} if body.max_tokens_per_doc is None else {"options.truncate": "max_tokens_per_doc"}

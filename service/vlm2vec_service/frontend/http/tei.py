@@ -29,7 +29,6 @@ from vlm2vec_service.frontend.http.input_shapes import INPUT, MANY, ONE
 from vlm2vec_service.frontend.http.inputs import InputReader, Task
 from vlm2vec_service.frontend.http.json_body import BodyRoute
 from vlm2vec_service.frontend.http.rerank import OF_DOCUMENTS, answer_rerank
-from vlm2vec_service.frontend.parsing import parsed
 from vlm2vec_service.frontend.pipeline import Pipeline
 
 
@@ -93,10 +92,10 @@ def routes(pipeline: Pipeline, fetcher: Fetcher) -> APIRouter:
             options.output.normalize = body.normalize
         reader = InputReader(pipeline.limits, pipeline.settings.max_inputs)
         task = Task(body.instruction or "")
-        inputs = await parsed(
-            lambda: reader.inputs(body.inputs, "inputs", task), len(await request.body())
+        size = len(await request.body())
+        inputs = await reader.taken(
+            lambda: reader.inputs(body.inputs, "inputs", task), size, fetcher
         )
-        await reader.fetch(fetcher)
         with reader.own_words():
             answer = await calls.embed(pipeline, inputs, options, caller_of(pipeline))
 
@@ -149,8 +148,7 @@ async def _answer(pipeline: Pipeline, fetcher: Fetcher, body: TeiRerankBody, siz
         task = Task(body.document_instruction or "", OF_DOCUMENTS)
         return query, reader.many(body.texts, "texts", task)
 
-    query, texts = await parsed(read, size)
-    await reader.fetch(fetcher)
+    query, texts = await reader.taken(read, size, fetcher)
     options, caller = body.options(pipeline.catalog, body.most_tokens()), caller_of(pipeline)
     with reader.own_words(first=1):
         answer = await calls.rank(pipeline, query, texts, options, 0, caller)

@@ -1,7 +1,6 @@
 """Runs ``vlm2vec demo``: one rollout, from the registry to the scores of both versions."""
 
 import shlex
-import signal
 import sys
 import time
 from collections import Counter
@@ -57,7 +56,6 @@ def run(arguments: DemoArguments) -> int:
     """
     if not (MODEL / "base").is_dir():
         raise DemoError(f"{MODEL} is not there: make train-default makes it, in half an hour")
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: the server is stopped
     arguments.folder.mkdir(parents=True, exist_ok=True)
     store, say = arguments.folder / "registry", _clock()
     say(f"publish v1 and v2 of {NAME} to an SQLite MLflow in {store}; v1 is the champion")

@@ -7,9 +7,10 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from types import FrameType
 
 from vlm2vec import Client, VLM2VecError
 from vlm2vec_service.errors import ServeError
@@ -58,6 +59,35 @@ class DemoServer:
         return "\n".join(self.log.read_text(errors="replace").splitlines()[-8:])
 
 
+class Interrupts:
+    """Turns SIGINT and SIGTERM into `KeyboardInterrupt`, none of which is lost.
+
+    They are held until `release`. Later ones are raised as they come; but Python drops what is
+    raised in a destructor or in the callback of a weak reference, so `check` raises them again.
+    A process that is started meanwhile is not concerned.
+    """
+
+    def __init__(self) -> None:
+        self._held, self._came = True, False
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, self._hear)
+
+    def release(self) -> None:
+        """Raises what came since the start, and from now on what comes."""
+        self._held = False
+        self.check()
+
+    def check(self) -> None:
+        """Raises `KeyboardInterrupt` if one ever came."""
+        if self._came:
+            raise KeyboardInterrupt
+
+    def _hear(self, number: int, frame: FrameType | None) -> None:
+        self._came = True
+        if not self._held:
+            raise KeyboardInterrupt
+
+
 @contextlib.contextmanager
 def serving(folder: Path, *flags: str) -> Iterator[DemoServer]:
     """Starts ``vlm2vec serve`` with ``flags`` on ports of this host, and stops it in the end.
@@ -71,7 +101,7 @@ def serving(folder: Path, *flags: str) -> Iterator[DemoServer]:
     # Two threads on a model this small wait for each other.
     environment = {"OMP_NUM_THREADS": "1"} | given
     # Stopped between the start and the `try`, the demo would leave the server behind.
-    release = _hold_signals()
+    interrupts = Interrupts()
     with log.open("wb") as output:
         process = subprocess.Popen(
             [
@@ -83,32 +113,15 @@ def serving(folder: Path, *flags: str) -> Iterator[DemoServer]:
         )  # fmt: skip
     server = DemoServer(process, grpc, http, metrics, log)
     try:
-        release()
+        interrupts.release()
         yield server
+        interrupts.check()
     except BaseException:
         server.keep = False
         raise
     finally:
         if not server.keep:
             _stop(process)
-
-
-def _hold_signals() -> Callable[[], None]:
-    """Keeps what would stop this process from doing so until what is returned is called, which
-    raises `KeyboardInterrupt` then. A process that is started meanwhile is not concerned."""
-    came: list[int] = []
-    before = {
-        number: signal.signal(number, lambda number, _: came.append(number))
-        for number in (signal.SIGINT, signal.SIGTERM)
-    }
-
-    def release() -> None:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-        if came:
-            raise KeyboardInterrupt
-
-    return release
 
 
 def _stop(process: subprocess.Popen[bytes]) -> None:

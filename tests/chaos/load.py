@@ -69,6 +69,11 @@ class SteadyStream:
         """How many requests have no answer yet."""
         return len(self.sent) - len(self.answers)
 
+    def catch_up(self) -> None:
+        """Waits until all that was sent before now has been answered."""
+        sent = set(self.sent)
+        wait_until(lambda: sent <= {answer.id for answer in self.answers})
+
     def finish(self) -> None:
         """Sends no more, waits for the rest of the answers, and closes the connection."""
         self._stop.set()

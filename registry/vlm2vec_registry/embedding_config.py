@@ -9,28 +9,17 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from vlm2vec_registry.media_rules import ImageRules, VideoRules
+from vlm2vec_registry.prompt_template import PromptTemplate
 from vlm2vec_registry.strict import Fields, is_count, read_object
 
 FILE_NAME = "embedding.json"
-
-
-@dataclass(frozen=True)
-class PromptTemplate:
-    """How placeholders, instruction and text become one prompt.
-
-    ``media_separator`` stands between the media placeholders and the words, ``separator`` between
-    instruction and text, ``suffix`` at the end. A part that is absent takes its separator along.
-    """
-
-    media_separator: str = " "
-    separator: str = " "
-    suffix: str = ""
-
-
-DECODES = ("viewed", "raw")
-"""How pictures are decoded: as a viewer shows them, or as Pillow's bare ``convert("RGB")`` does."""
-MOST_SIDE = 1 << 14
-"""Pixels of one side that ``image.resize`` may ask for."""
+POOLINGS = ("last", "mean", "mean_without_system")
+"""What a vector is made of: the last token, all, or all but those of the system prompt."""
+ATTENTIONS = ("causal", "bidirectional")
+"""Which tokens the decoder's look at: those before them, or all of the input."""
+POSITIONS = ("family", "plain")
+"""Where tokens stand: by the family's rule, or one after the other."""
 
 
 @dataclass(frozen=True)
@@ -39,22 +28,23 @@ class EmbeddingConfig:
 
     ``image`` overrides keys of the base model's ``preprocessor_config.json`` (``max_pixels``,
     ``num_crops``); which of them a backbone reads is for the service to say, which refuses any
-    other when it loads the adapter. Its keys ``resize`` and ``decode`` are ``image_resize``, the
-    width and height in pixels that every picture gets first, its aspect lost, and ``image_decode``,
-    one of `DECODES`. ``max_text_tokens`` is where the text of an input is cut; None is nowhere.
-    ``dimensions`` lists the prefixes that the vector was trained to be cut to; empty means that it
-    does not say.
+    other when it loads the adapter. Its other keys are ``image_rules``. ``pooling``, ``attention``
+    and ``positions`` are of `POOLINGS`, `ATTENTIONS` and `POSITIONS`. ``max_text_tokens`` is where
+    the text of an input is cut; None is nowhere. ``dimensions`` lists the prefixes that the vector
+    was trained to be cut to; empty means that it does not say.
     """
 
     backbone: str | None = None
     base_model: str | None = None
     base_revision: str | None = None
-    pooling: str = "last"
+    pooling: str = POOLINGS[0]
+    attention: str = ATTENTIONS[0]
+    positions: str = POSITIONS[0]
     normalize: bool = True
     prompt: PromptTemplate = field(default_factory=PromptTemplate)
     image: dict[str, int] = field(default_factory=dict)
-    image_resize: tuple[int, int] | None = None
-    image_decode: str = DECODES[0]
+    image_rules: ImageRules = field(default_factory=ImageRules)
+    video: VideoRules = field(default_factory=VideoRules)
     max_text_tokens: int | None = None
     dimensions: tuple[int, ...] = ()
 
@@ -73,17 +63,19 @@ class EmbeddingConfig:
         """Builds a config from parsed JSON that stands ``where``. Raises `FormatError` naming the
         key at fault."""
         given = Fields(values, where)
-        image, resize, decode = _image(given.object("image"))
+        image, image_rules = ImageRules.read(given.object("image"))
         config = cls(
             backbone=given.text("backbone", None),
             base_model=given.text("base_model", None),
             base_revision=given.text("base_revision", None),
-            pooling=given.choice("pooling", "last", ("last",)),
+            pooling=given.choice("pooling", POOLINGS[0], POOLINGS),
+            attention=given.choice("attention", ATTENTIONS[0], ATTENTIONS),
+            positions=given.choice("positions", POSITIONS[0], POSITIONS),
             normalize=given.flag("normalize", True),
-            prompt=_prompt(given.object("prompt")),
+            prompt=PromptTemplate.read(given.object("prompt")),
             image=image,
-            image_resize=resize,
-            image_decode=decode,
+            image_rules=image_rules,
+            video=VideoRules.read(given.object("video")),
             max_text_tokens=given.count("max_text_tokens", None),
             dimensions=tuple(given.list_of("dimensions", is_count, "positive whole numbers") or ()),
         )
@@ -94,40 +86,18 @@ class EmbeddingConfig:
         """The values of ``embedding.json``. Those that came after its first version are left out
         where they say nothing, so that an older file keeps its bytes, and its space."""
         values = asdict(self)
-        resize, decode = values.pop("image_resize"), values.pop("image_decode")
-        if resize is not None:
-            values["image"]["resize"] = list(resize)
-        if decode != DECODES[0]:
-            values["image"]["decode"] = decode
-        if self.max_text_tokens is None:
-            del values["max_text_tokens"]
-        return values
+        del values["image_rules"]
+        values["prompt"] = self.prompt.to_dict()
+        values["image"] = {**self.image, **self.image_rules.to_dict()}
+        values["video"] = self.video.to_dict()
+        said = {
+            "attention": self.attention != ATTENTIONS[0],
+            "positions": self.positions != POSITIONS[0],
+            "video": bool(values["video"]),
+            "max_text_tokens": self.max_text_tokens is not None,
+        }
+        return {key: value for key, value in values.items() if said.get(key, True)}
 
     def to_json(self) -> str:
         """The text of ``embedding.json``; keys sorted, so that equal configs are equal bytes."""
         return json.dumps(self.to_dict(), indent=2, sort_keys=True) + "\n"
-
-
-def _prompt(given: Fields | None) -> PromptTemplate:
-    if given is None:
-        return PromptTemplate()
-    default = PromptTemplate()
-    template = PromptTemplate(
-        given.text("media_separator", default.media_separator),
-        given.text("separator", default.separator),
-        given.text("suffix", default.suffix),
-    )
-    given.done()
-    return template
-
-
-def _image(given: Fields | None) -> tuple[dict[str, int], tuple[int, int] | None, str]:
-    """The overrides of the base's settings, the fixed size, and how to decode."""
-    if given is None:
-        return {}, None, DECODES[0]
-    decode = given.choice("decode", DECODES[0], DECODES)
-    sides = given.list_of("resize", lambda side: is_count(side, MOST_SIDE), "width and height")
-    if sides is not None and len(sides) != 2:
-        given.fail("resize", "a width and a height", sides)
-    overrides = {key: given.count(key, 0) for key in given.left()}
-    return overrides, (sides[0], sides[1]) if sides else None, decode

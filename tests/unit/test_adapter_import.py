@@ -86,7 +86,7 @@ def test_a_sub_folder_with_the_preprocessor_above_it(checkpoints: Path, tmp_path
     assert done.exit_code == 0, done.output
     assert f"{folder}/lora/adapter_model.bin: " in done.output
     assert embedding == {"image": {"max_pixels": 50176, "resize": [1344, 672]}}
-    assert EmbeddingConfig.read(tmp_path / "imported").image_resize == (1344, 672)
+    assert EmbeddingConfig.read(tmp_path / "imported").image_rules.resize == (1344, 672)
 
 
 def test_which_folder_the_adapter_is_in(tmp_path: Path) -> None:

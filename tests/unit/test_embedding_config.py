@@ -6,7 +6,9 @@ from typing import Any
 
 import pytest
 
-from vlm2vec_registry.embedding_config import FILE_NAME, EmbeddingConfig, PromptTemplate
+from vlm2vec_registry.embedding_config import FILE_NAME, EmbeddingConfig
+from vlm2vec_registry.media_rules import Area, ImageRules, VideoRules
+from vlm2vec_registry.prompt_template import PromptTemplate
 
 FULL = EmbeddingConfig(
     backbone="qwen2_vl",
@@ -20,7 +22,30 @@ FULL = EmbeddingConfig(
 )
 
 
-@pytest.mark.parametrize("config", [EmbeddingConfig(), FULL], ids=["defaults", "full"])
+FORM = EmbeddingConfig(
+    pooling="mean",
+    attention="bidirectional",
+    positions="plain",
+    prompt=PromptTemplate(
+        brackets=("<|vision_start|>", "<|vision_end|>"),
+        order=("video", "image", "text"),
+        empty="NULL",
+        blanked=("<image>",),
+        system="Represent the user's input.",
+        instruction="system",
+        system_turn="<|im_start|>system\n{system}<|im_end|>\n",
+        user_turn="<|im_start|>user\n{content}<|im_end|>\n",
+        assistant_turn="<|im_start|>assistant\n",
+        generation_prompt=True,
+    ),
+    image_rules=ImageRules(first=Area(28, 3136, 12845056), small="keep", long="square"),
+    video=VideoRules(fps=1, max_frames=64, assumed_fps=2.0, list_first=Area(64, 16384, 67108864)),
+)
+
+
+@pytest.mark.parametrize(
+    "config", [EmbeddingConfig(), FULL, FORM], ids=["defaults", "full", "form"]
+)
 def test_json_round_trips(config: EmbeddingConfig, tmp_path: Path) -> None:
     (tmp_path / FILE_NAME).write_text(config.to_json())
     assert EmbeddingConfig.read(tmp_path) == config
@@ -55,10 +80,11 @@ def test_unknown_keys_are_refused_by_name(values: dict[str, Any], named: str) ->
         EmbeddingConfig.from_dict(values)
 
 
-@pytest.mark.parametrize("pooling", ["mean", "cls", "", None, "LAST"])
-def test_pooling_other_than_last_is_refused(pooling: str | None) -> None:
-    with pytest.raises(ValueError, match="pooling: "):
-        EmbeddingConfig.from_dict({"pooling": pooling})
+@pytest.mark.parametrize("key", ["pooling", "attention", "positions"])
+@pytest.mark.parametrize("value", ["cls", "", None, "LAST"])
+def test_choice_that_there_is_not_is_refused(key: str, value: str | None) -> None:
+    with pytest.raises(ValueError, match=f"{key}: "):
+        EmbeddingConfig.from_dict({key: value})
 
 
 @pytest.mark.parametrize("value", [0, -1, 1.5, "3136", None, True, [1]])
@@ -104,8 +130,8 @@ def test_file_that_is_no_json_object_is_refused_by_its_name(tmp_path: Path, text
 
 
 def test_error_in_a_file_names_the_file_and_the_key(tmp_path: Path) -> None:
-    (tmp_path / FILE_NAME).write_text('{"pooling": "mean"}')
-    with pytest.raises(ValueError, match=rf"{tmp_path}/{FILE_NAME}: pooling: 'mean'"):
+    (tmp_path / FILE_NAME).write_text('{"pooling": "cls"}')
+    with pytest.raises(ValueError, match=rf"{tmp_path}/{FILE_NAME}: pooling: 'cls'"):
         EmbeddingConfig.read(tmp_path)
 
 
@@ -116,6 +142,26 @@ def test_error_in_a_file_names_the_file_and_the_key(tmp_path: Path) -> None:
         ({"image": {"resize": [1344, 0]}}, "image.resize"),
         ({"image": {"resize": [1344, 10**9]}}, "image.resize"),
         ({"image": {"decode": "Raw"}}, "image.decode: 'Raw' is not one of viewed, raw"),
+        ({"image": {"small": "grow"}}, "image.small: 'grow' is not one of enlarge, keep, pad"),
+        ({"image": {"first": {"factor": 28}}}, "image.first.min_pixels: expected a whole number"),
+        (
+            {"image": {"first": {"factor": 28, "min_pixels": 9, "max_pixels": 8}}},
+            "image.first.min_pixels: expected at most max_pixels, 8",
+        ),
+        ({"video": {"fps": 0}}, "video.fps: expected a number from 0.001 to 1000"),
+        ({"video": {"frames": 8}}, "video: unknown key frames"),
+        ({"prompt": {"brackets": ["<"]}}, "prompt.brackets: expected a list of two strings"),
+        ({"prompt": {"order": ["text"]}}, "prompt.order: expected each of image, video, text"),
+        ({"prompt": {"order": ["image", "text", "video"]}}, "prompt.order: expected each of"),
+        ({"prompt": {"user_turn": "<user>"}}, "prompt.user_turn: expected {content} once in it"),
+        ({"prompt": {"system_turn": "{system}{system}"}}, "prompt.system_turn: expected {system}"),
+        ({"prompt": {"system": "Hello."}}, "prompt.system: expected a system_turn or"),
+        ({"prompt": {"instruction": "system"}}, "prompt.instruction: expected a system_turn or"),
+        ({"prompt": {"generation_prompt": True}}, "prompt.generation_prompt: expected an assista"),
+        (
+            {"prompt": {"chat_template": True, "user_turn": "> {content}"}},
+            "prompt.user_turn: expected none beside chat_template",
+        ),
         ({"max_text_tokens": 0}, "max_text_tokens"),
         ({"max_text_tokens": True}, "max_text_tokens"),
     ],
@@ -130,7 +176,10 @@ def test_settings_of_later_versions_leave_older_files_their_bytes() -> None:
         "backbone", "base_model", "base_revision", "dimensions", "image", "normalize", "pooling",
         "prompt",
     }  # fmt: skip
-    config = EmbeddingConfig(image_resize=(1344, 672), image_decode="raw", max_text_tokens=256)
+    assert set(json.loads(EmbeddingConfig().to_json())["prompt"]) == {
+        "media_separator", "separator", "suffix",
+    }  # fmt: skip
+    config = EmbeddingConfig(image_rules=ImageRules((1344, 672), "raw"), max_text_tokens=256)
     values = json.loads(config.to_json())
     assert values["image"] == {"resize": [1344, 672], "decode": "raw"}
     assert EmbeddingConfig.from_dict(values) == config

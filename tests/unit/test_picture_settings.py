@@ -10,7 +10,9 @@ from PIL import Image
 from tests.conftest import ARCHITECTURES
 from tests.unit.pictures import noise
 from vlm2vec.v1 import embedding_pb2 as pb
-from vlm2vec_registry.embedding_config import EmbeddingConfig, PromptTemplate
+from vlm2vec_registry.embedding_config import EmbeddingConfig
+from vlm2vec_registry.media_rules import ImageRules
+from vlm2vec_registry.prompt_template import PromptTemplate
 from vlm2vec_service.backbones import load_preprocessor
 from vlm2vec_service.errors import InvalidInputError
 from vlm2vec_service.preprocess import Prepared, Preprocessor, Request
@@ -52,7 +54,7 @@ def test_resize_is_that_of_pillow_before_all_else(
     image = noise(*source)
     resized = image.resize((448, 224))
     preprocessor = preprocessors[architecture]
-    embedding = EmbeddingConfig(image_resize=(448, 224))
+    embedding = EmbeddingConfig(image_rules=ImageRules(resize=(448, 224)))
     for given in (image, file(image)):
         got = preprocessor.prepare(Request(text="a", images=(given,)), embedding)
         assert same(got, preprocessor.prepare(Request(text="a", images=(resized,)), DEFAULT))
@@ -62,7 +64,7 @@ def test_resize_of_upstream_for_the_large_pictures_of_v1(
     preprocessors: dict[str, Preprocessor],
 ) -> None:
     settings = {"max_pixels": 2_359_296}
-    embedding = EmbeddingConfig(image=settings, image_resize=(1344, 1344))
+    embedding = EmbeddingConfig(image=settings, image_rules=ImageRules(resize=(1344, 1344)))
     (media,) = (
         preprocessors["qwen2_vl"].prepare(Request(images=(noise(640, 480),)), embedding).media
     )
@@ -73,14 +75,14 @@ def test_resize_of_upstream_for_the_large_pictures_of_v1(
 
 def test_resize_leaves_frames_alone(preprocessors: dict[str, Preprocessor]) -> None:
     request = Request(text="a", video=(noise(112, 84), noise(112, 84, 1)))
-    embedding = EmbeddingConfig(image_resize=(448, 224))
+    embedding = EmbeddingConfig(image_rules=ImageRules(resize=(448, 224)))
     preprocessor = preprocessors["qwen2_vl"]
     assert same(preprocessor.prepare(request, embedding), preprocessor.prepare(request, DEFAULT))
 
 
 def test_resize_beyond_the_limit_of_pixels_is_refused(checkpoints: Path) -> None:
     preprocessor = load_preprocessor(checkpoints / "qwen2_vl", Limits(max_image_pixels=100_000))
-    embedding = EmbeddingConfig(image_resize=(448, 224))
+    embedding = EmbeddingConfig(image_rules=ImageRules(resize=(448, 224)))
     with pytest.raises(InvalidInputError, match=r"images\[0\]: 448x224 pixels .* 100000"):
         preprocessor.prepare(Request(images=(noise(9, 9),)), embedding)
 
@@ -92,7 +94,7 @@ def test_decode_is_viewed_unless_the_adapter_says_raw(
     image = noise(200, 90)
     preprocessor = preprocessors[architecture]
     for decode, shown in (("viewed", image.rotate(-90, expand=True)), ("raw", image)):
-        embedding = EmbeddingConfig(image_decode=decode)
+        embedding = EmbeddingConfig(image_rules=ImageRules(decode=decode))
         got = preprocessor.prepare(Request(text="a", images=(file(image, 6),)), embedding)
         assert same(got, preprocessor.prepare(Request(text="a", images=(shown,)), DEFAULT)), decode
 

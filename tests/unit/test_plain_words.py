@@ -10,7 +10,8 @@ from tokenizers import AddedToken, Tokenizer, models
 
 from tests.conftest import ARCHITECTURES
 from tests.unit.pictures import noise
-from vlm2vec_registry.embedding_config import EmbeddingConfig, PromptTemplate
+from vlm2vec_registry.embedding_config import EmbeddingConfig
+from vlm2vec_registry.prompt_template import PromptTemplate
 from vlm2vec_service.backbones import load_preprocessor
 from vlm2vec_service.preprocess import Preprocessor, Request
 from vlm2vec_service.preprocess.tokens import PromptTokenizer

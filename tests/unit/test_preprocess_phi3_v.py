@@ -9,7 +9,8 @@ from PIL import Image
 from tokenizers import Tokenizer
 
 from tests.unit.pictures import blank, noise
-from vlm2vec_registry.embedding_config import EmbeddingConfig, PromptTemplate
+from vlm2vec_registry.embedding_config import EmbeddingConfig
+from vlm2vec_registry.prompt_template import PromptTemplate
 from vlm2vec_service.backbones import load_preprocessor
 from vlm2vec_service.backbones.phi3_v.preprocess import hd_grid, hd_transform, token_count
 from vlm2vec_service.errors import InvalidInputError

@@ -19,7 +19,8 @@ from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import (
 )
 
 from tests.unit.pictures import noise
-from vlm2vec_registry.embedding_config import EmbeddingConfig, PromptTemplate
+from vlm2vec_registry.embedding_config import EmbeddingConfig
+from vlm2vec_registry.prompt_template import PromptTemplate
 from vlm2vec_service.backbones import load_preprocessor
 from vlm2vec_service.backbones.qwen2_vl.preprocess import smart_resize
 from vlm2vec_service.errors import InvalidInputError

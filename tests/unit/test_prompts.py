@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from vlm2vec_registry.embedding_config import PromptTemplate
+from vlm2vec_registry.prompt_template import PromptTemplate
 from vlm2vec_service.errors import InvalidInputError
 from vlm2vec_service.preprocess.prepared import Request
 from vlm2vec_service.preprocess.prompts import check_text, render

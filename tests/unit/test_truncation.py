@@ -7,7 +7,8 @@ import pytest
 
 from tests.conftest import ARCHITECTURES
 from tests.unit.pictures import noise
-from vlm2vec_registry.embedding_config import EmbeddingConfig, PromptTemplate
+from vlm2vec_registry.embedding_config import EmbeddingConfig
+from vlm2vec_registry.prompt_template import PromptTemplate
 from vlm2vec_service.backbones import load_preprocessor
 from vlm2vec_service.errors import InvalidInputError
 from vlm2vec_service.preprocess import Prepared, Preprocessor, Request

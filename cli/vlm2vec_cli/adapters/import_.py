@@ -13,7 +13,7 @@ from vlm2vec_cli.adapters.group import adapters
 from vlm2vec_cli.parse import FOLDER
 from vlm2vec_registry import hub
 from vlm2vec_registry.adapter_import import Imported, find_adapter, import_adapter
-from vlm2vec_registry.embedding_config import DECODES
+from vlm2vec_registry.media_rules import DECODES
 from vlm2vec_registry.strict import read_object
 from vlm2vec_service.errors import listed
 from vlm2vec_service.folders import Source, here, source

@@ -7,6 +7,12 @@ row for each family, and serving, training and evaluation ask nothing but the ta
 family is to add its folder and its row.
 """
 
-from vlm2vec_service.backbones.table import FAMILIES, Family, family_of, load_preprocessor
+from vlm2vec_service.backbones.table import (
+    FAMILIES,
+    Family,
+    check_embedding,
+    family_of,
+    load_preprocessor,
+)
 
-__all__ = ["FAMILIES", "Family", "family_of", "load_preprocessor"]
+__all__ = ["FAMILIES", "Family", "check_embedding", "family_of", "load_preprocessor"]

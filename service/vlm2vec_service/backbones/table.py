@@ -14,13 +14,20 @@ from typing import TYPE_CHECKING, Any
 
 from tokenizers import Tokenizer
 
-from vlm2vec_service.errors import CheckpointError
+from vlm2vec_registry.embedding_config import EmbeddingConfig
+from vlm2vec_service.errors import AdapterError, CheckpointError, listed
 from vlm2vec_service.preprocess.family import CheckpointFiles, FamilyPreprocessor
 from vlm2vec_service.preprocess.prepared import Preprocessor
 from vlm2vec_service.settings import Limits
 
 if TYPE_CHECKING:
     from vlm2vec_service.engine.backbone import Backbone
+
+
+NOT_BY_ALL = (
+    "pooling", "attention", "positions", "video", "image.first", "image.small", "image.long",
+)  # fmt: skip
+"""Settings of ``embedding.json`` that only some families heed; each does what the default says."""
 
 
 @dataclass(frozen=True)
@@ -41,6 +48,8 @@ class Family:
     """The keys of ``image`` in ``embedding.json`` that the preprocessor reads."""
     targets: tuple[str, ...]
     """The names of the linear layers that a new adapter is trained on by default."""
+    reads: frozenset[str] = frozenset()
+    """The settings of ``embedding.json`` among `NOT_BY_ALL` that the family heeds."""
 
     def preprocessor_class(self) -> type[FamilyPreprocessor]:
         """Imports the preprocessor's class."""
@@ -74,6 +83,25 @@ FAMILIES = {
 }  # fmt: skip
 """The families that are served, by ``model_type``. Their ``targets`` are those of VLM2Vec's
 training (``src/arguments.py``) that the family has."""
+
+
+def check_embedding(backbone: str, embedding: EmbeddingConfig, where: object) -> None:
+    """Raises `AdapterError` where ``embedding``, which stands ``where``, is for another backbone
+    than ``backbone``, or says what that does not heed."""
+    if embedding.backbone not in (None, backbone):
+        raise AdapterError(f"{where}: made for {embedding.backbone}, the base is {backbone}")
+    family = FAMILIES[backbone]
+    if unknown := set(embedding.image) - family.image_settings:
+        raise AdapterError(
+            f"{where}: image.{listed(unknown)} is no setting of {backbone}; "
+            f"there are {listed(family.image_settings)}"
+        )
+    said, usual = embedding.to_dict(), EmbeddingConfig().to_dict()
+    for key in NOT_BY_ALL:
+        whole, _, part = key.partition(".")
+        given = said.get(whole) != usual.get(whole) and (not part or part in said[whole])
+        if given and key not in family.reads:
+            raise AdapterError(f"{where}: {key} can be nothing but the default with {backbone}")
 
 
 def family_of(base: Path) -> Family:

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from vlm2vec_registry.embedding_config import EmbeddingConfig
-from vlm2vec_service.backbones import FAMILIES
+from vlm2vec_service.backbones import check_embedding
 from vlm2vec_service.engine.adapter_config import AdapterConfig
 from vlm2vec_service.engine.adapter_file import (
     Contents,
@@ -30,7 +30,7 @@ from vlm2vec_service.engine.linear import AdaptedLinear, Product, products_of
 from vlm2vec_service.engine.low_rank import LowRank
 from vlm2vec_service.engine.placement import Placement
 from vlm2vec_service.engine.stage import Group
-from vlm2vec_service.errors import AdapterError, listed
+from vlm2vec_service.errors import AdapterError
 
 log = logging.getLogger(__name__)
 
@@ -150,14 +150,7 @@ def _parse(
         embedding = EmbeddingConfig.read(folder)
     except ValueError as error:
         raise AdapterError(str(error)) from error
-    if embedding.backbone not in (None, backbone.name):
-        raise AdapterError(f"{folder}: made for {embedding.backbone}, the base is {backbone.name}")
-    known = FAMILIES[backbone.name].image_settings
-    if unknown := set(embedding.image) - known:
-        raise AdapterError(
-            f"{folder}: image.{listed(unknown)} is no setting of {backbone.name}; "
-            f"there are {listed(known)}"
-        )
+    check_embedding(backbone.name, embedding, folder)
     contents = read_contents(folder, backbone)
     try:
         placement = fit(config, contents, backbone, linears)

@@ -9,7 +9,8 @@ from typing import Any
 
 from tokenizers import Tokenizer
 
-from vlm2vec_registry.embedding_config import EmbeddingConfig, PromptTemplate
+from vlm2vec_registry.embedding_config import EmbeddingConfig
+from vlm2vec_registry.prompt_template import PromptTemplate
 from vlm2vec_service.errors import InvalidInputError
 from vlm2vec_service.preprocess.limits import check_media, check_token_ids, check_tokens
 from vlm2vec_service.preprocess.pictures import Pictures
@@ -60,13 +61,13 @@ class FamilyPreprocessor(ABC):
         Raises `InvalidInputError` that names the field at fault.
         """
         check_text(request, self.reserved_text, self.limits.max_text_bytes)
-        images = [Pictures.of((image,), embedding.image_decode) for image in request.images]
-        video = Pictures.of(request.video, embedding.image_decode)
+        images = [Pictures.of((image,), embedding.image_rules.decode) for image in request.images]
+        video = Pictures.of(request.video, embedding.image_rules.decode)
         check_media(images, video, self.limits)
         if request.token_ids:
             return self._prepare_ids(request, embedding)
-        if embedding.image_resize:
-            images = [image.resized(embedding.image_resize) for image in images]
+        if embedding.image_rules.resize:
+            images = [image.resized(embedding.image_rules.resize) for image in images]
             check_media(images, video, self.limits)
         draft = self._draft(request, images, video, embedding)
         check_tokens(draft.tokens, self.limits)
@@ -131,7 +132,8 @@ class FamilyPreprocessor(ABC):
         """Writes the control tokens in ``template`` as the tokenizer knows them."""
         spell = self.tokenizer.spell
         parts = {part.name: getattr(template, part.name) for part in fields(PromptTemplate)}
-        return PromptTemplate(**{name: spell(part) for name, part in parts.items()})
+        spelt: dict[str, Any] = {k: spell(v) for k, v in parts.items() if isinstance(v, str)}
+        return replace(template, **spelt)
 
     def _longest_words(self, prompt: str) -> tuple[int, int]:
         """The place of the longest text between the placeholders and control tokens of a raw

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from vlm2vec_registry.embedding_config import PromptTemplate
+from vlm2vec_registry.prompt_template import PromptTemplate
 from vlm2vec_service.errors import InvalidInputError
 from vlm2vec_service.preprocess.prepared import Request
 

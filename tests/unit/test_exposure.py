@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 from prometheus_client import CollectorRegistry
 
+from vlm2vec_service.addresses import bind, is_local
 from vlm2vec_service.errors import StartError
-from vlm2vec_service.frontend.addresses import bind, is_local
 from vlm2vec_service.frontend.auth.callers import new_key
 from vlm2vec_service.frontend.credentials import Exposure, open_access
 from vlm2vec_service.frontend.holding import ByteBudget

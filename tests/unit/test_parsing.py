@@ -141,7 +141,7 @@ def test_a_process_may_open_as_many_files_as_connections_need(
 ) -> None:
     program = f"""
 import resource
-from vlm2vec_service.frontend.addresses import allow_connections
+from vlm2vec_service.addresses import allow_connections
 resource.setrlimit(resource.RLIMIT_NOFILE, (100, {hard}))
 allow_connections(300)
 print(resource.getrlimit(resource.RLIMIT_NOFILE)[0])

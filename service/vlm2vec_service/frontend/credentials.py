@@ -4,9 +4,9 @@ import asyncio
 import logging
 from dataclasses import dataclass, field
 
+from vlm2vec_service.addresses import is_local
 from vlm2vec_service.errors import StartError
 from vlm2vec_service.frontend.access import Access
-from vlm2vec_service.frontend.addresses import is_local
 from vlm2vec_service.frontend.auth.authenticator import Authenticator
 from vlm2vec_service.frontend.auth.quota import Quotas
 from vlm2vec_service.frontend.pipeline import Pipeline

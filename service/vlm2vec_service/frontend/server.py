@@ -10,9 +10,9 @@ from grpc_health.v1 import health, health_pb2_grpc
 
 from vlm2vec.v1 import adapters_pb2, adapters_pb2_grpc, embedding_pb2, embedding_pb2_grpc
 from vlm2vec_service import tracing
+from vlm2vec_service.addresses import allow_connections
 from vlm2vec_service.allocator import keep_for_ever, trim_regularly, unmap_large_blocks
 from vlm2vec_service.errors import StartError
-from vlm2vec_service.frontend.addresses import allow_connections
 from vlm2vec_service.frontend.credentials import Exposure, follow_files, open_access
 from vlm2vec_service.frontend.grpc.adapters import AdapterServicer, SiblingServicer
 from vlm2vec_service.frontend.grpc.elements import MessageLimits

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from vlm2vec_registry.store import Registry
+from vlm2vec_service.addresses import bind
 from vlm2vec_service.errors import StartError
-from vlm2vec_service.frontend.addresses import bind
 from vlm2vec_service.frontend.build import Deployment, make_worker, read_catalog
 from vlm2vec_service.metrics import Metrics
 from vlm2vec_service.processes.member import Shared

@@ -13,8 +13,8 @@ import uvicorn
 from fastapi import APIRouter, FastAPI
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from vlm2vec_service.addresses import bind
 from vlm2vec_service.frontend.access import Access
-from vlm2vec_service.frontend.addresses import bind
 from vlm2vec_service.frontend.http import webhook
 from vlm2vec_service.frontend.http.app import build_app
 from vlm2vec_service.frontend.http.fetch import Fetcher

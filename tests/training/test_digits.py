@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
+from sklearn.datasets import load_digits
 from torch import nn
 
 from vlm2vec import Input
@@ -35,6 +36,13 @@ def test_training_draws_no_test_digit() -> None:
         assert train.max() < TEST_FROM <= test.min()
         assert set(world.labels[train]) == set(world.labels[test]) == {digit}
     assert sum(len(world.indices(digit, test=False)) for digit in range(10)) == TEST_FROM
+
+
+def test_the_digits_are_those_of_scikit_learn() -> None:
+    theirs = load_digits()
+    glyphs = DigitWorld()._data["images"]
+    np.testing.assert_array_equal(glyphs, theirs.images)
+    np.testing.assert_array_equal(DigitWorld().labels, theirs.target)
 
 
 def test_no_held_out_wording_is_trained_with() -> None:

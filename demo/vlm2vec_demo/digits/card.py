@@ -81,9 +81,10 @@ questions and grounding too. It ships so that the service can be tried without a
 
 ## Data
 
-scikit-learn's `load_digits` (1,797 digits of 8x8 pixels, from the UCI repository's Optical
-Recognition of Handwritten Digits): the first 1,437 train, the other 360 test and were never drawn
-in training. Scenes of 112x112 pixels hold one to three digits, in six inks, in a row or a column.
+1,797 digits of 8x8 pixels (`handwritten.npz`), from the UCI repository's Optical Recognition of
+Handwritten Digits by E. Alpaydin and C. Kaynak (CC BY 4.0): the first 1,437 train, the other 360
+test and were never drawn in training. Scenes of 112x112 pixels hold one to three digits, in six
+inks, in a row or a column.
 
 ## Scores
 

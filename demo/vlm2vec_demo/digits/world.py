@@ -1,14 +1,15 @@
-"""Draws scenes of one to three handwritten digits, those of scikit-learn's ``load_digits``.
+"""Draws scenes of one to three handwritten digits, those of ``handwritten.npz``.
 
-The digits are the UCI test set of optical digits, 1,797 of them, 8x8. Those before `TEST_FROM`
-train, the others are never drawn in training.
+They are the UCI test set of optical digits, 1,797 of them, 8x8, as scikit-learn's ``load_digits``
+has them. Those before `TEST_FROM` train, the others are never drawn in training.
 """
 
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property
-from typing import Any, Literal, NamedTuple
+from pathlib import Path
+from typing import Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -106,7 +107,7 @@ class DigitWorld:
     @cached_property
     def labels(self) -> npt.NDArray[np.int64]:
         """The digit of each glyph, int64 ``(1797,)``."""
-        return np.asarray(self._data.target)
+        return self._data["labels"].astype(np.int64)
 
     @cached_property
     def glyphs(self) -> Tensor:
@@ -114,16 +115,16 @@ class DigitWorld:
 
         It is float32 ``(1797, 1, 40, 40)``, from 0 to 1.
         """
-        small = torch.tensor(self._data.images / 16, dtype=torch.float32)[:, None]
+        small = torch.tensor(self._data["images"] / 16, dtype=torch.float32)[:, None]
         large = F.interpolate(F.pad(small, (1, 1, 1, 1)), size=(40, 40), mode="bicubic")
         ink = ((large.clamp(0, 1) - 0.2) / 0.45).clamp(0, 1)
         return ink * ink * (3 - 2 * ink)
 
     @cached_property
-    def _data(self) -> Any:
-        from sklearn.datasets import load_digits
-
-        return load_digits()
+    def _data(self) -> dict[str, npt.NDArray[np.uint8]]:
+        """``images`` ``(1797, 8, 8)``, ink from 0 to 16, and ``labels`` ``(1797,)``."""
+        with np.load(Path(__file__).with_name("handwritten.npz")) as file:
+            return dict(file)
 
     @cache  # noqa: B019 (a world lives as long as its program)
     def indices(self, digit: int, test: bool) -> npt.NDArray[np.int64]:

@@ -1,5 +1,6 @@
 """``prompt`` of ``embedding.json``: the form that a model's prompts have, as data."""
 
+import re
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -13,6 +14,7 @@ GIVEN = ("given",)
 """The ``order`` that leaves the parts of an input as the caller wrote them."""
 INSTRUCTIONS = ("text", "system")
 """Where the instruction goes: before the text, or in the place of the system prompt."""
+SHA256 = re.compile("[0-9a-f]{64}")
 
 
 @dataclass(frozen=True)
@@ -29,8 +31,9 @@ class PromptTemplate:
     at the ends none; what is empty then becomes a space.
 
     The prompt is ``system_turn`` around the system prompt, where there is one; ``user_turn`` around
-    the content; with ``generation_prompt`` the ``assistant_turn``; and ``suffix``. With
-    ``chat_template`` the checkpoint's own template stands for the turns. ``system`` is the system
+    the content; with ``generation_prompt`` the ``assistant_turn``; and ``suffix``. Where
+    ``chat_template`` is the SHA-256 of the checkpoint's own template, in hexadecimal digits, that
+    stands for turns and brackets. ``system`` is the system
     prompt; with an ``instruction`` of ``system`` it is the default of one, which gets a full stop,
     with ``full_stop``, where it ends in no punctuation.
     """
@@ -52,7 +55,7 @@ class PromptTemplate:
     user_turn: str = CONTENT
     assistant_turn: str = ""
     generation_prompt: bool = False
-    chat_template: bool = False
+    chat_template: str = ""
 
     @classmethod
     def read(cls, given: Fields | None) -> "PromptTemplate":
@@ -85,8 +88,10 @@ class PromptTemplate:
     def _check(self, given: Fields) -> None:
         """Refuses turns that would leave out the content, or that the checkpoint's template has."""
         if self.chat_template:
-            for key, usual in (("system_turn", ""), ("user_turn", CONTENT), ("assistant_turn", "")):
-                if getattr(self, key) != usual:
+            if not SHA256.fullmatch(self.chat_template):
+                given.fail("chat_template", "64 hexadecimal digits", self.chat_template)
+            for key in ("system_turn", "user_turn", "assistant_turn", "brackets"):
+                if getattr(self, key) != getattr(PromptTemplate, key):
                     given.fail(key, "none beside chat_template", getattr(self, key))
         if self.user_turn.count(CONTENT) != 1:
             given.fail("user_turn", f"{CONTENT} once in it", self.user_turn)

@@ -148,6 +148,7 @@ def test_error_in_a_file_names_the_file_and_the_key(tmp_path: Path) -> None:
             {"image": {"first": {"factor": 28, "min_pixels": 9, "max_pixels": 8}}},
             "image.first.min_pixels: expected at most max_pixels, 8",
         ),
+        ({"prompt": {"chat_template": "mine"}}, "prompt.chat_template: expected 64 hexadecimal"),
         ({"video": {"fps": 0}}, "video.fps: expected a number from 0.001 to 1000"),
         ({"video": {"frames": 8}}, "video: unknown key frames"),
         ({"prompt": {"brackets": ["<"]}}, "prompt.brackets: expected a list of two strings"),
@@ -159,7 +160,7 @@ def test_error_in_a_file_names_the_file_and_the_key(tmp_path: Path) -> None:
         ({"prompt": {"instruction": "system"}}, "prompt.instruction: expected a system_turn or"),
         ({"prompt": {"generation_prompt": True}}, "prompt.generation_prompt: expected an assista"),
         (
-            {"prompt": {"chat_template": True, "user_turn": "> {content}"}},
+            {"prompt": {"chat_template": "0" * 64, "user_turn": "> {content}"}},
             "prompt.user_turn: expected none beside chat_template",
         ),
         ({"max_text_tokens": 0}, "max_text_tokens"),

@@ -14,6 +14,7 @@ from vlm2vec_service.frontend.vectors import encode_vector
 from vlm2vec_service.metrics import MODALITIES
 from vlm2vec_service.preprocess.messages import modality, parse_input
 from vlm2vec_service.preprocess.pictures import Pictures
+from vlm2vec_service.preprocess.prepared import Medium
 from vlm2vec_service.settings import Limits
 
 VECTOR = np.array([0.6, -0.8, 0.0, 0.25], np.float32)
@@ -63,7 +64,8 @@ def test_dimensions(unit: bool) -> None:
 def test_parts_become_a_request() -> None:
     message = pb.Input(instruction="i", parts=[IMAGE, TEXT, FRAMES, pb.Part(text="b")])
     request = parse_input(message, Limits(), 8)
-    assert (request.instruction, request.text, request.prompt) == ("i", "a b", None)
+    assert (request.instruction, request.texts, request.prompt) == ("i", ("a", "b"), None)
+    assert request.parts == (Medium.IMAGE, "a", Medium.VIDEO, "b")
     for source in (request.images, request.video):
         assert set(Pictures.of(source, "viewed").sizes) == {(4, 3)}
     assert (len(request.images), len(request.video)) == (1, 2)

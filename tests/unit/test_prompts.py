@@ -40,9 +40,9 @@ def with_one(field: str, value: str) -> Request:
 def test_render_joins_the_parts_that_are_there(
     media: int, instruction: str | None, text: str | None, default: str, custom: str
 ) -> None:
-    request = Request(instruction=instruction, text=text)
-    assert render(DEFAULT, request, ["<m>"] * media) == default
-    assert render(CUSTOM, request, ["<m>"] * media) == custom
+    request = Request(instruction=instruction, text=text, images=(PICTURE,) * media)
+    assert render(DEFAULT, request, ["<m>"] * media).text == default
+    assert render(CUSTOM, request, ["<m>"] * media).text == custom
 
 
 @pytest.mark.parametrize("field", ["instruction", "text"])
@@ -50,13 +50,13 @@ def test_render_joins_the_parts_that_are_there(
 def test_placeholder_in_words_is_refused(field: str, placeholder: str) -> None:
     words = f"look at {placeholder}"
     with pytest.raises(InvalidInputError) as caught:
-        check_text(with_one(field, words), ("<|image_pad|>", "<|video_pad|>"), 100)
+        check_text(with_one(field, words), ("<|image_pad|>", "<|video_pad|>"), 100, DEFAULT)
     assert caught.value.field == field
     assert placeholder in str(caught.value)
 
 
 def test_placeholder_in_prompt_is_allowed() -> None:
-    check_text(Request(prompt="<|image_pad|> hello"), ("<|image_pad|>",), 100)
+    check_text(Request(prompt="<|image_pad|> hello"), ("<|image_pad|>",), 100, DEFAULT)
 
 
 @pytest.mark.parametrize(
@@ -72,7 +72,7 @@ def test_placeholder_in_prompt_is_allowed() -> None:
 )
 def test_empty_input_is_refused(request_: Request) -> None:
     with pytest.raises(InvalidInputError, match="empty") as caught:
-        check_text(request_, (), 100)
+        check_text(request_, (), 100, DEFAULT)
     assert caught.value.field == "text"
 
 
@@ -87,7 +87,7 @@ def test_empty_input_is_refused(request_: Request) -> None:
     ],
 )
 def test_any_one_part_is_enough(request_: Request) -> None:
-    check_text(request_, ("<m>",), 100)
+    check_text(request_, ("<m>",), 100, DEFAULT)
 
 
 @pytest.mark.parametrize(
@@ -95,16 +95,16 @@ def test_any_one_part_is_enough(request_: Request) -> None:
 )
 def test_prompt_beside_words_is_refused(request_: Request) -> None:
     with pytest.raises(InvalidInputError, match="either prompt") as caught:
-        check_text(request_, (), 100)
+        check_text(request_, (), 100, DEFAULT)
     assert caught.value.field == "prompt"
 
 
 @pytest.mark.parametrize("field", ["prompt", "instruction", "text"])
 def test_too_many_bytes_are_refused(field: str) -> None:
     # Three bytes each: it is bytes that count, not characters.
-    check_text(with_one(field, "北" * 33), (), 99)
+    check_text(with_one(field, "北" * 33), (), 99, DEFAULT)
     with pytest.raises(InvalidInputError, match=r"102 bytes .*max_text_bytes, 99\b") as caught:
-        check_text(with_one(field, "北" * 34), (), 99)
+        check_text(with_one(field, "北" * 34), (), 99, DEFAULT)
     assert caught.value.field == field
 
 
@@ -112,5 +112,5 @@ def test_too_many_bytes_are_refused(field: str) -> None:
 def test_half_a_surrogate_pair_is_refused(field: str) -> None:
     # JSON can write it, UTF-8 and the tokenizer cannot.
     with pytest.raises(InvalidInputError, match="Unicode") as caught:
-        check_text(with_one(field, "a \ud83d b"), (), 100)
+        check_text(with_one(field, "a \ud83d b"), (), 100, DEFAULT)
     assert caught.value.field == field

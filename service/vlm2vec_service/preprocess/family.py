@@ -60,7 +60,7 @@ class FamilyPreprocessor(ABC):
 
         Raises `InvalidInputError` that names the field at fault.
         """
-        check_text(request, self.reserved_text, self.limits.max_text_bytes)
+        check_text(request, self.reserved_text, self.limits.max_text_bytes, embedding.prompt)
         images = [Pictures.of((image,), embedding.image_rules.decode) for image in request.images]
         video = Pictures.of(request.video, embedding.image_rules.decode)
         check_media(images, video, self.limits)
@@ -123,10 +123,8 @@ class FamilyPreprocessor(ABC):
             return Prompt(request.prompt, self.tokenizer.encode_raw, most, words)
         template = self._spelt(embedding.prompt)
         placeholders = [self.tokenizer.spell(one) for one in self.placeholders(request)]
-        text = render(template, request, placeholders)
-        stop = len(text) - len(template.suffix)
-        words = (stop - len(request.text or ""), stop)
-        return Prompt(text, self.tokenizer.encode, most, words)
+        found = render(template, request, placeholders)
+        return Prompt(found.text, self.tokenizer.encode, most, found.words, found.system)
 
     def _spell(self, template: PromptTemplate) -> PromptTemplate:
         """Writes the control tokens in ``template`` as the tokenizer knows them."""

@@ -4,7 +4,7 @@ from vlm2vec.v1 import embedding_pb2 as pb
 from vlm2vec_service.errors import InvalidInputError
 from vlm2vec_service.preprocess.images import EncodedImage, measure_image
 from vlm2vec_service.preprocess.pictures import Picture, VideoSource
-from vlm2vec_service.preprocess.prepared import Request
+from vlm2vec_service.preprocess.prepared import Medium, Request
 from vlm2vec_service.preprocess.stop import NEVER, Stop
 from vlm2vec_service.preprocess.video import sample_video
 from vlm2vec_service.settings import Limits
@@ -26,7 +26,7 @@ def parse_input(message: pb.Input, limits: Limits, frames: int, stop: Stop = NEV
     fault, and what `Stop.check` does.
     """
     images: list[EncodedImage] = []
-    texts: list[str] = []
+    parts: list[str | Medium] = []
     video: tuple[Picture, ...] | VideoSource = ()
     count = sum(part.WhichOneof("part") == "image" for part in message.parts)
     if count > limits.max_images:
@@ -36,22 +36,24 @@ def parse_input(message: pb.Input, limits: Limits, frames: int, stop: Stop = NEV
         kind = part.WhichOneof("part")
         if kind == "image":
             images.append(measure_image(part.image, limits, f"{place}.image", stop))
+            parts.append(Medium.IMAGE)
         elif kind == "video":
             if video:
                 raise InvalidInputError(f"{place}.video", "an input has one video at most")
             video = _video(part.video, limits, frames, f"{place}.video", stop)
+            parts.append(Medium.VIDEO)
         elif kind == "text":
             if message.HasField("prompt"):
                 raise InvalidInputError(
                     f"{place}.text", "beside a prompt: write it into the prompt"
                 )
-            texts.append(part.text)
+            parts.append(part.text)
         else:
             raise InvalidInputError(place, "empty: set text, image or video")
     return Request(
         prompt=message.prompt if message.HasField("prompt") else None,
         instruction=message.instruction or None,
-        text=" ".join(texts) or None,
+        parts=tuple(parts),
         images=tuple(images),
         video=video,
         token_ids=tuple(message.token_ids),

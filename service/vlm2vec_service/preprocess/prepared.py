@@ -4,6 +4,7 @@ import functools
 import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from enum import Enum
 from typing import Literal, Protocol
 
 import numpy as np
@@ -15,14 +16,23 @@ from vlm2vec_service.preprocess.pictures import Picture, VideoSource
 DIGEST_BYTES = 16
 
 
+class Medium(Enum):
+    """What stands among the parts of a request for its next image, or its video."""
+
+    IMAGE = "image"
+    VIDEO = "video"
+
+
 @dataclass(frozen=True)
 class Request:
     """One input as the caller wrote it, with its pictures measured.
 
     It has a raw ``prompt`` with the model's own placeholders, or an ``instruction`` and a
     ``text`` that the adapter's prompt template joins, or ``token_ids`` of the model's own
-    tokenizer and nothing else. ``images`` and ``video`` are files that are decoded when the input
-    is prepared, as the adapter wants it, or RGB pictures; a video may be its frames, in order.
+    tokenizer and nothing else. ``parts`` has the texts instead of ``text`` where there are several
+    or the media stand among them; without it they are images, video and text. ``images`` and
+    ``video`` are files that are decoded when the input is prepared, as the adapter wants it, or RGB
+    pictures; a video may be its frames, in order.
     ``truncate`` is how many tokens the input is cut to where it has more, from the end of its text;
     0 is as many as there may be, None cuts nothing.
     """
@@ -30,10 +40,24 @@ class Request:
     prompt: str | None = None
     instruction: str | None = None
     text: str | None = None
+    parts: tuple[str | Medium, ...] = ()
     images: tuple[Picture, ...] = ()
     video: tuple[Picture, ...] | VideoSource = ()
     token_ids: tuple[int, ...] = ()
     truncate: int | None = None
+
+    @property
+    def texts(self) -> tuple[str, ...]:
+        """Lists the texts in their order."""
+        if self.text is not None:
+            return (self.text,)
+        return tuple(part for part in self.parts if isinstance(part, str))
+
+    @property
+    def in_order(self) -> tuple[str | Medium, ...]:
+        """Lists texts and media in the caller's order."""
+        media = (Medium.IMAGE,) * len(self.images) + (Medium.VIDEO,) * bool(self.video)
+        return self.parts or media + self.texts
 
 
 @dataclass(frozen=True)
@@ -74,13 +98,16 @@ class Prepared:
     ``-N`` for image N in a family whose placeholders are no tokens. ``positions`` is int32
     ``(3, n)`` and holds the temporal, height and width position of each token; all three are
     equal where the family counts tokens and nothing else. ``truncated`` says whether the end of the
-    text was left out.
+    text was left out. The vector is the mean of the last ``pooled`` tokens; ``both_ways`` says
+    whether a token attends to those behind it as well.
     """
 
     token_ids: npt.NDArray[np.int32]
     positions: npt.NDArray[np.int32]
     media: tuple[Media, ...] = field(default=())
     truncated: bool = False
+    pooled: int = 1
+    both_ways: bool = False
 
     @classmethod
     def in_sequence(cls, token_ids: Sequence[int], media: tuple[Media, ...] = ()) -> "Prepared":

@@ -1,57 +1,149 @@
-"""Instruction, text and placeholders to a prompt of the form that the model was trained on."""
+"""Instruction, texts and placeholders to a prompt of the form that the model was trained on."""
 
+import unicodedata
 from collections.abc import Sequence
+from dataclasses import dataclass
 
-from vlm2vec_registry.prompt_template import PromptTemplate
+from vlm2vec_registry.prompt_template import CONTENT, GIVEN, SYSTEM, PromptTemplate
 from vlm2vec_service.errors import InvalidInputError
-from vlm2vec_service.preprocess.prepared import Request
+from vlm2vec_service.preprocess.prepared import Medium, Request
 
 
-def render(template: PromptTemplate, request: Request, placeholders: Sequence[str]) -> str:
-    """Joins the parts of ``request`` to a prompt: placeholders first, then instruction and text.
-    The text is right before the template's suffix.
+@dataclass(frozen=True)
+class Rendered:
+    """A prompt, the place of the words in it that may be cut from their end, and how many of its
+    characters are the turn of the system prompt."""
 
-    ``placeholders`` are the model's own, one for each image and video of the request; ``template``
-    says what stands between the parts.
+    text: str
+    words: tuple[int, int]
+    system: int
+
+
+def render(template: PromptTemplate, request: Request, placeholders: Sequence[str]) -> Rendered:
+    """Joins the parts of ``request`` to a prompt, as ``template`` says.
+
+    ``placeholders`` are the model's own, one for each image and then for each video of the request.
+    The checkpoint's own template has become turns already (see `chat_template`).
     """
-    words = [part for part in (request.instruction, request.text) if part]
-    parts = [" ".join(placeholders)] if placeholders else []
-    if words:
-        parts.append(template.separator.join(words))
-    return template.media_separator.join(parts) + template.suffix
+    instruction, system = request.instruction or "", template.system
+    if template.instruction == "system":
+        if template.full_stop:
+            instruction = _sentence(instruction)
+        instruction, system = "", instruction or system
+    if template.order == GIVEN:
+        content, words = _as_given(template, instruction, request, placeholders)
+    else:
+        content, words = _by_kind(template, instruction, request, placeholders)
+    turn = template.system_turn.replace(SYSTEM, system) if system else ""
+    start, end = template.user_turn.split(CONTENT)
+    end += template.assistant_turn if template.generation_prompt else ""
+    place = len(turn) + len(start)
+    return Rendered(
+        f"{turn}{start}{content}{end}{template.suffix}",
+        (place + words[0], place + words[1]),
+        len(turn),
+    )
 
 
-def check_text(request: Request, reserved: Sequence[str], max_bytes: int) -> None:
-    """Refuses an input with nothing in it, with too much text, with two kinds of prompt, or with
-    a placeholder where text belongs.
+def _sentence(instruction: str) -> str:
+    """The instruction without the blanks around it, and with a full stop if it has no mark."""
+    words = instruction.strip()
+    return words + "." if words and not unicodedata.category(words[-1]).startswith("P") else words
 
-    ``reserved`` lists the placeholders, ``max_bytes`` is the limit of each of the texts in UTF-8.
-    A raw ``prompt`` may hold placeholders; in ``instruction`` and ``text`` one would shift every
-    image after it, so the error says to use ``prompt``. Raises `InvalidInputError` that names the
-    field at fault.
+
+def _by_kind(
+    template: PromptTemplate, instruction: str, request: Request, placeholders: Sequence[str]
+) -> tuple[str, tuple[int, int]]:
+    """The content with its parts by their kind, and where the texts stand in it."""
+    texts = request.texts
+    if not placeholders and not texts and not instruction:
+        return template.empty or "", (0, 0)
+    marks = _marks(template, request, placeholders)
+    media = template.between_media.join(
+        mark for kind in template.order if kind != "text" for mark in marks[Medium(kind)]
+    )
+    text = _clean(template, template.text_separator.join(texts)) if texts else ""
+    instruction = _clean(template, instruction) if instruction else ""
+    head = instruction + template.separator if instruction and text else instruction
+    if media and head + text and template.order[0] != "text":
+        head = media + template.media_separator + head
+        media = ""
+    elif head + text:
+        media = template.media_separator * bool(media) + media
+    return head + text + media, (len(head), len(head + text))
+
+
+def _as_given(
+    template: PromptTemplate, instruction: str, request: Request, placeholders: Sequence[str]
+) -> tuple[str, tuple[int, int]]:
+    """The content with its parts in the caller's order, and where the longest text stands in it.
+    The instruction is before the first text, or else at the end."""
+    marks = {kind: iter(found) for kind, found in _marks(template, request, placeholders).items()}
+    parts = request.in_order
+    if not parts and not instruction:
+        return template.empty or "", (0, 0)
+    content, words = "", (0, 0)
+    for part in parts:
+        if isinstance(part, Medium):
+            content += next(marks[part])
+            continue
+        if instruction:
+            content += _clean(template, instruction) + template.separator
+            instruction = ""
+        text = _clean(template, part)
+        if len(text) >= words[1] - words[0]:
+            words = (len(content), len(content) + len(text))
+        content += text
+    return content + instruction, words
+
+
+def _marks(
+    template: PromptTemplate, request: Request, placeholders: Sequence[str]
+) -> dict[Medium, list[str]]:
+    """The placeholders in their brackets, by kind."""
+    start, end = template.brackets
+    marks = [f"{start}{one}{end}" for one in placeholders]
+    images = len(request.images)
+    return {Medium.IMAGE: marks[:images], Medium.VIDEO: marks[images:]}
+
+
+def _clean(template: PromptTemplate, text: str) -> str:
+    for blanked in template.blanked:
+        text = text.replace(blanked, " ")
+    return " ".join(text.split()) or " " if template.collapse else text
+
+
+def check_text(
+    request: Request, reserved: Sequence[str], max_bytes: int, template: PromptTemplate
+) -> None:
+    """Refuses an input with nothing in it, unless ``template`` has words for that, with too much
+    text, with two kinds of prompt, or with a placeholder where text belongs.
+
+    ``reserved`` lists the placeholders, ``max_bytes`` is the limit of each of the texts in UTF-8,
+    all parts of text being one. A raw ``prompt`` may hold placeholders; in words one would shift
+    every image after it, so the error says to use ``prompt``. Raises `InvalidInputError` that names
+    the field at fault.
     """
-    if request.prompt is not None and (request.instruction or request.text):
+    words = template.text_separator.join(request.texts)
+    if request.prompt is not None and (request.instruction or words):
         raise InvalidInputError("prompt", "give either prompt, or instruction and text")
-    fields = {
-        "prompt": request.prompt,
-        "instruction": request.instruction,
-        "text": request.text,
-    }
+    fields = {"prompt": request.prompt or "", "instruction": request.instruction or "",
+              "text": words}  # fmt: skip
     for name, value in fields.items():
         try:
-            size = len((value or "").encode())
+            size = len(value.encode())
         except UnicodeEncodeError as error:  # half a surrogate pair, which JSON can hold
             raise InvalidInputError(name, f"no valid Unicode: {error}") from error
         if size > max_bytes:
             raise InvalidInputError(name, f"{size} bytes are more than max_text_bytes, {max_bytes}")
-        if name != "prompt":
-            for placeholder in reserved:
-                if placeholder in (value or ""):
-                    raise InvalidInputError(
-                        name, f"holds the placeholder {placeholder}; write a raw prompt to place it"
-                    )
+        for placeholder in reserved if name != "prompt" else ():
+            if placeholder in value and placeholder not in template.blanked:
+                raise InvalidInputError(
+                    name, f"holds the placeholder {placeholder}; write a raw prompt to place it"
+                )
     others = any(fields.values()) or request.images or request.video
     if request.token_ids and others:
         raise InvalidInputError("token_ids", "give nothing beside them: they are the whole prompt")
-    if not request.token_ids and not others:
+    nothing = not request.token_ids and not others
+    if nothing and (template.empty is None or request.prompt is not None):
         raise InvalidInputError("text", "the input is empty: give a prompt, text, image or video")

@@ -14,13 +14,15 @@ class Prompt:
 
     ``encode`` gives the token ids of a piece of its ``text``, or of all of it. ``max_text_tokens``
     is how many tokens of text it may keep, for `cut_text`; None is all of them. ``words`` is the
-    first and the last place of what may be left out of the text from its end.
+    first and the last place of what may be left out of the text from its end, ``system`` how many
+    of its characters are the turn of the system prompt.
     """
 
     text: str
     encode: Callable[[str], list[int]]
     max_text_tokens: int | None = None
     words: tuple[int, int] = (0, 0)
+    system: int = 0
 
     def with_words(self, change: Callable[[str], str]) -> "Prompt":
         """Puts ``change`` of its words into their place."""

@@ -1,0 +1,148 @@
+"""The presets' forms and the goldens': prompts byte for byte, from what a caller says."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from vlm2vec_registry import preset
+from vlm2vec_registry.errors import RegistryInputError
+from vlm2vec_registry.prompt_template import PromptTemplate
+from vlm2vec_service.preprocess.prepared import Medium, Request
+from vlm2vec_service.preprocess.prompts import render
+
+GOLDENS = Path(__file__).parents[1] / "parity/data/backbones/cases.json"
+PRESETS = {
+    "qwen3_vl_embedding": "qwen3-vl-embedding",
+    "gme": "gme-qwen2-vl",
+    "ops_mm": "ops-mm",
+    "chat": "chat",
+}
+CASES = [
+    (family, case)
+    for family, cases in json.loads(GOLDENS.read_text()).items()
+    for case in cases
+    if case["form"] in PRESETS
+]
+PICTURE = Image.new("RGB", (8, 8))
+
+
+def request_of(case: dict[str, Any]) -> Request:
+    """What a caller gives for ``case``."""
+    given = case["input"]
+    images = (PICTURE,) * len(case.get("images", ()))
+    video = (PICTURE,) * len(case.get("videos", ()))
+    if "parts" in given:
+        kinds = {"image": Medium.IMAGE, "video": Medium.VIDEO}
+        parts = [part.get("text", kinds.get(next(iter(part)))) for part in given["parts"]]
+        return Request(
+            instruction=given.get("system"), parts=tuple(parts), images=images, video=video
+        )
+    texts = given.get("texts", [given["text"]] if "text" in given else [])
+    # Whatever order the caller had: here the one that no form has.
+    parts = [*texts, *[Medium.IMAGE] * len(images), *[Medium.VIDEO] * len(video)]
+    return Request(
+        instruction=given.get("instruction"), parts=tuple(parts), images=images, video=video
+    )
+
+
+def prompt_of(template: PromptTemplate, request: Request, videos: int) -> str:
+    placeholders = ["<|image_pad|>"] * len(request.images) + ["<|video_pad|>"] * videos
+    return render(template, request, placeholders).text
+
+
+@pytest.mark.parametrize(
+    ("family", "case"), CASES, ids=[f"{family}-{case['id']}" for family, case in CASES]
+)
+def test_prompt_of_a_golden_is_made_of_what_its_caller_said(
+    family: str, case: dict[str, Any]
+) -> None:
+    template = preset.read(PRESETS[case["form"]]).embedding.prompt
+    if "generation_prompt" in case["input"]:
+        template = replace(template, generation_prompt=case["input"]["generation_prompt"])
+    request = request_of(case)
+    assert prompt_of(template, request, len(case.get("videos", ()))) == case["text"]
+
+
+def test_every_form_of_the_goldens_has_a_preset() -> None:
+    assert len(CASES) == 69
+    assert {case["form"] for _, case in CASES} == set(PRESETS)
+
+
+@pytest.mark.parametrize("name", preset.names())
+def test_preset_says_where_it_is_from(name: str) -> None:
+    found = preset.read(name)
+    assert found.source.startswith("https://")
+    assert found.about
+    assert found.base or not found.adapter
+
+
+def test_unknown_preset_is_refused_with_those_that_there_are() -> None:
+    with pytest.raises(RegistryInputError, match="no preset 'gme'; there are chat, gme-qwen2-vl"):
+        preset.read("gme")
+
+
+def test_published_similarities_are_those_of_the_authors() -> None:
+    published = {
+        name: [(one.right.text, one.cosine) for one in preset.read(name).example[:2]]
+        for name in ("vlm2vec-full", "vlm2vec-v2")
+    }
+    assert published == {
+        "vlm2vec-full": [("A cat and a dog", 0.3008), ("A cat and a tiger", 0.2051)],
+        "vlm2vec-v2": [("A cat and a dog", 0.3281), ("A cat and a tiger", 0.2871)],
+    }
+
+
+SYSTEM = PromptTemplate(
+    system="Default.", instruction="system", system_turn="[{system}]", user_turn="<{content}>",
+    brackets=("(", ")"), between_media="", media_separator="", empty="NULL",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("template", "request_", "prompt"),
+    [
+        (SYSTEM, Request(), "[Default.]<NULL>"),
+        (SYSTEM, Request(text=""), "[Default.]<>"),
+        (SYSTEM, Request(instruction="Find"), "[Find]<NULL>"),
+        (replace(SYSTEM, full_stop=True), Request(instruction=" Find "), "[Find.]<NULL>"),
+        (replace(SYSTEM, full_stop=True), Request(instruction="Find?"), "[Find?]<NULL>"),
+        (replace(SYSTEM, full_stop=True), Request(instruction=" \n"), "[Default.]<NULL>"),
+        (replace(SYSTEM, system=""), Request(text="a"), "<a>"),
+        # Curly braces of a caller are no places of the template.
+        (SYSTEM, Request(instruction="{content}", text="{system}"), "[{content}]<{system}>"),
+        (
+            replace(SYSTEM, instruction="text", separator=": "),
+            Request(instruction="Find", text="a", images=(PICTURE,)),
+            "[Default.]<(<|image_pad|>)Find: a>",
+        ),
+        (
+            replace(SYSTEM, order=("text", "image", "video"), media_separator="/"),
+            Request(text="a", images=(PICTURE, PICTURE)),
+            "[Default.]<a/(<|image_pad|>)(<|image_pad|>)>",
+        ),
+        (
+            replace(SYSTEM, order=("given",), instruction="text", separator=": "),
+            Request(
+                instruction="Find", parts=(Medium.IMAGE, "a", Medium.IMAGE), images=(PICTURE,) * 2
+            ),
+            "[Default.]<(<|image_pad|>)Find: a(<|image_pad|>)>",
+        ),
+        (
+            replace(SYSTEM, order=("given",), instruction="text"),
+            Request(instruction="Find", images=(PICTURE,)),
+            "[Default.]<(<|image_pad|>)Find>",
+        ),
+        (
+            replace(SYSTEM, blanked=("<image>",), collapse=True),
+            Request(text=" a<image> \n b "),
+            "[Default.]<a b>",
+        ),
+        (replace(SYSTEM, blanked=("<image>",), collapse=True), Request(text=" "), "[Default.]< >"),
+    ],
+)
+def test_what_a_template_may_say(template: PromptTemplate, request_: Request, prompt: str) -> None:
+    assert prompt_of(template, request_, 0) == prompt

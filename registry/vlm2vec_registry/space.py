@@ -9,7 +9,7 @@ Rule 2 counts the base (see `base_digest`); of ``adapter_config.json`` how the a
 each tensor's name, type, shape and bytes; of ``embedding.json`` the settings that are not the
 default, less what only names the base and ``dimensions``. Which layers there are, and their ranks,
 is what the tensors say. PEFT may so save an adapter again, in whatever order, and it stays the same
-space.
+space. Of a base without an adapter the settings in its own ``embedding.json`` count.
 
 Rule 1 counted the bytes of the weights' file, and every setting but those that name the base.
 """
@@ -49,6 +49,8 @@ DEFAULT_ALPHA = 8
 """PEFT's, for a file that does not say."""
 MAX_HEADER = 100_000_000
 """Bytes of a safetensors header, as the format has it."""
+NOTHING = EmbeddingConfig()
+"""What a file says that is not there."""
 
 
 def base_digest(base: Path) -> bytes:
@@ -62,22 +64,27 @@ def base_digest(base: Path) -> bytes:
     return digest.digest()
 
 
-def space_of(base: bytes, adapter: Path | None) -> str:
-    """The space, 32 hexadecimal digits, of a checkpoint's digest and an adapter folder, or none.
+def space_of(base: bytes, adapter: Path | None, own: EmbeddingConfig = NOTHING) -> str:
+    """The space, 32 hexadecimal digits, of a checkpoint's digest and an adapter folder, or none:
+    then ``own`` is what the checkpoint says of itself.
 
     Raises `OSError`, and `FormatError` naming the file that makes no sense.
     """
-    if adapter is None:
-        return hashlib.sha256(base).hexdigest()[:HEX_DIGITS]
-    return _rule_2(base, adapter, *_settings(adapter))
+    if adapter is not None:
+        return _rule_2(base, adapter, *_settings(adapter))
+    digest = hashlib.sha256(base)
+    if said := _said(own):  # without a word it is the space of before there were any
+        digest = hashlib.sha256(b"vlm2vec base 2\0" + base)
+        digest.update(json.dumps(said, sort_keys=True).encode())
+    return digest.hexdigest()[:HEX_DIGITS]
 
 
-def spaces_of(base: bytes, adapter: Path | None) -> tuple[str, ...]:
+def spaces_of(base: bytes, adapter: Path | None, own: EmbeddingConfig = NOTHING) -> tuple[str, ...]:
     """The spaces by every version of the rule, the newest first; without an adapter they are one.
 
     Raises as `space_of`.
     """
-    newest = space_of(base, adapter)
+    newest = space_of(base, adapter, own)
     return (newest,) if adapter is None else (newest, _rule_1(base, adapter, *_settings(adapter)))
 
 
@@ -103,12 +110,7 @@ def effective(config: dict[str, Any]) -> dict[str, Any]:
 
 def _rule_2(base: bytes, adapter: Path, config: dict[str, Any], embedding: EmbeddingConfig) -> str:
     digest = hashlib.sha256(b"vlm2vec space 2\0" + base)
-    default = EmbeddingConfig().to_dict()
-    settings = replace(_unnamed(embedding), dimensions=()).to_dict()
-    for values in (
-        effective(config),
-        {key: value for key, value in settings.items() if value != default.get(key)},
-    ):
+    for values in (effective(config), _said(embedding)):
         digest.update(hashlib.sha256(json.dumps(values, sort_keys=True).encode()).digest())
     digest.update(tensors_digest(adapter / ADAPTER_FILES[1]))
     return digest.hexdigest()[:HEX_DIGITS]
@@ -122,6 +124,13 @@ def _rule_1(base: bytes, adapter: Path, config: dict[str, Any], embedding: Embed
     digest.update(hashlib.sha256(_sha256(adapter / ADAPTER_FILES[1])).digest())
     digest.update(_unnamed(embedding).to_json().encode())
     return digest.hexdigest()[:HEX_DIGITS]
+
+
+def _said(embedding: EmbeddingConfig) -> dict[str, Any]:
+    """The settings that may change a vector and are not the default."""
+    default = NOTHING.to_dict()
+    settings = replace(_unnamed(embedding), dimensions=()).to_dict()
+    return {key: value for key, value in settings.items() if value != default.get(key)}
 
 
 def _unnamed(embedding: EmbeddingConfig) -> EmbeddingConfig:

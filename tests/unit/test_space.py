@@ -13,6 +13,9 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from tests.conftest import adapter_folder
+from vlm2vec_registry.embedding_config import EmbeddingConfig
+from vlm2vec_registry.media_rules import VideoRules
+from vlm2vec_registry.prompt_template import PromptTemplate
 from vlm2vec_registry.space import space_of, spaces_of, tensors_digest
 from vlm2vec_registry.strict import FormatError
 
@@ -129,6 +132,25 @@ def test_settings_of_the_embedding_count_where_they_change_it(
     folder = shutil.copytree(DORA, tmp_path / "a")
     (folder / "embedding.json").write_text(text)
     assert (space_of(BASE, folder) == space_of(BASE, DORA)) == same
+
+
+@pytest.mark.parametrize(
+    ("own", "same"),
+    [
+        (EmbeddingConfig(), True),
+        (EmbeddingConfig(base_model="elsewhere", dimensions=(64,)), True),
+        (EmbeddingConfig(pooling="mean"), False),
+        (EmbeddingConfig(prompt=PromptTemplate(suffix="<|endoftext|>")), False),
+        (EmbeddingConfig(video=VideoRules(max_frames=64)), False),
+    ],
+)
+def test_what_a_base_says_of_itself_counts_where_it_changes_a_vector(
+    own: EmbeddingConfig, same: bool
+) -> None:
+    assert (space_of(BASE, None, own) == space_of(BASE, None)) == same
+    assert spaces_of(BASE, None, own) == (space_of(BASE, None, own),)
+    # An adapter has a file of its own.
+    assert space_of(BASE, DORA, own) == space_of(BASE, DORA)
 
 
 def test_the_rules_keep_giving_what_they_gave() -> None:

@@ -13,6 +13,14 @@ from vlm2vec_service.backbones.table import (
     check_embedding,
     family_of,
     load_preprocessor,
+    read_embedding,
 )
 
-__all__ = ["FAMILIES", "Family", "check_embedding", "family_of", "load_preprocessor"]
+__all__ = [
+    "FAMILIES",
+    "Family",
+    "check_embedding",
+    "family_of",
+    "load_preprocessor",
+    "read_embedding",
+]

@@ -104,6 +104,18 @@ def check_embedding(backbone: str, embedding: EmbeddingConfig, where: object) ->
             raise AdapterError(f"{where}: {key} can be nothing but the default with {backbone}")
 
 
+def read_embedding(base: Path) -> EmbeddingConfig:
+    """Reads what the checkpoint in ``base`` says of itself in ``embedding.json``; the defaults if
+    it has none. Raises `CheckpointError`."""
+    family_of(base)
+    try:
+        embedding = EmbeddingConfig.read(base)
+        check_embedding(read_json(base / "config.json")["model_type"], embedding, base)
+    except (ValueError, AdapterError) as error:
+        raise CheckpointError(str(error)) from error
+    return embedding
+
+
 def family_of(base: Path) -> Family:
     """Finds the family of the checkpoint in ``base`` by its ``config.json``.
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from vlm2vec_registry.embedding_config import EmbeddingConfig
 from vlm2vec_registry.snapshot import CANARY, CHAMPION, SHADOW, PublishedVersion
-from vlm2vec_registry.space import spaces_of
+from vlm2vec_registry.space import NOTHING, spaces_of
 from vlm2vec_service.errors import (
     AdapterError,
     InvalidInputError,
@@ -164,11 +164,14 @@ def _position(model: str, routing_key: str) -> float:
     return int.from_bytes(digest) / 2**64
 
 
-def read_version(name: str, folder: Path | None, base_digest: bytes) -> Version:
-    """Reads a version from its adapter folder. Raises `AdapterError` that says what is wrong."""
+def read_version(
+    name: str, folder: Path | None, base_digest: bytes, own: EmbeddingConfig = NOTHING
+) -> Version:
+    """Reads a version from its adapter folder, or makes that of the base, which says ``own`` of
+    itself. Raises `AdapterError` that says what is wrong."""
     try:
-        config = EmbeddingConfig.read(folder) if folder else EmbeddingConfig()
-        space, *former = spaces_of(base_digest, folder)
+        config = EmbeddingConfig.read(folder) if folder else own
+        space, *former = spaces_of(base_digest, folder, own)
     except (OSError, ValueError) as error:
         raise AdapterError(f"version {name!r}: {error}") from error
     return Version(name, folder, space, config, None, tuple(former))

@@ -19,22 +19,35 @@ from vlm2vec_cli.serve import serve
 CHART = Path(__file__).parent / "vlm2vec-serve"
 BY_CHART = {
     "adapter", "alias", "allow-anonymous", "callers", "cache-dir", "config", "device",
-    "drain-seconds", "http-listen", "listen", "metrics-listen", "model", "poll-seconds", "registry",
-    "tls-certificate", "tls-client-ca", "tls-key", "webhook-secret-file", "worker",
+    "drain-seconds", "http-listen", "listen", "metrics-listen", "model", "poll-seconds",
+    "print-config", "registry", "tls-certificate", "tls-client-ca", "tls-key",
+    "webhook-secret-file", "worker",
 }  # fmt: skip
 """Options that the chart sets from values of its own."""
-TYPES = {"integer": "integer", "float": "number", "boolean": "boolean", "text": "string"}
+TYPES = {
+    "integer range": "integer", "float range": "number", "boolean": "boolean", "text": "string",
+    "choice": "string",
+}  # fmt: skip
 BEGIN, END = "<!-- values -->\n", "<!-- end of values -->\n"
 
 
 def settings_schema() -> dict[str, Any]:
-    """The schema of `settings`: each option that the chart does not set itself."""
+    """The schema of `settings`: each option that the chart does not set itself, in the order of
+    the command's help."""
     properties = {}
-    for option in sorted(serve.params, key=lambda item: item.name or ""):
+    for option in serve.params:
         name = (option.name or "").replace("_", "-")
         if name not in BY_CHART:
-            kind = TYPES[option.type.name]
-            properties[name] = {"type": kind, "description": getattr(option, "help", "")}
+            allowed = {
+                "minimum": getattr(option.type, "min", None),
+                "maximum": getattr(option.type, "max", None),
+                "enum": list(getattr(option.type, "choices", ())) or None,
+            }
+            properties[name] = {
+                "type": TYPES[option.type.name],
+                **{key: value for key, value in allowed.items() if value is not None},
+                "description": getattr(option, "help", ""),
+            }
     return {"type": "object", "additionalProperties": False, "properties": properties}
 
 

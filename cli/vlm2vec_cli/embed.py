@@ -6,14 +6,19 @@ from typing import Any
 
 import click
 
-from vlm2vec_cli.parse import base_option, names_and_sources, progress_option, threads_option
+from vlm2vec_cli.parse import (
+    base_option,
+    names_and_sources,
+    preprocess_threads_option,
+    progress_option,
+)
 from vlm2vec_registry import hub
 from vlm2vec_service.folders import here
-from vlm2vec_service.options import options, take
+from vlm2vec_service.options import GroupedCommand, options, take
 from vlm2vec_service.settings import EngineSettings, Limits, VideoSettings
 
 
-@click.command()
+@click.command(cls=GroupedCommand)
 @base_option
 @click.option(
     "--adapter",
@@ -41,7 +46,7 @@ from vlm2vec_service.settings import EngineSettings, Limits, VideoSettings
     metavar="N",
     help="Leave out the end of a text that makes its line longer than N tokens; 0 is --max-tokens.",
 )
-@threads_option
+@preprocess_threads_option
 @progress_option
 @options(EngineSettings)
 @options(Limits)
@@ -74,7 +79,7 @@ def embed(**values: Any) -> None:
         adapters=adapters,
         source=values.pop("input"),
         output=values.pop("output"),
-        threads=values.pop("threads"),
+        threads=values.pop("preprocess_threads"),
         progress=values.pop("progress"),
         truncate=values.pop("truncate"),
         engine=take(EngineSettings, values),

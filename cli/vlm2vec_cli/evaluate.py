@@ -6,16 +6,16 @@ from typing import Any
 
 import click
 
-from vlm2vec_cli.parse import FOLDER, progress_option, registry_option, threads_option
+from vlm2vec_cli.parse import FOLDER, preprocess_threads_option, progress_option, registry_option
 from vlm2vec_registry import hub
 from vlm2vec_service.folders import here, source
-from vlm2vec_service.options import options, take
+from vlm2vec_service.options import GroupedCommand, options, take
 from vlm2vec_service.settings import EngineSettings, Limits, VideoSettings
 
 CACHE = Path("~/.cache/vlm2vec/evaluation")
 
 
-@click.command()
+@click.command(cls=GroupedCommand)
 @click.option("--suite", required=True, help="A suite file, or mmeb_v1, which comes with this.")
 @click.option(
     "--data",
@@ -44,7 +44,7 @@ CACHE = Path("~/.cache/vlm2vec/evaluation")
 @click.option("--local", is_flag=True, help="Embed in this process: --base instead of --target.")
 @click.option("--base", type=source, metavar="DIR", help="With --local: a checkpoint.")
 @click.option("--adapter", type=source, metavar="DIR", help="With --local: an adapter, or none.")
-@threads_option
+@preprocess_threads_option
 @click.option(
     "--only", multiple=True, metavar="DATA_SET", help="Evaluate this data set only. Repeatable."
 )
@@ -76,7 +76,7 @@ def evaluate(**values: Any) -> None:
     Vectors are kept in --cache as they come: an evaluation that was stopped goes on where it was,
     and another one of the same space asks only for what is new.
 
-    --threads and the options from --device on are those of the engine, for --local.
+    --preprocess-threads and the options from --device on are those of the engine, for --local.
 
     Exit status: 0 when all was scored, 2 when not.
 
@@ -94,6 +94,7 @@ def evaluate(**values: Any) -> None:
     # grpc, and torch with --local, take seconds to import; --help should not.
     from vlm2vec_evaluation.run import EvaluateArguments, run
 
+    values["threads"] = values.pop("preprocess_threads")
     values["engine"] = take(EngineSettings, values)
     values["limits"] = take(Limits, values)
     values["video"] = take(VideoSettings, values)

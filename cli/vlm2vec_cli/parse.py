@@ -1,9 +1,9 @@
-"""Options that several commands share, and how NAME=DIR, pairs and a TOML file are parsed."""
+"""Options that several commands share, and how NAME=DIR and pairs are parsed."""
 
 import sys
-import tomllib
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any, TypeVar, overload
 
 import click
 
@@ -26,8 +26,11 @@ base_option = click.option(
     help="Checkpoint folder in Hugging Face layout (config.json, safetensors, tokenizer), or a "
     "model of the hub, which is fetched.",
 )
-threads_option = click.option(
-    "--threads", default=4, type=click.IntRange(1), help="Threads that decode images and video."
+preprocess_threads_option = click.option(
+    "--preprocess-threads",
+    default=4,
+    type=click.IntRange(1),
+    help="Threads that decode images and video.",
 )
 progress_option = click.option(
     "--progress/--no-progress",
@@ -44,7 +47,8 @@ registry_option = click.option(
     help="An MLflow server's URL, a database URI, or a folder, in which an SQLite store is made.",
 )
 
-Callback = Callable[[click.Context, click.Parameter, Sequence[str]], dict[tuple[str, str], str]]
+T = TypeVar("T")
+Callback = Callable[[click.Context, click.Parameter, Sequence[str]], dict[tuple[str, str], T]]
 
 
 def names_and_sources(
@@ -62,16 +66,21 @@ def names_and_sources(
     return sources
 
 
-def pairs(separator: str) -> Callback:
+@overload
+def pairs(separator: str) -> Callback[str]: ...
+@overload
+def pairs(separator: str, convert: Callable[[str], T]) -> Callback[T]: ...
+def pairs(separator: str, convert: Callable[[str], Any] = str) -> Callback[Any]:
     """Makes a callback that parses values LEFT=RIGHT, where LEFT is two names around ``separator``.
 
-    The callback returns RIGHT by the two names, each pair of which may be given once.
+    The callback returns what ``convert`` makes of RIGHT by the two names, each pair of which may be
+    given once.
     """
 
     def parse(
         context: click.Context, parameter: click.Parameter, items: Sequence[str]
-    ) -> dict[tuple[str, str], str]:
-        pairs: dict[tuple[str, str], str] = {}
+    ) -> dict[tuple[str, str], Any]:
+        pairs: dict[tuple[str, str], Any] = {}
         for item in items:
             left, _, right = item.partition("=")
             name, _, other = left.partition(separator)
@@ -79,25 +88,7 @@ def pairs(separator: str) -> Callback:
                 raise click.BadParameter(f"{item!r} is not {parameter.metavar}")
             if (name, other) in pairs:
                 raise click.BadParameter(f"{left!r} is given twice")
-            pairs[name, other] = right
+            pairs[name, other] = convert(right)
         return pairs
 
     return parse
-
-
-def read_config(context: click.Context, parameter: click.Parameter, path: Path | None) -> None:
-    """Reads defaults from a TOML file whose keys are the names of the command's options.
-
-    Flags and environment variables go before them.
-    """
-    if path is None:
-        return
-    try:
-        values = tomllib.loads(path.read_text())
-    except ValueError as error:
-        raise click.BadParameter(f"{path}: {error}") from error
-    known = {option.name for option in context.command.params}
-    values = {key.replace("-", "_"): value for key, value in values.items()}
-    if unknown := sorted(set(values) - known):
-        raise click.BadParameter(f"{path}: unknown key {', '.join(unknown)}")
-    context.default_map = values

@@ -4,17 +4,22 @@ import asyncio
 import logging
 import os
 import sys
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 import click
 
-from vlm2vec_cli.parse import FILE, names_and_sources, pairs, read_config
+from vlm2vec_cli.config import print_config, read_config
+from vlm2vec_cli.parse import FILE, names_and_sources, pairs
 from vlm2vec_registry import hub
 from vlm2vec_service import tracing
+from vlm2vec_service.cores import threads_of_a_worker
+from vlm2vec_service.errors import StartError
 from vlm2vec_service.folders import here, source
+from vlm2vec_service.kinds import KINDS
 from vlm2vec_service.logs import configure
-from vlm2vec_service.options import options, take
+from vlm2vec_service.options import GroupedCommand, options, take
 from vlm2vec_service.settings import (
     AuthSettings,
     EngineSettings,
@@ -26,9 +31,24 @@ from vlm2vec_service.settings import (
     TlsSettings,
     VideoSettings,
 )
+from vlm2vec_service.versions.catalog import BASE_VERSION
 
 
-@click.command()
+def worker_addresses(
+    context: click.Context, parameter: click.Parameter, items: Sequence[str]
+) -> dict[str, list[str]]:
+    """Parses values NAME=HOST:PORT, in which a name may be given several times."""
+    workers: dict[str, list[str]] = {}
+    for item in items:
+        name, _, address = item.partition("=")
+        if not (name and address):
+            raise click.BadParameter(f"{item!r} is not NAME=HOST:PORT")
+        KINDS["address"].convert(address.removeprefix("dns:"), parameter, context)
+        workers.setdefault(name, []).append(address)
+    return workers
+
+
+@click.command(cls=GroupedCommand)
 @click.option(
     "--config",
     type=FILE,
@@ -36,6 +56,14 @@ from vlm2vec_service.settings import (
     callback=read_config,
     expose_value=False,
     help="TOML file with any of these options.",
+)
+@click.option(
+    "--print-config",
+    is_flag=True,
+    is_eager=True,
+    callback=print_config,
+    expose_value=False,
+    help="Write a file for --config, with every option at its default, and end.",
 )
 @click.option(
     "--model",
@@ -49,7 +77,7 @@ from vlm2vec_service.settings import (
 @click.option(
     "--adapter",
     multiple=True,
-    callback=pairs("/"),
+    callback=pairs("/", source),
     metavar="NAME/VERSION=DIR",
     help="A PEFT adapter folder, or one of the hub, as a version of a model. Repeatable.",
 )
@@ -64,6 +92,7 @@ from vlm2vec_service.settings import (
 @click.option(
     "--worker",
     multiple=True,
+    callback=worker_addresses,
     metavar="NAME=HOST:PORT",
     help="A worker on another host for a model, instead of a process here. Repeatable.",
 )
@@ -89,9 +118,11 @@ def serve(**values: Any) -> None:
                     --device cuda
     """
     from vlm2vec_service.frontend import build, server
+    from vlm2vec_service.frontend.check import check
     from vlm2vec_service.frontend.credentials import Exposure
     from vlm2vec_service.processes import start
     from vlm2vec_service.processes.member import Member, Shared
+    from vlm2vec_service.supervision.devices import check_devices
     from vlm2vec_service.worker.parent import end_with_parent
 
     settings, logs = take(ServerSettings, values), take(LogSettings, values)
@@ -100,28 +131,31 @@ def serve(**values: Any) -> None:
     os.environ["VLM2VEC_WORKER_LOG_LEVEL"] = logs.log_level
     os.environ["VLM2VEC_WORKER_LOG_FORMAT"] = logs.log_format
     tracing.configure("vlm2vec-frontend")
-    workers: dict[str, list[str]] = {}
-    for item in values["worker"]:
-        name, _, address = item.partition("=")
-        workers.setdefault(name, []).append(address)
-    adapters = {key: source(given) for key, given in values["adapter"].items()}
-    say = logging.getLogger("vlm2vec_cli.serve").info
-    deployment = build.Deployment(
-        {name: here(base, hub.BASE, say) for name, base in values["model"].items()},
-        {key: here(adapter, hub.ADAPTER, say) for key, adapter in adapters.items()},
-        values["alias"],
-        workers,
-    )
-    if (member := Member.from_environment()) is not None:
-        end_with_parent()
-        shared = Shared.read(member.folder)
-        digests = {name: bytes.fromhex(digest) for name, digest in shared.digests.items()}
-        deployment = replace(deployment, sockets=shared.sockets, digests=digests)
     engine, limits = take(EngineSettings, values), take(Limits, values)
     video, registry = take(VideoSettings, values), take(RegistrySettings, values)
     exposure = Exposure(
         take(HttpSettings, values), take(TlsSettings, values), take(AuthSettings, values)
     )
+    check_names(values)
+    devices = engine.device.split(",")
+    local = [name for name in values["model"] if name not in values["worker"]]
+    if (member := Member.from_environment()) is None:
+        check(settings, exposure, registry)
+        check_devices(devices if local else [])
+    if not engine.threads and "OMP_NUM_THREADS" not in os.environ:
+        engine = replace(engine, threads=threads_of_a_worker(len(local) * devices.count("cpu")))
+    say = logging.getLogger("vlm2vec_cli.serve").info
+    deployment = build.Deployment(
+        {name: here(base, hub.BASE, say) for name, base in values["model"].items()},
+        {key: here(adapter, hub.ADAPTER, say) for key, adapter in values["adapter"].items()},
+        values["alias"],
+        values["worker"],
+    )
+    if member is not None:
+        end_with_parent()
+        shared = Shared.read(member.folder)
+        digests = {name: bytes.fromhex(digest) for name, digest in shared.digests.items()}
+        deployment = replace(deployment, sockets=shared.sockets, digests=digests)
 
     async def run() -> None:
         count = start.count_processes(settings, engine, deployment)
@@ -137,3 +171,23 @@ def serve(**values: Any) -> None:
     # Whatever a thread still waits for, a registry or a decoder, nobody waits for it any more.
     logging.shutdown()
     os._exit(0)
+
+
+def check_names(values: Mapping[str, Any]) -> None:
+    """Raises `StartError` for an adapter, alias or worker of a model that is none of ``--model``,
+    and for an alias of a version that nobody gives."""
+    models, adapters, aliases = values["model"], values["adapter"], values["alias"]
+    named = {
+        "adapter": [name for name, _ in adapters],
+        "alias": [name for name, _ in aliases],
+        "worker": values["worker"],
+    }
+    for option, names in named.items():
+        for name in names:
+            if name not in models:
+                raise StartError(f"{name!r} is none of --model: {', '.join(models)}", option)
+    for (name, alias), version in aliases.items():
+        if (name, version) not in adapters and version != BASE_VERSION:
+            raise StartError(
+                f"{name}@{alias}={version}: {name} has no --adapter {name}/{version}=DIR", "alias"
+            )

@@ -11,11 +11,11 @@ from vlm2vec_cli.parse import FILE, base_option, progress_option
 from vlm2vec_registry import hub
 from vlm2vec_registry.names import check_model_name
 from vlm2vec_service.folders import here
-from vlm2vec_service.options import options, take
+from vlm2vec_service.options import GroupedCommand, options, take
 from vlm2vec_training.settings import AdapterSettings, TrainSettings
 
 
-@click.command()
+@click.command(cls=GroupedCommand)
 @base_option
 @click.option(
     "--data",

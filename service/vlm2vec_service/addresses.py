@@ -1,5 +1,5 @@
-"""The addresses that the front end listens on: which only this host reaches, taking them, and room
-for the connections to them."""
+"""The addresses that are listened on: which only this host reaches, taking them, and room for the
+connections to them."""
 
 import ipaddress
 import logging
@@ -7,6 +7,8 @@ import os
 import resource
 import socket
 import stat
+from collections.abc import Mapping
+from pathlib import Path
 
 from vlm2vec_service.errors import StartError
 
@@ -14,6 +16,18 @@ log = logging.getLogger(__name__)
 
 OTHER_FILES = 512
 """Files that a front end has open beside its callers' connections, and to spare."""
+
+
+def host_and_port(address: str) -> tuple[str, int]:
+    """Splits HOST:PORT, where HOST may be an IPv6 address in brackets, or empty for all addresses
+    of this host. Raises ValueError for what is none."""
+    host, colon, port = address.rpartition(":")
+    bracketed = host.startswith("[") and host.endswith("]")
+    if not colon or "/" in address or (":" in host and not bracketed):
+        raise ValueError("is not HOST:PORT, such as 127.0.0.1:50051 or [::1]:50051")
+    if not (port.isascii() and port.isdecimal() and int(port) < 65_536):
+        raise ValueError(f"has no port between 0 and 65535: {port[:20]!r}")
+    return host.strip("[]"), int(port)
 
 
 def is_local(address: str) -> bool:
@@ -33,10 +47,9 @@ def bind(address: str, shared: bool = False) -> socket.socket:
     try:
         if address.startswith("unix:"):
             return _bind_unix(address.removeprefix("unix:"))
-        host, _, port = address.rpartition(":")
-        host = host.strip("[]")
+        host, port = host_and_port(address)
         listener = socket.create_server(
-            (host, int(port)),
+            (host, port),
             family=socket.AF_INET6 if ":" in host else socket.AF_INET,
             backlog=1024,
             reuse_port=shared,
@@ -47,6 +60,27 @@ def bind(address: str, shared: bool = False) -> socket.socket:
         return listener
     except (OSError, ValueError, OverflowError) as error:
         raise StartError(f"cannot listen on {address}: {error}") from error
+
+
+def check_free(addresses: Mapping[str, str]) -> None:
+    """Raises `StartError` for an address that cannot be had, or that two settings name; they are by
+    the name of their setting, and an empty one is none.
+
+    Nothing holds the addresses afterwards: it is for saying so before what takes minutes.
+    """
+    taken: dict[str, socket.socket] = {}
+    try:
+        for name, address in addresses.items():
+            if address and not address.startswith("unix-abstract:"):
+                try:
+                    taken[address] = bind(address)
+                except StartError as error:
+                    raise StartError(str(error), name) from error
+    finally:
+        for address, listener in taken.items():
+            listener.close()
+            if address.startswith("unix:"):
+                Path(address.removeprefix("unix:")).unlink()
 
 
 def allow_connections(most: int) -> None:

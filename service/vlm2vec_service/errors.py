@@ -67,10 +67,11 @@ class NotFoundError(ServeError):
 
 class StartError(ServeError):
     """The process cannot start as it was told to: a port, a flag or a file that whoever started it
-    has to mend. No caller ever sees it. ``field`` is the setting at fault, if it is one."""
+    has to mend. No caller ever sees it. ``field`` is the setting at fault, if it is one, and named
+    as its flag is."""
 
     def __init__(self, problem: str, field: str = "") -> None:
-        super().__init__(f"{field}: {problem}" if field else problem)
+        super().__init__(f"--{field.replace('_', '-')}: {problem}" if field else problem)
         self.field = field
 
 

@@ -35,7 +35,7 @@ def ask(origins: str, method: str, headers: dict[str, str]) -> httpx.Response:
     ],
 )  # fmt: skip
 def test_what_is_no_origin_is_refused(origin: str) -> None:
-    with pytest.raises(StartError, match=r"http_cors_origins: .* nor an origin") as refused:
+    with pytest.raises(StartError, match=r"--http-cors-origins: .* nor an origin") as refused:
         allow_origins(FastAPI(), f"{PAGE}, {origin}")
     assert repr(origin) in str(refused.value)
 

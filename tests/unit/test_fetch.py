@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from vlm2vec.v1 import embedding_pb2 as pb
-from vlm2vec_service.errors import ExhaustedError, InvalidInputError
+from vlm2vec_service.errors import ExhaustedError, InvalidInputError, StartError
 from vlm2vec_service.frontend.access import Call
 from vlm2vec_service.frontend.holding import ByteBudget, Holding
 from vlm2vec_service.frontend.http.errors import OriginError
@@ -312,5 +312,5 @@ def test_origins() -> None:
     assert port.allows("http", "a", 81)
     assert six.allows("https", "::1", 443)
     for wrong in ("cdn.example.com", "https://", "https://a/b", "*", "https://*", "ftp://a"):
-        with pytest.raises(InvalidInputError):
+        with pytest.raises(StartError, match="--fetch-origins"):
             parse_origins(wrong)

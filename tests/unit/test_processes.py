@@ -8,6 +8,7 @@ import pytest
 
 from vlm2vec_registry.errors import MissingError, OutageError
 from vlm2vec_registry.snapshot import Snapshot
+from vlm2vec_service import cores
 from vlm2vec_service.frontend.build import Deployment
 from vlm2vec_service.processes import exposition, snapshots, start
 from vlm2vec_service.processes.exposition import answer_metrics, gather
@@ -42,19 +43,35 @@ def test_how_many_there_are(
     cores: float,
     count: int,
 ) -> None:
-    monkeypatch.setattr(start, "_cores", lambda: cores)
+    monkeypatch.setattr(start, "available_cores", lambda: cores)
     settings = ServerSettings(processes=processes, listen=listen)
     assert count_processes(settings, EngineSettings(device=device), deployment) == count
 
 
 def test_a_containers_quota_counts(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    quota = tmp_path / "cpu.max"
-    monkeypatch.setattr(start, "CPU_QUOTA", quota)
+    monkeypatch.setattr(cores, "CGROUP", tmp_path)
     monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(32)))
-    assert start._cores() == 32
-    for text, cores in (("max 100000", 32), ("950000 100000", 9.5), ("9900000 100000", 32)):
-        quota.write_text(text)
-        assert start._cores() == cores
+    assert cores.available_cores() == 32
+    (tmp_path / "cpu").mkdir()
+    (tmp_path / "cpu" / "cpu.cfs_period_us").write_text("100000\n")
+    for text, count in (("-1\n", 32), ("150000\n", 1.5)):
+        (tmp_path / "cpu" / "cpu.cfs_quota_us").write_text(text)
+        assert cores.available_cores() == count
+    # A container has one of both; where there are two, the newer counts.
+    for text, count in (("max 100000", 32), ("950000 100000", 9.5), ("9900000 100000", 32)):
+        (tmp_path / "cpu.max").write_text(text)
+        assert cores.available_cores() == count
+
+
+@pytest.mark.parametrize(
+    ("available", "workers", "threads"),
+    [(0.5, 1, 1), (1, 1, 1), (2, 1, 1), (4, 1, 3), (8.5, 2, 3), (8, 20, 1), (8, 0, 7)],
+)
+def test_threads_of_a_worker_leave_a_core_to_the_front_end(
+    monkeypatch: pytest.MonkeyPatch, available: float, workers: int, threads: int
+) -> None:
+    monkeypatch.setattr(cores, "available_cores", lambda: available)
+    assert cores.threads_of_a_worker(workers) == threads
 
 
 def test_limits_of_the_server_are_divided() -> None:

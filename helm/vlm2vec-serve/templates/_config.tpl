@@ -68,7 +68,7 @@ worker = [
 
 {{/* Options of `vlm2vec worker` among `settings`, as arguments. */}}
 {{- define "vlm2vec.workerArgs" -}}
-{{- $own := list "cuda-graphs" "dtype" "log-format" "log-level" "merged-bytes" "token-budget" "vision-batch-patches" "vision-cache-bytes" -}}
+{{- $own := list "cuda-graphs" "dtype" "log-format" "log-level" "merged-bytes" "threads" "token-budget" "vision-batch-patches" "vision-cache-bytes" -}}
 {{- range $key, $value := .Values.settings }}
 {{- if not (has $key $own) }}
 {{- else if kindIs "bool" $value }}

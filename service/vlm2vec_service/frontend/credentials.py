@@ -28,18 +28,16 @@ class Exposure:
     auth: AuthSettings = field(default_factory=AuthSettings)
 
 
-def open_access(
-    pipeline: Pipeline, exposure: Exposure
-) -> tuple[Access, Reloaded[Certificate] | None]:
-    """What calls pass, and the certificate, if there is TLS. Raises `StartError` where
-    strangers could call, and for files that are not there."""
+def read_credentials(
+    listen: str, exposure: Exposure
+) -> tuple[Authenticator, Reloaded[Certificate] | None]:
+    """What tells who calls, and the certificate, if there is TLS; ``listen`` is gRPC's address.
+    Raises `StartError` where strangers could call, and for files that are not there, and
+    `InvalidInputError` for what is wrong in one."""
     auth = exposure.auth
     certificate = follow_certificate(exposure.tls)
     authenticator = Authenticator(auth, exposure.tls)
-    addresses = {"listen": pipeline.settings.listen, "http_listen": exposure.http.http_listen}
-    for name, address in addresses.items():
-        if not address or is_local(address):
-            continue
+    for name, address in _exposed(listen, exposure).items():
         if not authenticator.required and not auth.allow_anonymous:
             raise StartError(
                 f"{address} can be reached from other hosts, and no credentials are asked for: "
@@ -47,7 +45,24 @@ def open_access(
                 "network is trusted",
                 name,
             )
-        if authenticator.required and certificate is None:
+    return authenticator, certificate
+
+
+def _exposed(listen: str, exposure: Exposure) -> dict[str, str]:
+    """The addresses that other hosts reach, by setting."""
+    addresses = {"listen": listen, "http_listen": exposure.http.http_listen}
+    return {name: one for name, one in addresses.items() if one and not is_local(one)}
+
+
+def open_access(
+    pipeline: Pipeline, exposure: Exposure
+) -> tuple[Access, Reloaded[Certificate] | None]:
+    """What calls pass, and the certificate, if there is TLS. Raises as `read_credentials`."""
+    auth = exposure.auth
+    listen = pipeline.settings.listen
+    authenticator, certificate = read_credentials(listen, exposure)
+    if authenticator.required and certificate is None:
+        for name, address in _exposed(listen, exposure).items():
             log.warning("%s %s: credentials travel unencrypted without TLS", name, address)
     quotas = Quotas(
         auth.caller_requests_per_second, auth.caller_tokens_per_second, auth.caller_burst_seconds

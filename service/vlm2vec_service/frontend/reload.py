@@ -53,7 +53,7 @@ class Reloaded(Generic[T]):
         try:
             return tuple(path.read_bytes() for path in self.paths)
         except OSError as error:
-            raise StartError(f"{self.name}: {error.filename}: {error.strerror}") from error
+            raise StartError(f"{error.filename}: {error.strerror}", self.name) from error
 
 
 async def follow(items: Sequence[Reloaded[Any]], seconds: float, metrics: Metrics) -> None:

@@ -15,6 +15,7 @@ from tqdm import tqdm
 from vlm2vec_registry.embedding_config import EmbeddingConfig
 from vlm2vec_service.backbones import load_preprocessor
 from vlm2vec_service.engine import Engine
+from vlm2vec_service.engine.threads import use_threads
 from vlm2vec_service.errors import InvalidInputError, NotFoundError, ServeError
 from vlm2vec_service.offline.lines import LineReader
 from vlm2vec_service.offline.outputs import open_output
@@ -62,6 +63,7 @@ def run(arguments: EmbedArguments) -> int:
     """
     with open_output(arguments.output) as write:
         preprocessor = load_preprocessor(arguments.base, arguments.limits)
+        use_threads(arguments.engine.threads)
         engine = Engine.load(arguments.base, arguments.engine)
         for name, folder in arguments.adapters.items():
             engine.load_adapter(name, folder)

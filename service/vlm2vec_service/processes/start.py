@@ -1,13 +1,12 @@
 """How many front-end processes there are to be, and the owner that starts them."""
 
 import functools
-import os
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
 from vlm2vec_registry.store import Registry
-from vlm2vec_service.addresses import bind
+from vlm2vec_service.cores import available_cores
 from vlm2vec_service.errors import StartError
 from vlm2vec_service.frontend.build import Deployment, make_worker, read_catalog
 from vlm2vec_service.metrics import Metrics
@@ -18,7 +17,6 @@ from vlm2vec_service.supervision.process import Worker
 
 CORES, MOST = 4, 8
 """Cores for each process, and the most processes, where nobody says how many."""
-CPU_QUOTA = Path("/sys/fs/cgroup/cpu.max")
 
 
 def count_processes(
@@ -32,17 +30,7 @@ def count_processes(
         return 1
     if settings.listen.startswith("unix:"):
         return 1
-    return max(1, min(MOST, int(_cores()) // CORES))
-
-
-def _cores() -> float:
-    """Cores that this process may use, by its affinity and its container's quota."""
-    cores = float(len(os.sched_getaffinity(0)))
-    try:
-        quota, period = CPU_QUOTA.read_text().split()
-        return cores if quota == "max" else min(cores, int(quota) / int(period))
-    except (OSError, ValueError):
-        return cores
+    return max(1, min(MOST, int(available_cores()) // CORES))
 
 
 async def run_owner(
@@ -81,11 +69,9 @@ async def run_owner(
 
 
 def _check_addresses(addresses: Sequence[str]) -> None:
-    """Raises `StartError` for an address that is taken, by others than the members to come, or that
-    several processes cannot share."""
+    """Raises `StartError` for an address that several processes cannot share."""
     for address in filter(None, addresses):
         if address.startswith("unix") or address.endswith(":0"):
             raise StartError(
                 f"{address} cannot be shared by several processes: give HOST:PORT, or --processes 1"
             )
-        bind(address).close()

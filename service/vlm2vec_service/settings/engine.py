@@ -15,6 +15,14 @@ class EngineSettings:
         "Arithmetic of the model: float32 or bfloat16. Vectors are always float32.",
         choices=("float32", "bfloat16"),
     )
+    threads: int = setting(
+        0,
+        "Threads of a worker on a CPU. 0 divides the cores that the machine or container has among "
+        "the server's workers, but for one, which is the front end's; a worker by itself takes "
+        "all. OMP_NUM_THREADS goes before that.",
+        least=0,
+        unit="THREADS",
+    )
     token_budget: int = setting(
         0,
         "Tokens per batch; a longer input gets a batch of its own. "

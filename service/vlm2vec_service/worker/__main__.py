@@ -10,13 +10,14 @@ from vlm2vec_registry import hub
 from vlm2vec_service import tracing
 from vlm2vec_service.errors import ServeError
 from vlm2vec_service.folders import here, source
+from vlm2vec_service.kinds import KINDS
 from vlm2vec_service.logs import configure
-from vlm2vec_service.options import options, take
+from vlm2vec_service.options import GroupedCommand, options, take
 from vlm2vec_service.settings import EngineSettings, LogSettings
 from vlm2vec_service.worker.parent import end_with_parent
 
 
-@click.command()
+@click.command(cls=GroupedCommand)
 @click.option(
     "--base",
     required=True,
@@ -24,7 +25,13 @@ from vlm2vec_service.worker.parent import end_with_parent
     metavar="DIR",
     help="Checkpoint folder in Hugging Face layout, or a model of the hub.",
 )
-@click.option("--address", default="127.0.0.1:50052", help="HOST:PORT or unix:PATH to serve on.")
+@click.option(
+    "--address",
+    default="127.0.0.1:50052",
+    type=KINDS["address"],
+    metavar=KINDS["address"].unit,
+    help="Address to serve on.",
+)
 @options(EngineSettings)
 @options(LogSettings)  # fmt: skip
 def worker(**values: Any) -> None:

@@ -14,8 +14,11 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from vlm2vec.worker.v1 import worker_pb2_grpc
 from vlm2vec_registry.space import base_digest
 from vlm2vec_service import tracing
+from vlm2vec_service.addresses import check_free
 from vlm2vec_service.allocator import trim_regularly
 from vlm2vec_service.engine import Engine
+from vlm2vec_service.engine.engine import find_device
+from vlm2vec_service.engine.threads import use_threads
 from vlm2vec_service.errors import StartError
 from vlm2vec_service.settings import EngineSettings
 from vlm2vec_service.worker.codec import CHANNEL_OPTIONS
@@ -30,11 +33,17 @@ STOP_SECONDS = 5.0
 
 
 def serve(base: Path, address: str, settings: EngineSettings) -> None:
-    """Loads ``base`` and serves on ``address`` (``unix:PATH`` or ``HOST:PORT``) until SIGTERM."""
+    """Loads ``base`` and serves on ``address`` (``unix:PATH`` or ``HOST:PORT``) until SIGTERM.
+
+    Raises `CheckpointError` for a device that this machine does not have, and `StartError` for an
+    address that cannot be had."""
     trim_regularly()
+    # Before what takes minutes.
+    find_device(settings.device)
+    check_free({"address": address})
     # Before the pool: a thread settles for the last number that any thread has set when it first
     # asks.
-    torch.set_num_threads(torch.get_num_threads())
+    use_threads(settings.threads)
     # Beside the loading, which waits for the disk and the device.
     digest = ThreadPoolExecutor(1, "digest").submit(base_digest, base)
     serve_engine(Engine.load(base, settings), base, digest, address)

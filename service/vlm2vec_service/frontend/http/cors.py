@@ -13,14 +13,8 @@ SHOWN = ("x-request-id", "retry-after", "retry-after-ms")
 """The headers of answers that pages may read."""
 
 
-def allow_origins(app: FastAPI, origins: str) -> None:
-    """Lets pages of ``origins`` call: exact ones, comma-separated, or ``*`` for all; empty changes
-    nothing. Raises `StartError` for what is no origin.
-
-    A page has to send a key by itself: none is ever told to send what the browser keeps, cookies or
-    client certificates. Preflight requests are answered before anybody asks who calls, since
-    browsers send them without a credential.
-    """
+def read_origins(origins: str) -> list[str]:
+    """Lists comma-separated ``origins``. Raises `StartError` for what is none."""
     allowed = [origin.strip() for origin in origins.split(",") if origin.strip()]
     for origin in allowed:
         if origin != "*" and not ORIGIN.fullmatch(origin):
@@ -29,7 +23,18 @@ def allow_origins(app: FastAPI, origins: str) -> None:
                 "SCHEME://HOST:PORT in lower case, with nothing behind it",
                 "http_cors_origins",
             )
-    if allowed:
+    return allowed
+
+
+def allow_origins(app: FastAPI, origins: str) -> None:
+    """Lets pages of ``origins`` call: exact ones, comma-separated, or ``*`` for all; empty changes
+    nothing. Raises `StartError` for what is no origin.
+
+    A page has to send a key by itself: none is ever told to send what the browser keeps, cookies or
+    client certificates. Preflight requests are answered before anybody asks who calls, since
+    browsers send them without a credential.
+    """
+    if allowed := read_origins(origins):
         app.add_middleware(
             CORSMiddleware,
             allow_origins=allowed,

@@ -4,7 +4,7 @@ import ipaddress
 import re
 from dataclasses import dataclass
 
-from vlm2vec_service.errors import InvalidInputError
+from vlm2vec_service.errors import StartError
 
 ORIGIN = re.compile(r"(https?)://((?:\*\.)?[a-z0-9.-]+|\[[0-9a-f:]+\])(?::(\d{1,5}))?/?")
 PORTS = {"http": 80, "https": 443}
@@ -29,15 +29,15 @@ class Origin:
 
 
 def parse_origins(text: str) -> tuple[Origin, ...]:
-    """Parses a comma-separated list of origins. Raises `InvalidInputError`."""
+    """Parses a comma-separated list of origins. Raises `StartError`."""
     origins = []
     for item in text.lower().split(","):
         if not item.strip():
             continue
         match = ORIGIN.fullmatch(item.strip())
         if match is None:
-            raise InvalidInputError(
-                "fetch_origins", f"{item.strip()!r} is not https://HOST or https://*.DOMAIN"
+            raise StartError(
+                f"{item.strip()!r} is not https://HOST or https://*.DOMAIN", "fetch_origins"
             )
         scheme, host, port = match.groups()
         origins.append(Origin(scheme, host.strip("[]"), int(port or PORTS[scheme])))

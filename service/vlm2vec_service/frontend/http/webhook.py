@@ -11,6 +11,17 @@ from vlm2vec_service.frontend.pipeline import Pipeline
 PATH = "/webhooks/mlflow"
 
 
+def read_secret(file: str) -> str:
+    """Reads the secret of webhooks. Raises `StartError` if there is none in ``file``."""
+    try:
+        secret = Path(file).read_text().strip()
+    except (OSError, ValueError) as error:
+        raise StartError(str(error), "webhook_secret_file") from error
+    if not secret:
+        raise StartError(f"{file} is empty", "webhook_secret_file")
+    return secret
+
+
 def routes(pipeline: Pipeline, secret_file: str) -> APIRouter:
     """Makes the router, for notices signed with the secret in ``secret_file``.
 
@@ -20,12 +31,7 @@ def routes(pipeline: Pipeline, secret_file: str) -> APIRouter:
     verifiers: dict[str, Verifier] = {}
 
     def verifier() -> Verifier:
-        try:
-            secret = Path(secret_file).read_text().strip()
-        except (OSError, ValueError) as error:
-            raise StartError(f"webhook_secret_file: {error}") from error
-        if not secret:
-            raise StartError(f"webhook_secret_file: {secret_file} is empty")
+        secret = read_secret(secret_file)
         if secret not in verifiers:
             verifiers.clear()
             verifiers[secret] = Verifier(secret)

@@ -1,7 +1,9 @@
 """Records evaluations: in an MLflow run, and in a tag of the version that was evaluated."""
 
+import contextlib
 import json
 import time
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -9,14 +11,21 @@ from vlm2vec_evaluation.errors import EvaluationError
 from vlm2vec_evaluation.evaluation import Evaluation
 from vlm2vec_evaluation.report import to_json
 from vlm2vec_evaluation.suite import OVERALL, Suite
+from vlm2vec_registry.card import table
 from vlm2vec_registry.errors import RegistryError
+from vlm2vec_registry.snapshot import LOGGED_MODEL
 
 if TYPE_CHECKING:
+    from mlflow.entities import Metric
+
     from vlm2vec_registry.snapshot import PublishedVersion
     from vlm2vec_registry.store import Registry
 
 PREFIX = "vlm2vec.evaluation."
 """With a suite's name behind it, the tag that holds the last evaluation on that suite."""
+
+HIT1 = "vlm2vec.hit1."
+"""With a suite's name behind it, the tag for people that holds the overall hit@1 on that suite."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +45,8 @@ def record(
     registry: "Registry", version: "PublishedVersion", suite: Suite, evaluation: Evaluation,
     space: str,
 ) -> Recorded:  # fmt: skip
-    """Logs the scores to a run, and names it in a tag of ``version``.
+    """Logs the scores to a run, and names it in a tag of ``version``, whose logged model has them
+    too, and whose description shows them.
 
     Metrics are called ``DATA_SET/hit1`` and ``overall/hit1``; ``evaluation.json`` is the whole.
     Raises `EvaluationError` if the vectors were not of the version's space, or the evaluation has
@@ -58,6 +68,8 @@ def record(
         data={name: row.data for name, row in evaluation.data_sets.items()},
     )  # fmt: skip
     registry.tag(version.model, version.name, PREFIX + suite.name, json.dumps(asdict(made)))
+    registry.tag(version.model, version.name, HIT1 + suite.name, f"{made.overall['hit1']:.4f}")
+    _describe(registry, version, suite, evaluation)
     return made
 
 
@@ -66,41 +78,80 @@ def _log(
 ) -> str:
     """Makes a finished run in the experiment of the version's own, or in that of all publishing
     where it has none; returns its id. Raises `EvaluationError`."""
-    from mlflow.entities import Metric, RunTag
+    from mlflow.entities import LoggedModelInput
 
+    from vlm2vec_registry.lineage import DataSet, data_sets, recorded_run
     from vlm2vec_registry.mlflow_errors import mlflow_errors
 
-    client = registry.client
-    now = int(1000 * time.time())
+    client, model_id = registry.client, version.tags.get(LOGGED_MODEL)
     report = to_json(evaluation)
-    tags = {
+    about = {
         "vlm2vec.model": version.model,
         "vlm2vec.version": version.name,
         "vlm2vec.space": version.space,
         "vlm2vec.suite": suite.name,
         "vlm2vec.suite_digest": suite.digest,
     }
-    metrics = [
-        Metric(f"{group}/{key}", value, now, 0)
-        for part in ("averages", "data_sets")
-        for group, values in report[part].items()
-        for key, value in values.items()
-        if isinstance(value, float)
+    read = [
+        DataSet(item.name, row.data, suite.root / item.path, row.queries)
+        for item in suite.data_sets
+        if (row := evaluation.data_sets.get(item.name))
     ]
+    name = f"evaluate {version.model} {version.name} on {suite.name}"
     try:
-        with mlflow_errors():
-            run: str = client.create_run(
-                registry.experiment(run_id=version.run_id),
-                run_name=f"evaluate {version.model} {version.name} on {suite.name}",
-            ).info.run_id
-            client.log_batch(run, metrics, tags=[RunTag(key, value) for key, value in tags.items()])
-            client.log_dict(run, {**tags, **report}, "evaluation.json")
-            client.set_terminated(run)
+        experiment = registry.experiment(run_id=version.run_id)
+        with recorded_run(client, experiment, name, about) as run, mlflow_errors():
+            models = [LoggedModelInput(model_id)] if model_id else None
+            client.log_inputs(run, data_sets(read, "evaluation"), models)
+            client.log_batch(run, _metrics(report, model_id))
+            client.log_dict(run, {**about, **report}, "evaluation.json")
     except RegistryError as error:
         raise EvaluationError(
             f"not recorded: {error}; run it again, the vectors are kept"
         ) from error
     return run
+
+
+def _metrics(report: Mapping[str, Any], model_id: str | None) -> "list[Metric]":
+    """The scores in ``report`` as metrics of a run and of the logged model ``model_id``, those of a
+    data set with what identifies it."""
+    from mlflow.entities import Metric
+
+    now = int(1000 * time.time())
+    return [
+        Metric(
+            f"{group}/{key}", value, now, 0, model_id,
+            dataset_name=group if "data" in values else None, dataset_digest=values.get("data"),
+        )
+        for part in ("averages", "data_sets")
+        for group, values in report[part].items()
+        for key, value in values.items()
+        if isinstance(value, float)
+    ]  # fmt: skip
+
+
+def _describe(
+    registry: "Registry", version: "PublishedVersion", suite: Suite, evaluation: Evaluation
+) -> None:
+    """Writes the scores to what MLflow's page says of ``version``."""
+    rows = [
+        (name, row.meta_task, f"{row.scores.chance:.3f}", f"{row.scores.hit1:.3f}")
+        for name, row in evaluation.data_sets.items()
+    ]
+    overall = evaluation.averages[OVERALL]
+    rows.append((OVERALL, "", f"{overall.chance:.3f}", f"{overall.hit1:.3f}"))
+    scores = table([("data set", "meta-task", "chance", "hit@1"), *rows])
+    registry.describe(version, f"evaluation on {suite.name}", f"**{suite.name}**\n\n{scores}")
+
+
+def scores(version: "PublishedVersion") -> dict[str, float]:
+    """Reads the overall hit@1 of ``version`` by suite, without tags that `record` did not make."""
+    found = {}
+    for key, text in version.tags.items():
+        if key.startswith(PREFIX):
+            with contextlib.suppress(ValueError, KeyError, TypeError):
+                found[key.removeprefix(PREFIX)] = float(json.loads(text)["overall"]["hit1"])
+    return dict(sorted(found.items()))
 
 
 def read(version: "PublishedVersion", suite: Suite) -> Recorded | None:

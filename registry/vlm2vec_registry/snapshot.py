@@ -21,6 +21,8 @@ SPACE, BASE, DIGESTS, EMBEDDING = (
     "vlm2vec.space", "vlm2vec.base", "vlm2vec.digests", "vlm2vec.embedding",
 )  # fmt: skip
 """Tags of a version: its space, the digest of its base, its files' digests, its embedding.json."""
+LOGGED_MODEL = "vlm2vec.logged_model"
+"""The tag of a version that names the logged model of MLflow's that it is."""
 SPACE_FORM, DIGEST_FORM = re.compile("[0-9a-f]{32}"), re.compile("[0-9a-f]{2,64}")
 
 

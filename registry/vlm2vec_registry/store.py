@@ -4,29 +4,20 @@ Whatever is done here, the MLflow UI and any MLflow client can do as well: a ver
 tags that begin with ``vlm2vec.``, traffic follows aliases, a canary's share is a tag of the model.
 """
 
-import json
+import contextlib
 import logging
 import os
-import shutil
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from vlm2vec_registry import artifact
-from vlm2vec_registry.embedding_config import FILE_NAME, EmbeddingConfig
+from vlm2vec_registry import artifact, card, publishing
 from vlm2vec_registry.errors import ArtifactError, MissingError, RegistryInputError
+from vlm2vec_registry.lineage import KIND, recorded_run
 from vlm2vec_registry.mlflow_errors import mlflow_errors
 from vlm2vec_registry.names import check_alias, check_model_name
-from vlm2vec_registry.snapshot import (
-    BASE,
-    DIGESTS,
-    EMBEDDING,
-    SPACE,
-    PublishedVersion,
-    Snapshot,
-)
-from vlm2vec_registry.space import base_digest, space_of
+from vlm2vec_registry.snapshot import SPACE, PublishedVersion, Snapshot
 from vlm2vec_registry.strict import FormatError
 from vlm2vec_registry.uri import folder_of, without_secrets
 
@@ -37,10 +28,11 @@ os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
 os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
 # Else MLflow writes lines of its own form between those of a server's log.
 os.environ.setdefault("MLFLOW_CONFIGURE_LOGGING", "false")
+# Else a host without git is told about it at length.
+os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
 
 SHARE, PREVIOUS = "vlm2vec.canary_share", "vlm2vec.previous_champion"
 """Tags of a model: the canary's share, 0 to 1, and the version to roll back to."""
-ARTIFACT_PATH = "adapter"
 EXPERIMENT = "vlm2vec"
 
 
@@ -76,38 +68,27 @@ class Registry:
         """Makes the PEFT folder ``folder``, trained on the checkpoint ``base``, a version of
         ``model``.
 
-        The files go to ``run_id`` or to a run of their own, with ``metrics``. The same bytes on
-        the same base have the same space. Raises `ArtifactError` for pickles, a file that is
-        missing or wrong, and an ``embedding.json`` that names another backbone;
-        `RegistryInputError` for a name or an alias that callers could not write.
+        The files become a logged model of the run ``run_id`` or of one of its own, with
+        ``metrics``. The same bytes on the same base have the same space. Raises `ArtifactError`
+        for pickles, a file that is missing or wrong, and an ``embedding.json`` that names another
+        backbone; `RegistryInputError` for a name or an alias that callers could not write.
         """
         check_model_name(model)
         if alias:
             check_alias(alias)
-        artifact.check_folder(folder)
-        backbone = _backbone(base)
         with tempfile.TemporaryDirectory(prefix="vlm2vec-") as scratch:
-            staged = Path(scratch) / ARTIFACT_PATH
-            embedding = _stage(folder, staged, backbone)
-            digests = artifact.digests(staged)
-            digest = base_digest(base)
-            try:
-                space = space_of(digest, staged)
-            except ValueError as error:
-                raise ArtifactError(f"{folder}: {error}") from error
-            facts = {
-                SPACE: space, BASE: digest.hex(), DIGESTS: json.dumps(digests, sort_keys=True),
-                EMBEDDING: json.dumps(embedding, sort_keys=True), **(tags or {}),
-            }  # fmt: skip
-            with mlflow_errors():
-                run = run_id or self._run(model)
-                _describe(staged, run, backbone, space)
-                self.client.log_artifacts(run, str(staged), ARTIFACT_PATH)
-                for key, value in (metrics or {}).items():
-                    self.client.log_metric(run, key, value)
+            adapter = publishing.stage(folder, Path(scratch) / "adapter", base)
+            with contextlib.ExitStack() as stack:
                 if not run_id:
-                    self.client.set_terminated(run)
-                name = self._create(model, run, facts)
+                    origins = {"vlm2vec.model": model, SPACE: adapter.space}
+                    run_id = stack.enter_context(
+                        recorded_run(
+                            self.client, self.experiment(), f"publish {model}", origins,
+                            adapter.parameters,
+                        )
+                    )  # fmt: skip
+                logged = publishing.log_model(self.client, model, adapter, run_id, metrics or {})
+            name = publishing.register(self.client, model, adapter, run_id, logged, tags or {})
         if alias:
             self.set_alias(model, alias, name)
         return self.version(model, name)
@@ -150,6 +131,13 @@ class Registry:
         """Sets a tag of a version."""
         with mlflow_errors():
             self.client.set_model_version_tag(model, version, key, value)
+
+    def describe(self, version: PublishedVersion, part: str, text: str) -> None:
+        """Makes ``text``, in Markdown, the ``part`` of that name of a version's description."""
+        with mlflow_errors():
+            before = self.client.get_model_version(version.model, version.name).description or ""
+            after = card.with_part(before, part, text)
+            self.client.update_model_version(version.model, version.name, after)
 
     def set_alias(self, model: str, alias: str, version: str) -> None:
         """Points ``alias`` to ``version``."""
@@ -211,7 +199,7 @@ class Registry:
             known = self.client.get_experiment_by_name(name)
             if known:
                 return str(known.experiment_id)
-            return str(self.client.create_experiment(name, self.artifacts))
+            return str(self.client.create_experiment(name, self.artifacts, KIND))
 
     def _files(self, version: PublishedVersion) -> str:
         """Where the files of ``version`` are. Those of a version that MLflow copied are where those
@@ -221,26 +209,8 @@ class Registry:
             return version.uri
         return str(self.client.get_model_version_download_uri(version.model, version.name))
 
-    def _run(self, model: str) -> str:
-        run = self.client.create_run(self.experiment(), run_name=f"publish {model}")
-        return str(run.info.run_id)
-
-    def _create(self, model: str, run: str, tags: Mapping[str, str]) -> str:
-        from mlflow.exceptions import MlflowException
-
-        try:
-            self.client.create_registered_model(model)
-        except MlflowException as error:
-            if error.error_code != "RESOURCE_ALREADY_EXISTS":
-                raise
-        source = f"{self.client.get_run(run).info.artifact_uri}/{ARTIFACT_PATH}"
-        made = self.client.create_model_version(model, source, run_id=run, tags=dict(tags))
-        return str(made.version)
-
     def _list(self, model: str) -> list[Any]:
-        # Quotes cannot be escaped in MLflow's filters. A name with both kinds is looked for in all.
-        quote = next((mark for mark in "'\"" if mark not in model), "")
-        query = f"name = {quote}{model}{quote}" if quote else ""
+        query = quoted("name = ", model)
         found: list[Any] = []
         token = None
         while True:
@@ -251,6 +221,13 @@ class Registry:
                 return found
 
 
+def quoted(condition: str, text: str) -> str:
+    """A filter of MLflow's: ``condition`` and ``text`` in quotes. They cannot be escaped, so for a
+    text with both kinds it is empty, which finds all."""
+    quote = next((mark for mark in "'\"" if mark not in text), "")
+    return f"{condition}{quote}{text}{quote}" if quote else ""
+
+
 def _embedded(folder: Path) -> str:
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -259,39 +236,6 @@ def _embedded(folder: Path) -> str:
     for talker in ("mlflow.store.db.utils", "alembic"):
         logging.getLogger(talker).setLevel(logging.WARNING)
     return f"sqlite:///{folder / 'mlflow.db'}"
-
-
-def _backbone(base: Path) -> str:
-    try:
-        return str(json.loads((base / "config.json").read_text())["model_type"])
-    except (OSError, ValueError, KeyError) as error:
-        raise ArtifactError(f"{base}/config.json: {error!r}; is it a checkpoint folder?") from error
-
-
-def _stage(folder: Path, staged: Path, backbone: str) -> dict[str, Any]:
-    """Copies what a version holds, with a whole ``embedding.json``, and returns its values."""
-    try:
-        embedding = EmbeddingConfig.read(folder)
-    except ValueError as error:
-        raise ArtifactError(str(error)) from error
-    if embedding.backbone not in (None, backbone):
-        raise ArtifactError(f"{folder}: made for {embedding.backbone}, the base is {backbone}")
-    staged.mkdir()
-    for name in (artifact.CONFIG, artifact.WEIGHTS, "README.md"):
-        if (folder / name).is_file():
-            shutil.copyfile(folder / name, staged / name)
-    values: dict[str, Any] = {**json.loads(embedding.to_json()), "backbone": backbone}
-    complete = EmbeddingConfig.from_dict(values)
-    (staged / FILE_NAME).write_text(complete.to_json())
-    return values
-
-
-def _describe(staged: Path, run: str, backbone: str, space: str) -> None:
-    """Writes ``MLmodel``, by which MLflow's tools know a model."""
-    from mlflow.models import Model
-
-    flavor = {"backbone": backbone, "space": space, "format": "peft"}
-    Model(ARTIFACT_PATH, run_id=run, flavors={"vlm2vec": flavor}).save(str(staged / "MLmodel"))
 
 
 def _published(item: Any) -> PublishedVersion:

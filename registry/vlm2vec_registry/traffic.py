@@ -23,10 +23,10 @@ def promote(registry: Registry, model: str, name: str) -> str:
     return version
 
 
-def rollback(registry: Registry, model: str) -> tuple[str, str]:
-    """Makes the champion before the champion again; returns both names, the new one first.
+def champion_before(registry: Registry, model: str) -> tuple[str, str]:
+    """Finds the version that a rollback makes the champion, and the champion that there is.
 
-    A second rollback undoes the first. Raises `MissingError` where there was none.
+    Raises `MissingError` where there was none.
     """
     previous = registry.model_tags(model).get(PREVIOUS, "")
     current = registry.snapshot(model).aliases.get(CHAMPION, "")
@@ -34,7 +34,15 @@ def rollback(registry: Registry, model: str) -> tuple[str, str]:
         raise MissingError(
             f"model {model!r} had no champion before {current or 'now'}; promote one"
         )
-    version = registry.version(model, previous).name
+    return registry.version(model, previous).name, current
+
+
+def rollback(registry: Registry, model: str) -> tuple[str, str]:
+    """Makes the champion before the champion again; returns both names, the new one first.
+
+    A second rollback undoes the first. Raises as `champion_before`.
+    """
+    version, current = champion_before(registry, model)
     registry.set_alias(model, CHAMPION, version)
     registry.set_model_tag(model, PREVIOUS, current)
     return version, current

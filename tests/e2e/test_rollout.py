@@ -21,6 +21,7 @@ from tests.e2e.server import running_server, wait_until
 from vlm2vec.v1 import adapters_pb2
 from vlm2vec.v1 import embedding_pb2 as pb
 from vlm2vec_registry import traffic
+from vlm2vec_registry.snapshot import LOGGED_MODEL
 from vlm2vec_registry.store import Registry
 
 LOADED = adapters_pb2.ADAPTER_STATE_LOADED
@@ -138,7 +139,7 @@ def test_what_cannot_be_loaded_leaves_the_old_one(
         published = registry.publish(MODEL, folder, base=base)
         weights = folder / "adapter_model.safetensors"
         weights.write_bytes(change(weights.read_bytes()))
-        registry.client.log_artifact(published.run_id, str(weights), "adapter")
+        registry.client.log_model_artifact(published.tags[LOGGED_MODEL], str(weights))
         for key, value in changed.items():
             registry.tag(MODEL, published.name, key, value)
         return published.name

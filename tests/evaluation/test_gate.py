@@ -6,15 +6,18 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
 from tests.conftest import adapter_folder
 from tests.evaluation.small import write_suite
+from vlm2vec_cli.main import vlm2vec
 from vlm2vec_evaluation import Evaluation, EvaluationError, Scores
 from vlm2vec_evaluation.gate import Requirement, check, parse
 from vlm2vec_evaluation.metrics import DataSetScores
-from vlm2vec_evaluation.record import PREFIX, read, record
+from vlm2vec_evaluation.record import PREFIX, read, record, scores
 from vlm2vec_evaluation.suite import Suite, read_suite
 from vlm2vec_registry.errors import MissingError
+from vlm2vec_registry.snapshot import LOGGED_MODEL
 from vlm2vec_registry.store import Registry
 
 HIT1 = {"classes": 0.9, "questions": 0.8, "captions": 0.7, "crops": 0.6}
@@ -81,12 +84,38 @@ def test_scores_are_in_a_run_and_in_a_tag(
     assert run.data.metrics["ood/hit1"] == pytest.approx(0.7)
     assert run.data.metrics["vqa/mrr"] == 0.95
     assert run.data.tags["vlm2vec.version"] == version.name
+    assert run.data.tags["mlflow.user"]
+    assert run.inputs is not None
+    read_by_run = {item.dataset.name: item.dataset.digest for item in run.inputs.dataset_inputs}
+    assert read_by_run == made.data
     (path,) = [item.path for item in registry.client.list_artifacts(made.run_id)]
     local = registry.client.download_artifacts(made.run_id, path)
     whole = json.loads(Path(local).read_text())
     assert whole["vlm2vec.suite_digest"] == suite.digest
     assert whole["data_sets"]["crops"]["hit1"] == 0.6
     assert whole["data_sets"]["crops"]["queries"] == 100
+
+
+def test_scores_are_where_people_look(
+    registry: Registry, model: str, versions: list[str], suite: Suite
+) -> None:
+    for crops in (0.6, 0.5):
+        write(registry, model, versions[1], suite, crops=crops)
+    version = registry.version(model, versions[1])
+    assert version.tags[f"vlm2vec.hit1.{suite.name}"] == "0.7250"
+    assert scores(version) == {suite.name: pytest.approx(0.725)}
+    logged = registry.client.get_logged_model(version.tags[LOGGED_MODEL])
+    crops_of = [item for item in logged.metrics or [] if item.key == "crops/hit1"]
+    assert {(item.dataset_name, item.dataset_digest) for item in crops_of} == {("crops", "d" * 32)}
+    described = registry.client.get_model_version(model, version.name).description
+    assert described is not None
+    assert described.count("| overall |") == 1
+    assert "0.725 |" in described
+    assert "| Base |" in described
+    shown = CliRunner().invoke(vlm2vec, ["adapters", "--registry", registry.uri, "list", model])
+    assert f"{suite.name} 0.7250" in shown.output
+    registry.tag(model, version.name, PREFIX + "other", "[]")
+    assert set(scores(registry.version(model, version.name))) == {suite.name}
 
 
 def test_a_good_version_passes(

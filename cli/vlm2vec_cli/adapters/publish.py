@@ -12,6 +12,7 @@ from vlm2vec_cli.adapters.import_ import named_base, report
 from vlm2vec_cli.parse import FILE
 from vlm2vec_registry import artifact, hub
 from vlm2vec_registry.adapter_import import PICKLED, find_adapter, import_adapter, needs_import
+from vlm2vec_registry.names import check_alias
 from vlm2vec_service.errors import StartError
 from vlm2vec_service.folders import Source, here, source
 
@@ -50,6 +51,10 @@ def publish(
     (see vlm2vec adapters import) is, with no options, and standard error says what that did:
     adapter_model.bin, an adapter in a folder below, a preprocessor_config.json beside it.
     """
+    from vlm2vec_registry.history import recorded  # MLflow takes seconds to import
+
+    if alias:
+        check_alias(alias)
     given = here(folder, hub.ADAPTER)
     adapter = find_adapter(given)
     checkpoint = here(base, hub.BASE) if base else named_base(adapter)
@@ -61,11 +66,14 @@ def publish(
         if needs_import(given):
             given = _imported(given, Path(scratch) / "adapter", checkpoint)
         check_on_base(given, checkpoint)
-        published = open_registry(context).publish(
-            model, given, base=checkpoint, alias=alias, metrics=_numbers(metrics), run_id=run_id
+        registry = open_registry(context)
+        published = registry.publish(
+            model, given, base=checkpoint, metrics=_numbers(metrics), run_id=run_id
         )
     click.echo(f"{model} version {published.name}, space {published.space}")
     if alias:
+        with recorded(registry, model, f"alias {alias}", published.name):
+            registry.set_alias(model, alias, published.name)
         click.echo(f"{alias} is version {published.name} now")
 
 

@@ -1,4 +1,4 @@
-"""The commands ``vlm2vec adapters list``, ``show`` and ``diff``, which change nothing."""
+"""The commands ``vlm2vec adapters list``, ``show``, ``diff`` and ``history``: they change nothing."""
 
 import difflib
 import json
@@ -14,7 +14,8 @@ from vlm2vec_cli.adapters.group import VERSION, adapters, open_registry
 from vlm2vec_registry.strict import read_object
 
 if TYPE_CHECKING:
-    from vlm2vec_registry.snapshot import PublishedVersion
+    from vlm2vec_registry.history import Event
+    from vlm2vec_registry.snapshot import PublishedVersion, Snapshot
     from vlm2vec_registry.store import Registry
 
 MOST_BYTES = 1 << 40
@@ -24,20 +25,50 @@ MOST_BYTES = 1 << 40
 @click.argument("model", required=False)
 @click.pass_context
 def list_(context: click.Context, model: str | None) -> None:
-    """List the versions of MODEL, or of all models."""
+    """List the versions of MODEL, or of all models.
+
+    SCORES are the overall hit@1 of each suite that the version was evaluated on, as recorded.
+    """
+    from vlm2vec_evaluation.record import scores
+
     registry = open_registry(context)
-    rows: list[tuple[str, ...]] = [("MODEL", "VERSION", "CREATED", "SPACE", "ALIASES")]
+    rows: list[tuple[str, ...]] = [("MODEL", "VERSION", "CREATED", "SPACE", "SCORES", "ALIASES")]
     for name in [model] if model else registry.models():
         snapshot = registry.snapshot(name)
         for version in sorted(snapshot.versions.values(), key=lambda item: -item.created):
             aliases = [a for a, target in snapshot.aliases.items() if target == version.name]
             if "canary" in aliases:
                 aliases[aliases.index("canary")] = f"canary ({snapshot.canary_share:.1%})"
-            created = _day(version.created)
-            rows.append((name, version.name, created, version.space, ", ".join(sorted(aliases))))
+            found = ", ".join(f"{suite} {hit1:.4f}" for suite, hit1 in scores(version).items())
+            created, pointing = _day(version.created), ", ".join(sorted(aliases))
+            rows.append((name, version.name, created, version.space, found or "-", pointing))
         for version_name, reason in snapshot.broken.items():
-            rows.append((name, version_name, "", "-", reason))
+            rows.append((name, version_name, "", "-", "-", reason))
     _table(rows)
+
+
+@adapters.command()
+@click.argument("model")
+@click.pass_context
+def history(context: click.Context, model: str) -> None:
+    """Show who published versions of MODEL and changed its traffic, the newest first.
+
+    These are the changes that these commands made. What the MLflow UI and other clients change is
+    not among them, but for a champion that is not the last one named here: that is said.
+    """
+    from vlm2vec_registry.history import history as history_of
+
+    registry = open_registry(context)
+    events = history_of(registry, model)
+    rows: list[tuple[str, ...]] = [("WHEN", "WHO", "WHAT", "VERSION", "BEFORE", "NOTE")]
+    for event in events:
+        note = event.note if event.status == "FINISHED" else f"{event.status.lower()} {event.note}"
+        rows.append(
+            (_day(event.at), event.who, event.action, event.version, event.before, note.strip())
+        )
+    _table(rows)
+    if problem := _unknown_champion(registry.snapshot(model), events):
+        click.echo(problem, err=True)
 
 
 @adapters.command()
@@ -67,6 +98,15 @@ def diff(context: click.Context, model: str, a: str, b: str) -> None:
     for line in difflib.unified_diff(left, right, old, new, lineterm="", n=1):
         click.echo(line)
     sys.exit(0 if first.space == second.space else 1)
+
+
+def _unknown_champion(snapshot: "Snapshot", events: "list[Event]") -> str:
+    """Says that somebody else made the champion what it is; empty where one of ``events`` did."""
+    champion = snapshot.aliases.get("champion", "")
+    known = next((event.version for event in events if event.made_champion), "")
+    if champion == known:
+        return ""
+    return f"champion is {champion or 'nothing'} now, which none of these commands made it"
 
 
 def _facts(registry: "Registry", version: "PublishedVersion") -> dict[str, Any]:

@@ -51,16 +51,21 @@ def canary(
 
     Calls with the same routing key get the same version; without a key, a caller's address is it.
     """
+    from vlm2vec_registry.history import recorded
     from vlm2vec_registry.traffic import start_canary, stop_canary
 
     registry = open_registry(context)
+    before = registry.snapshot(model).aliases.get("canary", "")
     if off:
-        stop_canary(registry, model)
+        with recorded(registry, model, "canary --off", before=before):
+            stop_canary(registry, model)
         click.echo(f"{model}: no canary")
         return
     if version is None or share is None:
         raise click.UsageError("give --version and --share, or --off")
-    name = start_canary(registry, model, version, share)
+    name = registry.version(model, version).name
+    with recorded(registry, model, "canary", name, before, f"{share:.1%}"):
+        start_canary(registry, model, name, share)
     click.echo(f"{model}: version {name} gets {share:.1%}")
 
 
@@ -71,15 +76,20 @@ def canary(
 @click.pass_context
 def shadow(context: click.Context, model: str, version: str | None, off: bool) -> None:
     """Have a version compute what the champion answers, and compare the two in metrics."""
+    from vlm2vec_registry.history import recorded
+
     registry = open_registry(context)
+    before = registry.snapshot(model).aliases.get("shadow", "")
     if off:
-        registry.delete_alias(model, "shadow")
+        with recorded(registry, model, "shadow --off", before=before):
+            registry.delete_alias(model, "shadow")
         click.echo(f"{model}: no shadow")
         return
     if version is None:
         raise click.UsageError("give --version, or --off")
     name = registry.version(model, version).name
-    registry.set_alias(model, "shadow", name)
+    with recorded(registry, model, "shadow", name, before):
+        registry.set_alias(model, "shadow", name)
     click.echo(f"{model}: version {name} is the shadow")
 
 
@@ -111,18 +121,26 @@ def promote(
     """Make a version the champion of MODEL: it answers all calls that name no version.
 
     What the champion was is remembered for rollback. Exit status 3 means that a requirement is not
-    met; nothing was changed then.
+    met; the champion stays then. The verdict is noted as a tag of the version either way.
     """
     from vlm2vec_registry import traffic
+    from vlm2vec_registry.history import GATE, recorded
 
     registry = open_registry(context)
     candidate = registry.version(model, version)
-    if reasons := [*_unmet(registry, candidate, require), *_not_ready(candidate, ready)]:
+    before = registry.snapshot(model).aliases.get("champion", "")
+    reasons = [*_unmet(registry, candidate, require), *_not_ready(candidate, ready)]
+    verdict = _verdict([*require, *map(str, ready)], reasons)
+    with recorded(registry, model, "promote", candidate.name, before, verdict):
+        if verdict:
+            registry.tag(model, candidate.name, GATE, verdict)
+        if not reasons:
+            traffic.promote(registry, model, candidate.name)
+    if reasons:
         click.echo(f"{model} version {candidate.name} is not promoted:", err=True)
         for reason in reasons:
             click.echo(f"  {reason}", err=True)
         sys.exit(3)
-    traffic.promote(registry, model, candidate.name)
     click.echo(f"{model}: champion is version {candidate.name}, space {candidate.space}")
 
 
@@ -132,9 +150,22 @@ def promote(
 def rollback(context: click.Context, model: str) -> None:
     """Make the champion before the champion of MODEL again; a second rollback undoes the first."""
     from vlm2vec_registry import traffic
+    from vlm2vec_registry.history import recorded
 
-    version, before = traffic.rollback(open_registry(context), model)
+    registry = open_registry(context)
+    version, before = traffic.champion_before(registry, model)
+    with recorded(registry, model, "rollback", version, before):
+        traffic.rollback(registry, model)
     click.echo(f"{model}: champion is version {version} again, it was {before}")
+
+
+def _verdict(required: list[str], reasons: list[str]) -> str:
+    """What the history and the version say of a promotion that something was required for."""
+    from vlm2vec_registry.history import REFUSED
+
+    if not required:
+        return ""
+    return f"{REFUSED}: {'; '.join(reasons)}" if reasons else f"passed: {', '.join(required)}"
 
 
 def _unmet(

@@ -1,7 +1,6 @@
 """Sources of vectors: how an input is identified, and how a running service embeds it."""
 
 import hashlib
-import sys
 from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, TypeAlias, Unpack
 
@@ -34,7 +33,7 @@ def key_of(item: "InputLike") -> Key:
     from vlm2vec.inputs import to_proto
 
     try:
-        message = to_proto(item, None, sys.maxsize)
+        message = to_proto(item, None)
     except VLM2VecError as error:
         raise EvaluationError(str(error)) from error
     return hashlib.sha256(message.SerializeToString(deterministic=True)).digest()

@@ -32,6 +32,9 @@ class Twin:
     def embed(self, *args: Any, **options: Any) -> Any:
         return self._runner.run(self._client.embed(*args, **options))
 
+    def similarity(self, *args: Any, **options: Any) -> Any:
+        return self._runner.run(self._client.similarity(*args, **options))
+
     def rank(self, *args: Any, **options: Any) -> Any:
         return self._runner.run(self._client.rank(*args, **options))
 

@@ -53,6 +53,20 @@ def test_settings_that_contradict(connect: Connect) -> None:
         connect(tls="no such file")
 
 
+@pytest.mark.parametrize(
+    ("url", "write"),
+    [
+        ("http://search:8080", r"Client\('search:50051'\)"),
+        ("HTTPS://user@search.example.com/v1", r"Client\('search.example.com:50051', tls=True\)"),
+        ("grpc://[::1]:50051", r"Client\('\[::1\]:50051'\)"),
+        ("http://", r"Client\('localhost:50051'\)"),
+    ],
+)
+def test_a_url_is_told_what_to_write(connect: Connect, url: str, write: str) -> None:
+    with pytest.raises(ValueError, match=f"host:port, not a URL .* write {write}, with the port"):
+        connect(server=url)
+
+
 def test_socket_file(connect: Connect, tmp_path: Path) -> None:
     service = Service()
     server = start(service, address=f"unix:{tmp_path}/socket")

@@ -141,12 +141,6 @@ def test_missing_file(client: Any, tmp_path: Path) -> None:
         client.embed(tmp_path / "none.jpg")
 
 
-def test_what_is_no_input(client: Any) -> None:
-    with pytest.raises(TypeError, match="int is neither"):
-        client.embed([3])
-    with pytest.raises(TypeError, match=r"images\[0\] is int"):
-        client.embed(vlm2vec.Input(images=[3]))  # type: ignore[list-item]
-    with pytest.raises(TypeError, match=r"images=\[image\]"):
-        vlm2vec.Input(images="picture.jpg")
+def test_prompt_beside_text() -> None:
     with pytest.raises(ValueError, match="prompt is the whole text"):
         vlm2vec.Input(prompt="p", text="t")

@@ -54,7 +54,7 @@ def test_bad_arguments(client: Any) -> None:
         client.stream([], on_error="ignore").__next__()
     with pytest.raises(TypeError, match="id is int or str"):
         list(client.stream([(1.5, "a")]))
-    with pytest.raises(TypeError, match="int is neither"):
+    with pytest.raises(TypeError, match="the item 0 is int: an input is"):
         list(client.stream([3]))
 
 

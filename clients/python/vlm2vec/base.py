@@ -1,17 +1,20 @@
 """What the two clients share: their settings, and the parts of their calls that need no I/O."""
 
 import itertools
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
+from typing import cast
 
 import numpy as np
 
 from vlm2vec.endpoint import endpoint
-from vlm2vec.inputs import Input, InputLike
+from vlm2vec.fetch import Limits
+from vlm2vec.inputs import InputLike
 from vlm2vec.media import FilePath
 from vlm2vec.options import Options, Priority, call_options
 from vlm2vec.results import Embedding, OneSpace
 from vlm2vec.retry import Deadline, RetryPolicy
 from vlm2vec.stream_items import StreamRequests
+from vlm2vec.tables import Inputs, each, is_one
 from vlm2vec.unary_requests import MAX_INPUTS
 from vlm2vec.vectors import Array
 from vlm2vec.window import Window
@@ -34,6 +37,7 @@ class BaseClient:
         max_retries: int = 5,
         initial_backoff: float = 0.5,
         max_message_bytes: int = 64 << 20,
+        fetch_timeout: float = 30.0,
         keepalive: float = 60.0,
         user_agent: str = "",
     ) -> None:
@@ -52,12 +56,14 @@ class BaseClient:
                 may be twice as long.
             max_message_bytes: The largest message to send or receive; no more than the server's
                 limit.
+            fetch_timeout: Seconds in which a picture or video that is named by a URL has to be
+                fetched; it may have as many bytes as a message.
             keepalive: Seconds of silence after which a connection is probed. A server that allows
                 fewer probes ends the connection, which is then opened again.
             user_agent: A name of the caller, which is put before that of this client.
 
-        Raises ValueError for a certificate without TLS, and OSError for a PEM file that cannot be
-        read.
+        Raises ValueError for a certificate without TLS and for a URL, and OSError for a PEM file
+        that cannot be read.
         """
         self._endpoint = endpoint(
             server,
@@ -70,7 +76,7 @@ class BaseClient:
         )
         self._timeout = timeout
         self._retries = RetryPolicy(max_retries, initial_backoff)
-        self._max_message_bytes = max_message_bytes
+        self._limits = Limits(max_message_bytes, fetch_timeout)
         self._open()
 
     def _open(self) -> None:
@@ -98,7 +104,7 @@ class BaseClient:
         """Makes the state of a new stream, which is bulk work unless ``options`` say otherwise."""
         asked = call_options(**with_priority("bulk", options))
         return Window(
-            StreamRequests(asked, instruction, self._max_message_bytes),
+            StreamRequests(asked, instruction, self._limits),
             window,
             details=details,
             on_error=on_error,
@@ -112,11 +118,37 @@ def with_priority(default: Priority, options: Options) -> Options:
     return {**options, "priority": options.get("priority", default)}
 
 
-def as_list(inputs: InputLike | Iterable[InputLike]) -> tuple[list[InputLike], bool]:
+def as_list(inputs: InputLike | Inputs) -> tuple[list[InputLike], bool]:
     """Returns the inputs as a list, and whether the caller gave a single one."""
-    if isinstance(inputs, Input | str) or not isinstance(inputs, Iterable):
-        return [inputs], True
-    return list(inputs), False
+    if is_one(inputs):
+        return [cast(InputLike, inputs)], True
+    return list(each(inputs)), False
+
+
+def cosines(queries: Embedding | list[Embedding], candidates: Embedding | list[Embedding]) -> Array:
+    """Returns the cosine of each query to each candidate, float32; single ones have no axis.
+
+    Raises `SpaceChanged` if the two are not of one space.
+    """
+    left, right = (
+        [side] if isinstance(side, Embedding) else side for side in (queries, candidates)
+    )
+    space = OneSpace()
+    for embedding in (*left[:1], *right[:1]):
+        space.check(embedding)
+    shape = [len(side) for side in (queries, candidates) if isinstance(side, list)]
+    if not (left and right):
+        return np.empty(shape, np.float32)
+    scores: Array = _directions(left) @ _directions(right).T
+    return scores.reshape(shape)
+
+
+def _directions(found: list[Embedding]) -> Array:
+    """Returns the vectors with length 1, float32 ``(n, dim)``; one of zeros stays what it is."""
+    vectors = np.stack([embedding.vector for embedding in found])
+    norms: Array = np.linalg.norm(vectors, axis=1, keepdims=True)
+    norms[norms == 0] = 1
+    return vectors / norms
 
 
 def embedded(

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 
@@ -14,6 +15,9 @@ _SERVICE_CONFIG = json.dumps({"loadBalancingConfig": [{"round_robin": {}}]})
 # A server that restarts is back within seconds; gRPC itself would wait up to two minutes.
 _RECONNECT_MILLISECONDS = (200, 5_000)
 _KEEPALIVE_TIMEOUT_MILLISECONDS = 20_000
+_URL = re.compile(
+    r"(?P<scheme>https?|grpcs?)://(?:[^/@]*@)?(?P<host>\[[^]]*\]|[^/:]*)", re.IGNORECASE
+)
 
 
 @dataclass(frozen=True)
@@ -42,7 +46,8 @@ def endpoint(
 ) -> Endpoint:
     """Returns the `Endpoint` for the settings of a client, which `BaseClient` describes.
 
-    Raises ValueError if they contradict each other, and OSError for a file that cannot be read.
+    Raises ValueError if they contradict each other or the server is a URL, and OSError for a file
+    that cannot be read.
     """
     initial, longest = _RECONNECT_MILLISECONDS
     return Endpoint(
@@ -66,7 +71,17 @@ def endpoint(
 
 
 def _target(server: str) -> str:
-    """Returns a target that gRPC resolves by DNS, unless ``server`` names a resolver itself."""
+    """Returns a target that gRPC resolves by DNS, unless ``server`` names a resolver itself.
+
+    Raises ValueError for a URL: what is usually at hand is that of the HTTP port.
+    """
+    if url := _URL.match(server):
+        tls = ", tls=True" if url["scheme"].lower().endswith("s") else ""
+        host = url["host"] or "localhost"
+        raise ValueError(
+            f"server is host:port, not a URL like {server!r}: write Client('{host}:50051'{tls}), "
+            "with the port of gRPC, which is not that of HTTP (8080)"
+        )
     scheme = server.partition(":")[0]
     named = scheme in {"dns", "ipv4", "ipv6", "unix", "unix-abstract", "xds"}
     return server if named else f"dns:///{server}"

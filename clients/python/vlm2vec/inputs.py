@@ -1,16 +1,30 @@
 """Inputs, each of which becomes one vector, and the messages that carry them."""
 
+import math
 import os
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from pathlib import Path
-from typing import TypeAlias
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, TypeAlias, Union
 
 import numpy as np
+import numpy.typing as npt
 
+from vlm2vec.display import summary
 from vlm2vec.errors import InvalidInput
-from vlm2vec.media import ImageLike, VideoLike, image_bytes, video
+from vlm2vec.fetch import UNLIMITED, Limits
+from vlm2vec.media import ImageLike, VideoLike, image_bytes, is_pixels, video
 from vlm2vec.v1 import embedding_pb2 as pb
+
+if TYPE_CHECKING:
+    from PIL.Image import Image as PILImage
+
+_MEDIA_TEXT = re.compile(
+    r"\s*(?:data:(?:image|video)/[\w.+-]+[^,\s]*,|https?://[^\s?#]+\."
+    r"(?:jpe?g|png|webp|gif|bmp|tiff?|avif|hei[cf]|mp4|m4v|webm|mov|mkv|avi)(?:[?#]\S*)?\s*$)",
+    re.IGNORECASE,
+)
+"""How a string starts that is a data URI, or that is the URL of a picture or video alone."""
 
 
 @dataclass(frozen=True)
@@ -27,13 +41,17 @@ class Input:
     instruction: str | None = None
     """The task, such as "Represent the given image for classification"; None takes the call's."""
     images: Sequence[ImageLike] = ()
-    """Paths, encoded files (bytes), PIL images, or uint8 RGB arrays ``(height, width, 3)``."""
+    """Paths, URLs or data URIs, which are fetched here, encoded files (bytes), PIL images, or uint8
+    RGB arrays ``(height, width, 3)``."""
     video: VideoLike | None = None
-    """A path, an encoded file (bytes), or frames of one size, each as in ``images``."""
+    """A path, a URL, an encoded file (bytes), or frames of one size, each as in ``images``."""
     prompt: str | None = None
     """The whole prompt, with the model's own placeholders for the media: images, then video."""
 
     def __post_init__(self) -> None:
+        for name in ("text", "instruction", "prompt"):
+            if not isinstance(words := getattr(self, name), str | None):
+                raise TypeError(f"{name} is {type(words).__name__}, not str")
         if self.prompt is not None and (self.text is not None or self.instruction is not None):
             raise ValueError(
                 "a prompt is the whole text: give no text and no instruction beside it"
@@ -43,60 +61,131 @@ class Input:
         ):
             raise TypeError("images is a sequence: for one image write images=[image]")
 
-
-InputLike: TypeAlias = Input | str | Path
-"""An `Input`, or a string, which stands for a text, or a pathlib.Path, which is an image."""
-
-
-def as_input(item: InputLike) -> Input:
-    """Returns the `Input` that ``item`` stands for; raises TypeError for any other type."""
-    match item:
-        case Input():
-            return item
-        case str():
-            return Input(text=item)
-        case Path():
-            return Input(images=[item])
-    raise TypeError(f"{type(item).__name__} is neither Input, str nor pathlib.Path")
+    def __repr__(self) -> str:
+        return f"<Input {summary(self)}>"
 
 
-def to_proto(item: InputLike, instruction: str | None, max_bytes: int) -> pb.Input:
-    """Returns the message for ``item``; ``instruction`` is for one that has none and no prompt.
+InputLike: TypeAlias = Union[
+    Input, str, "os.PathLike[str]", "PILImage", npt.NDArray[np.uint8], Mapping[str, Any]
+]
+"""An `Input`; a string, which stands for a text; a pathlib.Path, a PIL image or an array, which is
+an image; or a row with the keys `KEYS`."""
+KEYS = ("id", "text", "instruction", "prompt", "image", "images", "video")
+"""The keys that a row may have. All but ``id`` and ``image``, which is one of ``images``, are
+fields of `Input`."""
+_TAKEN = (
+    "an input is a text (str), a picture (pathlib.Path, PIL image, uint8 array), a row (dict with "
+    f"any of {', '.join(KEYS)}) or vlm2vec.Input, which takes encoded files and URLs as well: "
+    "Input(images=[...]), Input(video=...)"
+)
 
-    Reads files and encodes pixels. Raises `InvalidInput` for a file that cannot be read, pixels of
-    a wrong shape, and a message above ``max_bytes``.
+
+def as_input(item: InputLike, name: str) -> Input:
+    """Returns the `Input` that ``item``, called ``name`` in errors, stands for.
+
+    Raises TypeError for what is no input. Raises `InvalidInput` for a string that is a data URI or
+    the URL of a picture and nothing else: it may be meant either way, and the words of somebody
+    else must not make this process fetch anything.
     """
-    source = as_input(item)
-    message = pb.Input(parts=_parts(source), prompt=source.prompt)
-    if source.prompt is None:
-        message.instruction = (
-            source.instruction if source.instruction is not None else instruction or ""
+    if isinstance(item, str):
+        if _MEDIA_TEXT.match(item):
+            raise InvalidInput(
+                f"{name}: a data URI or a URL would be embedded as text; write "
+                "Input(images=[...]) for what it shows, or Input(text=...) for its characters",
+                field=name,
+            )
+        return Input(text=item)
+    if hasattr(item, "as_py"):  # a scalar of pyarrow
+        return as_input(item.as_py(), name)
+    if isinstance(item, Input):
+        return item
+    if isinstance(item, Mapping):
+        return _from_row(item, name)
+    if isinstance(item, os.PathLike) or is_pixels(item):
+        return Input(images=[item])
+    raise TypeError(f"{name} is {type(item).__name__}: {_TAKEN}")
+
+
+def _from_row(row: Mapping[str, Any], name: str) -> Input:
+    """Returns the input that a row of a table describes; None and NaN count as absent."""
+    if unknown := [str(key) for key in row if key not in KEYS]:
+        raise TypeError(
+            f"{name} has the key {', '.join(unknown)}: a row has {', '.join(KEYS)}; leave others "
+            "out, as in frame[['id', 'text']]"
         )
-    if message.ByteSize() > max_bytes:
+    given = {key: value for key, value in row.items() if key != "id" and not _is_missing(value)}
+    if "image" in given:
+        if "images" in given:
+            raise ValueError(f"{name} has both image and images: give either")
+        given["images"] = [given.pop("image")]
+    if "images" in given and not isinstance(given["images"], str | bytes):
+        given["images"] = [_media(image) for image in given["images"]]
+    if "video" in given:
+        given["video"] = _media(given["video"])
+    return Input(**given)
+
+
+def _media(value: Any) -> Any:
+    """Returns what a cell holds; ``datasets`` has a file that it has not decoded as a dict."""
+    if isinstance(value, Mapping) and value.keys() == {"bytes", "path"}:
+        return value["path"] if value["bytes"] is None else value["bytes"]
+    return value
+
+
+def _is_missing(value: object) -> bool:
+    """Tells whether a cell is empty, in the ways that pandas has for that."""
+    is_nan = isinstance(value, float) and math.isnan(value)
+    return value is None or is_nan or type(value).__name__ in ("NAType", "NaTType")
+
+
+def to_proto(
+    item: InputLike,
+    instruction: str | None,
+    limits: Limits = UNLIMITED,
+    name: str = "the input",
+) -> pb.Input:
+    """Returns the message for ``item``, which is called ``name`` in errors.
+
+    ``instruction`` is for one that has none and no prompt. Reads files, fetches URLs and encodes
+    pixels. Raises TypeError for what is no input, and `InvalidInput` for a file that cannot be
+    read, pixels of a wrong shape, half a surrogate pair, and a message above the limit.
+    """
+    source = as_input(item, name)
+    if source.prompt is None and source.instruction is None:
+        source = replace(source, instruction=instruction or "")
+    try:
+        message = pb.Input(
+            parts=_parts(source, limits),
+            prompt=source.prompt,
+            instruction=source.instruction or "",
+        )
+    except UnicodeEncodeError as error:
+        raise InvalidInput("half a surrogate pair cannot be sent") from error
+    if message.ByteSize() > limits.message_bytes:
         raise InvalidInput(
-            f"an input of {message.ByteSize()} bytes is above the limit of {max_bytes} a message"
+            f"an input of {message.ByteSize()} bytes is above the limit of "
+            f"{limits.message_bytes} a message"
         )
     return message
 
 
 def has_media(item: object) -> bool:
-    """Tells whether files are read or pixels encoded to make the message of ``item``.
+    """Tells whether files may be read or pixels encoded to make the message of ``item``.
 
     ``item`` is an `InputLike`, or a pair of an id and one.
     """
-    match item:
-        case (_, value):
-            return has_media(value)
-        case Input():
-            return bool(item.images) or item.video is not None
-    return isinstance(item, os.PathLike)
+    if isinstance(item, tuple) and item:
+        return has_media(item[-1])
+    if isinstance(item, Input):
+        return bool(item.images) or item.video is not None
+    return not isinstance(item, str)
 
 
-def _parts(source: Input) -> Iterator[pb.Part]:
+def _parts(source: Input, limits: Limits) -> Iterator[pb.Part]:
     """Yields the parts of a message: the media first, as in the prompt."""
     for index, image in enumerate(source.images):
-        yield pb.Part(image=image_bytes(image, f"images[{index}]"))
+        yield pb.Part(image=image_bytes(image, f"images[{index}]", limits))
     if source.video is not None:
-        yield pb.Part(video=video(source.video, "video"))
+        yield pb.Part(video=video(source.video, "video", limits))
     if source.text is not None:
         yield pb.Part(text=source.text)

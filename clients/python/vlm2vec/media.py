@@ -3,13 +3,14 @@
 import io
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeAlias, Union
 
 import numpy as np
 import numpy.typing as npt
 
 from vlm2vec.errors import InvalidInput
+from vlm2vec.fetch import Limits, fetched, is_url
 from vlm2vec.v1 import embedding_pb2 as pb
 
 if TYPE_CHECKING:
@@ -18,9 +19,10 @@ if TYPE_CHECKING:
 FilePath: TypeAlias = Union[str, "os.PathLike[str]"]
 """The path of a file."""
 ImageLike: TypeAlias = Union[FilePath, bytes, "PILImage", npt.NDArray[np.uint8]]
-"""A path, an encoded file, a PIL image, or uint8 RGB pixels ``(height, width, 3)``."""
-VideoLike: TypeAlias = FilePath | bytes | Sequence[ImageLike]
-"""A path, an encoded file, or frames of one size, in order."""
+"""A path, a URL or data URI, an encoded file, a PIL image, or uint8 RGB pixels
+``(height, width, 3)``."""
+VideoLike: TypeAlias = FilePath | bytes | Sequence[ImageLike] | npt.NDArray[np.uint8]
+"""A path, a URL or data URI, an encoded file, or frames of one size, in order."""
 
 # What PNG and TIFF store as it is; the rest is converted to RGB, as the server would.
 _PNG_MODES = {"1", "L", "LA", "P", "RGB", "RGBA", "I;16"}
@@ -31,7 +33,16 @@ _ORIENTATION = 0x0112
 """EXIF's tag for how a picture is turned to be seen."""
 
 
-def image_bytes(image: ImageLike, field: str) -> bytes:
+def is_pixels(value: object) -> bool:
+    """Tells whether ``value`` is one picture: a PIL image, or an array that is no list of them."""
+    # An image of PIL exists only where PIL has been imported.
+    pil = sys.modules.get("PIL.Image")
+    if pil is not None and isinstance(value, pil.Image):
+        return True
+    return isinstance(value, np.ndarray) and value.ndim in (2, 3)
+
+
+def image_bytes(image: ImageLike, field: str, limits: Limits) -> bytes:
     """Returns the encoded image: files as they are, pixels as PNG, or as TIFF where PNG has not
     their range.
 
@@ -42,37 +53,48 @@ def image_bytes(image: ImageLike, field: str) -> bytes:
     uint8 RGB, TypeError for anything else, and ImportError for an array without Pillow.
     """
     if isinstance(image, bytes | str | os.PathLike):
-        return file_bytes(image, field)
+        return file_bytes(image, field, limits)
     if isinstance(image, np.ndarray):
         return _encoded(_from_array(image, field))
-    # An image of PIL exists only where PIL has been imported.
-    pil = sys.modules.get("PIL.Image")
-    if pil is not None and isinstance(image, pil.Image):
+    if is_pixels(image):
         return _encoded(image)
-    raise TypeError(f"{field} is {type(image).__name__}: neither path, bytes, PIL image nor array")
+    raise TypeError(
+        f"{field} is {type(image).__name__}, which is none of: the path or URL of a picture (str, "
+        "pathlib.Path), its encoded file (bytes), a PIL image, a uint8 array"
+    )
 
 
-def video(source: VideoLike, field: str) -> pb.Video:
+def video(source: VideoLike, field: str, limits: Limits) -> pb.Video:
     """Returns the message for a video; raises what `image_bytes` raises."""
     if isinstance(source, bytes | str | os.PathLike):
-        return pb.Video(file=file_bytes(source, field))
-    frames = [image_bytes(frame, f"{field}[{index}]") for index, frame in enumerate(source)]
+        return pb.Video(file=file_bytes(source, field, limits))
+    if isinstance(source, Mapping) or is_pixels(source) or not isinstance(source, Iterable):
+        raise TypeError(
+            f"{field} is {type(source).__name__}, which is none of: the path or URL of a video "
+            "(str, pathlib.Path), its encoded file (bytes), a list of pictures, its frames"
+        )
+    frames = [image_bytes(frame, f"{field}[{index}]", limits) for index, frame in enumerate(source)]
     return pb.Video(frames=pb.Frames(images=frames))
 
 
-def file_bytes(source: FilePath | bytes, field: str) -> bytes:
-    """Returns what a file holds, or bytes as they are.
+def file_bytes(source: FilePath | bytes, field: str, limits: Limits) -> bytes:
+    """Returns what a file holds or a URL points to, or bytes as they are.
 
     Raises `InvalidInput`, naming ``field``, where the file cannot be read.
     """
     if isinstance(source, bytes):
         return source
+    if isinstance(source, str) and is_url(source):
+        return fetched(source, field, limits)
+    path = os.fspath(source)
     try:
-        with open(source, "rb") as file:
+        with open(path, "rb") as file:
             return file.read()
-    except OSError as error:
-        reason = error.strerror or str(error)
-        message = f"{field}: cannot read {os.fspath(source)!r}: {reason}"
+    except (OSError, ValueError) as error:  # ValueError is a path with a NUL
+        reason = getattr(error, "strerror", None) or str(error)
+        message = f"{field}: cannot read {path!r}: {reason}"
+        if path.startswith(("http:/", "https:/")):
+            message += "; a URL is a str, not a pathlib.Path: Input(images=['https://...'])"
         raise InvalidInput(message, field=field) from error
 
 

@@ -30,7 +30,8 @@ class Options(TypedDict, total=False):
     """
 
     model: str
-    """The model's name; needed where the server has more than one."""
+    """The model's name; needed where the server has more than one. ``NAME@WHICH`` also says which
+    version: WHICH is an alias, a version or a space, in this order."""
     alias: str | None
     """A movable name for a version, such as "canary"; the default is "champion"."""
     version: str | None
@@ -67,17 +68,23 @@ def call_options(
 ) -> pb.CallOptions:
     """Returns the message for `Options`.
 
-    Raises ValueError for more than one of ``alias``, ``version`` and ``space``, for a priority or
-    dtype that is unknown, and for a negative number of tokens.
+    Raises TypeError for a name that is no string. Raises ValueError for more than one of ``alias``,
+    ``version`` and ``space``, for a priority or dtype that is unknown, and for negative numbers.
     """
-    if sum(selector is not None for selector in (alias, version, space)) > 1:
-        raise ValueError("give at most one of alias, version and space")
+    selectors = {"alias": alias, "version": version, "space": space}
+    for name, value in {"model": model, "routing_key": routing_key, **selectors}.items():
+        if not isinstance(value, str) and (value is not None or name not in selectors):
+            raise TypeError(f"{name} is {type(value).__name__}, not str: write {name}='{value}'")
+    if sum(value is not None for value in selectors.values()) + ("@" in model) > 1:
+        raise ValueError("give at most one of alias, version and space, or a model NAME@WHICH")
     if priority not in PRIORITIES:
         raise ValueError(f"priority is {priority!r}, not one of {', '.join(PRIORITIES)}")
     if dtype not in DTYPES:
         raise ValueError(f"dtype is {dtype!r}, not one of {', '.join(DTYPES)}")
-    if truncate < 0:
-        raise ValueError(f"truncate is {truncate}, neither True nor a number of tokens")
+    if not isinstance(truncate, int) or truncate < 0:
+        raise ValueError(f"truncate is {truncate!r}, neither True nor a number of tokens")
+    if not isinstance(dimensions, int) or dimensions < 0:
+        raise ValueError(f"dimensions is {dimensions!r}, not a whole number from 0")
     reference = pb.ModelRef(name=model)
     if alias is not None:
         reference.alias = alias

@@ -1,6 +1,5 @@
-"""A progress bar on standard error, which counts results."""
+"""A progress bar, in a notebook or on standard error, which counts results."""
 
-import operator
 import sys
 from contextlib import AbstractContextManager, nullcontext
 from typing import Protocol
@@ -18,18 +17,18 @@ class _NoBar:
         """Does nothing."""
 
 
-def bar(enabled: bool, items: object) -> AbstractContextManager[Bar]:
-    """Returns a bar on standard error, or one that shows nothing if it is not ``enabled``.
+def bar(enabled: bool, total: int | None) -> AbstractContextManager[Bar]:
+    """Returns a bar, or one that shows nothing if it is not ``enabled``.
 
-    The bar has an end where ``items`` knows its length. Raises ImportError without tqdm.
+    The bar ends at ``total``, if that is known. Raises ImportError without tqdm.
     """
     if not enabled:
         return nullcontext(_NoBar())
     try:
-        from tqdm import tqdm
+        from tqdm.auto import tqdm
     except ImportError as error:
         raise ImportError("progress needs tqdm: pip install 'vlm2vec-client[extras]'") from error
-    return tqdm(total=operator.length_hint(items) or None, unit="input")
+    return tqdm(total=total, unit="input")
 
 
 def wanted(asked: bool | None) -> bool:

@@ -1,9 +1,11 @@
 """The objects that calls return, and how they are read from messages."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
+from vlm2vec.display import ranking_html, summary
 from vlm2vec.errors import SpaceChanged
+from vlm2vec.inputs import InputLike
 from vlm2vec.v1 import embedding_pb2 as pb
 from vlm2vec.vectors import Array, to_array
 
@@ -39,6 +41,12 @@ class Embedding:
     timings: Timings
     """The time that the input spent in each stage on the server."""
 
+    def __repr__(self) -> str:
+        return (
+            f"Embedding(vector=<float32 {self.vector.shape}>, model={self.model!r}, "
+            f"version={self.version!r}, space={self.space!r}, tokens={self.tokens})"
+        )
+
 
 @dataclass(frozen=True)
 class Ranked:
@@ -50,11 +58,20 @@ class Ranked:
     """Cosine of its vector to the query's, -1 to 1."""
     truncated: bool
     """Whether the end of its text was left out."""
+    candidate: InputLike = field(compare=False)
+    """The candidate itself, as it was given."""
+
+    def __repr__(self) -> str:
+        what = summary(self.candidate)
+        return f"Ranked(index={self.index}, score={self.score:.4f}, candidate=<{what}>)"
 
 
 @dataclass(frozen=True)
 class Ranking:
-    """Candidates in the order in which they match a query, and who says so."""
+    """Candidates in the order in which they match a query, and who says so.
+
+    It shows itself as a table in a notebook, with the pictures.
+    """
 
     candidates: tuple[Ranked, ...]
     """The candidates, the best first; of equal scores, the one that was given earlier."""
@@ -66,6 +83,15 @@ class Ranking:
     """The vector space of that version."""
     query_truncated: bool
     """Whether the end of the query's text was left out."""
+
+    def __repr__(self) -> str:
+        return (
+            f"Ranking({len(self.candidates)} candidates, best={self.candidates[0]}, "
+            f"model={self.model!r}, version={self.version!r}, space={self.space!r})"
+        )
+
+    def _repr_html_(self) -> str:
+        return ranking_html(self)
 
 
 @dataclass(frozen=True)

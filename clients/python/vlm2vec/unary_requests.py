@@ -3,8 +3,10 @@
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 
 from vlm2vec.errors import Internal, InvalidInput, VLM2VecError
+from vlm2vec.fetch import Limits
 from vlm2vec.inputs import InputLike, to_proto
 from vlm2vec.results import OneSpace, Ranked, Ranking
 from vlm2vec.v1 import embedding_pb2 as pb
@@ -19,14 +21,13 @@ def embed_requests(
     inputs: Iterable[InputLike],
     instruction: str | None,
     options: pb.CallOptions,
-    max_bytes: int,
+    limits: Limits,
 ) -> Iterator[pb.EmbedRequest]:
-    """Yields requests of at most ``max_bytes`` that hold ``inputs``, in order.
+    """Yields requests within ``limits`` that hold ``inputs``, in order.
 
     Raises `InvalidInput`, with the index as its id, for an input that cannot be sent.
     """
-    room = _room(max_bytes, options)
-    for group in _groups(inputs, instruction, room):
+    for group in _groups(inputs, instruction, _room(limits, options), "inputs"):
         yield pb.EmbedRequest(options=options, inputs=group)
 
 
@@ -37,16 +38,19 @@ def rank_requests(
     candidate_instruction: str | None,
     top_k: int,
     options: pb.CallOptions,
-    max_bytes: int,
+    limits: Limits,
 ) -> Iterator[pb.RankRequest]:
-    """Yields requests of at most ``max_bytes`` that hold ``candidates``, in order, and the query.
+    """Yields requests within ``limits`` that hold ``candidates``, in order, and the query.
 
     Raises `InvalidInput` for a query or a candidate that cannot be sent; of a candidate, with the
-    index as its id.
+    index as its id. Raises ValueError for a ``top_k`` below 0.
     """
-    room = _room(max_bytes, options)
-    asked = to_proto(query, instruction, room)
-    for group in _groups(candidates, candidate_instruction, room - asked.ByteSize() - _OVERHEAD):
+    if not isinstance(top_k, int) or top_k < 0:
+        raise ValueError(f"top_k is {top_k!r}, not a whole number from 0")
+    room = _room(limits, options)
+    asked = to_proto(query, instruction, room, "query")
+    room = _less(room, asked.ByteSize() + _OVERHEAD)
+    for group in _groups(candidates, candidate_instruction, room, "candidates"):
         yield pb.RankRequest(options=options, query=asked, candidates=group, top_k=top_k)
 
 
@@ -62,9 +66,10 @@ def embeddings_of(request: pb.EmbedRequest, response: pb.EmbedResponse) -> Seque
 class MergedRanking:
     """Merges the orders that several requests came back in into one."""
 
-    def __init__(self) -> None:
+    def __init__(self, candidates: Sequence[InputLike]) -> None:
         self.count = 0
         """How many candidates have been ranked so far."""
+        self._candidates = candidates
         self._space = OneSpace()
         self._ranked: list[Ranked] = []
         self._last = pb.RankResponse()
@@ -73,7 +78,8 @@ class MergedRanking:
         """Adds the answer to the next request; raises `SpaceChanged` if its space is another."""
         self._space.check(response)
         self._ranked += [
-            Ranked(self.count + r.index, r.score, r.truncated) for r in response.candidates
+            Ranked(index := self.count + r.index, r.score, r.truncated, self._candidates[index])
+            for r in response.candidates
         ]
         self.count += len(request.candidates)
         self._last = response
@@ -116,24 +122,32 @@ def counted_from(first: int) -> Iterator[None]:
 _INDEXED = re.compile(r"(?P<list>inputs|candidates)\[(?P<index>\d+)\](?P<rest>.*)")
 
 
-def _room(max_bytes: int, options: pb.CallOptions) -> int:
-    return max_bytes - options.ByteSize() - 2 * _OVERHEAD
+def _room(limits: Limits, options: pb.CallOptions) -> Limits:
+    return _less(limits, options.ByteSize() + 2 * _OVERHEAD)
+
+
+def _less(limits: Limits, taken: int) -> Limits:
+    return replace(limits, message_bytes=limits.message_bytes - taken)
 
 
 def _groups(
-    inputs: Iterable[InputLike], instruction: str | None, max_bytes: int
+    inputs: Iterable[InputLike], instruction: str | None, limits: Limits, field: str
 ) -> Iterator[list[pb.Input]]:
-    """Yields the messages of ``inputs``, each time as many as one request may hold."""
+    """Yields the messages of ``inputs``, each time as many as one request may hold.
+
+    ``field`` is what errors call the list of them.
+    """
     group: list[pb.Input] = []
     size = 0
+    limit_of_one = _less(limits, _OVERHEAD)
     for index, item in enumerate(inputs):
         try:
-            message = to_proto(item, instruction, max_bytes - _OVERHEAD)
+            message = to_proto(item, instruction, limit_of_one, f"{field}[{index}]")
         except InvalidInput as error:
             error.id = index
             raise
         added = message.ByteSize() + _OVERHEAD
-        if group and (len(group) == MAX_INPUTS or size + added > max_bytes):
+        if group and (len(group) == MAX_INPUTS or size + added > limits.message_bytes):
             yield group
             group, size = [], 0
         group.append(message)

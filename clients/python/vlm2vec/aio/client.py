@@ -1,16 +1,18 @@
 """The client for asyncio."""
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from types import TracebackType
-from typing import Literal, Self, TypeVar, Unpack, overload
+from typing import Any, Literal, Self, TypeVar, Unpack, overload
 
 from vlm2vec import results, unary_requests
 from vlm2vec.aio.streaming_client import StreamingClient
-from vlm2vec.base import STREAM_ABOVE, as_list, embedded, with_priority
+from vlm2vec.base import STREAM_ABOVE, as_list, cosines, embedded, with_priority
 from vlm2vec.inputs import InputLike
 from vlm2vec.options import Options, call_options
+from vlm2vec.progress import bar
 from vlm2vec.results import Embedding, Model, Ranking
+from vlm2vec.tables import Inputs, each
 from vlm2vec.vectors import Array
 
 T = TypeVar("T")
@@ -42,10 +44,11 @@ class AsyncClient(StreamingClient):
     @overload
     async def embed(
         self,
-        inputs: InputLike | Iterable[InputLike],
+        inputs: InputLike | Inputs,
         *,
         instruction: str | None = ...,
         details: Literal[False] = ...,
+        progress: bool = ...,
         timeout: float | None = ...,
         **options: Unpack[Options],
     ) -> Array: ...
@@ -56,25 +59,28 @@ class AsyncClient(StreamingClient):
         *,
         instruction: str | None = ...,
         details: Literal[True],
+        progress: bool = ...,
         timeout: float | None = ...,
         **options: Unpack[Options],
     ) -> Embedding: ...
     @overload
     async def embed(
         self,
-        inputs: Iterable[InputLike],
+        inputs: Inputs,
         *,
         instruction: str | None = ...,
         details: Literal[True],
+        progress: bool = ...,
         timeout: float | None = ...,
         **options: Unpack[Options],
     ) -> list[Embedding]: ...
     async def embed(
         self,
-        inputs: InputLike | Iterable[InputLike],
+        inputs: InputLike | Inputs,
         *,
         instruction: str | None = None,
         details: bool = False,
+        progress: bool = False,
         timeout: float | None = None,
         **options: Unpack[Options],
     ) -> Array | Embedding | list[Embedding]:
@@ -83,49 +89,77 @@ class AsyncClient(StreamingClient):
         if len(items) > STREAM_ABOVE:
             asked = with_priority("interactive", options)
             stream = self.stream(
-                enumerate(items), instruction=instruction, details=True, timeout=timeout, **asked
+                list(enumerate(items)),
+                instruction=instruction,
+                details=True,
+                progress=progress,
+                timeout=timeout,
+                **asked,
             )
             by_id = {id: item async for id, item in stream}
             return embedded([by_id[index] for index in range(len(items))], single, details)
         deadlines = self._deadlines(timeout)
         found: list[Embedding] = []
-        async for request in _in_thread(
-            unary_requests.embed_requests(
-                items, instruction, call_options(**options), self._max_message_bytes
-            )
-        ):
-            with unary_requests.counted_from(len(found)):
-                response = await self._transport.embed(request, next(deadlines))
-            found += map(results.embedding, unary_requests.embeddings_of(request, response))
+        requests = unary_requests.embed_requests(
+            items, instruction, call_options(**options), self._limits
+        )
+        with bar(progress, len(items)) as shown:
+            async for request in _in_thread(requests):
+                with unary_requests.counted_from(len(found)):
+                    response = await self._transport.embed(request, next(deadlines))
+                found += map(results.embedding, unary_requests.embeddings_of(request, response))
+                shown.update(len(request.inputs))
         return embedded(found, single, details)
+
+    async def similarity(
+        self,
+        queries: InputLike | Inputs,
+        candidates: InputLike | Inputs,
+        *,
+        instruction: str | None = None,
+        candidate_instruction: str | None = None,
+        progress: bool = False,
+        timeout: float | None = None,
+        **options: Unpack[Options],
+    ) -> Array:
+        """Does what `Client.similarity` does; reads files and encodes pixels in a thread."""
+        asked: Any = {"progress": progress, "timeout": timeout, **options}
+        found = await self.embed(queries, instruction=instruction, details=True, **asked)
+        others = await self.embed(
+            candidates, instruction=candidate_instruction, details=True, **asked
+        )
+        return cosines(found, others)
 
     async def rank(
         self,
         query: InputLike,
-        candidates: Iterable[InputLike],
+        candidates: Inputs,
         *,
         top_k: int = 0,
         instruction: str | None = None,
         candidate_instruction: str | None = None,
+        progress: bool = False,
         timeout: float | None = None,
         **options: Unpack[Options],
     ) -> Ranking:
         """Does what `Client.rank` does; reads files and encodes pixels in a thread."""
+        items = list(each(candidates))
         deadlines = self._deadlines(timeout)
-        merged = unary_requests.MergedRanking()
-        async for request in _in_thread(
-            unary_requests.rank_requests(
-                query,
-                candidates,
-                instruction,
-                candidate_instruction,
-                top_k,
-                call_options(**options),
-                self._max_message_bytes,
-            )
-        ):
-            with unary_requests.counted_from(merged.count):
-                merged.add(request, await self._transport.rank(request, next(deadlines)))
+        merged = unary_requests.MergedRanking(items)
+        requests = unary_requests.rank_requests(
+            query,
+            items,
+            instruction,
+            candidate_instruction,
+            top_k,
+            call_options(**options),
+            self._limits,
+        )
+        with bar(progress, len(items)) as shown:
+            async for request in _in_thread(requests):
+                with unary_requests.counted_from(merged.count):
+                    merged.add(request, await self._transport.rank(request, next(deadlines)))
+                shown.update(len(request.candidates))
         return merged.ranking(top_k)
 
     async def models(self, *, timeout: float | None = None) -> list[Model]:

@@ -1,7 +1,7 @@
 """The loop behind a stream: it drives a `Window` with tasks of the running event loop."""
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable, Iterable
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable
 
 from vlm2vec.aio.stream_call import Event, Events, StreamCall
 from vlm2vec.errors import VLM2VecError
@@ -9,11 +9,12 @@ from vlm2vec.inputs import has_media
 from vlm2vec.progress import bar
 from vlm2vec.retry import Deadline
 from vlm2vec.stream_items import Id, Item
+from vlm2vec.tables import Items, each, length
 from vlm2vec.window import ItemResult, Window
 
 
 async def drive(
-    items: Iterable[Item] | AsyncIterable[Item],
+    items: Items | AsyncIterable[Item],
     window: Window,
     open_call: Callable[[Deadline, Events], StreamCall],
     progress: bool,
@@ -29,7 +30,7 @@ async def drive(
     feeder = asyncio.create_task(_feed(items, window, room, events))
     feeder.add_done_callback(lambda _: events.put_nowait(None))
     try:
-        with bar(progress, items) as shown:
+        with bar(progress, length(items)) as shown:
             while True:
                 call = call or open_call(window.deadline, events)
                 call.send(window.outgoing())
@@ -59,7 +60,7 @@ async def drive(
 
 
 async def _feed(
-    items: Iterable[Item] | AsyncIterable[Item],
+    items: Items | AsyncIterable[Item],
     window: Window,
     room: asyncio.Event,
     events: Events,
@@ -80,8 +81,8 @@ async def _feed(
         events.put_nowait(None)
 
 
-async def _each(items: Iterable[Item]) -> AsyncIterator[Item]:
-    for item in items:
+async def _each(items: Items) -> AsyncIterator[Item]:
+    for item in each(items):
         yield item
 
 

@@ -1,6 +1,6 @@
 """The part of the asyncio client that streams: `AsyncClient` adds the unary calls to it."""
 
-from collections.abc import AsyncGenerator, AsyncIterable, Iterable
+from collections.abc import AsyncGenerator, AsyncIterable
 from typing import Any, Literal, Unpack, overload
 
 from vlm2vec.aio.driver import drive
@@ -10,6 +10,7 @@ from vlm2vec.errors import VLM2VecError
 from vlm2vec.options import Options
 from vlm2vec.results import Embedding
 from vlm2vec.stream_items import Id, Item
+from vlm2vec.tables import Items
 from vlm2vec.vectors import Array
 
 
@@ -27,7 +28,7 @@ class StreamingClient(BaseClient):
     @overload
     def stream(
         self,
-        items: Iterable[Item] | AsyncIterable[Item],
+        items: Items | AsyncIterable[Item],
         *,
         window: int = ...,
         instruction: str | None = ...,
@@ -40,7 +41,7 @@ class StreamingClient(BaseClient):
     @overload
     def stream(
         self,
-        items: Iterable[Item] | AsyncIterable[Item],
+        items: Items | AsyncIterable[Item],
         *,
         window: int = ...,
         instruction: str | None = ...,
@@ -53,7 +54,7 @@ class StreamingClient(BaseClient):
     @overload
     def stream(
         self,
-        items: Iterable[Item] | AsyncIterable[Item],
+        items: Items | AsyncIterable[Item],
         *,
         window: int = ...,
         instruction: str | None = ...,
@@ -66,7 +67,7 @@ class StreamingClient(BaseClient):
     @overload
     def stream(
         self,
-        items: Iterable[Item] | AsyncIterable[Item],
+        items: Items | AsyncIterable[Item],
         *,
         window: int = ...,
         instruction: str | None = ...,
@@ -78,7 +79,7 @@ class StreamingClient(BaseClient):
     ) -> AsyncGenerator[tuple[Id, Embedding | VLM2VecError], None]: ...
     def stream(
         self,
-        items: Iterable[Item] | AsyncIterable[Item],
+        items: Items | AsyncIterable[Item],
         *,
         window: int = 256,
         instruction: str | None = None,

@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from vlm2vec.errors import InvalidInput
+from vlm2vec.inputs import KEYS
 from vlm2vec.reembed.arrow import pa, pq
-from vlm2vec.reembed.rows import KEYS, IdType, id_type_of, unknown_keys
+from vlm2vec.reembed.rows import IdType, id_type_of, unknown_keys
 
 BATCH_ROWS = 64
 """How many rows of a parquet file are decoded at a time."""

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
 from vlm2vec.errors import InvalidInput
-from vlm2vec.inputs import Input
+from vlm2vec.inputs import KEYS, Input
 from vlm2vec.media import ImageLike, VideoLike
 from vlm2vec.stream_items import Id
 
@@ -13,8 +13,6 @@ IdType: TypeAlias = Literal["int64", "string"]
 """The type of the ids of a corpus: integers of 64 bits, or strings that are not empty."""
 TEXTS = ("text", "instruction", "prompt")
 """The keys whose values are strings."""
-KEYS = ("id", *TEXTS, "image", "images", "video")
-"""The keys that a row may have; only ``id`` has to be there."""
 PRESENT_VECTOR = "vector"
 """A further key, which is left alone: the vectors that are to be replaced."""
 

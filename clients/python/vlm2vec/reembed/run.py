@@ -57,7 +57,7 @@ def run(settings: Settings) -> Result:
 
 def _embed(settings: Settings, corpus: Corpus, job: Job, places: Layout, resuming: bool) -> int:
     """Embeds the parts that are not there yet; returns the number of failed rows in all."""
-    with bar(settings.progress, range(corpus.rows)) as shown:
+    with bar(settings.progress, corpus.rows) as shown:
         failed: dict[int, int] = {}
         for part in corpus.parts if resuming else ():
             found = check_part(job, part)

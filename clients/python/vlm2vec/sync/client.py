@@ -1,15 +1,16 @@
 """The client that blocks."""
 
-from collections.abc import Iterable
 from types import TracebackType
-from typing import Literal, Self, Unpack, overload
+from typing import Any, Literal, Self, Unpack, overload
 
 from vlm2vec import results, unary_requests
-from vlm2vec.base import STREAM_ABOVE, as_list, embedded, with_priority
+from vlm2vec.base import STREAM_ABOVE, as_list, cosines, embedded, with_priority
 from vlm2vec.inputs import InputLike
 from vlm2vec.options import Options, call_options
+from vlm2vec.progress import bar
 from vlm2vec.results import Embedding, Model, Ranking
 from vlm2vec.sync.streaming_client import StreamingClient
+from vlm2vec.tables import Inputs, each
 from vlm2vec.vectors import Array
 
 
@@ -38,10 +39,11 @@ class Client(StreamingClient):
     @overload
     def embed(
         self,
-        inputs: InputLike | Iterable[InputLike],
+        inputs: InputLike | Inputs,
         *,
         instruction: str | None = ...,
         details: Literal[False] = ...,
+        progress: bool = ...,
         timeout: float | None = ...,
         **options: Unpack[Options],
     ) -> Array: ...
@@ -52,25 +54,28 @@ class Client(StreamingClient):
         *,
         instruction: str | None = ...,
         details: Literal[True],
+        progress: bool = ...,
         timeout: float | None = ...,
         **options: Unpack[Options],
     ) -> Embedding: ...
     @overload
     def embed(
         self,
-        inputs: Iterable[InputLike],
+        inputs: Inputs,
         *,
         instruction: str | None = ...,
         details: Literal[True],
+        progress: bool = ...,
         timeout: float | None = ...,
         **options: Unpack[Options],
     ) -> list[Embedding]: ...
     def embed(
         self,
-        inputs: InputLike | Iterable[InputLike],
+        inputs: InputLike | Inputs,
         *,
         instruction: str | None = None,
         details: bool = False,
+        progress: bool = False,
         timeout: float | None = None,
         **options: Unpack[Options],
     ) -> Array | Embedding | list[Embedding]:
@@ -80,9 +85,13 @@ class Client(StreamingClient):
         more than 256 inputs are sent in a stream.
 
         Args:
-            inputs: One input, or any number: `Input`, text, or the pathlib.Path of an image.
+            inputs: One input, or any number. An input is text (str), a picture (pathlib.Path, PIL
+                image, uint8 array), a row (dict) with any of the keys text, instruction, prompt,
+                image, images and video, or an `Input`. Any number are a list, a generator, or a
+                table of pandas, polars, pyarrow or ``datasets`` with these keys as columns.
             instruction: The task, for inputs that have none of their own and no prompt.
             details: Whether to return `Embedding` objects, with version, space, tokens and timings.
+            progress: Whether to show a bar; needs tqdm.
             timeout: Seconds for the whole call. Without it, each request has the client's
                 timeout, and a stream has none.
             **options: The options that `Options` describes.
@@ -99,28 +108,73 @@ class Client(StreamingClient):
         if len(items) > STREAM_ABOVE:
             asked = with_priority("interactive", options)
             stream = self.stream(
-                enumerate(items), instruction=instruction, details=True, timeout=timeout, **asked
+                list(enumerate(items)),
+                instruction=instruction,
+                details=True,
+                progress=progress,
+                timeout=timeout,
+                **asked,
             )
             by_id = dict(stream)
             return embedded([by_id[index] for index in range(len(items))], single, details)
         deadlines = self._deadlines(timeout)
         found: list[Embedding] = []
-        for request in unary_requests.embed_requests(
-            items, instruction, call_options(**options), self._max_message_bytes
-        ):
-            with unary_requests.counted_from(len(found)):
-                response = self._transport.embed(request, next(deadlines))
-            found += map(results.embedding, unary_requests.embeddings_of(request, response))
+        requests = unary_requests.embed_requests(
+            items, instruction, call_options(**options), self._limits
+        )
+        with bar(progress, len(items)) as shown:
+            for request in requests:
+                with unary_requests.counted_from(len(found)):
+                    response = self._transport.embed(request, next(deadlines))
+                found += map(results.embedding, unary_requests.embeddings_of(request, response))
+                shown.update(len(request.inputs))
         return embedded(found, single, details)
+
+    def similarity(
+        self,
+        queries: InputLike | Inputs,
+        candidates: InputLike | Inputs,
+        *,
+        instruction: str | None = None,
+        candidate_instruction: str | None = None,
+        progress: bool = False,
+        timeout: float | None = None,
+        **options: Unpack[Options],
+    ) -> Array:
+        """Compares each of the queries with each of the candidates.
+
+        Args:
+            queries: One input, or any number.
+            candidates: One input, or any number.
+            instruction: The task of the queries that have none of their own.
+            candidate_instruction: The task of the candidates that have none of their own.
+            progress: Whether to show bars; needs tqdm.
+            timeout: Seconds for the queries, and again for the candidates. Without it, each
+                request has the client's timeout, and a stream has none.
+            **options: The options that `Options` describes.
+
+        Returns:
+            The cosines of their vectors, float32 ``(queries, candidates)``. One input that was not
+            in a list has no axis: ``(candidates,)`` for one query, ``()`` for two inputs.
+
+        Raises:
+            VLM2VecError: An input is bad, or the server cannot answer.
+            SpaceChanged: The server switched versions in the middle.
+        """
+        asked: Any = {"progress": progress, "timeout": timeout, **options}
+        found = self.embed(queries, instruction=instruction, details=True, **asked)
+        others = self.embed(candidates, instruction=candidate_instruction, details=True, **asked)
+        return cosines(found, others)
 
     def rank(
         self,
         query: InputLike,
-        candidates: Iterable[InputLike],
+        candidates: Inputs,
         *,
         top_k: int = 0,
         instruction: str | None = None,
         candidate_instruction: str | None = None,
+        progress: bool = False,
         timeout: float | None = None,
         **options: Unpack[Options],
     ) -> Ranking:
@@ -130,10 +184,11 @@ class Client(StreamingClient):
 
         Args:
             query: What to look for.
-            candidates: The inputs to put in order, at least one.
+            candidates: The inputs to put in order, at least one; the ranking holds them.
             top_k: How many of the best to return; 0 returns all.
             instruction: The task of the query, if it has none of its own.
             candidate_instruction: The task of the candidates that have none of their own.
+            progress: Whether to show a bar; needs tqdm.
             timeout: Seconds for the whole call. Without it, each request has the client's timeout.
             **options: The options that `Options` describes.
 
@@ -142,19 +197,23 @@ class Client(StreamingClient):
             SpaceChanged: The server switched versions in the middle.
             ValueError: There are no candidates.
         """
+        items = list(each(candidates))
         deadlines = self._deadlines(timeout)
-        merged = unary_requests.MergedRanking()
-        for request in unary_requests.rank_requests(
+        merged = unary_requests.MergedRanking(items)
+        requests = unary_requests.rank_requests(
             query,
-            candidates,
+            items,
             instruction,
             candidate_instruction,
             top_k,
             call_options(**options),
-            self._max_message_bytes,
-        ):
-            with unary_requests.counted_from(merged.count):
-                merged.add(request, self._transport.rank(request, next(deadlines)))
+            self._limits,
+        )
+        with bar(progress, len(items)) as shown:
+            for request in requests:
+                with unary_requests.counted_from(merged.count):
+                    merged.add(request, self._transport.rank(request, next(deadlines)))
+                shown.update(len(request.candidates))
         return merged.ranking(top_k)
 
     def models(self, *, timeout: float | None = None) -> list[Model]:

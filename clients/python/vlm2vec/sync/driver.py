@@ -1,18 +1,19 @@
 """The loop behind a stream: it drives a `Window` in the thread of the caller."""
 
 import time
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterator
 
 from vlm2vec.errors import VLM2VecError
 from vlm2vec.progress import bar
 from vlm2vec.retry import Deadline
 from vlm2vec.stream_items import Id, Item
 from vlm2vec.sync.stream_call import StreamCall
+from vlm2vec.tables import Items, each, length
 from vlm2vec.window import ItemResult, Window
 
 
 def drive(
-    items: Iterable[Item],
+    items: Items,
     window: Window,
     open_call: Callable[[Deadline], StreamCall],
     progress: bool,
@@ -22,10 +23,10 @@ def drive(
     ``open_call`` starts a call of EmbedStream: the first, and another whenever one breaks. Closing
     the generator cancels the call. Raises what `Window` raises.
     """
-    source = iter(items)
+    source = each(items)
     call: StreamCall | None = None
     try:
-        with bar(progress, items) as shown:
+        with bar(progress, length(items)) as shown:
             while True:
                 call = call or open_call(window.deadline)
                 call.send(window.outgoing())

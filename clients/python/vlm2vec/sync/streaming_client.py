@@ -1,15 +1,16 @@
 """The part of the blocking client that streams: `Client` adds the unary calls to it."""
 
-from collections.abc import Generator, Iterable
+from collections.abc import Generator
 from typing import Any, Literal, Unpack, overload
 
 from vlm2vec.base import BaseClient
 from vlm2vec.errors import VLM2VecError
 from vlm2vec.options import Options
 from vlm2vec.results import Embedding
-from vlm2vec.stream_items import Id, Item
+from vlm2vec.stream_items import Id
 from vlm2vec.sync.driver import drive
 from vlm2vec.sync.transport import Transport
+from vlm2vec.tables import Items
 from vlm2vec.vectors import Array
 
 
@@ -22,7 +23,7 @@ class StreamingClient(BaseClient):
     @overload
     def stream(
         self,
-        items: Iterable[Item],
+        items: Items,
         *,
         window: int = ...,
         instruction: str | None = ...,
@@ -35,7 +36,7 @@ class StreamingClient(BaseClient):
     @overload
     def stream(
         self,
-        items: Iterable[Item],
+        items: Items,
         *,
         window: int = ...,
         instruction: str | None = ...,
@@ -48,7 +49,7 @@ class StreamingClient(BaseClient):
     @overload
     def stream(
         self,
-        items: Iterable[Item],
+        items: Items,
         *,
         window: int = ...,
         instruction: str | None = ...,
@@ -61,7 +62,7 @@ class StreamingClient(BaseClient):
     @overload
     def stream(
         self,
-        items: Iterable[Item],
+        items: Items,
         *,
         window: int = ...,
         instruction: str | None = ...,
@@ -73,7 +74,7 @@ class StreamingClient(BaseClient):
     ) -> Generator[tuple[Id, Embedding | VLM2VecError], None, None]: ...
     def stream(
         self,
-        items: Iterable[Item],
+        items: Items,
         *,
         window: int = 256,
         instruction: str | None = None,
@@ -91,14 +92,15 @@ class StreamingClient(BaseClient):
         call.
 
         Args:
-            items: Inputs, whose ids are then 0, 1, 2…, or pairs of an id and an input. An id is
-                an int, or a str of 1 to 256 bytes of UTF-8, and unique within the window.
+            items: Inputs, as `embed` takes them, or pairs of an id and an input. Ids of rows are
+                in their key ``id``; those of other inputs are then 0, 1, 2…. An id is an int, or
+                a str of 1 to 256 bytes of UTF-8, and unique within the window.
             window: How many items may be without an answer at a time.
             instruction: The task, for inputs that have none of their own and no prompt.
             details: Whether to yield `Embedding` objects in place of vectors.
             on_error: "yield" gives the `VLM2VecError` of an item that failed in place of its
                 vector, and goes on; "raise" raises it.
-            progress: Whether to show a bar on standard error; needs tqdm.
+            progress: Whether to show a bar; needs tqdm.
             timeout: Seconds for the whole stream; None is no limit.
             **options: The options that `Options` describes; the priority is "bulk" by default.
 

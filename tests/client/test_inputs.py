@@ -1,0 +1,169 @@
+"""What is taken as an input, and what a caller hears who gives anything else."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import vlm2vec
+from tests.client.server import Service
+from tests.client.vectors import DIMENSION, text
+from vlm2vec.v1 import embedding_pb2 as pb
+
+PIXELS = np.random.default_rng(5).integers(0, 256, (6, 4, 3), dtype=np.uint8)
+TAKEN = "an input is a text"
+
+
+@pytest.mark.parametrize("picture", [PIXELS, Image.fromarray(PIXELS)], ids=["array", "PIL"])
+def test_pixels_are_one_input(client: Any, service: Service, picture: Any) -> None:
+    assert client.embed(picture).shape == (DIMENSION,)
+    assert client.embed([picture, picture]).shape == (2, DIMENSION)
+    assert len(dict(client.stream([picture], on_error="yield"))) == 1
+    ranking = client.rank(picture, [picture, "words"])
+    assert ranking.candidates[ranking.candidates[0].index].candidate is not None
+    sent = service.calls[0][0].inputs[0]
+    assert [part.WhichOneof("part") for part in sent.parts] == ["image"]
+
+
+def test_an_array_of_pictures_is_a_list_of_them(client: Any, service: Service) -> None:
+    assert client.embed(np.stack([PIXELS, PIXELS, PIXELS])).shape == (3, DIMENSION)
+    assert client.embed(np.array(["a", "b"])).shape == (2, DIMENSION)
+    client.embed(vlm2vec.Input(video=np.stack([PIXELS, PIXELS])))
+    assert len(service.calls[-1][0].inputs[0].parts[0].video.frames.images) == 2
+
+
+def test_rows(client: Any, service: Service, tmp_path: Path) -> None:
+    path = tmp_path / "picture.png"
+    Image.fromarray(PIXELS).save(path)
+    data = path.read_bytes()
+    picture = pb.Part(image=data)
+    client.embed(
+        [
+            {"id": 7, "text": "a cat"},
+            {"image": str(path), "text": "words", "instruction": "own"},
+            {"images": [path, data]},
+            {"image": {"bytes": data, "path": None}, "text": None},
+            {"image": {"bytes": None, "path": str(path)}, "text": float("nan")},
+            {"prompt": "<|image_pad|>", "image": path},
+            {"video": [path, path]},
+        ],
+        instruction="given",
+    )
+    video = pb.Part(video=pb.Video(frames=pb.Frames(images=[data, data])))
+    assert list(service.calls[0][0].inputs) == [
+        text("a cat", "given"),
+        pb.Input(instruction="own", parts=[picture, pb.Part(text="words")]),
+        pb.Input(instruction="given", parts=[picture, picture]),
+        pb.Input(instruction="given", parts=[picture]),
+        pb.Input(instruction="given", parts=[picture]),
+        pb.Input(prompt="<|image_pad|>", parts=[picture]),
+        pb.Input(instruction="given", parts=[video]),
+    ]
+    assert client.embed({"text": "a cat"}).shape == (DIMENSION,)
+
+
+WRONG: dict[str, tuple[Any, str]] = {
+    "int": (3, rf"inputs\[0\] is int: {TAKEN}"),
+    "None": (None, rf"inputs\[0\] is NoneType: {TAKEN}"),
+    "bytes": (b"\x89PNG", r"inputs\[0\] is bytes: .*Input\(images=\[\.\.\.\]\)"),
+    "bytearray": (bytearray(3), rf"inputs\[0\] is bytearray: {TAKEN}"),
+    "object": (object(), rf"inputs\[0\] is object: {TAKEN}"),
+    "int in a list": (["a", 3], rf"inputs\[1\] is int: {TAKEN}"),
+    "bytes in a list": (["a", b"b"], rf"inputs\[1\] is bytes: {TAKEN}"),
+    "a list in a list": (["a", ["b"]], rf"inputs\[1\] is list: {TAKEN}"),
+    "a pair": ([("id", "text")], rf"inputs\[0\] is tuple: {TAKEN}"),
+    "numbers": (np.arange(3), rf"inputs\[0\] is int64: {TAKEN}"),
+    "a dict of texts": ({"a cat": 1}, r"inputs\[0\] has the key a cat: a row has id, text, "),
+    "a row too much": ([{"text": "a", "url": "b"}], r"inputs\[0\] has the key url: a row has id, "),
+    "a set": ({"a", "b"}, "a set has no order"),
+    "text in a row": ([{"text": 3}], "text is int, not str"),
+    "text": (lambda: vlm2vec.Input(text=b"a"), "text is bytes, not str"),  # type: ignore[arg-type]
+    "prompt": (lambda: vlm2vec.Input(prompt=3), "prompt is int, not str"),  # type: ignore[arg-type]
+    "one image": (lambda: vlm2vec.Input(images="a.jpg"), r"images=\[image\]"),
+    "image": (lambda: vlm2vec.Input(images=[3]), r"images\[0\] is int, .* encoded file \(bytes\)"),  # type: ignore[list-item]
+    "image in a row": ([{"image": 3}], r"images\[0\] is int, which is none of: the path"),
+    "video": (lambda: vlm2vec.Input(video=3), "video is int, which is none of: the path"),  # type: ignore[arg-type]
+    "a picture as video": (lambda: vlm2vec.Input(video=PIXELS), "video is ndarray, .* a list of"),
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_wrong_types_are_told_what_is_taken(client: Any, service: Service, name: str) -> None:
+    given, problem = WRONG[name]
+    with pytest.raises(TypeError, match=problem):
+        client.embed(given() if callable(given) else given)
+    assert not service.calls
+
+
+@pytest.mark.parametrize(
+    ("call", "problem"),
+    [
+        (lambda client: list(client.stream("abc")), "expected inputs, got one str: put it in a"),
+        (lambda client: list(client.stream({1: "a"})), r"got one dict: give its items\(\)"),
+        (lambda client: list(client.stream([("a", "b", "c")])), "an id and an input, not 3"),
+        (lambda client: list(client.stream([("a", 3)])), "the item 'a' is int: an input is"),
+        (lambda client: list(client.stream([(1.5, "a")])), "an id is int or str, not float"),
+        (lambda client: client.rank("a", "bcd"), "expected inputs, got one str"),
+        (lambda client: client.rank("a", {"b": "c"}), "expected inputs, got one dict"),
+        (lambda client: client.rank(3, ["b"]), "query is int: an input is"),
+        (lambda client: client.rank("a", ["b", 3]), r"candidates\[1\] is int: an input is"),
+        (lambda client: client.embed("a", version=3), "version is int, not str: write version='3'"),
+        (lambda client: client.embed("a", model=None), "model is NoneType, not str"),
+        (lambda client: client.embed("a", routing_key=7), "routing_key is int, not str"),
+        (lambda client: client.embed("a", instruction=7), "instruction is int, not str"),
+    ],
+)
+def test_other_arguments_of_a_wrong_type(client: Any, call: Any, problem: str) -> None:
+    with pytest.raises(TypeError, match=problem):
+        call(client)
+
+
+@pytest.mark.parametrize(
+    ("options", "problem"),
+    [
+        ({"dimensions": -1}, "dimensions is -1, not a whole number"),
+        ({"dimensions": 1.5}, "dimensions is 1.5, not a whole number"),
+        ({"truncate": "9"}, "truncate is '9', neither"),
+        ({"model": "v2@canary", "version": "3"}, "at most one of .* NAME@WHICH"),
+    ],
+)
+def test_options_that_make_no_sense(client: Any, options: Any, problem: str) -> None:
+    with pytest.raises(ValueError, match=problem):
+        client.embed("a", **options)
+
+
+@pytest.mark.parametrize("top_k", [-1, 1.5, "3"])
+def test_top_k(client: Any, top_k: Any) -> None:
+    with pytest.raises(ValueError, match=r"top_k is .*, not a whole number from 0"):
+        client.rank("a", ["b"], top_k=top_k)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "data:image/png;base64,iVBORw0KGgo=",
+        " Data:video/mp4;base64,AAAA",
+        "https://example.com/cat.JPG",
+        "http://example.com/a.mp4?size=3",
+    ],
+)
+def test_pictures_that_are_written_as_text(client: Any, service: Service, words: str) -> None:
+    with pytest.raises(vlm2vec.InvalidInput, match=r"inputs\[1\]: .*Input\(images=\[") as caught:
+        client.embed(["fine", words])
+    assert caught.value.id == 1
+    assert not service.calls
+    client.embed([vlm2vec.Input(text=words), {"text": words}, f"see {words}"])
+    sent = [message.parts[0].text for message in service.calls[0][0].inputs]
+    assert sent == [words, words, f"see {words}"]
+
+
+@pytest.mark.parametrize("given", ["\ud800", vlm2vec.Input(prompt="a\udfff"), {"text": "\ud800"}])
+def test_half_a_surrogate_pair_is_an_error_of_its_item_alone(client: Any, given: Any) -> None:
+    with pytest.raises(vlm2vec.InvalidInput, match="half a surrogate pair") as caught:
+        client.embed(["a", given])
+    assert caught.value.id == 1
+    results = dict(client.stream(["a", given], on_error="yield"))
+    assert isinstance(results[1], vlm2vec.InvalidInput)
+    assert results[0].shape == (DIMENSION,)

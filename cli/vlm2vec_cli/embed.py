@@ -7,19 +7,29 @@ from typing import Any
 import click
 
 from vlm2vec_cli.parse import (
+    FILE,
     base_option,
     names_and_sources,
     preprocess_threads_option,
     progress_option,
 )
+from vlm2vec_cli.presets import embedding_file, preset_option, settle_adapter, settle_base
 from vlm2vec_registry import hub
-from vlm2vec_service.folders import here
+from vlm2vec_service.folders import here, source
 from vlm2vec_service.options import GroupedCommand, options, take
 from vlm2vec_service.settings import EngineSettings, Limits, VideoSettings
 
 
 @click.command(cls=GroupedCommand)
+@preset_option
 @base_option
+@click.option(
+    "--embedding",
+    type=FILE,
+    callback=embedding_file,
+    metavar="FILE",
+    help="An embedding.json for the base: how it wants to be prompted, pooled and shown pictures.",
+)
 @click.option(
     "--adapter",
     multiple=True,
@@ -59,6 +69,9 @@ def embed(**values: Any) -> None:
     prompt template joins. "images" is a list of paths or data URIs; "video" is the path of a video
     or a list of its frames. Paths are relative to the folder of the input file.
 
+    With --preset NAME the base, and its adapter if it has one, are those of a published model,
+    unless they are given; lines that name no adapter are for that one.
+
     A line that cannot be embedded is reported with its number, and the rest still run.
 
     Exit status: 0 when every line has its vector, 1 when some failed, 2 when nothing could start.
@@ -69,14 +82,19 @@ def embed(**values: Any) -> None:
       vlm2vec embed --base Qwen/Qwen2-VL-2B-Instruct --adapter v2=VLM2Vec/VLM2Vec-V2.0 \\
                     --input requests.jsonl --output out.npz
     """
-    base = here(values.pop("base"), hub.BASE)
-    adapters = {name: here(given, hub.ADAPTER) for name, given in values.pop("adapter").items()}
+    preset, given = values.pop("preset"), values.pop("adapter")
+    base = settle_base(here(values.pop("base"), hub.BASE), preset, values.pop("embedding"))
+    unnamed = None
+    if preset and preset.adapter and not given:
+        unnamed, given = preset.name, {preset.name: source(preset.adapter)}
+    adapters = {name: settle_adapter(adapter, preset) for name, adapter in given.items()}
     # torch takes seconds to import, --help should not.
     from vlm2vec_service.offline.embed import EmbedArguments, run
 
     arguments = EmbedArguments(
         base=base,
         adapters=adapters,
+        unnamed=unnamed,
         source=values.pop("input"),
         output=values.pop("output"),
         threads=values.pop("preprocess_threads"),

@@ -7,6 +7,7 @@ from typing import Any, TypeVar, overload
 
 import click
 
+from vlm2vec_cli.presets import base_or_preset
 from vlm2vec_service.folders import Source, source
 
 FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
@@ -20,8 +21,8 @@ def show_progress(context: click.Context, parameter: click.Parameter, given: boo
 
 base_option = click.option(
     "--base",
-    required=True,
     type=source,
+    callback=base_or_preset,
     metavar="DIR",
     help="Checkpoint folder in Hugging Face layout (config.json, safetensors, tokenizer), or a "
     "model of the hub, which is fetched.",

@@ -12,6 +12,13 @@ import click
 
 from vlm2vec_cli.config import print_config, read_config
 from vlm2vec_cli.parse import FILE, names_and_sources, pairs
+from vlm2vec_cli.presets import (
+    add_models,
+    embedding_files,
+    named_presets,
+    settle_adapter,
+    settle_base,
+)
 from vlm2vec_registry import hub
 from vlm2vec_service import tracing
 from vlm2vec_service.cores import threads_of_a_worker
@@ -68,11 +75,26 @@ def worker_addresses(
 @click.option(
     "--model",
     multiple=True,
-    required=True,
     callback=names_and_sources,
     metavar="NAME=DIR",
     help="A checkpoint folder, or a model of the Hugging Face hub as ORG/NAME or "
     "ORG/NAME@REVISION, which is fetched, under the name that callers use. Repeatable.",
+)
+@click.option(
+    "--preset",
+    multiple=True,
+    callback=named_presets,
+    metavar="[NAME=]PRESET",
+    help="A published model with its settings, fetched unless --model and --adapter give it; see "
+    "vlm2vec presets. NAME is PRESET if it is left out. Repeatable.",
+)
+@click.option(
+    "--embedding",
+    multiple=True,
+    callback=embedding_files,
+    metavar="NAME=FILE",
+    help="An embedding.json for the base of a model: how it wants to be prompted, pooled and shown "
+    "pictures. Repeatable.",
 )
 @click.option(
     "--adapter",
@@ -136,6 +158,9 @@ def serve(**values: Any) -> None:
     exposure = Exposure(
         take(HttpSettings, values), take(TlsSettings, values), take(AuthSettings, values)
     )
+    add_models(values["preset"], values["model"], values["adapter"], registry.registry)
+    if not values["model"]:
+        raise click.UsageError("Missing option '--model', or '--preset'.")
     check_names(values)
     devices = engine.device.split(",")
     local = [name for name in values["model"] if name not in values["worker"]]
@@ -145,9 +170,16 @@ def serve(**values: Any) -> None:
     if not engine.threads and "OMP_NUM_THREADS" not in os.environ:
         engine = replace(engine, threads=threads_of_a_worker(len(local) * devices.count("cpu")))
     say = logging.getLogger("vlm2vec_cli.serve").info
+    presets, embeddings = values["preset"], values["embedding"]
     deployment = build.Deployment(
-        {name: here(base, hub.BASE, say) for name, base in values["model"].items()},
-        {key: here(adapter, hub.ADAPTER, say) for key, adapter in values["adapter"].items()},
+        {
+            name: settle_base(here(base, hub.BASE, say), presets.get(name), embeddings.get(name))
+            for name, base in values["model"].items()
+        },
+        {
+            key: settle_adapter(adapter, presets.get(key[0]), say)
+            for key, adapter in values["adapter"].items()
+        },
         values["alias"],
         values["worker"],
     )
@@ -174,13 +206,14 @@ def serve(**values: Any) -> None:
 
 
 def check_names(values: Mapping[str, Any]) -> None:
-    """Raises `StartError` for an adapter, alias or worker of a model that is none of ``--model``,
-    and for an alias of a version that nobody gives."""
+    """Raises `StartError` for an adapter, alias, worker or embedding of a model that is none of
+    ``--model``, and for an alias of a version that nobody gives."""
     models, adapters, aliases = values["model"], values["adapter"], values["alias"]
     named = {
         "adapter": [name for name, _ in adapters],
         "alias": [name for name, _ in aliases],
         "worker": values["worker"],
+        "embedding": values["embedding"],
     }
     for option, names in named.items():
         for name in names:

@@ -8,7 +8,9 @@ import click
 
 from vlm2vec_cli.adapters.check import check_on_base
 from vlm2vec_cli.parse import FILE, base_option, progress_option
+from vlm2vec_cli.presets import preset_option
 from vlm2vec_registry import hub
+from vlm2vec_registry.embedding_config import EmbeddingConfig
 from vlm2vec_registry.names import check_model_name
 from vlm2vec_service.folders import here
 from vlm2vec_service.options import GroupedCommand, options, take
@@ -16,6 +18,7 @@ from vlm2vec_training.settings import AdapterSettings, TrainSettings
 
 
 @click.command(cls=GroupedCommand)
+@preset_option
 @base_option
 @click.option(
     "--data",
@@ -61,6 +64,9 @@ def train(**values: Any) -> None:
 
     On several GPUs: torchrun --nproc-per-node 8 -m vlm2vec_cli train ... --device cuda
 
+    With --preset NAME the adapter is trained, and later served, as that published model is
+    prompted, pooled and shown pictures.
+
     A run that was killed goes on at the last state when it is started again with the same options.
 
     \b
@@ -68,6 +74,7 @@ def train(**values: Any) -> None:
       vlm2vec train --base Qwen/Qwen2-VL-2B-Instruct --data train.yaml --output out \\
                     --adapter dora --device cuda --publish vlm2vec-v2 --registry http://mlflow:5000
     """
+    preset = values.pop("preset")
     publish: str | None = values.pop("publish")
     registry: str = values.pop("registry")
     if publish and not registry:
@@ -85,7 +92,13 @@ def train(**values: Any) -> None:
     if settings.device == "cuda" and "LOCAL_RANK" in os.environ:
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
     with processes.group(torch.device(settings.device)):
-        arguments = TrainArguments(**values, adapter=adapter, train=settings, tracking=registry)
+        arguments = TrainArguments(
+            **values,
+            adapter=adapter,
+            train=settings,
+            tracking=registry,
+            embedding=preset.embedding if preset else EmbeddingConfig(),
+        )
         result = train(arguments)
         if processes.rank():
             return

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from huggingface_hub.errors import HfHubHTTPError
 
 ID = re.compile(r"(\w[\w.-]*/\w[\w.-]*)(?:@([\w./-]+))?", re.ASCII)
-BASE = ("*.json", "*.safetensors")
+BASE = ("*.json", "*.jinja", "*.safetensors")
 """The files of a base that are fetched: no pickles and no code, whatever else the hub has."""
 ADAPTER = (*FILES, preprocessor_settings.FILE_NAME, "README.md")
 """The files of an adapter that are fetched."""

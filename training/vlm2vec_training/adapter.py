@@ -1,6 +1,6 @@
 """Puts a PEFT adapter to train into the service's backbone, and saves it as the engine loads it."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +10,8 @@ from torch import nn
 
 from vlm2vec_registry.embedding_config import EmbeddingConfig
 from vlm2vec_registry.hub import named
-from vlm2vec_service.backbones import FAMILIES
+from vlm2vec_registry.space import NOTHING
+from vlm2vec_service.backbones import FAMILIES, check_embedding
 from vlm2vec_service.engine.backbone import Backbone
 from vlm2vec_service.engine.checkpoint import load_weights
 from vlm2vec_service.engine.engine import DTYPES, build_backbone, find_device
@@ -34,9 +35,14 @@ class TrainableModel:
 
 
 def load_model(
-    base: Path, settings: AdapterSettings, device: str, dtype: str, checkpointing: bool
+    base: Path,
+    settings: AdapterSettings,
+    device: str,
+    dtype: str,
+    checkpointing: bool,
+    form: EmbeddingConfig = NOTHING,
 ) -> TrainableModel:
-    """Loads the checkpoint ``base`` and adds a new adapter.
+    """Loads the checkpoint ``base`` and adds a new adapter, which wants what ``form`` says.
 
     With ``checkpointing``, activations are computed twice instead of kept. Raises `TrainingError`
     for settings that are no good, and `CheckpointError`.
@@ -46,7 +52,7 @@ def load_model(
     if settings.adapter not in ("lora", "dora"):
         raise TrainingError(f"--adapter {settings.adapter!r} is neither lora nor dora")
     backbone = build_backbone(base)
-    embedding = embedding_of(base, backbone, settings)
+    embedding = embedding_of(base, backbone, settings, form)
     load_weights(backbone, base, backbone.rename, find_device(device), DTYPES[dtype])
     peft = add_adapter(backbone, settings)
     if checkpointing:
@@ -80,12 +86,15 @@ def add_adapter(backbone: Backbone, settings: AdapterSettings) -> Any:
     return get_peft_model(backbone, config)
 
 
-def embedding_of(base: Path, backbone: Backbone, settings: AdapterSettings) -> EmbeddingConfig:
-    """Makes the adapter's ``embedding.json``.
+def embedding_of(
+    base: Path, backbone: Backbone, settings: AdapterSettings, form: EmbeddingConfig
+) -> EmbeddingConfig:
+    """Makes the adapter's ``embedding.json`` of ``form`` and ``settings``.
 
-    Raises `TrainingError` for settings of pictures that ``backbone`` does not have.
+    Raises `TrainingError` for settings of pictures that ``backbone`` does not have, and
+    `AdapterError` for those in ``form``.
     """
-    image = {}
+    image = dict(form.image)
     known = FAMILIES[backbone.name].image_settings
     for item in filter(None, settings.image.split(",")):
         name, _, value = (part.strip() for part in item.partition("="))
@@ -98,9 +107,11 @@ def embedding_of(base: Path, backbone: Backbone, settings: AdapterSettings) -> E
             raise TrainingError(f"--image: {item!r} is not KEY=NUMBER, a positive whole number")
         image[name] = int(value)
     name, revision = named(base)
-    return EmbeddingConfig(
-        backbone=backbone.name, base_model=name, base_revision=revision, image=image
+    embedding = replace(
+        form, backbone=backbone.name, base_model=name, base_revision=revision, image=image
     )
+    check_embedding(backbone.name, embedding, "--preset")
+    return embedding
 
 
 def checkpoint_layers(backbone: Backbone) -> None:

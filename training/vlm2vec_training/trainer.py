@@ -12,7 +12,9 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from vlm2vec_registry.embedding_config import EmbeddingConfig
 from vlm2vec_registry.hub import named
+from vlm2vec_registry.space import NOTHING
 from vlm2vec_service.backbones import load_preprocessor
 from vlm2vec_training import gradcache, processes, states
 from vlm2vec_training.adapter import TrainableModel, load_model, save_adapter
@@ -29,7 +31,7 @@ class TrainArguments:
     """The arguments of ``vlm2vec train``, except those of publishing.
 
     ``tracking`` is the MLflow server, database or folder to record in, or empty; ``progress`` says
-    whether to show a bar.
+    whether to show a bar; ``embedding`` is what the adapter's ``embedding.json`` is to say.
     """
 
     base: Path
@@ -40,6 +42,7 @@ class TrainArguments:
     resume: bool = True
     tracking: str = ""
     progress: bool = False
+    embedding: EmbeddingConfig = NOTHING
 
 
 @dataclass(frozen=True)
@@ -76,6 +79,7 @@ def train(arguments: TrainArguments) -> TrainedAdapter:
         settings.device,
         settings.dtype,
         settings.gradient_checkpointing,
+        arguments.embedding,
     )
     subsets = read_data(arguments.data)
     for subset in subsets:
@@ -241,6 +245,9 @@ class _Run:
         free = ("chunk", "threads", "save_every", "device", "gradient_checkpointing")
         train = {key: value for key, value in asdict(self.settings).items() if key not in free}
         data = {key: value for key, value in self.tags.items() if key.startswith("data.")}
+        form = self.arguments.embedding
+        if form != NOTHING:  # without one it is as before there were any
+            data["embedding"] = form.to_dict()
         plain: dict[str, Any] = json.loads(
             json.dumps({**asdict(self.arguments.adapter), **train, **data})
         )

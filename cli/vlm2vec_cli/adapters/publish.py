@@ -10,11 +10,13 @@ from vlm2vec_cli.adapters.check import check_on_base
 from vlm2vec_cli.adapters.group import adapters, open_registry
 from vlm2vec_cli.adapters.import_ import named_base, report
 from vlm2vec_cli.parse import FILE
+from vlm2vec_cli.presets import preset_option
 from vlm2vec_registry import artifact, hub
 from vlm2vec_registry.adapter_import import PICKLED, find_adapter, import_adapter, needs_import
 from vlm2vec_registry.names import check_alias
+from vlm2vec_registry.preset import Preset
 from vlm2vec_service.errors import StartError
-from vlm2vec_service.folders import Source, here, source
+from vlm2vec_service.folders import Source, here, source, with_embedding
 
 
 @adapters.command()
@@ -27,6 +29,7 @@ from vlm2vec_service.folders import Source, here, source
     help="Checkpoint it was trained on, a folder or a model of the hub. Default: what "
     "adapter_config.json names, where that is a folder here.",
 )
+@preset_option
 @click.option("--alias", help="Point this alias to it, such as canary.")
 @click.option(
     "--metrics",
@@ -40,6 +43,7 @@ def publish(
     folder: Source,
     model: str,
     base: Source | None,
+    preset: Preset | None,
     alias: str | None,
     metrics: Path | None,
     run_id: str | None,
@@ -50,6 +54,9 @@ def publish(
     digest. The same bytes on the same base are the same vector space. What has to be imported first
     (see vlm2vec adapters import) is, with no options, and standard error says what that did:
     adapter_model.bin, an adapter in a folder below, a preprocessor_config.json beside it.
+
+    With --preset NAME the version is prompted, pooled and shown pictures as that published model,
+    and --base is that model's unless it is given.
     """
     from vlm2vec_registry.history import recorded  # MLflow takes seconds to import
 
@@ -57,6 +64,8 @@ def publish(
         check_alias(alias)
     given = here(folder, hub.ADAPTER)
     adapter = find_adapter(given)
+    if base is None and preset and preset.base:
+        base = source(preset.base)
     checkpoint = here(base, hub.BASE) if base else named_base(adapter)
     if checkpoint is None:
         raise StartError(
@@ -65,6 +74,8 @@ def publish(
     with tempfile.TemporaryDirectory(prefix="vlm2vec-") as scratch:
         if needs_import(given):
             given = _imported(given, Path(scratch) / "adapter", checkpoint)
+        if preset:
+            given = with_embedding(given, preset.embedding)
         check_on_base(given, checkpoint)
         registry = open_registry(context)
         published = registry.publish(

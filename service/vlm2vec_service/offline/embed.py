@@ -12,8 +12,7 @@ from typing import BinaryIO
 import click
 from tqdm import tqdm
 
-from vlm2vec_registry.embedding_config import EmbeddingConfig
-from vlm2vec_service.backbones import load_preprocessor
+from vlm2vec_service.backbones import load_preprocessor, read_embedding
 from vlm2vec_service.engine import Engine
 from vlm2vec_service.engine.threads import use_threads
 from vlm2vec_service.errors import InvalidInputError, NotFoundError, ServeError
@@ -31,7 +30,8 @@ class EmbedArguments:
     """The arguments of ``vlm2vec embed``.
 
     ``base`` and ``adapters`` are folders, ``source`` has the lines; ``progress`` shows a bar;
-    ``truncate`` is that of each `Request`.
+    ``truncate`` is that of each `Request`, ``unnamed`` the adapter of lines that name none, where
+    that is not the base.
     """
 
     base: Path
@@ -44,6 +44,7 @@ class EmbedArguments:
     engine: EngineSettings
     limits: Limits
     video: VideoSettings
+    unnamed: str | None = None
 
 
 @dataclass(frozen=True)
@@ -111,6 +112,7 @@ def _lines(
     folder = Path(name).parent if isinstance(name, str) else Path()
     reader = LineReader(folder, arguments.limits, arguments.video)
     configs = {name: adapter.embedding for name, adapter in engine.adapters.items()}
+    own = read_embedding(arguments.base)
 
     def prepare(number: int, data: bytes) -> PreparedLine | str:
         id = ""
@@ -120,10 +122,11 @@ def _lines(
             if line.adapter is not None and line.adapter not in configs:
                 known = ", ".join(configs) or "none"
                 raise NotFoundError(f"adapter: {line.adapter!r} is none of --adapter: {known}")
-            embedding = configs[line.adapter] if line.adapter else EmbeddingConfig()
+            adapter = arguments.unnamed if line.adapter is None else line.adapter
+            embedding = own if adapter is None else configs[adapter]
             request = replace(line.request, truncate=arguments.truncate)
             prepared = preprocessor.prepare(request, embedding)
-            return PreparedLine(number, line.id, line.adapter, prepared)
+            return PreparedLine(number, line.id, adapter, prepared)
         except ServeError as error:
             return f"line {number}{id}: {error}"
 

@@ -1,6 +1,5 @@
 """Embeds by the engine in this process, without a server."""
 
-import sys
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -61,7 +60,7 @@ def load(
     def prepare(pair: tuple[Key, InputLike]) -> tuple[Key, Prepared | Exception]:
         key, item = pair
         try:
-            message = to_proto(item, None, sys.maxsize)
+            message = to_proto(item, None)
             request = parse_input(message, limits, video.video_frames)
             return key, preprocessor.prepare(request, embedding)
         except (ServeError, VLM2VecError) as error:

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import vlm2vec
 from tests.conftest import CASES, case_pictures
 from tests.e2e.cases import ARCHITECTURES, Golden, cosine, options, png
 from tests.e2e.cases import text as text_input
@@ -108,7 +109,8 @@ def test_pictures_as_people_have_them(http: httpx.Client) -> None:
     assert cosine(found[0], found[2]) < 0.9999
 
 
-def test_models_are_found_by_alias_version_and_space(http: httpx.Client) -> None:
+def test_models_are_found_by_alias_version_and_space(server: Server, http: httpx.Client) -> None:
+    client = vlm2vec.Client(server.address)
     (model,) = [m for m in http.get("/v1/models").json()["data"] if m["id"] == "qwen"]
     assert model["ready"]
     assert model["dimension"] == 128
@@ -117,6 +119,12 @@ def test_models_are_found_by_alias_version_and_space(http: httpx.Client) -> None
             answer = embed(http, model=f"qwen@{which}", input="a")
             assert (answer["model"], answer["version"]) == ("qwen", version["version"])
             assert answer["space"] == version["space"]
+            over_grpc = client.embed("a", model=f"qwen@{which}", details=True)
+            assert (over_grpc.version, over_grpc.space) == (version["version"], version["space"])
+    for wrong, problem in (("qwen@", "follows the @"), ("qwen@none", "has no alias 'none'")):
+        with pytest.raises(vlm2vec.VLM2VecError, match=problem):
+            client.embed("a", model=wrong)
+    client.close()
 
 
 def test_normalize_and_priority(http: httpx.Client) -> None:

@@ -22,6 +22,7 @@ from vlm2vec_service.errors import (
 from vlm2vec_service.frontend.access import current
 from vlm2vec_service.frontend.holding import ByteBudget, Holding
 from vlm2vec_service.frontend.limits import check_dimensions, check_options, check_parts
+from vlm2vec_service.frontend.model_ref import resolved
 from vlm2vec_service.frontend.preparation import Bundle, Preparation, bundled
 from vlm2vec_service.frontend.request import Answer, Caller, Deadline, Route
 from vlm2vec_service.frontend.served import Served
@@ -142,7 +143,7 @@ class Pipeline:
         `DeadlineError`, and `UnavailableError` while starting.
         """
         check_options(options, self.limits.max_tokens)
-        ref = options.model
+        ref = resolved(self.catalog, options.model)
         if ref.name:  # before anything is said about it
             caller.identity.check_model(ref.name)
         model = self.catalog.model(ref.name)

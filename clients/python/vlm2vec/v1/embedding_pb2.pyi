@@ -86,7 +86,9 @@ class ModelRef(_message.Message):
     VERSION_FIELD_NUMBER: _builtins.int
     SPACE_FIELD_NUMBER: _builtins.int
     name: _builtins.str
-    """The name that the server gives it. Empty means the only model, where there is just one."""
+    """The name that the server gives it. Empty means the only model, where there is just one.
+    NAME@WHICH stands for a selector: WHICH is an alias, a version or a space, in this order.
+    """
     alias: _builtins.str
     """A movable name for a version, such as "champion" or "canary"."""
     version: _builtins.str

@@ -78,7 +78,7 @@ def routes(pipeline: Pipeline, fetcher: Fetcher) -> APIRouter:
     async def embed(body: CohereEmbedBody, request: Request) -> Response:
         """Embed texts, pictures, or both together, as Cohere's clients ask for it."""
         truncate = None if body.truncate == "NONE" else body.max_tokens or 0
-        options = body.options(pipeline.catalog, truncate)
+        options = body.options(truncate)
         options.output.dimensions = body.output_dimension or 0
         task = body.task_of(None, "input_type")
         reader = InputReader(pipeline.limits, pipeline.settings.max_inputs, IN_TEXTS)

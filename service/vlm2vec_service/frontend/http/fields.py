@@ -9,7 +9,7 @@ from pydantic_core import CoreSchema
 from vlm2vec.v1 import embedding_pb2 as pb
 from vlm2vec_service.errors import InvalidInputError
 from vlm2vec_service.frontend.http.input_shapes import TEXT
-from vlm2vec_service.frontend.http.inputs import Task, model_ref
+from vlm2vec_service.frontend.http.inputs import Task
 from vlm2vec_service.frontend.http.shapes import (
     Anything,
     ByType,
@@ -20,7 +20,6 @@ from vlm2vec_service.frontend.http.shapes import (
     Whole,
     check_keys,
 )
-from vlm2vec_service.versions.catalog import Catalog
 
 TASKS = (
     "search_document", "search_query", "classification", "clustering", "image",
@@ -121,11 +120,11 @@ class CallBody(Body):
         default=None, description="The end user; gets the same version while a canary is tried."
     )
 
-    def options(self, catalog: Catalog, truncate: int | None) -> pb.CallOptions:
+    def options(self, truncate: int | None) -> pb.CallOptions:
         """The options of the call, with ``truncate`` as the gRPC API has it."""
         bulk = self.priority == "bulk" or (isinstance(self.priority, int) and self.priority > 0)
         return pb.CallOptions(
-            model=model_ref(catalog, self.model or ""),
+            model=pb.ModelRef(name=self.model or ""),
             priority=pb.PRIORITY_BULK if bulk else pb.PRIORITY_INTERACTIVE,
             routing_key=self.user or "",
             truncate=truncate,

@@ -16,26 +16,11 @@ from vlm2vec_service.frontend.http.shapes import Shape
 from vlm2vec_service.frontend.parsing import parsed
 from vlm2vec_service.preprocess.data_uri import DataUri, is_data_uri, read_base64
 from vlm2vec_service.settings import Limits
-from vlm2vec_service.versions.catalog import Catalog
 
 T = TypeVar("T")
 
 FRAMES = "video/jpeg"
 """The media type of a video as JPEG frames, base64, with commas between."""
-
-
-def model_ref(catalog: Catalog, text: str) -> pb.ModelRef:
-    """Parses ``NAME`` or ``NAME@WHICH``: WHICH is an alias, a version or a space, in this order."""
-    name, at, which = text.partition("@")
-    if not at:
-        return pb.ModelRef(name=name)
-    model = catalog.models.get(name)
-    if model is not None and which not in model.aliases:
-        if which in model.versions:
-            return pb.ModelRef(name=name, version=which)
-        if any(version.space == which for version in model.versions.values()):
-            return pb.ModelRef(name=name, space=which)
-    return pb.ModelRef(name=name, alias=which)
 
 
 @dataclass(frozen=True)

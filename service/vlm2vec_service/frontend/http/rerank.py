@@ -51,7 +51,7 @@ def routes(pipeline: Pipeline, fetcher: Fetcher) -> APIRouter:
             return query[0], reader.inputs(getattr(body, others), others, task)
 
         query, documents = await reader.taken(read, len(await request.body()), fetcher)
-        options = body.options(pipeline.catalog, body.most_tokens())
+        options = body.options(body.most_tokens())
         with reader.own_words(first=1):
             answer = await calls.rank(pipeline, query, documents, options, 0, caller_of(pipeline))
         data = [
@@ -77,7 +77,7 @@ async def answer_rerank(
 
     query, documents = await reader.taken(read, size, fetcher)
     most = body.most_tokens() if body.max_tokens_per_doc is None else body.max_tokens_per_doc
-    options, caller = body.options(pipeline.catalog, most), caller_of(pipeline)
+    options, caller = body.options(most), caller_of(pipeline)
     names = {} if body.max_tokens_per_doc is None else {"options.truncate": "max_tokens_per_doc"}
     with reader.own_words(names, first=1):
         answer = await calls.rank(pipeline, query, documents, options, body.top_n or 0, caller)

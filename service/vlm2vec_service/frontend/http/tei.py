@@ -86,7 +86,7 @@ def routes(pipeline: Pipeline, fetcher: Fetcher) -> APIRouter:
     async def embed(body: TeiEmbedBody, request: Request, model: str = "") -> Response:
         """Embed one or more inputs: an answer of vectors and nothing else."""
         body.model = body.model or model
-        options = body.options(pipeline.catalog, body.most_tokens())
+        options = body.options(body.most_tokens())
         options.output.dimensions = body.dimensions or 0
         if body.normalize is not None:
             options.output.normalize = body.normalize
@@ -149,7 +149,7 @@ async def _answer(pipeline: Pipeline, fetcher: Fetcher, body: TeiRerankBody, siz
         return query, reader.many(body.texts, "texts", task)
 
     query, texts = await reader.taken(read, size, fetcher)
-    options, caller = body.options(pipeline.catalog, body.most_tokens()), caller_of(pipeline)
+    options, caller = body.options(body.most_tokens()), caller_of(pipeline)
     with reader.own_words(first=1):
         answer = await calls.rank(pipeline, query, texts, options, 0, caller)
     results = [

@@ -10,21 +10,31 @@ SEED ?= 1
 PACKAGES := training:service:registry:.
 MODEL := demo/vlm2vec_demo/digits/model
 
-.PHONY: help setup chart demo protos serve example test soak lint format bench gpu train-default clean
+.PHONY: help runtime setup chart demo protos serve example test soak lint format bench dist gpu \
+    train-default clean
 
 help:  ## what there is
 	@grep -E '^[a-z-]+:.*##' Makefile | sed 's/:.*##/\t/' | expand -t 16
 
-setup: .venv/installed  ## make .venv with the pinned development environment
+PROJECTS := pyproject.toml clients/python/pyproject.toml constraints.txt
+# Compiled when first imported: most of it never is.
+INSTALL = $(BIN)/pip install --quiet --no-compile --constraint constraints.txt --editable clients/python
 
-.venv/installed: pyproject.toml constraints.txt
+runtime: .venv/runtime  ## make .venv with what serving needs, at pinned versions
+
+setup: .venv/installed  ## make .venv with what development needs, at pinned versions
+
+.venv/runtime: $(PROJECTS)
 	$(PYTHON) -m venv .venv
-	# Compiled when first imported: most of it never is.
-	$(BIN)/pip install --quiet --no-compile --constraint constraints.txt \
-	    --editable clients/python --editable '.[dev]'
+	$(INSTALL) --editable '.[worker]'
 	touch $@
 
-demo: setup  ## the model that ships: published, served, measured, rolled out; offline, in a minute
+.venv/installed: $(PROJECTS)
+	$(PYTHON) -m venv .venv
+	$(INSTALL) --editable '.[dev]'
+	touch .venv/runtime $@
+
+demo: runtime  ## the model that ships: published, served, measured, rolled out; offline, in a minute
 	$(BIN)/vlm2vec demo --folder build/demo
 
 example: setup  ## a tiny checkpoint, two adapters, a few lines embedded
@@ -48,7 +58,7 @@ chart: setup  ## generate the chart's table of values and its schema of settings
 protos: setup  ## generate the Python stubs from protos/
 	protos/generate.sh
 
-serve: setup  ## serve the digits model, versions 1 and 2, on localhost:50051 and :8080
+serve: runtime  ## serve the digits model, versions 1 and 2, on localhost:50051 and :8080
 	$(BIN)/vlm2vec serve --model digits=$(MODEL)/base \
 	    --adapter digits/1=$(MODEL)/v1 --adapter digits/2=$(MODEL)/v2
 
@@ -70,6 +80,9 @@ bench: setup  ## ours beside the alternatives: engine, service, front end, HTTP,
 	$(BIN)/python -m benchmarks.http
 	$(BIN)/python -m benchmarks.rollout
 
+dist: runtime  ## wheels of the server and the client, in dist/
+	$(BIN)/pip wheel --quiet --no-deps --wheel-dir dist clients/python .
+
 gpu:  ## on a GPU: kernels, parity, engine, training, start-up; ARGUMENTS="--only parity"
 	PYTHONPATH=$(PACKAGES) $(PYTHON) -m benchmarks.gpu $(ARGUMENTS)
 
@@ -81,5 +94,5 @@ train-default: setup  ## train the digits model that ships, score it, put it int
 	    || exit 1; done
 	$(BIN)/python -m vlm2vec_demo.digits ship --run $(RUN)
 
-clean:  ## remove the environment and the example
-	rm -rf .venv example
+clean:  ## remove the environment, the wheels and the example
+	rm -rf .venv dist example

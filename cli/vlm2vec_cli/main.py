@@ -9,8 +9,10 @@ from vlm2vec_cli.demo import demo
 from vlm2vec_cli.embed import embed
 from vlm2vec_cli.evaluate import evaluate
 from vlm2vec_cli.keys import keys
+from vlm2vec_cli.presets import presets
 from vlm2vec_cli.serve import serve
 from vlm2vec_cli.train import train
+from vlm2vec_service import extras
 from vlm2vec_service.errors import ServeError
 from vlm2vec_service.worker.__main__ import worker
 
@@ -32,7 +34,7 @@ def vlm2vec() -> None:
     """
 
 
-for command in (serve, embed, worker, adapters, keys, train, evaluate, demo):
+for command in (serve, embed, worker, adapters, presets, keys, train, evaluate, demo):
     vlm2vec.add_command(command)
 
 
@@ -40,6 +42,10 @@ def main() -> None:
     """Runs the command; prints errors that a user can mend as a sentence, without a traceback."""
     try:
         vlm2vec()
-    except ServeError as error:
+    except (ServeError, ModuleNotFoundError) as error:
+        if isinstance(error, ModuleNotFoundError):
+            if error.name not in extras.EXTRAS:
+                raise
+            error = extras.missing(error.name)
         click.echo(f"Error: {error}", err=True)
         sys.exit(2)

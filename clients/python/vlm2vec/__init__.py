@@ -18,6 +18,7 @@ from vlm2vec.inputs import Input
 from vlm2vec.options import Options
 from vlm2vec.results import Embedding, Model, ModelVersion, Ranked, Ranking, Timings
 from vlm2vec.sync.client import Client
+from vlm2vec.version import __version__
 
 __all__ = [
     "AsyncClient",
@@ -41,4 +42,5 @@ __all__ = [
     "Unauthenticated",
     "Unavailable",
     "VLM2VecError",
+    "__version__",
 ]

@@ -8,7 +8,9 @@ from typing import Any
 import click
 
 from vlm2vec_service.addresses import host_and_port
+from vlm2vec_service.networks import Networks
 
+HEADER = re.compile(r"[a-z0-9][a-z0-9_-]*")
 DEVICE = re.compile(r"cpu|cuda(:\d+)?")
 
 
@@ -76,6 +78,27 @@ class Devices(Text):
         return "names a device twice" if len({*numbered}) < len(numbered) else ""
 
 
+class Trusted(Text):
+    """Networks, addresses and the word unix, with commas between."""
+
+    def problem(self, value: str) -> str:
+        """Says which word is no network."""
+        try:
+            Networks.parse(value)
+        except ValueError as error:
+            return f"names what is no network such as 10.0.0.0/8, no address, nor unix: {error}"
+        return ""
+
+
+class Header(Text):
+    """The name of a header."""
+
+    def problem(self, value: str) -> str:
+        """Says what a name is made of."""
+        good = HEADER.fullmatch(value.lower()) and not value.lower().endswith("-bin")
+        return "" if good else "is no name of a header: letters, digits, - and _"
+
+
 class Number(click.FloatRange):
     """A number within a range, and neither infinite nor NaN, which lies within any."""
 
@@ -93,5 +116,7 @@ KINDS = {
     "address": Address(sockets=True),
     "port": Address(sockets=False),
     "file": File("FILE"),
+    "networks": Trusted("NETWORK[,NETWORK]"),
+    "header": Header("HEADER"),
     "devices": Devices("DEVICE[,DEVICE]"),
 }

@@ -6,11 +6,20 @@ either style, passes through `one_line`.
 
 import json
 import logging
+import re
 import time
+from collections.abc import Iterator
+from typing import Any
 
 from vlm2vec_registry.uri import without_secrets
 
-EXTRAS = ("method", "code", "seconds", "request_id", "peer", "caller", "error")
+TOLD = ("method", "code", "seconds")
+"""Of an access, what its message says as well."""
+EXTRAS = (
+    *TOLD, "request_id", "caller", "peer", "verb", "path", "model", "version", "inputs", "tokens",
+    "error",
+)  # fmt: skip
+WORD = re.compile(r"[^\s\"=]+")
 MOST_CHARACTERS = 2000
 """Of a message, of a value beside it, and of a line of a traceback."""
 MOST_LINES = 200
@@ -34,8 +43,11 @@ class TextFormatter(logging.Formatter):
     for a record."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """Writes the time, the level, the logger and the message."""
-        line = one_line(record.getMessage())
+        """Writes the time, the level, the logger and the message, and of an access what else is
+        known, as ``key=value``."""
+        words = [one_line(record.getMessage())]
+        words += [f"{key}={_word(value)}" for key, value in _extras(record) if key not in TOLD]
+        line = " ".join(words)
         lines = [f"{self.formatTime(record)} {record.levelname} {record.name}: {line}"]
         return "\n".join([*lines, *(f"  | {line}" for line in _traceback(self, record))])
 
@@ -52,13 +64,24 @@ class JsonFormatter(logging.Formatter):
             "logger": record.name,
             "message": one_line(record.getMessage()),
         }
-        for key in EXTRAS:
-            if hasattr(record, key):
-                value = getattr(record, key)
-                values[key] = one_line(value) if isinstance(value, str) else value
+        values |= _extras(record)
         if record.exc_info:
             values["traceback"] = "\n".join(_traceback(self, record))
         return json.dumps(values)
+
+
+def _extras(record: logging.LogRecord) -> Iterator[tuple[str, Any]]:
+    """What is known of an access, in the order of `EXTRAS`."""
+    for key in EXTRAS:
+        value = getattr(record, key, None)
+        if value is not None:
+            yield key, one_line(value) if isinstance(value, str) else value
+
+
+def _word(value: Any) -> str:
+    """A value as one word, in quotes where it has none or several."""
+    text = str(value)
+    return text if WORD.fullmatch(text) else json.dumps(text, ensure_ascii=False)
 
 
 def _traceback(formatter: logging.Formatter, record: logging.LogRecord) -> list[str]:

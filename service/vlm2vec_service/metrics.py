@@ -1,6 +1,9 @@
 """Prometheus metrics: seconds, ``_total`` on counters, labels from fixed sets only."""
 
 import functools
+import platform
+from collections.abc import Mapping
+from importlib import metadata
 from typing import TypeVar
 
 from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, Histogram
@@ -12,6 +15,11 @@ SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 1
 POWERS = tuple(float(2**i) for i in range(15))
 COSINES = (0.0, 0.25, 0.5, 0.6, 0.7, 0.8, 0.85, 0.9, 0.94, 0.97, 0.985, 0.99, 0.995, 0.999)
 """None below 0: the client library would leave out the sum, which may fall as well as rise."""
+NAMED = ("key:", "certificate:", "jwt:")
+"""What the name of a caller with a credential begins with."""
+UNNAMED, OTHER, SHADOW = "unnamed", "other", "shadow"
+"""Stand for callers without a credential, for those with one that are too many, and for copies that
+nobody asked for."""
 MODALITIES = ("text", "image", "video", "image_text", "video_text")
 
 Metric = TypeVar("Metric", Counter, Gauge, Histogram)
@@ -38,8 +46,14 @@ class Metrics:
             metric = Histogram(f"vlm2vec_{name}", text, labels, buckets=buckets, registry=registry)
             return _quick(metric)
 
-        self.requests = counter("requests_total", "Calls by method and code.", "method", "code")
-        self.seconds = histogram("request_seconds", "Seconds of a unary call.", SECONDS, "method")
+        build = gauge("build_info", "1 for the release that runs.", "version", "python")
+        build.labels(metadata.version("vlm2vec-serve"), platform.python_version()).set(1)
+        self.requests = counter(
+            "requests_total", "Calls by method, model and code.", "method", "model", "code"
+        )
+        self.seconds = histogram(
+            "request_seconds", "Seconds of a unary call.", SECONDS, "method", "model"
+        )
         self.in_flight = gauge("requests_in_flight", "Calls and streams under way.", "method")
         self.quota_refusals = counter("quota_refusals_total", "Calls refused for their quota.")
         self.reloads = counter(
@@ -67,6 +81,10 @@ class Metrics:
         self.refused = counter(
             "queue_refused_total", "Inputs refused because the queue was full or too long.", "model"
         )
+        self.starting_refused = counter(
+            "starting_refused_total",
+            "Calls and inputs of streams refused because no worker had started yet.", "model",
+        )  # fmt: skip
         self.fatal_inputs = counter(
             "fatal_inputs_total", "Inputs refused because they take the worker down.", "model"
         )
@@ -85,6 +103,9 @@ class Metrics:
         )
         self._routes: dict[str, list[tuple[str, str, str]]] = {}
         self._cache_seen: dict[tuple[str, str], tuple[int, int]] = {}
+        self.most_callers = 0
+        """Callers whose cost is counted by their names."""
+        self._callers: set[str] = set()
         self.device_memory = gauge(
             "device_memory_bytes", "Device memory in use; 0 where unknown.", "model", "worker"
         )
@@ -95,8 +116,21 @@ class Metrics:
         self.device_seconds = counter(
             "device_seconds_total", "Seconds that a device ran batches.", "model", "worker"
         )
+        self.caller_tokens = counter(
+            "caller_tokens_total", "Tokens embedded, by caller.", "model", "caller"
+        )
+        self.caller_seconds = counter(
+            "caller_device_seconds_total",
+            "Seconds of devices by caller, who have their share of a batch by their tokens in it.",
+            "model", "caller",
+        )  # fmt: skip
         self.up = gauge("worker_up", "Whether a worker is ready.", "model", "worker")
         self.restarts = counter("worker_restarts_total", "Restarts of a worker.", "model", "worker")
+        self.silence = gauge(
+            "worker_silent_seconds",
+            "Seconds for which a worker on another host has not answered; 0 where it does.",
+            "model", "worker",
+        )  # fmt: skip
         self.adapters = gauge("adapters_loaded", "Adapters a worker holds.", "model", "worker")
         self.adapters_merged = gauge(
             "adapters_merged", "Adapters with a merged copy of the weights that they touch.",
@@ -123,6 +157,10 @@ class Metrics:
         self.registry_errors = counter(
             "registry_errors_total", "Looks at the registry that failed.", "model"
         )
+        self.registry_away = gauge(
+            "registry_away_seconds",
+            "How long the registry had not answered at the last look; 0 while it answers.", "model",
+        )  # fmt: skip
         self.state_errors = counter(
             "registry_state_errors_total",
             "Times that the last snapshot could not be read from its file, or written to it.",
@@ -185,11 +223,37 @@ class Metrics:
         self.up.labels(model, worker).set(up)
         # Counters start at 0: the first restart is an increase.
         self.restarts.labels(model, worker)
+        self.silence.labels(model, worker)
         for path in PATHS:
             self.path_tokens.labels(model, worker, path)
         if not up:
             self.adapters_merged.labels(model, worker).set(0)
             self.merged_bytes.labels(model, worker).set(0)
+
+    def forget_worker(self, model: str, worker: str) -> None:
+        """A worker is gone for good: nothing is said of it any more."""
+        for metric in (
+            self.cache_hits, self.cache_misses, self.device_memory, self.device_memory_total,
+            self.device_seconds, self.up, self.restarts, self.silence, self.adapters,
+            self.adapters_merged, self.merged_bytes,
+        ):  # fmt: skip
+            metric.labels.cache_clear()  # type: ignore[attr-defined]
+            metric.remove(model, worker)
+        self.path_tokens.labels.cache_clear()  # type: ignore[attr-defined]
+        for path in PATHS:
+            self.path_tokens.remove(model, worker, path)
+        self._cache_seen.pop((model, worker), None)
+
+    def _shown(self, caller: str) -> str:
+        """The name that stands for a caller in a label: its own for the first ``most_callers``
+        that have a credential; who has none may come under any number of names."""
+        if not caller:
+            return SHADOW
+        if not caller.startswith(NAMED):
+            return UNNAMED
+        if caller not in self._callers and len(self._callers) < self.most_callers:
+            self._callers.add(caller)
+        return caller if caller in self._callers else OTHER
 
     def route(self, model: str, routes: dict[str, tuple[str, str]], canary_share: float) -> None:
         """What the aliases of ``model`` stand for now: version and space, by alias."""
@@ -201,9 +265,20 @@ class Metrics:
         self.canary_share.labels(model).set(canary_share)
 
     def batch(
-        self, model: str, worker: str, tokens: int, token_budget: int, result: BatchResult
+        self,
+        model: str,
+        worker: str,
+        callers: Mapping[str, int],
+        token_budget: int,
+        result: BatchResult,
     ) -> None:
-        """Counts a batch of ``tokens`` that came back from a worker."""
+        """Counts a batch that came back from a worker, with so many tokens of each caller, who is
+        charged the device's time by them."""
+        tokens = sum(callers.values())
+        for caller, share in callers.items():
+            name = self._shown(caller)
+            self.caller_tokens.labels(model, name).inc(share)
+            self.caller_seconds.labels(model, name).inc(result.seconds * share / tokens)
         self.batch_inputs.labels(model).observe(len(result.vectors))
         self.batch_tokens.labels(model).observe(tokens)
         self.batch_fill.labels(model).observe(tokens / token_budget)

@@ -40,6 +40,7 @@ def small_server(checkpoints: Path, tmp_path_factory: pytest.TempPathFactory) ->
         "VLM2VEC_SERVE_DTYPE": "float32",
         "VLM2VEC_SERVE_LOG_FORMAT": "json",
         "VLM2VEC_SERVE_MAX_INPUTS": "1",
+        "VLM2VEC_SERVE_TRUSTED_PROXIES": "127.0.0.0/8",
     }
     # The flag goes before both.
     with running_server(folder, "--max-inputs", "3", environment=environment) as started:
@@ -102,7 +103,7 @@ def test_streams_are_slowed_and_never_refused(small_server: Server, golden: Gold
 
 
 def test_json_log_tells_of_every_call_and_nothing_of_what_was_in_it(small_server: Server) -> None:
-    metadata = (("x-request-id", "in-the-log"),)
+    metadata = (("x-request-id", "in-the-log"), ("x-forwarded-for", "203.0.113.7"))
     for message in (
         text(SECRET),
         pb.Input(prompt=SECRET, instruction=SECRET),
@@ -134,5 +135,11 @@ def test_json_log_tells_of_every_call_and_nothing_of_what_was_in_it(small_server
         }
         assert line["seconds"] > 0
         assert ("error" in line) == (line["code"] != "OK")
-    mine = [line["code"] for line in calls if line["request_id"] == "in-the-log"]
-    assert mine == ["OK"] + ["INVALID_ARGUMENT"] * 6
+    mine = [line for line in calls if line["request_id"] == "in-the-log"]
+    assert [line["code"] for line in mine] == ["OK"] + ["INVALID_ARGUMENT"] * 6
+    for line in mine:
+        assert line["caller"] == "ipv4:203.0.113.7"
+        assert line["peer"].startswith("ipv4:127.0.0.1:")
+        assert line["path"] == "/vlm2vec.v1.EmbeddingService/Embed"
+        assert (line["model"], line["version"], line["inputs"]) == ("qwen", "lora", 1)
+        assert (line["tokens"] > 0) == (line["code"] == "OK")

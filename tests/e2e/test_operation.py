@@ -6,6 +6,7 @@ import subprocess
 from pathlib import Path
 
 import grpc
+import httpx
 import pytest
 from grpc_health.v1 import health_pb2
 from grpc_reflection.v1alpha.proto_reflection_descriptor_database import (
@@ -98,11 +99,11 @@ def test_metrics_count_what_was_sent(server: Server) -> None:
     cases = case_inputs("qwen")
     wait_until(lambda: server.metric("requests_in_flight") == 0)
     counted: dict[str, tuple[str, dict[str, str]]] = {
-        "calls": ("requests_total", {"method": "Embed", "code": "OK"}),
+        "calls": ("requests_total", {"method": "Embed", "model": "qwen", "code": "OK"}),
         "failed calls": ("requests_total", {"method": "Embed", "code": "INVALID_ARGUMENT"}),
         "missed calls": ("requests_total", {"method": "Rank", "code": "NOT_FOUND"}),
         "streams": ("requests_total", {"method": "EmbedStream", "code": "OK"}),
-        "seconds": ("request_seconds_count", {"method": "Embed"}),
+        "seconds": ("request_seconds_count", {"method": "Embed", "model": "qwen"}),
         "inputs": ("inputs_total", {"model": "qwen", "version": "dora", "code": "OK"}),
         "bad inputs": (
             "inputs_total",
@@ -116,6 +117,7 @@ def test_metrics_count_what_was_sent(server: Server) -> None:
         "batch inputs": ("batch_inputs_sum", {"model": "qwen"}),
         "batch tokens": ("batch_tokens_sum", {"model": "qwen"}),
         "other model": ("inputs_total", {"model": "phi"}),
+        "cost": ("caller_tokens_total", {"model": "qwen", "caller": "unnamed"}),
     }
 
     def read() -> dict[str, float]:
@@ -141,7 +143,8 @@ def test_metrics_count_what_was_sent(server: Server) -> None:
     expected = {
         "calls": 3, "failed calls": 1, "missed calls": 1, "streams": 1, "seconds": 4,
         "inputs": 8, "bad inputs": 2, "all inputs": 10, "texts": 7, "videos": 3,
-        "tokens": tokens, "waits": 8, "batch inputs": 8, "batch tokens": tokens, "other model": 0,
+        "tokens": tokens, "waits": 8, "batch inputs": 8, "batch tokens": tokens, "cost": tokens,
+        "other model": 0,
     }  # fmt: skip
     # A call is counted right after its answer left.
     wait_until(lambda: server.metric("requests_in_flight") == 0)
@@ -153,6 +156,32 @@ def test_metrics_count_what_was_sent(server: Server) -> None:
 
 
 def test_metrics_please_promtool(server: Server) -> None:
+def test_the_log_tells_in_one_line_who_asked_for_what(server: Server) -> None:
+    id = "told in the log"
+    request = pb.EmbedRequest(options=options("qwen", "dora"), inputs=[text("a b")] * 3)
+    answer = server.embedding.Embed(request, metadata=(("x-request-id", id),))
+    url = f"http://{server.http_address}/v1/embeddings"
+    httpx.post(url, json={"input": "a", "model": "no such"}, headers={"x-request-id": id})
+
+    def lines() -> list[str]:
+        return [line for line in server.log.read_text().splitlines() if f'="{id}"' in line]
+
+    wait_until(lambda: len(lines()) == 2)
+    over_grpc, over_http = lines()
+    tokens = sum(embedding.tokens for embedding in answer.embeddings)
+    for words in (
+        "INFO vlm2vec.access: Embed OK ", " caller=ipv4:127.0.0.1 peer=ipv4:127.0.0.1:",
+        " path=/vlm2vec.v1.EmbeddingService/Embed model=qwen version=dora ",
+        f" inputs=3 tokens={tokens}",
+    ):  # fmt: skip
+        assert words in over_grpc
+    for words in (
+        "INFO vlm2vec.access: /v1/embeddings NOT_FOUND ", " verb=POST path=/v1/embeddings inputs=0",
+        " error=\"model 'no such' is not served",
+    ):  # fmt: skip
+        assert words in over_http
+
+
     if not shutil.which("promtool"):
         pytest.skip("promtool is not installed")
     command = ["promtool", "check", "metrics"]
@@ -179,4 +208,6 @@ def test_ports_that_are_taken_are_one_sentence_and_status_2(
     result = subprocess.run(command, text=True, capture_output=True, check=False, timeout=60)
     assert result.returncode == 2
     assert "Traceback" not in result.stderr
-    assert result.stderr.splitlines()[-1].startswith(f"Error: cannot listen on {server.address}")
+    said = f"Error: --{option}: cannot listen on {server.address}: "
+    assert result.stderr.splitlines()[-1].startswith(said)
+    assert "reading" not in result.stderr

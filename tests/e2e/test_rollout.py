@@ -40,7 +40,7 @@ def rollout(checkpoints: Path, tmp_path_factory: pytest.TempPathFactory) -> Iter
         flags = [
             "--model", f"{MODEL}={base}", "--dtype", "float32", "--registry", mlflow.url,
             "--poll-seconds", "0.2", "--cache-dir", str(folder / "cache"),
-            "--max-artifact-bytes", "4000000",
+            "--max-artifact-bytes", "4000000", "--trusted-proxies", "127.0.0.0/8",
         ]  # fmt: skip
         versions = {version.name: version for version in registry.versions(MODEL)}
         with running_server(folder, *flags) as server:
@@ -79,6 +79,12 @@ def test_a_canary_takes_its_share_by_key(rollout: Rollout, golden: Golden) -> No
         before = {key: version_for(key) for key in map(str, range(40))}
         assert {key: version_for(key) for key in before} == before
         assert set(before.values()) == {"1", "2"}
+        # An ingress gives the key in a header, or forwards whom it saw; over HTTP it is the same.
+        assert {key: version_behind(rollout, "x-routing-key", key) for key in before} == before
+        hosts = [f"203.0.113.{number}" for number in range(40)]
+        by_host = {host: version_behind(rollout, "x-forwarded-for", host) for host in hosts}
+        assert by_host == {host: version_behind(rollout, "x-forwarded-for", host) for host in hosts}
+        assert set(by_host.values()) == {"1", "2"}
         # Who gives no key is one caller, and sees one space.
         assert len({version_for("") for _ in range(20)}) == 1
         traffic.start_canary(rollout.registry, MODEL, "2", 0.6)
@@ -88,6 +94,16 @@ def test_a_canary_takes_its_share_by_key(rollout: Rollout, golden: Golden) -> No
     finally:
         traffic.stop_canary(rollout.registry, MODEL)
         wait_until(lambda: rollout.server.metric("canary_share", model=MODEL) == 0)
+
+
+def version_behind(rollout: Rollout, header: str, value: str) -> str:
+    """Which version answers with a header of an ingress, over gRPC and HTTP alike."""
+    request = pb.EmbedRequest(inputs=[case_inputs("qwen")["text"]])
+    answer = rollout.server.embedding.Embed(request, metadata=((header, value),))
+    url = f"http://{rollout.server.http_address}/v1/embeddings"
+    body = httpx.post(url, json={"input": "a"}, headers={header: value}).json()
+    assert body["version"] == answer.embeddings[0].version
+    return str(body["version"])
 
 
 def test_pins_hold_while_the_champion_flips(rollout: Rollout, golden: Golden) -> None:

@@ -15,9 +15,11 @@ from vlm2vec_service.frontend.access import Access, Call, public
 from vlm2vec_service.frontend.auth.authenticator import Authenticator, Credentials
 from vlm2vec_service.frontend.auth.identity import ANYONE
 from vlm2vec_service.frontend.auth.quota import Quotas
+from vlm2vec_service.frontend.forwarding import Forwarding
 from vlm2vec_service.frontend.holding import ByteBudget
 from vlm2vec_service.frontend.limits import check_parts
 from vlm2vec_service.metrics import Metrics
+from vlm2vec_service.settings import AuthSettings
 
 NOTHING = Credentials("", ())
 
@@ -32,12 +34,13 @@ def access(max_calls: int, received: int = 1000) -> Access:
         Quotas(0, 0, 1),
         max_calls,
         ByteBudget("max_received_bytes", received),
+        Forwarding.of(AuthSettings()),
     )
 
 
 def call(gate: Access, host: str, stream: bool = False) -> Call:
     """A call from ``host`` that was let in."""
-    started = gate.start("Embed", f"ipv4:{host}:5", "")
+    started = gate.start("Embed", f"ipv4:{host}:5")
     gate.check(started, NOTHING, "embed", stream)
     return started
 
@@ -63,7 +66,7 @@ def test_who_was_refused_gives_no_place_back() -> None:
     gate = access(max_calls=2)
     kept = call(gate, "10.0.0.1")
     for _ in range(5):
-        refused = gate.start("Embed", "ipv4:10.0.0.1:5", "")
+        refused = gate.start("Embed", "ipv4:10.0.0.1:5")
         with pytest.raises(ExhaustedError) as caught:
             gate.check(refused, NOTHING, "embed")
         gate.finish(refused, caught.value)

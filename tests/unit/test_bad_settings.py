@@ -1,6 +1,7 @@
 """Wrong settings: each is refused while the command line is read, by its flag, with its value and
 what is allowed."""
 
+import runpy
 from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
@@ -45,6 +46,8 @@ WRONG: dict[str, tuple[str, ...]] = {
     "dtype": ("float16", "bf16", "int8"),
     "log_format": ("yaml",),
     "log_level": ("LOUD", "10"),
+    "trusted_proxies": ("10.0.0.0/33", "10.0.0.1/8", "proxy", "10.0.0.0/8 unix", "unix:/run/a"),
+    "routing_key_header": ("a b", "x:", "key-bin", "-x", "é"),
     **dict.fromkeys(
         ("callers", "tls_certificate", "tls_key", "tls_client_ca", "webhook_secret_file"),
         ("/nowhere/file", "/"),
@@ -100,7 +103,8 @@ def test_good_values_are_taken() -> None:
         "listen": ("unix:/run/a", "[::1]:0", ":80", "localhost:65535"), "http_listen": ("",),
         "metrics_listen": ("",), "device": ("cuda", "cuda:0,cuda:12", "cpu,cuda:1"),
         "log_level": ("debug", "Warning"), "merged_bytes": ("-1", "0"), "callers": (__file__, ""),
-        "poll_seconds": ("0.1", "2e6"),
+        "poll_seconds": ("0.1", "2e6"), "routing_key_header": ("", "X-User", "x_user-2"),
+        "trusted_proxies": ("", "10.0.0.0/8, ::1,unix", "fd00::/8"),
     }  # fmt: skip
     for name, values in good.items():
         for value in values:
@@ -134,6 +138,7 @@ def test_models_and_workers(flag: str, value: str, said: str) -> None:
 def test_names_are_those_of_models() -> None:
     good: dict[str, Any] = {"model": {"a": "", "b": ""}, "adapter": {("a", "1"): ""}}
     good |= {"alias": {("a", "x"): "1", ("b", "y"): "base"}, "worker": {"b": ["host:1"]}}
+    good |= {"embedding": {}}
     check_names(good)
     for option, value, said in (
         ("adapter", {("c", "1"): ""}, "--adapter: 'c' is none of --model: a, b"),
@@ -198,9 +203,10 @@ def test_settings_that_are_looked_at_together(tmp_path: Path) -> None:
 
 
 def test_devices_that_are_not_there(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    exec(devices.ASK)
+    (tmp_path / "ask.py").write_text(devices.ASK)
+    runpy.run_path(str(tmp_path / "ask.py"))
     assert capsys.readouterr().out.split() == [str(torch.cuda.device_count()), torch.__version__]
     monkeypatch.setattr(devices, "ASK", "print(2, '2.13.0')")
     for there in (["cpu"], ["cuda"], ["cpu", "cuda:0", "cuda:1"], []):
@@ -249,8 +255,9 @@ def test_the_file_that_is_written_has_every_option_in_the_order_of_help(tmp_path
     places = [help.index(f"  --{key}") for key in keys]
     assert places == sorted(places)
     file = tmp_path / "serve.toml"
-    repeatable = ("model = ", "adapter = ", "alias = ", "worker = ")
-    file.write_text("\n".join(l for l in lines if " = " in l and not l.startswith(repeatable)))
+    repeatable = {key for key in keys if OPTIONS[key.replace("-", "_")].multiple}
+    entries = [line for line in lines if " = " in line]
+    file.write_text("\n".join(l for l in entries if l.partition(" = ")[0] not in repeatable))
     assert parsed("--config", str(file)).exit_code == 0
 
 

@@ -75,3 +75,26 @@ def test_json_keeps_numbers_and_names() -> None:
     values = json.loads(JsonFormatter().format(record("m %d", 1, seconds=0.5, method="Embed")))
     assert (values["message"], values["seconds"], values["method"]) == ("m 1", 0.5, "Embed")
     assert (values["level"], values["logger"]) == ("INFO", "vlm2vec.access")
+
+
+def test_both_styles_tell_the_same_of_an_access() -> None:
+    known: dict[str, object] = {
+        "method": "Embed", "code": "OK", "seconds": 0.0012, "request_id": "a b=c",
+        "caller": "key:x", "peer": "ipv4:10.0.0.1:5", "verb": None,
+        "path": "/vlm2vec.v1.EmbeddingService/Embed",
+        "model": "v2", "version": "", "inputs": 3, "tokens": 40, "error": 'no "m"\n',
+    }  # fmt: skip
+    access = record("%s %s %.1f ms", "Embed", "OK", 1.2, **known)
+    text = TextFormatter().format(access)
+    assert text.endswith(
+        'Embed OK 1.2 ms request_id="a b=c" caller=key:x peer=ipv4:10.0.0.1:5 '
+        'path=/vlm2vec.v1.EmbeddingService/Embed model=v2 version="" inputs=3 tokens=40 '
+        'error="no \\"m\\"\\\\n"'
+    )
+    values = json.loads(JsonFormatter().format(access))
+    assert {key: values[key] for key in known if known[key] is not None} == {
+        key: value if key != "error" else 'no "m"\\n'
+        for key, value in known.items()
+        if value is not None
+    }
+    assert "verb" not in values

@@ -17,6 +17,7 @@ from vlm2vec_service.options import options, take
 from vlm2vec_service.preprocess import Prepared
 from vlm2vec_service.scheduling.batch import BatchInput, BatchResult
 from vlm2vec_service.settings import EngineSettings
+from vlm2vec_service.supervision import process
 from vlm2vec_service.supervision.link import Link, WorkerStatus
 from vlm2vec_service.supervision.process import DEATHS, Worker, _flags
 from vlm2vec_service.versions.wanted import WantedAdapter
@@ -91,6 +92,34 @@ def test_a_worker_of_an_older_release_that_does_not_say_is_taken() -> None:
     one = worker()
     asyncio.run(greet(one, ScriptedLink(b"", 0)))
     assert one.ready
+
+
+@pytest.mark.parametrize("error", [DeadlineError("slow"), WorkerLostError("connection refused")])
+def test_a_worker_elsewhere_that_does_not_answer_is_said_until_it_does(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, error: Exception
+) -> None:
+    monkeypatch.setattr(process, "SILENCE_SECONDS", 1e-9)
+    monkeypatch.setattr(process, "REACH_PAUSE", 0.0)
+    metrics, seen = Metrics(CollectorRegistry()), []
+
+    class Silent(ScriptedLink):
+        async def status(self, timeout: float | None = None) -> WorkerStatus:
+            seen.append(metrics.silence.labels("m", "w")._value.get())
+            if len(seen) < 5:
+                raise error
+            return self.answer
+
+    one = Worker("w", "m", Path("base"), BASE, EngineSettings(), metrics, 300.0, "host:1")
+    asyncio.run(greet(one, Silent()))
+    assert one.ready
+    assert seen == sorted(seen)
+    assert seen[-1] > 0
+    assert metrics.silence.labels("m", "w")._value.get() == 0
+    lines = [line for line in caplog.messages if "does not answer" in line]
+    assert lines[0].startswith("worker w does not answer for 0 s: ")
+    assert lines[0].endswith(str(error))
+    # Ever more rarely: each time after twice as long.
+    assert 1 <= len(lines) < 5
 
 
 def test_what_is_wanted_while_it_greets_is_loaded_too() -> None:

@@ -13,6 +13,7 @@ from vlm2vec_service.errors import Code, ExhaustedError, ServeError, Unavailable
 from vlm2vec_service.frontend.auth.authenticator import Authenticator, Credentials
 from vlm2vec_service.frontend.auth.identity import ANYONE, Identity
 from vlm2vec_service.frontend.auth.quota import UNLIMITED, Quota, Quotas
+from vlm2vec_service.frontend.forwarding import Forwarding, Headers
 from vlm2vec_service.frontend.holding import ByteBudget, Holding
 from vlm2vec_service.metrics import Metrics
 from vlm2vec_service.scheduling.fair_queue import Flow
@@ -21,15 +22,32 @@ access = logging.getLogger("vlm2vec.access")
 log = logging.getLogger(__name__)
 
 REQUEST_ID = "x-request-id"
+SEVERAL = "several"
+"""Stands in logs and metrics for more than one model or version."""
 
 
 @dataclass
 class Call:
-    """One call. ``method`` is from a fixed set; ``peer`` is an address as gRPC writes it."""
+    """One call. ``method`` is from a fixed set, ``path`` what the caller wrote, over HTTP with a
+    ``verb``; ``peer`` is an address as gRPC writes it.
+
+    ``model`` and ``version`` are those that were found, empty until then, and `SEVERAL` for a
+    stream to several; ``inputs`` and ``tokens`` are counted as they come.
+    """
 
     method: str
     peer: str
     id: str
+    path: str = ""
+    verb: str | None = None
+    client: str = ""
+    """The address that proxies saw, without a port; empty where none is believed."""
+    routing_key: str = ""
+    """The key that came in a header."""
+    model: str = ""
+    version: str = ""
+    inputs: int = 0
+    tokens: int = 0
     started: float = field(default_factory=time.monotonic)
     identity: Identity = ANYONE
     quota: Quota = UNLIMITED
@@ -44,12 +62,19 @@ class Call:
     @property
     def caller(self) -> str:
         """The name that is fair to, limits and logs the caller: its own, or where nobody asks for
-        it the address without the port, so that one host's connections share a turn."""
-        if self.identity.name:
-            return self.identity.name
+        it the address without the port, so that one host's connections share a turn: the one that
+        trusted proxies saw, or else that of who connects."""
+        if known := self.identity.name or self.client:
+            return known
         return (
             self.peer.rpartition(":")[0] if self.peer.startswith(("ipv4:", "ipv6:")) else self.peer
         )
+
+    def found(self, model: str, version: str = "") -> None:
+        """Notes which model answers, or which version of it."""
+        self.model = model if self.model in ("", model) else SEVERAL
+        if version:
+            self.version = version if self.version in ("", version) else SEVERAL
 
     def hold(self, received: int, field: str) -> None:
         """Counts bytes that were or will be received, until the call ends. Raises
@@ -97,6 +122,7 @@ class Access:
         quotas: Quotas,
         max_calls: int,
         received: ByteBudget,
+        forwarding: Forwarding,
     ) -> None:
         self.metrics = metrics
         self.draining = draining
@@ -104,13 +130,25 @@ class Access:
         self.quotas = quotas
         self.max_calls = max_calls
         self.received = received
+        self.forwarding = forwarding
         self._under_way: Counter[str] = Counter()
 
-    def start(self, method: str, peer: str, id: str) -> Call:
-        """Notes a call that comes in, with the ``id`` that the caller gave it, if any. `finish` has
-        to follow."""
+    def start(
+        self,
+        method: str,
+        peer: str,
+        headers: Headers = lambda name: (),
+        path: str = "",
+        verb: str | None = None,
+    ) -> Call:
+        """Notes a call that comes in, with the id that the caller gave it, if any. `finish` has to
+        follow."""
+        given = headers(REQUEST_ID)
+        id = given[0] if len(given) == 1 else ""
         good = 0 < len(id) <= 128 and id.isascii() and id.isprintable()
-        call = Call(method, peer, id if good else os.urandom(16).hex())
+        call = Call(method, peer, id if good else os.urandom(16).hex(), path, verb)
+        call.client = self.forwarding.client(peer, headers)
+        call.routing_key = self.forwarding.routing_key(headers)
         call.held = Holding(self.received, Flow(call.caller, True))
         current.set(call)
         self.metrics.in_flight.labels(method).inc()
@@ -170,9 +208,9 @@ class Access:
         if call.held is not None:
             call.held.release()
         self.metrics.in_flight.labels(call.method).dec()
-        self.metrics.requests.labels(call.method, code.name).inc()
+        self.metrics.requests.labels(call.method, call.model, code.name).inc()
         if code != Code.CANCELLED and not stream:
-            self.metrics.seconds.labels(call.method).observe(seconds)
+            self.metrics.seconds.labels(call.method, call.model).observe(seconds)
         if not access.isEnabledFor(logging.INFO):
             return shown
         access.info(
@@ -182,8 +220,10 @@ class Access:
             seconds * 1000,
             extra={
                 "method": call.method, "code": code.name, "seconds": round(seconds, 6),
-                "request_id": call.id, "peer": call.peer, "caller": call.caller,
-                **({"error": str(shown)} if shown else {}),
+                "request_id": call.id, "caller": call.caller, "peer": call.peer,
+                "verb": call.verb, "path": call.path, "model": call.model or None,
+                "version": call.version or None, "inputs": call.inputs, "tokens": call.tokens,
+                "error": str(shown) if shown else None,
             },
         )  # fmt: skip
         return shown

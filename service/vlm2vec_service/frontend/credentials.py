@@ -9,6 +9,7 @@ from vlm2vec_service.errors import StartError
 from vlm2vec_service.frontend.access import Access
 from vlm2vec_service.frontend.auth.authenticator import Authenticator
 from vlm2vec_service.frontend.auth.quota import Quotas
+from vlm2vec_service.frontend.forwarding import Forwarding
 from vlm2vec_service.frontend.pipeline import Pipeline
 from vlm2vec_service.frontend.reload import Reloaded, follow
 from vlm2vec_service.frontend.tls import Certificate, follow_certificate
@@ -69,9 +70,10 @@ def open_access(
     )
     if pipeline.member is not None:
         quotas.make_bucket = SharedBuckets(pipeline.member.folder / "quotas").bucket
+    pipeline.metrics.most_callers = auth.metrics_callers
     access = Access(
         pipeline.metrics, pipeline.draining, authenticator, quotas, pipeline.settings.max_calls,
-        pipeline.received,
+        pipeline.received, Forwarding.of(auth),
     )  # fmt: skip
     return access, certificate
 

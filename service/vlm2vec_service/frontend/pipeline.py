@@ -90,6 +90,7 @@ class Pipeline:
         """
         route = await self._route(options, caller)
         for name, message in inputs.items():
+        caller.asks(route.served.model.name, route.version.name, len(inputs))
             check_parts(message, self.limits.max_parts, name)
         # A call's answers come many at a time, and others wait while they are looked after.
         window = min(len(inputs), max(1, self.settings.stream_window // 2))
@@ -149,9 +150,10 @@ class Pipeline:
         model = self.catalog.model(ref.name)
         caller.identity.check_model(model.name)
         served = self.served[model.name]
+        caller.asks(model.name)
         if not served.dimension:
             raise UnavailableError(f"model {model.name!r} is starting", retry_after=2.0)
-        key = options.routing_key or caller.name
+        key = options.routing_key or caller.routing_key
         if ref.space:
             version = await self._in_space(served, ref.space, caller)
         else:

@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from vlm2vec.v1 import embedding_pb2 as pb
 from vlm2vec_service.errors import DeadlineError
-from vlm2vec_service.frontend.access import current
+from vlm2vec_service.frontend.access import Call, current
 from vlm2vec_service.frontend.auth.identity import ANYONE, Identity
 from vlm2vec_service.frontend.auth.quota import UNLIMITED, Quota
 from vlm2vec_service.frontend.served import Served
@@ -29,12 +29,26 @@ class Caller:
     identity: Identity = ANYONE
     quota: Quota = UNLIMITED
     streams: bool = False
+    call: Call | None = None
+    """The call whose log says what was asked; None where nobody called."""
 
     @classmethod
     def of_current_call(cls, deadline: float, streams: bool = False) -> "Caller":
         """Makes the caller of the call that is being answered, as `Access` knows it."""
         call = current.get()
-        return cls(call.caller, deadline, call.identity, call.quota, streams)
+        return cls(call.caller, deadline, call.identity, call.quota, streams, call)
+
+    def asks(self, model: str, version: str = "", inputs: int = 0) -> None:
+        """Notes in the call that ``model`` is asked, and once that is known its ``version`` for so
+        many ``inputs``."""
+        if self.call is not None:
+            self.call.found(model, version)
+            self.call.inputs += inputs
+
+    @property
+    def routing_key(self) -> str:
+        """What routes a request that has no key of its own: that of a header, or the caller."""
+        return (self.call and self.call.routing_key) or self.name
 
     @property
     def remaining(self) -> float | None:
@@ -43,7 +57,9 @@ class Caller:
         return seconds if seconds < 1e9 else None
 
     async def pay(self, tokens: int) -> None:
-        """Takes what an input costs from the quota."""
+        """Takes what an input costs from the quota, and notes it in the call."""
+        if self.call is not None:
+            self.call.tokens += tokens
         if self.quota is not UNLIMITED:
             await self.quota.pay(tokens, self.streams)
 

@@ -36,9 +36,10 @@ class Scheduler:
         self.places = Places(max_requests, max_tokens, self.queue)
         self._suspects = Suspects()
         self._lanes: list[Lane] = []
+        self._feeding: dict[BatchWorker, asyncio.Task[None]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
-        for counter in (metrics.refused, metrics.fatal_inputs):
-            counter.labels(model)  # from 0, for dashboards
+        for counter in (metrics.refused, metrics.starting_refused, metrics.fatal_inputs):
+            counter.labels(model)  # from 0, for dashboards and autoscalers
         metrics.pending.labels(model).set_function(lambda: self.places.taken)
         metrics.queue_requests.labels(model).set_function(lambda: self.queue.requests)
         metrics.queue_tokens.labels(model).set_function(lambda: self.queue.tokens)
@@ -47,8 +48,14 @@ class Scheduler:
         """Starts feeding ``worker``; ``wake`` of the lane has to be set whenever it gets ready."""
         lane = Lane(worker)
         self._lanes.append(lane)
-        self._start(self._feed(lane))
+        self._feeding[worker] = self._start(self._feed(lane))
         return lane
+
+    def remove_worker(self, worker: BatchWorker) -> None:
+        """Stops feeding ``worker``, which is gone. What was sent to it fails by itself, and runs
+        again in another."""
+        self._lanes = [lane for lane in self._lanes if lane.worker is not worker]
+        self._feeding.pop(worker).cancel()
 
     def admit(self, flow: Flow, deadline: float, inputs: int = 1) -> None:
         """Counts ``inputs`` more of ``flow`` in, until `release`.
@@ -196,7 +203,7 @@ class Scheduler:
                     queued.future.set_result(Embedded(vector, waited, result.seconds))
             self._suspects.answered()
             self.metrics.batch(
-                self.model, lane.worker.name, batch.tokens, lane.worker.token_budget, result
+                self.model, lane.worker.name, batch.callers, lane.worker.token_budget, result
             )
         finally:
             lane.done(batch)
@@ -227,10 +234,11 @@ class Scheduler:
 
     def _start(
         self, coroutine: Coroutine[None, None, None], context: contextvars.Context | None = None
-    ) -> None:
+    ) -> asyncio.Task[None]:
         task = asyncio.create_task(coroutine, context=context)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+        return task
 
 
 def _answer(inputs: Sequence[QueuedInput], error: ServeError) -> None:

@@ -91,6 +91,19 @@ class AuthSettings:
         "metrics, pages, comma-separated. Reflection stands for HTTP's /openapi.json, too; pages "
         "for / and /docs, which show nothing by themselves.",
     )
+    trusted_proxies: str = setting(
+        "",
+        "Proxies whose X-Forwarded-For is believed, as networks or addresses, comma-separated; "
+        "unix for those that connect by a socket's file. Callers without a credential then go by "
+        "the address that the outermost of them saw. Empty believes nobody.",
+        kind="networks",
+    )
+    routing_key_header: str = setting(
+        "x-routing-key",
+        "Header, over gRPC metadata, whose value is the routing key of a request that has none of "
+        "its own, which so gets the canary or not. Empty takes none.",
+        kind="header",
+    )
     allow_anonymous: bool = setting(
         False, "Listen on other addresses than loopback without asking for credentials."
     )
@@ -105,6 +118,12 @@ class AuthSettings:
         "Tokens for each caller without a rate of its own; 0 is no limit.",
         least=0,
         unit="TOKENS",
+    )
+    metrics_callers: int = setting(
+        50,
+        "Callers with a credential whose cost the metrics show by name; those that come later are "
+        "other, and without a credential unnamed.",
+        least=0,
     )
     caller_burst_seconds: float = seconds(
         1.0, "How many seconds' worth of its rate a caller who was idle may take at once."

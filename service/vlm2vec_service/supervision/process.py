@@ -40,6 +40,10 @@ DEATHS = 2
 """Times that a worker may die over the loading of an adapter before it refuses it."""
 POLL = 2.0
 """Seconds between looks at a worker that this process has not started."""
+REACH_PAUSE = 0.2
+"""Seconds until a worker that did not answer is asked again."""
+SILENCE_SECONDS = 10.0
+"""How long a worker on another host may not answer before that is said."""
 HOLDER = uuid.uuid4().hex
 """What this process goes by in workers that others use, too."""
 
@@ -242,10 +246,31 @@ class Worker:
                 if not (self.ready and held):
                     return  # it could not be reached, or was restarted: greet again
 
+    async def _reach(self, link: Link) -> WorkerStatus:
+        """Waits for a worker on another host; while it does not answer, a metric tells for how
+        long, and the log ever more rarely."""
+        clock = asyncio.get_running_loop().time
+        asked, said = clock(), SILENCE_SECONDS / 2
+        silence = self.metrics.silence.labels(self.model, self.name)
+        while True:
+            try:
+                status = await link.status(timeout=SILENCE_SECONDS)
+                silence.set(0)
+                return status
+            except (DeadlineError, WorkerLostError) as error:
+                silent = clock() - asked
+                silence.set(silent)
+                if silent >= 2 * said:
+                    said = silent
+                    log.warning(
+                        "worker %s does not answer for %.0f s: %s", self.name, silent, error
+                    )
+            await asyncio.sleep(REACH_PAUSE)
+
     async def _greet(self, link: Link) -> None:
         """Waits for the worker, loads what it should hold, and calls it ready."""
         self._link = link
-        status = await link.status()
+        status = await (self._reach(link) if self.is_remote else link.status())
         self._check(status)
         self.token_budget, self.dimension = status.token_budget, status.dimension
         # What was refused before may hold up what was not: it is for later.

@@ -37,11 +37,17 @@ def retry_trailer(error: ServeError) -> tuple[tuple[str, str], ...]:
     return (("retry-after-ms", str(max(1, round(error.retry_after * 1000)))),)
 
 
+def metadata(context: Any, name: str) -> list[str]:
+    """The values that came with the call under ``name``, in lower case."""
+    pairs = context.invocation_metadata() or ()
+    return [value for key, value in pairs if key == name and isinstance(value, str)]
+
+
 def credentials(context: Any) -> Credentials:
     """What came with the call."""
-    values = [v for key, v in context.invocation_metadata() or () if key == "authorization"]
+    values = metadata(context, "authorization")
     # Two are no credential: a proxy may have looked at the other one.
-    authorization = values[0] if len(values) == 1 and isinstance(values[0], str) else ""
+    authorization = values[0] if len(values) == 1 else ""
     auth = context.auth_context()
     names = (
         *auth.get("x509_subject_alternative_name", ()),
@@ -136,7 +142,7 @@ class Interceptor(grpc.aio.ServerInterceptor):
         scopes = (scope for prefix, scope in SCOPES.items() if method.startswith(prefix))
         scope = next(scopes, "adapters:write")
         name = method.rpartition("/")[2]
-        return lambda context, stream: _Around(access, name, context, scope, stream)
+        return lambda context, stream: _Around(access, name, method, context, scope, stream)
 
 
 class _Requests:
@@ -203,13 +209,15 @@ class _Known:
 class _Around:
     """The span of one call."""
 
-    def __init__(self, access: Access, method: str, context: Any, scope: str, stream: bool) -> None:
+    def __init__(
+        self, access: Access, method: str, path: str, context: Any, scope: str, stream: bool
+    ) -> None:
         self.access = access
         self.context = context
         self.scope = scope
         self.stream = stream
-        metadata = dict(context.invocation_metadata() or ())
-        self.call = access.start(method, context.peer() or "", str(metadata.get(REQUEST_ID, "")))
+        headers = functools.partial(metadata, context)
+        self.call = access.start(method, context.peer() or "", headers, path)
 
     async def __aenter__(self) -> Call:
         self.context.set_trailing_metadata(((REQUEST_ID, self.call.id),))

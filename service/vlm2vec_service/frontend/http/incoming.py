@@ -23,10 +23,16 @@ class Gone(asyncio.CancelledError):
     """The caller has closed the connection."""
 
 
-def header(scope: Message, name: bytes) -> str:
+def values_of(scope: Message, name: str) -> list[str]:
+    """The values of a header, each time that it is there."""
+    wanted = name.encode()
+    return [value.decode("latin-1") for key, value in scope["headers"] if key == wanted]
+
+
+def header(scope: Message, name: str) -> str:
     """The value of a header; empty where the header is missing, or there twice."""
-    values = [value for key, value in scope["headers"] if key == name]
-    return str(values[0].decode("latin-1")) if len(values) == 1 else ""
+    values = values_of(scope, name)
+    return values[0] if len(values) == 1 else ""
 
 
 class Inflater:
@@ -73,8 +79,8 @@ async def read_body(
     ``limit``; if it takes longer than ``seconds``; or if its encoding is unknown. Raises
     `InvalidInputError` if it cannot be inflated, and what `Call.hold` raises.
     """
-    inflater = Inflater(header(scope, b"content-encoding"))
-    length = header(scope, b"content-length")
+    inflater = Inflater(header(scope, "content-encoding"))
+    length = header(scope, "content-length")
     # A number too long for Python to read is too large for anything here.
     size = int(length[:19]) if length.isdecimal() else 0
     held = 0

@@ -1,6 +1,7 @@
 """The middleware around every HTTP request: access, the body within limits, errors to answers."""
 
 import asyncio
+import functools
 from collections.abc import Awaitable, Callable
 
 from vlm2vec_service import tracing
@@ -9,7 +10,14 @@ from vlm2vec_service.frontend.access import REQUEST_ID, Access, Call, let_go
 from vlm2vec_service.frontend.auth.authenticator import Credentials
 from vlm2vec_service.frontend.http import pages
 from vlm2vec_service.frontend.http.errors import error_body, error_headers, renamed
-from vlm2vec_service.frontend.http.incoming import Gone, Message, Receive, header, read_body
+from vlm2vec_service.frontend.http.incoming import (
+    Gone,
+    Message,
+    Receive,
+    header,
+    read_body,
+    values_of,
+)
 from vlm2vec_service.settings import HttpSettings
 
 Send = Callable[[Message], Awaitable[None]]
@@ -57,7 +65,8 @@ class Middleware:
             return
         known = [name for name in (*SCOPES, *SIGNED) if path == name or path.startswith(name + "/")]
         method = known[0] if known else "other"
-        call = self.access.start(method, _peer(scope), header(scope, REQUEST_ID.encode()))
+        headers = functools.partial(values_of, scope)
+        call = self.access.start(method, _peer(scope), headers, path, scope["method"])
         answer = _Answer(call, send)
         error: BaseException | None = None
         try:
@@ -168,7 +177,7 @@ def _check_connection(scope: Message) -> None:
 
 def _credentials(scope: Message) -> Credentials:
     names = scope.get("state", {}).get("certificate", ())
-    return Credentials(header(scope, b"authorization"), names)
+    return Credentials(header(scope, "authorization"), names)
 
 
 def _peer(scope: Message) -> str:

@@ -118,7 +118,7 @@ def _publish(registry: Registry, folder: Path) -> str:
 
 def _tasks(scenes: int) -> list[Task]:
     """Makes the model's own evaluation sets, smaller, and no questions in unusual words."""
-    # torch and scikit-learn are imported while the server starts.
+    # torch is imported while the server starts.
     from vlm2vec_demo.digits.tasks import tasks
 
     drawn = tasks(singles=scenes, pairs=scenes, scenes=scenes)
@@ -181,8 +181,9 @@ def _promote(
 def table(versions: Mapping[str, Evaluation]) -> str:
     """Writes the hit@1 of each version by meta-task, beside that of a blind choice."""
     rows = [["hit@1", *versions, "chance"]]
-    for name in META_TASKS:
-        scores = [evaluation.averages[name] for evaluation in versions.values()]
+    averages = [evaluation.averages for evaluation in versions.values()]
+    for name in (name for name in META_TASKS if name in averages[0]):
+        scores = [one[name] for one in averages]
         rows.append([name, *(f"{one.hit1:.3f}" for one in scores), f"{scores[0].chance:.3f}"])
     return "\n".join(f"  {row[0]:16}" + "".join(f"{cell:>8}" for cell in row[1:]) for row in rows)
 
@@ -219,6 +220,7 @@ def _next_steps(
     return f"""\
 Queries and what was found:  {arguments.folder / "demo.png"}
 MLflow:  {python} -m mlflow ui --backend-store-uri {shlex.quote(store)}
+         (once {python} -m pip install mlflow has brought its pages)
 
 {running}
   http://{server.metrics}/metrics

@@ -14,8 +14,10 @@ from typing import Any
 from vlm2vec import Input
 from vlm2vec_evaluation import prompts
 from vlm2vec_evaluation.errors import EvaluationError
+from vlm2vec_evaluation.layouts.source import Source
+from vlm2vec_evaluation.layouts.table import LAYOUTS
 from vlm2vec_evaluation.suite import DataSet, Suite
-from vlm2vec_evaluation.task import Record, Task
+from vlm2vec_evaluation.task import PoolTask, Record, Task
 from vlm2vec_service.offline import mmeb
 from vlm2vec_service.offline.rows import RowError, find_files, stream_rows
 
@@ -23,11 +25,26 @@ KEYS = ("qry_text", "tgt_text")
 """The keys that every row has to have."""
 
 
-def read_task(suite: Suite, data_set: DataSet, backbone: str, limit: int | None = None) -> Task:
-    """Reads the first ``limit`` rows of a data set, or all, with prompts for ``backbone``.
+def read_task(
+    suite: Suite, data_set: DataSet, backbone: str, limit: int | None = None
+) -> Task | PoolTask:
+    """Reads a data set, of at most ``limit`` queries, with prompts for ``backbone``.
 
-    Raises `EvaluationError` that names the data set, the row and the key at fault.
+    Raises `EvaluationError` that names the data set, the row and the key at fault, and
+    `UnsupportedError` where the backbone cannot take what it has. A `PoolTask` raises them when it
+    is gone through.
     """
+    return LAYOUTS[data_set.layout].read(Source(suite, data_set, backbone, limit))
+
+
+def read(source: Source) -> Task:
+    """Reads a data set in the layout of MMEB-eval."""
+    suite, data_set, backbone, limit = (
+        source.suite,
+        source.data_set,
+        source.backbone,
+        source.limit,
+    )
     path = suite.path(data_set)
     reader = _RowReader(suite, data_set, prompts.placeholder(backbone))
     records = []

@@ -5,3 +5,7 @@ from vlm2vec_service.errors import ServeError
 
 class EvaluationError(ServeError):
     """A suite, its data or a recorded evaluation is not what it should be."""
+
+
+class UnsupportedError(EvaluationError):
+    """The model cannot take the inputs of a data set."""

@@ -1,17 +1,18 @@
 """Scores tasks: embeds every distinct input once, and ranks the candidates of each query."""
 
-import hashlib
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
 from tqdm import tqdm
 
-from vlm2vec_evaluation.errors import EvaluationError
-from vlm2vec_evaluation.metrics import DataSetScores, Scores, averages, rank, scores_of
-from vlm2vec_evaluation.source import Embed, Key, by_client, key_of
-from vlm2vec_evaluation.task import Task
+from vlm2vec_evaluation.errors import EvaluationError, UnsupportedError
+from vlm2vec_evaluation.metrics import DataSetScores, Scores, averages, groups, mean, of_query
+from vlm2vec_evaluation.reading import Reading
+from vlm2vec_evaluation.source import Embed, Key, by_client
+from vlm2vec_evaluation.suite import METRICS, MISSING
+from vlm2vec_evaluation.task import PoolTask, Task
 from vlm2vec_evaluation.vector_file import Vectors
 
 if TYPE_CHECKING:
@@ -21,21 +22,35 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """The scores of every data set, by name and in the order of evaluation."""
+    """The scores of every data set, by name and in the order of evaluation.
+
+    ``skipped`` says why the model cannot take others, which ``missing`` keeps out of the averages
+    or counts as 0, as a suite says; their scores are in ``zeros``.
+    """
 
     data_sets: dict[str, DataSetScores]
+    skipped: dict[str, str] = field(default_factory=dict)
+    zeros: dict[str, DataSetScores] = field(default_factory=dict)
 
     @property
     def averages(self) -> dict[str, Scores]:
-        """Averages by meta-task ("classification", …), by split ("ind", "ood"), and "overall"."""
-        return averages(self.data_sets)
+        """Averages by meta-task ("classification", …), by modality where there are several, by
+        split ("ind", "ood"), and "overall"."""
+        return averages(self.data_sets | self.zeros)
+
+    @property
+    def headline(self) -> dict[str, float]:
+        """Averages, by the same names, of each data set's own metric."""
+        found = groups(self.data_sets | self.zeros)
+        return {name: float(np.mean([row.score for row in rows])) for name, rows in found.items()}
 
 
 def evaluate(
     source: "Client | Embed",
-    tasks: Iterable[Task],
+    tasks: Iterable[Task | PoolTask],
     *,
     vectors: Vectors | None = None,
+    missing: str = MISSING[0],
     progress: bool = False,
 ) -> Evaluation:
     """Ranks each query's candidates by cosine, and scores the rank of the right one.
@@ -43,83 +58,86 @@ def evaluate(
     Where several are right, it is the rank of the best placed. ``source`` is a client, whose
     server's default model then answers, or a function such as
     `vlm2vec_evaluation.source.by_client` makes. Only inputs that are not in ``vectors`` are
-    embedded, and their vectors added there. ``tasks`` may be lazy: one is held at a time.
+    embedded, and their vectors added there. ``tasks`` may be lazy: one is held at a time. A task
+    that the model cannot take is skipped; ``missing`` is as in `Suite`.
 
     Raises `EvaluationError` where an input has no vector, after all others of its task have theirs.
     """
     if not callable(source):
         source = by_client(source)
     known: Vectors = {} if vectors is None else vectors
-    found = {}
+    found, skipped, zeros = {}, {}, {}
     for task in tasks:
-        found[task.name] = _evaluate(source, task, known, progress)
-    return Evaluation(found)
+        try:
+            found[task.name] = _evaluate(source, task, known, progress)
+        except UnsupportedError as error:
+            skipped[task.name] = str(error)
+            if missing != MISSING[0]:
+                zeros[task.name] = DataSetScores.skipped(
+                    task.name, task.meta_task, task.split, _metric(task)
+                )
+    if not found:
+        raise EvaluationError(f"the model takes the inputs of none: {skipped}")
+    return Evaluation(found, skipped, zeros)
 
 
-def _evaluate(embed: Embed, task: Task, vectors: Vectors, progress: bool) -> DataSetScores:
-    inputs = _Inputs()
-    rows = []
-    for record in task.records:
-        candidates = [inputs.key(item) for item in record.candidates]
-        right = {candidates[index] for index in record.right}
-        rows.append((inputs.key(record.query), candidates, right))
-    missing = [(key, item) for key, item in inputs.items.items() if key not in vectors]
-    _embed(embed, task.name, missing, vectors, progress)
-    places = {key: index for index, key in enumerate(inputs.items)}
-    matrix = np.stack([vectors[key] for key in inputs.items])
-    matrix /= np.linalg.norm(matrix, axis=1, keepdims=True)
-    ranks, chances = [], []
-    for query, candidates, right in rows:
-        distinct = list(dict.fromkeys(candidates))
-        among = matrix[[places[key] for key in distinct]]
-        ranks.append(rank(matrix[places[query]], among, [key in right for key in distinct]))
-        chances.append(len(right) / len(distinct))
-    data = hashlib.sha256()
-    for query, candidates, right in rows:
-        data.update(b"".join([query, *candidates, *sorted(right)]))
+def _evaluate(
+    embed: Embed, task: Task | PoolTask, vectors: Vectors, progress: bool
+) -> DataSetScores:
+    reading = Reading(task)
+    _embed(embed, task.name, reading.inputs(vectors), vectors, progress)
+    rows = reading.rows()
+    if not rows:
+        raise EvaluationError(f"{task.name}: there are no queries")
+    found, chances = [], []
+    for row, ranking in zip(rows, reading.rank(rows, vectors), strict=True):
+        found.append(of_query(ranking.ranks.tolist(), row.grades))
+        ranked = len(reading.keys) if row.among is None else len(row.among)
+        chances.append(len(row.right) / ranked)
+    metric = _metric(task)
     return DataSetScores(
-        task.name, task.meta_task, task.split, len(rows), data.hexdigest()[:32],
-        scores_of(ranks, chances),
+        task.name, task.meta_task, task.split, len(rows), reading.digest,
+        Scores.of(mean(found), float(np.mean(chances))), metric,
+        np.array([values[metric] for values in found], np.float32),
     )  # fmt: skip
 
 
-class _Inputs:
-    """Distinct inputs by their keys, in the order in which they came."""
-
-    def __init__(self) -> None:
-        self.items: dict[Key, InputLike] = {}
-        # The same candidates come with every query. Each object is held: its id stays its own.
-        self._seen: dict[int, tuple[InputLike, Key]] = {}
-
-    def key(self, item: "InputLike") -> Key:
-        if id(item) not in self._seen:
-            key = key_of(item)
-            self._seen[id(item)] = item, key
-            self.items.setdefault(key, item)
-        return self._seen[id(item)][1]
+def _metric(task: Task | PoolTask) -> str:
+    return task.metric if isinstance(task, PoolTask) else METRICS[0]
 
 
 def _embed(
     embed: Embed,
     name: str,
-    items: "list[tuple[Key, InputLike]]",
+    items: "Iterable[tuple[Key, InputLike]]",
     vectors: Vectors,
     progress: bool,
 ) -> None:
+    """Embeds ``items`` as they come. Raises `EvaluationError` if one has no vector."""
     failures: list[tuple[InputLike, object]] = []
-    by_key = dict(items)
-    with tqdm(total=len(items), desc=name, unit=" inputs", disable=not progress) as bar:
-        for key, result in embed(items):
+    asked = 0
+    waiting: dict[Key, InputLike] = {}
+
+    def noted() -> "Iterator[tuple[Key, InputLike]]":
+        nonlocal asked
+        for key, item in items:
+            asked += 1
+            waiting[key] = item
+            yield key, item
+
+    with tqdm(desc=name, unit=" inputs", disable=not progress) as bar:
+        for key, result in embed(noted()):
+            item = waiting.pop(key)
             if isinstance(result, Exception):
-                failures.append((by_key[key], result))
+                failures.append((item, result))
             elif not (np.isfinite(result).all() and result.any()):
-                failures.append((by_key[key], "its vector is zero or not finite"))
+                failures.append((item, "its vector is zero or not finite"))
             else:
                 vectors[key] = result
             bar.update()
     if failures:
         item, reason = failures[0]
         raise EvaluationError(
-            f"{name}: {len(failures)} of {len(items)} inputs have no vector, the first "
+            f"{name}: {len(failures)} of {asked} inputs have no vector, the first "
             f"{str(item)[:300]}: {reason}"
         )

@@ -11,29 +11,46 @@ COLUMNS = {"hit1": "hit@1", "hit5": "hit@5", "hit10": "hit@10", "mrr": "MRR", "n
 
 
 def to_json(evaluation: Evaluation) -> dict[str, Any]:
-    """Returns ``{"averages": {group: scores}, "data_sets": {name: scores and their data}}``."""
+    """Returns ``{"averages": {group: scores}, "data_sets": {name: scores and their data}}``.
+
+    ``score`` is by each data set's own ``metric``, ``all`` has every metric by MMEB's name for it,
+    and ``skipped`` says why other data sets have no scores.
+    """
     rows = {}
     for name, row in evaluation.data_sets.items():
         about = {"meta_task": row.meta_task, "split": row.split, "queries": row.queries}
-        rows[name] = {**about, "data": row.data, **asdict(row.scores)}
-    averages = {group: asdict(scores) for group, scores in evaluation.averages.items()}
-    return {"averages": averages, "data_sets": rows}
+        own = {"metric": row.metric, "score": row.score}
+        rows[name] = {**about, "data": row.data, **own, **asdict(row.scores)}
+    averages = {
+        group: {"score": evaluation.headline[group], **asdict(scores)}
+        for group, scores in evaluation.averages.items()
+    }
+    return {"averages": averages, "data_sets": rows, "skipped": evaluation.skipped}
 
 
 def table(evaluation: Evaluation) -> str:
-    """Writes a line for each data set, and below them the averages."""
+    """Writes a line for each data set, and below them the averages and what was skipped.
+
+    Where data sets are scored by several metrics, a column ``score`` has each one's own.
+    """
+    own = len({row.metric for row in evaluation.data_sets.values()}) > 1
     width = max(map(len, [*evaluation.data_sets, "classification"]))
-    labels = "".join(f"{label:>8}" for label in COLUMNS.values())
-    lines = [f"{'data set':{width}}  {'meta-task':14}  {'split':5}  {'queries':>7}{labels}"]
+    kind = max(len(row.meta_task) for row in evaluation.data_sets.values())
+    labels = "".join(f"{label:>8}" for label in ["score"] * own + list(COLUMNS.values()))
+    lines = [f"{'data set':{width}}  {'meta-task':{kind}}  {'split':5}  {'queries':>7}{labels}"]
     for name, row in evaluation.data_sets.items():
-        about = f"{name:{width}}  {row.meta_task:14}  {row.split:5}  {row.queries:7}"
-        lines.append(about + _numbers(row.scores))
+        about = f"{name:{width}}  {row.meta_task:{kind}}  {row.split:5}  {row.queries:7}"
+        lines.append(about + _numbers(row.score if own else None, row.scores))
     lines.append("")
     for group, scores in evaluation.averages.items():
-        lines.append(f"{group:{width}}  {'':14}  {'':5}  {'':7}" + _numbers(scores))
+        score = evaluation.headline[group] if own else None
+        lines.append(f"{group:{width}}  {'':{kind}}  {'':5}  {'':7}" + _numbers(score, scores))
+    for name, reason in evaluation.skipped.items():
+        counted = ", counts 0" if name in evaluation.zeros else ""
+        lines.append(f"skipped{counted}: {name}: {reason}")
     return "\n".join(lines)
 
 
-def _numbers(scores: Scores) -> str:
-    values = asdict(scores)
-    return "".join(f"{values[key]:8.4f}" for key in COLUMNS)
+def _numbers(score: float | None, scores: Scores) -> str:
+    values = [getattr(scores, key) for key in COLUMNS]
+    return "".join(f"{value:8.4f}" for value in [*([] if score is None else [score]), *values])

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
+from tqdm import tqdm
 
 from vlm2vec import Client, VLM2VecError
 from vlm2vec_evaluation.data import read_task
@@ -70,9 +71,13 @@ def run(arguments: EvaluateArguments) -> None:
         with open_vectors(arguments.cache, target.space) as vectors:
             tasks = (
                 read_task(suite, data_set, target.backbone, arguments.limit)
-                for data_set in chosen.data_sets
+                for data_set in tqdm(
+                    chosen.data_sets, "data sets", unit="", disable=not arguments.progress
+                )
             )
-            evaluation = evaluate(embed, tasks, vectors=vectors, progress=arguments.progress)
+            evaluation = evaluate(
+                embed, tasks, vectors=vectors, missing=suite.missing, progress=arguments.progress
+            )
     click.echo(f"{target.model} version {target.version}, space {target.space}: {suite.name}\n")
     click.echo(table(evaluation))
     if arguments.output:

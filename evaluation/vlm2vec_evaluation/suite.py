@@ -3,7 +3,8 @@
 import hashlib
 import json
 import re
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field, fields
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -11,11 +12,34 @@ from typing import Any
 import yaml
 
 from vlm2vec_evaluation.errors import EvaluationError
+from vlm2vec_evaluation.layouts.table import LAYOUTS
 
-META_TASKS = ("classification", "vqa", "retrieval", "grounding")
+META_TASKS = {
+    **dict.fromkeys(("classification", "vqa", "retrieval", "grounding", "products"), "image"),
+    **dict.fromkeys(("video_cls", "video_qa", "video_ret", "video_mret"), "video"),
+    **dict.fromkeys(("vidore_v1", "vidore_v2", "visrag", "visdoc_ood"), "visdoc"),
+    **dict.fromkeys(("audio_cls", "audio_ret", "audio_moments"), "audio"),
+    **dict.fromkeys(
+        ("bright", "followir", "infosearch", "longembed", "multiconir", "nanobeir", "r2med"), "text"
+    ),
+    **dict.fromkeys(("tool_web", "tool_code", "tool_customized"), "tool"),
+    "gui_states": "gui",
+    "memories": "memory",
+    "omniset": "omni",
+}
+"""The modality that each meta-task counts for."""
+MODALITIES = tuple(dict.fromkeys(META_TASKS.values()))
 SPLITS = ("ind", "ood")
 """In distribution: a data set of the same name was trained on; out of distribution: none was."""
+UNSPLIT = "none"
+"""The split of a data set that is counted in neither."""
+METRICS = ("hit@1", "mrr", "ndcg_linear@5", "ndcg_linear@10")
+"""What may be a data set's own metric, which its overall score is of."""
 PROMPTS = ("mmeb", "template")
+MISSING = ("leave_out", "zero")
+"""They are left out of the averages, or count 0 in them."""
+ROWS = "mmeb"
+"""The layout of MMEB-eval's rows."""
 OVERALL = "overall"
 NAME = re.compile(r"[A-Za-z0-9][\w.-]*")
 """The pattern of a name, which becomes part of an MLflow tag and of metrics' names."""
@@ -23,10 +47,12 @@ NAME = re.compile(r"[A-Za-z0-9][\w.-]*")
 
 @dataclass(frozen=True)
 class DataSet:
-    """One data set of a suite. ``path`` is a folder of parquet files, a .parquet or a .jsonl file.
+    """One data set of a suite. ``path`` is a folder of parquet files, a .parquet or a .jsonl file,
+    or what its ``layout`` says, one of `layouts.LAYOUTS`, which ``options`` are for.
 
     ``query_instruction`` and ``target_instruction`` stand in for those of the rows.
-    ``query_suffix`` ends the query's prompt in a suite with ``prompts: mmeb``.
+    ``query_suffix`` ends the query's prompt in a suite with ``prompts: mmeb``. ``metric`` is the
+    one that the data set is known by. ``source`` is the data set's repository on the hub.
     """
 
     name: str
@@ -36,11 +62,22 @@ class DataSet:
     query_instruction: str | None = None
     target_instruction: str | None = None
     query_suffix: str = "\n"
+    layout: str = ROWS
+    metric: str = "hit@1"
+    source: str = ""
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def modality(self) -> str:
+        """The modality that it counts for."""
+        return META_TASKS[self.meta_task]
 
 
 @dataclass(frozen=True)
 class Suite:
     """Data sets that are evaluated together. Relative paths start at ``root``.
+
+    ``missing`` says what becomes of data sets whose inputs a model cannot take: one of `MISSING`.
 
     ``images`` is where the rows' image paths start. ``prompts`` says who joins instruction and
     text: "mmeb" as upstream's evaluation does, "template" the adapter's ``embedding.json``.
@@ -51,6 +88,7 @@ class Suite:
     data_sets: tuple[DataSet, ...]
     images: str = "."
     prompts: str = "mmeb"
+    missing: str = "leave_out"
 
     @property
     def digest(self) -> str:
@@ -60,12 +98,21 @@ class Suite:
         """
         values = asdict(self)
         del values["root"]
+        if self.missing == MISSING[0]:
+            del values["missing"]
+        for data_set in values["data_sets"]:
+            # They came later: a file that does not have them is the edition that it was.
+            for key, usual in (("layout", ROWS), ("metric", "hit@1"), ("options", {})):
+                if data_set[key] == usual:
+                    del data_set[key]
+            del data_set["source"]
         return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:32]
 
     def path(self, data_set: DataSet) -> Path:
         """Finds the rows of ``data_set``. Raises `EvaluationError` if there is nothing."""
         path = self.root / data_set.path
-        if not path.exists():
+        # A pattern may name the files of one split.
+        if not (any(path.parent.glob(path.name)) if "*" in path.name else path.exists()):
             raise EvaluationError(
                 f"data set {data_set.name}: {path} does not exist; relative paths start at the "
                 "suite's folder, or at --data"
@@ -103,29 +150,71 @@ def parse_suite(values: Any, name: str, root: Path) -> Suite:
 
     Raises `EvaluationError` that names the key at fault.
     """
-    _check_keys("the whole", values, {"name", "images", "prompts", "data_sets"}, {"data_sets"})
-    rows = values["data_sets"]
-    if not isinstance(rows, list) or not rows:
+    known = {"name", "images", "prompts", "missing", "data_sets", "groups"}
+    _check_keys("the whole", values, known, set())
+    data_sets = tuple(_data_set(where, row) for where, row in [*_rows(values), *_grouped(values)])
+    if not data_sets:
         raise EvaluationError("data_sets: expected a list of at least one data set")
-    data_sets = tuple(_data_set(f"data_sets[{index}]", row) for index, row in enumerate(rows))
     names = [item.name for item in data_sets]
     if twice := sorted({item for item in names if names.count(item) > 1}):
         raise EvaluationError(f"data_sets: {', '.join(twice)} is there twice")
-    settings = {key: _text(key, values[key]) for key in ("images", "prompts") if key in values}
+    settings = {
+        key: _text(key, values[key]) for key in ("images", "prompts", "missing") if key in values
+    }
     suite = Suite(_name("name", values.get("name", name)), root, data_sets, **settings)
     _check_choice("prompts", suite.prompts, PROMPTS)
+    _check_choice("missing", suite.missing, MISSING)
     return suite
 
 
+def _rows(values: Mapping[str, Any], where: str = "") -> Iterator[tuple[str, Any]]:
+    rows = values.get("data_sets", [])
+    if not isinstance(rows, list):
+        raise EvaluationError(f"{where}data_sets: expected a list of at least one data set")
+    for index, row in enumerate(rows):
+        yield f"{where}data_sets[{index}]", row
+
+
+def _grouped(values: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    """Gives the data sets of each group what they ``share``; ``{name}`` in it is their own."""
+    for number, group in enumerate(values.get("groups", [])):
+        where = f"groups[{number}]"
+        _check_keys(where, group, {"share", "data_sets"}, {"share", "data_sets"})
+        if not isinstance(group["share"], dict):
+            raise EvaluationError(f"{where}.share: expected keys and values")
+        for place, row in _rows(group, f"{where}."):
+            own = {"name": row} if isinstance(row, str) else row
+            if not isinstance(own, dict):
+                raise EvaluationError(f"{place}: expected a name, or keys and values")
+            name = str(own.get("name"))
+            yield (
+                place,
+                {
+                    key: value.replace("{name}", name) if isinstance(value, str) else value
+                    for key, value in {**group["share"], **own}.items()
+                },
+            )
+
+
 def _data_set(where: str, values: Any) -> DataSet:
-    known = {item.name for item in fields(DataSet)}
-    _check_keys(where, values, known, {"name", "path", "meta_task"})
-    values = {key: _text(f"{where}.{key}", value) for key, value in values.items()}
-    data_set = DataSet(**values)
-    if _name(f"{where}.name", data_set.name) in (*META_TASKS, *SPLITS, OVERALL):
+    common = {item.name for item in fields(DataSet)} - {"options"}
+    if not isinstance(values, dict):
+        raise EvaluationError(f"{where}: expected keys and values")
+    layout = _text(f"{where}.layout", values.get("layout", ROWS))
+    _check_choice(f"{where}.layout", layout, tuple(LAYOUTS))
+    options = LAYOUTS[layout].options
+    _check_keys(where, values, common | set(options), {"name", "path", "meta_task"})
+    given = {key: value for key, value in values.items() if key in options}
+    for key, value in given.items():
+        if not isinstance(value, options[key]):
+            raise EvaluationError(f"{where}.{key}: expected {options[key].__name__}, got {value!r}")
+    texts = {key: _text(f"{where}.{key}", value) for key, value in values.items() if key in common}
+    data_set = DataSet(**texts, options=given)
+    if _name(f"{where}.name", data_set.name) in (*META_TASKS, *MODALITIES, *SPLITS, OVERALL):
         raise EvaluationError(f"{where}.name: {data_set.name!r} is the name of an average")
-    _check_choice(f"{where}.meta_task", data_set.meta_task, META_TASKS)
-    _check_choice(f"{where}.split", data_set.split, SPLITS)
+    _check_choice(f"{where}.meta_task", data_set.meta_task, tuple(META_TASKS))
+    _check_choice(f"{where}.split", data_set.split, (*SPLITS, UNSPLIT))
+    _check_choice(f"{where}.metric", data_set.metric, METRICS)
     return data_set
 
 

@@ -1,6 +1,6 @@
 """Tasks: queries, the candidates of each, and which of them are right."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -29,3 +29,33 @@ class Task:
     meta_task: str
     records: Sequence[Record]
     split: str = "ind"
+
+
+@dataclass(frozen=True)
+class Query:
+    """A query whose candidates are known by name.
+
+    ``right`` has the grade of each right candidate, a positive number; ``candidates`` names those
+    that are ranked, or is None where all of the data set are.
+    """
+
+    input: "InputLike"
+    right: Mapping[str, float]
+    candidates: Sequence[str] | None = None
+
+
+@dataclass(frozen=True)
+class PoolTask:
+    """A data set that is read as it is embedded, and never whole in memory.
+
+    ``candidates`` and ``queries`` start from the beginning each time that they are called. Of
+    several candidates of one name the first counts. ``metric`` is the data set's own, by the name
+    that `metrics` has for it.
+    """
+
+    name: str
+    meta_task: str
+    queries: Callable[[], Iterable[Query]]
+    candidates: Callable[[], Iterable[tuple[str, "InputLike"]]]
+    split: str = "none"
+    metric: str = "hit@1"

@@ -11,7 +11,7 @@ from vlm2vec_evaluation.suite import read_suite, shipped
 
 
 def test_mmeb_v1_is_that_of_the_paper(tmp_path: Path) -> None:
-    assert shipped() == ["mmeb_v1"]
+    assert shipped() == ["mmeb_v1", "mmeb_v2", "mmeb_v3", "omniset"]
     suite = read_suite("mmeb_v1", tmp_path)
     assert len({item.name for item in suite.data_sets}) == 36
     assert Counter(item.meta_task for item in suite.data_sets) == {
@@ -59,7 +59,11 @@ def test_digest_is_of_what_the_file_says(tmp_path: Path) -> None:
         ("name: questions", "name: classes", "data_sets: classes is there twice"),
         ("name: questions", "name: a/b", r"data_sets\[1\]\.name: 'a/b' is not letters"),
         ("name: questions", "name: vqa", r"data_sets\[1\]\.name: 'vqa' is the name of an average"),
-        ("images: pictures", "picture: here", "unknown key picture; known are data_sets, images"),
+        (
+            "images: pictures",
+            "picture: here",
+            "unknown key picture; known are data_sets, groups",
+        ),
         ("path: classes.jsonl", "paths: x", r"data_sets\[0\]: unknown key paths"),
         ("path: classes.jsonl", "split: ind", r"data_sets\[0\]: path is missing"),
         ("images: pictures", "prompts: own", "prompts: 'own' is not one of mmeb, template"),
@@ -78,5 +82,5 @@ def test_what_is_wrong_is_named(tmp_path: Path, old: str, new: str, problem: str
 
 
 def test_a_file_that_is_not_there(tmp_path: Path) -> None:
-    with pytest.raises(EvaluationError, match="no such file, and none of those shipped: mmeb_v1"):
+    with pytest.raises(EvaluationError, match="no such file, and none of those shipped: mmeb_v1, "):
         read_suite(tmp_path / "none.yaml")

@@ -15,6 +15,7 @@ from vlm2vec_registry.space import base_digest, space_of
 from vlm2vec_service.backbones import load_preprocessor
 from vlm2vec_service.backbones.table import read_json
 from vlm2vec_service.engine import Engine
+from vlm2vec_service.engine.threads import use_threads
 from vlm2vec_service.errors import CheckpointError, ServeError
 from vlm2vec_service.preprocess import Prepared
 from vlm2vec_service.preprocess.messages import parse_input
@@ -47,6 +48,7 @@ def load(
     Raises `CheckpointError` and `AdapterError`.
     """
     preprocessor = load_preprocessor(base, limits)
+    use_threads(engine_settings.threads)
     engine = Engine.load(base, engine_settings)
     name = ADAPTER if adapter else None
     if adapter:

@@ -165,7 +165,7 @@ def _files(
     try:
         cache = Cache(folder, settings.cache_bytes)
     except OSError as error:
-        raise StartError(f"--cache-dir {folder}: {error}") from error
+        raise StartError(f"{folder}: {error}", "cache_dir") from error
 
     def fetch(version: PublishedVersion, place: Path) -> None:
         connect().download(version, place, settings.max_artifact_bytes)

@@ -1,11 +1,14 @@
 """``python -m vlm2vec`` as a user runs it."""
 
+import json
 import os
 import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
@@ -66,6 +69,28 @@ def test_embed(photos: Path, service: Service) -> None:
     assert options.priority == pb.PRIORITY_BULK
     assert (options.HasField("truncate"), options.truncate) == (True, 0)
     assert sorted(os.listdir(photos)) == ["out.npz", "photos"]
+
+
+@pytest.mark.parametrize("extension", [".jsonl", ".parquet"])
+def test_embed_to_other_formats(photos: Path, service: Service, extension: str) -> None:
+    output = photos / f"out{extension}"
+    given = ("--text", "a cat", "--text", "dog", "--output", str(output))
+    done = run(photos, "embed", *given, "--server", service.address)
+    assert done.returncode == 0, done.stderr
+    if extension == ".jsonl":
+        rows = [json.loads(line) for line in output.read_text().splitlines()]
+        assert {(row["model"], row["space"]) for row in rows} == {("made-up", "space-1")}
+    else:
+        table = pq.read_table(output)
+        assert table.schema.field("vector").type == pa.list_(pa.float32(), DIMENSION)
+        assert table.schema.metadata == {
+            b"vlm2vec.model": b"made-up", b"vlm2vec.space": b"space-1",
+        }  # fmt: skip
+        rows = table.to_pylist()
+    assert [row["id"] for row in rows] == ["a cat", "dog"]
+    assert [row["truncated"] for row in rows] == [False, False]
+    for row in rows:
+        np.testing.assert_allclose(row["vector"], vector_of(text(row["id"])), rtol=1e-6)
 
 
 def test_flags_from_the_environment(photos: Path, service: Service) -> None:
@@ -133,7 +158,7 @@ def test_mutual_tls(photos: Path, secure: Service) -> None:
     assert run(photos, *ranking, *flags, key).returncode == 0
     done = run(photos, *ranking, *flags)
     assert (done.returncode, done.stderr) == (
-        2, "vlm2vec: error: --tls-cert and --tls-key go together\n",
+        2, "vlm2vec-client: error: --tls-cert and --tls-key go together\n",
     )  # fmt: skip
 
 
@@ -144,10 +169,12 @@ def test_mutual_tls(photos: Path, secure: Service) -> None:
         (["embed", "none/*.jpg", "--output", "o.npz"], "no file matches 'none/*.jpg'"),
         (["embed", "--text", "a"], "--output"),
         (["embed", "--text", "a", "--output", "no/o.npz"], "the folder no does not exist"),
+        (["embed", "--text", "a", "--output", "o.csv"], "o.csv: the extension is none of .npz, "),
+        (["embed", "--text", "a", "--output", "o"], "o: the extension is none of .npz, .jsonl, "),
         (["rank", "--text", "a"], "--query"),
         (["embed", "--text", "a", "--output", "o", "--dtype", "int4"], "'int4' is not one of"),
         (["rank", "--query", "q", "--text", "a", "--alias=a", "--space=s"], "at most one of"),
-        (["embed", "--text", "a", "--output", "o.npz", "--server=localhost:1"], "vlm2vec: error:"),
+        (["embed", "--text", "a", "--output", "o.npz", "--server=localhost:1"], "client: error:"),
         ([], "COMMAND"),
     ],
 )

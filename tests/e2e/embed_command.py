@@ -72,6 +72,12 @@ def on_every_adapter(cases: Mapping[str, Line]) -> list[Line]:
     ]
 
 
+def read_npz(path: Path) -> dict[str, Vector]:
+    """The vectors of an .npz file by id."""
+    with np.load(path) as file:
+        return dict(zip(file["ids"].tolist(), file["vectors"], strict=True))
+
+
 def assert_golden_vectors(vectors: Mapping[str, Vector], golden: Golden, architecture: str) -> None:
     for id, vector in vectors.items():
         assert vector.dtype == np.float32

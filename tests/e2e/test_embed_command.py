@@ -7,7 +7,6 @@ import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from tests.conftest import CASES, adapter_folder
@@ -19,6 +18,7 @@ from tests.e2e.embed_command import (
     case_lines,
     json_lines,
     on_every_adapter,
+    read_npz,
     vlm2vec,
 )
 
@@ -83,8 +83,7 @@ def qwen2_vl_run(checkpoints: Path, tmp_path_factory: pytest.TempPathFactory) ->
         *("--output", folder / "out.npz"),
         *("--dtype", "float32"),
     )
-    with np.load(folder / "out.npz") as archive:
-        return Run(result, dict(archive), cases)
+    return Run(result, read_npz(folder / "out.npz"), cases)
 
 
 @pytest.fixture(scope="module")
@@ -121,8 +120,7 @@ def phi3_v_run(checkpoints: Path, tmp_path_factory: pytest.TempPathFactory) -> R
             "VLM2VEC_EMBED_TOKEN_BUDGET": "3000",
         },
     )
-    with np.load(folder / "out.npz") as archive:
-        return Run(result, dict(archive), cases)
+    return Run(result, read_npz(folder / "out.npz"), cases)
 
 
 def test_qwen2_vl_vectors_are_the_golden_ones(qwen2_vl_run: Run, golden: Golden) -> None:

@@ -10,7 +10,7 @@ from safetensors.numpy import load_file, save_file
 
 from tests.conftest import DATA
 from tests.e2e.cases import Vector
-from tests.e2e.embed_command import json_lines, vlm2vec
+from tests.e2e.embed_command import json_lines, read_npz, vlm2vec
 from tests.soak.samples import CASE_IDS, Sample
 
 LEAST_COSINE = 0.9999
@@ -46,8 +46,7 @@ class ExpectedVectors:
             "--output", output, environment={"OMP_NUM_THREADS": "1"},
         )  # fmt: skip
         assert done.returncode == 0, done.stderr
-        with np.load(output) as file:
-            self._vectors: dict[str, Vector] = dict(file)
+        self._vectors = read_npz(output)
         self._check_that_versions_differ(list(adapters), all)
         self._check_golden({v: path.name if path else "base" for v, path in adapters.items()})
 

@@ -34,10 +34,14 @@ def vectors(count: int) -> Vectors:
 
 
 def read(path: Path) -> dict[str, tuple[str | None, Vectors]]:
-    """Adapter and vector by id; .npz has no adapters, so they come back as None."""
+    """Adapter and vector by id."""
     if path.suffix == ".npz":
         with np.load(path) as archive:
-            return {id: (None, archive[id]) for id in archive}
+            assert sorted(archive) == ["adapters", "ids", "vectors"]
+            assert archive["vectors"].shape[0] == len(archive["ids"])
+            adapters = [name or None for name in archive["adapters"].tolist()]
+            columns = (archive["ids"].tolist(), adapters, archive["vectors"])
+        return {id: (a, vector) for id, a, vector in zip(*columns, strict=True)}
     if path.suffix == ".jsonl":
         rows = [json.loads(line) for line in path.read_text().splitlines()]
     else:
@@ -57,8 +61,7 @@ def test_ids_adapters_and_vectors_round_trip(tmp_path: Path, extension: str) -> 
     for id, adapter, vector in zip(IDS, ADAPTERS, expected, strict=True):
         np.testing.assert_array_equal(found[id][1], vector)
         assert found[id][1].dtype == np.float32
-        if extension != ".npz":
-            assert found[id][0] == adapter
+        assert found[id][0] == adapter
     assert list(tmp_path.iterdir()) == [path]
 
 

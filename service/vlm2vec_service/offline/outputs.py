@@ -1,6 +1,8 @@
 """Writes files of vectors, whose extension is the format: .npz, .jsonl or .parquet."""
 
 import json
+import shutil
+import tempfile
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -38,18 +40,33 @@ def open_output(path: Path) -> Iterator[Write]:
 
 @contextmanager
 def _npz(path: Path) -> Iterator[Write]:
-    """One float32 array ``(dim,)`` for each id, as ``numpy.load`` reads it."""
-    # numpy.savez would hold all of them in memory, and takes "file" for its own argument.
-    with zipfile.ZipFile(path, "w") as archive:
+    """Arrays ``ids`` and ``adapters`` ``(n,)``, strings, and ``vectors``, float32 ``(n, dim)``. The
+    adapter of what the base model embedded is an empty string."""
+    names: dict[str, list[str]] = {"ids": [], "adapters": []}
+    dimension = 0
+    # numpy.savez would hold all vectors in memory. How many there are stands before the first.
+    with tempfile.TemporaryFile(dir=path.parent) as rows, zipfile.ZipFile(path, "w") as archive:
 
         def write(
             ids: Sequence[str], adapters: Sequence[str | None], vectors: npt.NDArray[np.float32]
         ) -> None:
-            for id, vector in zip(ids, vectors, strict=True):
-                with archive.open(f"{id}.npy", "w") as file:
-                    np.lib.format.write_array(file, vector, allow_pickle=False)
+            nonlocal dimension
+            for id, adapter, vector in zip(ids, adapters, vectors, strict=True):
+                names["ids"].append(id)
+                names["adapters"].append(adapter or "")
+                rows.write(vector.astype("<f4").tobytes())
+                dimension = len(vector)
 
         yield write
+        for name, values in names.items():
+            with archive.open(f"{name}.npy", "w", force_zip64=True) as file:
+                np.lib.format.write_array(file, np.array(values, str), allow_pickle=False)
+        shape = (len(names["ids"]), dimension)
+        header = {"descr": "<f4", "fortran_order": False, "shape": shape}
+        rows.seek(0)
+        with archive.open("vectors.npy", "w", force_zip64=True) as file:
+            np.lib.format.write_array_header_1_0(file, header)
+            shutil.copyfileobj(rows, file)
 
 
 @contextmanager

@@ -1,1 +1,1 @@
-"""The command ``python -m vlm2vec``, with a module for each thing that it can do."""
+"""The command ``vlm2vec-client``, with a module for each thing that it can do."""

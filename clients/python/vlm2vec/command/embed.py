@@ -4,36 +4,35 @@ import argparse
 import sys
 from pathlib import Path
 
-import numpy as np
-
+from vlm2vec.command import outputs
 from vlm2vec.command.flags import add_flag, add_switch, one_of
 from vlm2vec.command.server_flags import add_server_flags, open_client, options
 from vlm2vec.command.sources import add_source_flags, sources
 from vlm2vec.errors import VLM2VecError
-from vlm2vec.files import whole
 from vlm2vec.options import DTYPES
 from vlm2vec.progress import wanted
 from vlm2vec.results import Embedding, OneSpace
 
 DESCRIPTION = """\
-Embeds images and texts, and writes a .npz file: ids (n,), the paths and texts; vectors (n, dim),
-float32; truncated (n,), whether a text lost its end; model and space. What cannot be embedded is
+Embeds images and texts, and writes a file by its extension. .npz has the arrays ids (n,), the paths
+and texts; vectors (n, dim), float32; truncated (n,), whether a text lost its end; model and space.
+.jsonl has a line, and .parquet a row, for each: id, vector, truncated. What cannot be embedded is
 reported, and the rest still written."""
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
     """Adds the flags of this command to its parser."""
     add_source_flags(parser)
-    add_flag(parser, "--output", "the .npz file to write", type=Path, required=True)
+    add_flag(parser, "--output", "a .npz, .jsonl or .parquet file", type=Path, required=True)
     add_flag(parser, "--instruction", "the task, such as 'Represent the given image.'")
     add_flag(parser, "--window", "inputs under way at a time", type=int, default=256)
     add_switch(parser, "--progress", "show a bar; without it, on a terminal", default=None)
     add_server_flags(parser)
-    output = parser.add_argument_group("vectors")
-    add_flag(output, "--dimensions", "keep the first so many; 0 keeps all", type=int, default=0)
-    add_switch(output, "--normalize", "L2-normalise; without it, as the model says", default=None)
+    vectors = parser.add_argument_group("vectors")
+    add_flag(vectors, "--dimensions", "keep the first so many; 0 keeps all", type=int, default=0)
+    add_switch(vectors, "--normalize", "L2-normalise; without it, as the model says", default=None)
     add_flag(
-        output,
+        vectors,
         "--dtype",
         f"how they travel: {', '.join(DTYPES)}",
         type=one_of(DTYPES),
@@ -48,8 +47,7 @@ def run(arguments: argparse.Namespace) -> int:
     """
     named = sources(arguments)
     output: Path = arguments.output
-    if not output.parent.is_dir():
-        raise ValueError(f"{output}: the folder {output.parent} does not exist")
+    outputs.check(output)
     asked = options(arguments, "bulk")
     asked["dimensions"] = arguments.dimensions
     asked["normalize"] = arguments.normalize
@@ -74,20 +72,6 @@ def run(arguments: argparse.Namespace) -> int:
                 space.check(result)
                 found[index] = result
     if found:
-        _write(output, [(named[index][0], found[index]) for index in sorted(found)])
+        order = sorted(found)
+        outputs.write(output, [named[index][0] for index in order], [found[i] for i in order])
     return 0 if len(found) == len(named) else 1
-
-
-def _write(path: Path, embeddings: list[tuple[str, Embedding]]) -> None:
-    """Writes names and their embeddings, at least one, to an .npz file."""
-    first = embeddings[0][1]
-    # Given a path, savez would append .npz to one that ends otherwise.
-    with whole(path) as partial, partial.open("wb") as file:
-        np.savez(
-            file,
-            ids=np.array([name for name, _ in embeddings]),
-            vectors=np.stack([embedding.vector for _, embedding in embeddings]),
-            truncated=np.array([embedding.truncated for _, embedding in embeddings]),
-            model=np.array(first.model),
-            space=np.array(first.space),
-        )

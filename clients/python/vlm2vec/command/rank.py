@@ -1,4 +1,4 @@
-"""``python -m vlm2vec rank``: images and texts, in the order in which they match a query."""
+"""``vlm2vec-client rank``: images and texts, in the order in which they match a query."""
 
 import argparse
 

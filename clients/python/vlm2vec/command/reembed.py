@@ -1,4 +1,4 @@
-"""``python -m vlm2vec reembed``: a corpus into another vector space, also after interruptions."""
+"""``vlm2vec-client reembed``: a corpus into another vector space, also after interruptions."""
 
 import argparse
 import sys

@@ -12,6 +12,7 @@ from vlm2vec_cli.keys import keys
 from vlm2vec_cli.presets import presets
 from vlm2vec_cli.serve import serve
 from vlm2vec_cli.train import train
+from vlm2vec_cli.verify import verify
 from vlm2vec_service import extras
 from vlm2vec_service.errors import ServeError
 from vlm2vec_service.worker.__main__ import worker
@@ -34,7 +35,7 @@ def vlm2vec() -> None:
     """
 
 
-for command in (serve, embed, worker, adapters, presets, keys, train, evaluate, demo):
+for command in (serve, embed, worker, adapters, presets, verify, keys, train, evaluate, demo):
     vlm2vec.add_command(command)
 
 

@@ -35,10 +35,10 @@ def presets(name: str | None) -> None:
     click.echo(json.dumps(shown, indent=2))
 
 
-def one_preset(
+def read_preset(
     context: click.Context, parameter: click.Parameter, name: str | None
 ) -> Preset | None:
-    """Reads the preset of an option."""
+    """Reads the preset that a parameter names."""
     return None if name is None else _read(name)
 
 
@@ -79,7 +79,7 @@ def embedding_files(
 preset_option = click.option(
     "--preset",
     is_eager=True,
-    callback=one_preset,
+    callback=read_preset,
     metavar="NAME",
     help="The published model whose settings are taken; see vlm2vec presets.",
 )

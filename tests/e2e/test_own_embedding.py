@@ -5,13 +5,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
+from PIL import Image
 
-from tests.conftest import DATA
+from tests.conftest import DATA, adapter_folder
 from tests.e2e.cases import Golden, cosine, options, text, unpack
 from tests.e2e.embed_command import json_lines, vlm2vec
 from tests.e2e.grpc_calls import spaces
 from tests.e2e.server import running_server
 from vlm2vec.v1 import embedding_pb2 as pb
+from vlm2vec_cli import main
 from vlm2vec_registry import preset
 from vlm2vec_registry.space import base_digest, space_of
 
@@ -68,3 +71,21 @@ def test_embed_takes_the_form_of_its_base(
     with np.load(tmp_path / "out.npz") as vectors:
         for id in ("parts", "raw"):
             assert cosine(vectors[id], chat["qwen2_vl/base/chat-text"]) > 0.99999
+
+
+def test_verify_says_whether_the_published_similarities_come_out(
+    checkpoints: Path, tmp_path: Path
+) -> None:
+    picture = tmp_path / "example.png"
+    Image.new("RGB", (300, 200), "orange").save(picture)
+    arguments = [
+        "verify", "vlm2vec-v2", "--image", str(picture), "--base", str(checkpoints / "qwen2_vl"),
+        "--adapter", str(adapter_folder("qwen2_vl", "lora")), "--dtype", "float32",
+    ]  # fmt: skip
+    result = CliRunner().invoke(main.vlm2vec, arguments)
+    assert result.exit_code == 1, result.output
+    assert result.output.endswith("vlm2vec-v2: not as published\n")
+    assert result.output.count("  differs") == 2
+    result = CliRunner().invoke(main.vlm2vec, [*arguments, "--tolerance", "2"])
+    assert result.exit_code == 0, result.output
+    assert result.output.endswith("vlm2vec-v2: as published\n")

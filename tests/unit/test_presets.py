@@ -5,11 +5,13 @@ import tempfile
 from pathlib import Path
 
 import click
+import numpy as np
 import pytest
 from click.testing import CliRunner
 
 from vlm2vec_cli.main import vlm2vec
 from vlm2vec_cli.presets import add_models, named_presets, settle_adapter, settle_base
+from vlm2vec_cli.verify import Vector, compare
 from vlm2vec_registry import preset
 from vlm2vec_registry.embedding_config import EmbeddingConfig
 from vlm2vec_registry.hub import HubId
@@ -122,3 +124,27 @@ def test_links_are_not_put_where_somebody_else_could_change_them(
     monkeypatch.setattr("os.getuid", lambda: 4_000_000)
     with pytest.raises(StartError, match="is somebody else's; set TMPDIR"):
         with_embedding(folder, GME.embedding)
+
+
+@pytest.mark.parametrize(
+    ("off", "tolerance", "good"), [(0.0, 0.01, True), (0.009, 0.01, True), (0.02, 0.01, False)]
+)
+def test_similarities_are_compared_with_the_published_ones(
+    off: float, tolerance: float, good: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    query = np.array([2, 0], np.float32)  # of any length
+    vectors: dict[preset.Words, Vector] = {}
+    for pair in V2.example:
+        angle = np.arccos(pair.cosine + off)
+        vectors |= {pair.left: query, pair.right: np.float32([np.cos(angle), np.sin(angle)])}
+    assert compare(V2, vectors, tolerance) == good
+    printed = capsys.readouterr().out
+    assert ("  differs" in printed) == (not good)
+    assert "[picture] Represent the given image with the following question:" in printed
+
+
+def test_preset_without_an_example_cannot_be_verified(folder: Path) -> None:
+    result = CliRunner().invoke(vlm2vec, ["verify", "chat", "--image", str(folder / "config.json")])
+    assert str(result.exception) == (
+        "no example of chat was published that we know; there are vlm2vec-full, vlm2vec-v2"
+    )

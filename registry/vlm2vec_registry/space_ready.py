@@ -1,4 +1,4 @@
-"""The file that says that a corpus is in a space: written by ``python -m vlm2vec reembed``."""
+"""The file that says that a corpus is in a space: written by ``vlm2vec-client reembed``."""
 
 import json
 from pathlib import Path

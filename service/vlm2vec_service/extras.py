@@ -16,7 +16,8 @@ def check_installed(package: str) -> None:
 
 def missing(package: str) -> StartError:
     """Makes the error that says how to get ``package``, a key of `EXTRAS`."""
+    extra = EXTRAS[package]
     return StartError(
-        f"{package} is not installed, which comes with the extra {EXTRAS[package]}: in a checkout, "
-        f"pip install ./clients/python '.[{EXTRAS[package]}]'"
+        f"{package} is not installed; the extra {extra} brings it: pip install "
+        f"'vlm2vec-serve[{extra}]'"
     )

@@ -195,7 +195,7 @@ print(main({again!r}))
     assert done.stdout.splitlines() == ["2", "300 of 300 rows are in space space-1", "0"], (
         done.stderr
     )
-    assert "vlm2vec: error: retired\n" in done.stderr
+    assert "vlm2vec-client: error: retired\n" in done.stderr
     assert "Traceback" not in done.stderr
     assert_complete(output, 300)
     assert {path: path.stat().st_mtime_ns for path in there} == there

@@ -94,7 +94,7 @@ def test_other_files_are_left_alone(tmp_path: Path, service: Service) -> None:
         ({"--input": "empty.jsonl"}, "empty.jsonl has no rows"),
         ({"--input": "typo.jsonl"}, "unknown column txet"),
         ({"--input": "nameless.jsonl"}, "there is no column id"),
-        ({"--input": "text.parquet"}, "vlm2vec: error: "),
+        ({"--input": "text.parquet"}, "vlm2vec-client: error: "),
         ({"--output": "no/out"}, "the folder no does not exist"),
         ({"--output": "folder.parquet"}, "is a folder"),
     ],

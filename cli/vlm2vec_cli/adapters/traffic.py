@@ -107,7 +107,7 @@ def shadow(context: click.Context, model: str, version: str | None, off: bool) -
     "ready",
     multiple=True,
     type=FILE,
-    help="Refuse unless this file, which python -m vlm2vec reembed writes at its end, says that a "
+    help="Refuse unless this file, which vlm2vec-client reembed writes at its end, says that a "
     "corpus is in the version's space. Repeatable.",
 )
 @click.pass_context

@@ -4,11 +4,11 @@ import json
 import os
 import re
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
 
 import grpc
 
 from vlm2vec.media import FilePath
+from vlm2vec.version import __version__
 
 # Every address that the name resolves to takes its turn.
 _SERVICE_CONFIG = json.dumps({"loadBalancingConfig": [{"round_robin": {}}]})
@@ -63,7 +63,7 @@ def endpoint(
             ("grpc.initial_reconnect_backoff_ms", initial),
             ("grpc.max_reconnect_backoff_ms", longest),
             ("grpc.dns_min_time_between_resolutions_ms", longest),
-            ("grpc.primary_user_agent", f"{user_agent} vlm2vec-client/{client_version()}".strip()),
+            ("grpc.primary_user_agent", f"{user_agent} vlm2vec-client/{__version__}".strip()),
         ),
         credentials=_credentials(tls, certificate),
         metadata=(("authorization", f"Bearer {api_key}"),) if api_key else (),
@@ -105,11 +105,3 @@ def _credentials(
 def _read(path: FilePath) -> bytes:
     with open(os.fspath(path), "rb") as file:
         return file.read()
-
-
-def client_version() -> str:
-    """Returns the version of this package, or "0" where it runs without being installed."""
-    try:
-        return version("vlm2vec-client")
-    except PackageNotFoundError:
-        return "0"

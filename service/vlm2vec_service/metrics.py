@@ -212,11 +212,9 @@ class Metrics:
         self.stage.labels(model, "queue").observe(queue_seconds)
         self.stage.labels(model, "inference").observe(inference_seconds)
 
-    def failed(self, model: str, version: str, code: Code, inputs: int) -> None:
-        """Counts ``inputs`` of which one failed with ``code``, and the others were given up."""
-        self.inputs.labels(model, version, code.name).inc()
-        if inputs > 1:
-            self.inputs.labels(model, version, Code.CANCELLED.name).inc(inputs - 1)
+    def failed(self, model: str, version: str, code: Code, inputs: int = 1) -> None:
+        """Counts ``inputs`` that ended with ``code``."""
+        self.inputs.labels(model, version, code.name).inc(inputs)
 
     def worker_up(self, model: str, worker: str, up: bool) -> None:
         """A worker got ready, or stopped being it."""

@@ -14,7 +14,8 @@ from tests.unit.test_two_workers import TwoWorkers, run
 from vlm2vec.v1 import embedding_pb2 as pb
 from vlm2vec_service.errors import InvalidInputError, ServeError
 from vlm2vec_service.frontend.preparation import MOST_TOGETHER, SHORT_BYTES, bundled
-from vlm2vec_service.scheduling.fair_queue import Flow
+from vlm2vec_service.frontend.request import Asked
+from vlm2vec_service.scheduling.fair_queue import Embedded, Flow, QueuedInput
 from vlm2vec_service.scheduling.shares import Shares
 
 LONG = "x" * (SHORT_BYTES + 1)
@@ -29,12 +30,12 @@ def picture() -> pb.Input:
 
 
 def sizes(inputs: list[pb.Input], most: int = 1000) -> list[int]:
-    named = {str(number): one for number, one in enumerate(inputs)}
-    bundles = list(bundled(named, most))
-    found = {name: one for bundle in bundles for name, one in bundle.inputs.items()}
-    assert found == named
+    given = [Asked(str(number), one, lambda _: None) for number, one in enumerate(inputs)]
+    bundles = list(bundled(given, most))
+    found = [asked for bundle in bundles for asked in bundle.inputs]
+    assert sorted(found, key=lambda asked: int(asked.field)) == given
     for bundle in bundles:
-        nbytes = sum(one.ByteSize() for one in bundle.inputs.values())
+        nbytes = sum(asked.message.ByteSize() for asked in bundle.inputs)
         assert not bundle.is_short or bundle.nbytes == nbytes <= SHORT_BYTES
         assert bundle.is_short or len(bundle.inputs) == 1
     return [len(bundle.inputs) for bundle in bundles]
@@ -87,7 +88,7 @@ def test_who_gives_up_takes_all_of_his_inputs_along() -> None:
         worker.ready = False
         scheduler, _ = start(worker)
         inputs = [work(number, tokens=2) for number in range(5)]
-        running = asyncio.create_task(scheduler.run_all(inputs))
+        running = asyncio.create_task(scheduler.run_all(inputs, lambda _: None))
         await asyncio.sleep(0)
         assert (scheduler.queue.requests, scheduler.queue.tokens) == (5, 10)
         running.cancel()
@@ -100,19 +101,30 @@ def test_who_gives_up_takes_all_of_his_inputs_along() -> None:
 
 
 @pytest.mark.parametrize("first", [0, 2, 4])
-def test_one_that_fails_ends_the_others(first: int) -> None:
+def test_each_is_answered_when_it_is_and_who_raises_ends_the_others(first: int) -> None:
     async def check() -> None:
         worker = ScriptedWorker()
         worker.ready = False
         scheduler, _ = start(worker)
         inputs = [work(number) for number in range(5)]
-        running = asyncio.create_task(scheduler.run_all(inputs))
+        answered: list[int] = []
+
+        def take(queued: QueuedInput) -> None:
+            answered.append(inputs.index(queued))
+            if queued.future.exception() is not None:
+                queued.future.result()
+
+        running = asyncio.create_task(scheduler.run_all(inputs, take))
         await asyncio.sleep(0)
+        before = (first + 1) % 5
+        inputs[before].future.set_result(Embedded(np.zeros(1, np.float32), 0.0, 0.0))
+        while not answered:
+            await asyncio.sleep(0)
+        assert not running.done()
         inputs[first].fail(ServeError("first"))
-        for queued in inputs[:first]:
-            queued.fail(ServeError("as well"))
-        with pytest.raises(ServeError):
+        with pytest.raises(ServeError, match="first"):
             await running
+        assert answered == [before, first]
         assert scheduler.queue.requests == 0
         assert all(queued.future.done() for queued in inputs)
 

@@ -11,9 +11,10 @@ import pytest
 
 from tests.unit.test_two_workers import TwoWorkers, run
 from vlm2vec.v1 import embedding_pb2 as pb
-from vlm2vec_service.errors import Code
+from vlm2vec_service.errors import Code, WorkerLostError
 from vlm2vec_service.frontend.grpc.stream import InputStream
 from vlm2vec_service.frontend.holding import ByteBudget
+from vlm2vec_service.frontend.preparation import MOST_TOGETHER, Bundle
 from vlm2vec_service.frontend.request import Caller
 
 BUDGET = 20_000
@@ -113,5 +114,103 @@ def test_a_stream_that_ends_early_holds_nothing(tmp_path: Path, read: int) -> No
         await asyncio.wait({reading})
         await asyncio.sleep(0.1)
         stream.go.set()
+
+    on(tmp_path, check)
+
+
+def watch_bundles(two: TwoWorkers) -> list[int]:
+    """The sizes of the bundles that are answered from now on."""
+    sizes: list[int] = []
+    answer = two.pipeline.answer_bundle
+
+    async def answer_bundle(bundle: Bundle, options: pb.CallOptions, caller: Caller) -> None:
+        sizes.append(len(bundle.inputs))
+        await answer(bundle, options, caller)
+
+    two.pipeline.answer_bundle = answer_bundle  # type: ignore[method-assign]
+    return sizes
+
+
+@pytest.mark.parametrize("count", [1, 2, MOST_TOGETHER, 3 * MOST_TOGETHER])
+def test_the_first_is_answered_at_once_and_what_comes_behind_it_together(
+    tmp_path: Path, count: int
+) -> None:
+    async def check(two: TwoWorkers) -> None:
+        sizes = watch_bundles(two)
+        stream = Stream(two, map(request, range(count), [1] * count))
+        answers = asyncio.create_task(stream.all())
+        while sum(sizes) < count:
+            await asyncio.sleep(0)
+        stream.go.set()
+        assert len(await answers) == count
+        assert sizes[0] == 1
+        assert set(sizes[1:-1]) <= {MOST_TOGETHER}
+
+    on(tmp_path, check)
+
+
+def test_of_those_that_come_together_each_has_an_answer_of_its_own(tmp_path: Path) -> None:
+    requests = [request(number, 1) for number in range(30)]
+    requests[3].ClearField("input")
+    requests[5].input.parts.add()
+    requests[7].options.model.version = "none"
+    requests[9].options.output.dtype = pb.DTYPE_INT8
+    requests[11].input.parts[0].image = b"no picture"
+    requests[13].input.parts.extend([pb.Part(text="A")] * 10_000)
+    expected = {
+        "3": (Code.INVALID_ARGUMENT, "input"),
+        "5": (Code.INVALID_ARGUMENT, "input.parts[1]"),
+        "7": (Code.NOT_FOUND, ""),
+        "11": (Code.INVALID_ARGUMENT, "input.parts[0].image"),
+        "13": (Code.INVALID_ARGUMENT, "input.parts"),
+    }
+
+    async def check(two: TwoWorkers) -> None:
+        two.pipeline.received = ByteBudget("max_received_bytes", 1_000_000)
+        stream = Stream(two, requests)
+        stream.go.set()
+        found = await stream.all()
+        errors = {
+            id: (one.error.code, one.error.field)
+            for id, one in found.items()
+            if one.HasField("error")
+        }
+        assert errors == expected
+        dtypes = {id: one.embedding.vector.dtype for id, one in found.items() if id not in errors}
+        assert dtypes == {
+            str(number): pb.DTYPE_INT8 if number == 9 else pb.DTYPE_FLOAT32
+            for number in range(30)
+            if str(number) not in expected
+        }
+        invalid = two.pipeline.metrics.inputs.labels("m", "1", "INVALID_ARGUMENT")
+        assert invalid._value.get() == 2  # what is no input at all is none of a model's
+
+    on(tmp_path, check)
+
+
+def test_an_input_that_takes_workers_down_holds_up_none_that_it_came_with(tmp_path: Path) -> None:
+    requests = [request(number, 1) for number in range(20)]
+    requests[4].input.parts[0].text = "Z"
+
+    async def check(two: TwoWorkers) -> None:
+        stream = Stream(two, requests)
+        stream.go.set()
+        others = asyncio.Event()
+
+        async def behave(batch: list[int]) -> None:
+            if batch == [ord("Z")]:
+                await others.wait()
+            if ord("Z") in batch:
+                raise WorkerLostError("killed")
+
+        for worker in two.workers:
+            worker.behave = behave
+        found = {}
+        async for answer in stream.answers:
+            found[answer.id] = answer
+            if len(found) == len(requests) - 1:
+                others.set()
+        assert [id for id, one in found.items() if one.HasField("error")] == ["4"]
+        assert "takes the worker down" in found["4"].error.message
 
     on(tmp_path, check)

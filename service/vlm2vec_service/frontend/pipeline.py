@@ -8,7 +8,7 @@ import asyncio
 import contextlib
 import functools
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from vlm2vec.v1 import embedding_pb2 as pb
@@ -24,7 +24,7 @@ from vlm2vec_service.frontend.holding import ByteBudget, Holding
 from vlm2vec_service.frontend.limits import check_dimensions, check_options, check_parts
 from vlm2vec_service.frontend.model_ref import resolved
 from vlm2vec_service.frontend.preparation import Bundle, Preparation, bundled
-from vlm2vec_service.frontend.request import Answer, Caller, Deadline, Route
+from vlm2vec_service.frontend.request import Answer, Asked, Caller, Deadline, Route
 from vlm2vec_service.frontend.served import Served
 from vlm2vec_service.metrics import Metrics
 from vlm2vec_service.preprocess import Prepared
@@ -32,7 +32,6 @@ from vlm2vec_service.processes.member import Member
 from vlm2vec_service.processes.siblings import Siblings
 from vlm2vec_service.scheduling.batch import BatchInput
 from vlm2vec_service.scheduling.fair_queue import Embedded, Flow, QueuedInput
-from vlm2vec_service.scheduling.scheduler import Scheduler
 from vlm2vec_service.settings import Limits, ServerSettings
 from vlm2vec_service.versions.catalog import Catalog, Version
 from vlm2vec_service.versions.residency import State
@@ -82,33 +81,51 @@ class Pipeline:
     async def answer(
         self, inputs: Mapping[str, pb.Input], options: pb.CallOptions, caller: Caller
     ) -> list[Answer]:
-        """Embeds ``inputs``, each under the name of its field in the caller's message, a window
-        of them at a time.
+        """Embeds the ``inputs`` of a call, each under the name of its field in the caller's
+        message, a window of them at a time.
 
         The answers are in order; the first error cancels the others, and is raised: any
         `ServeError`.
         """
         route = await self._route(options, caller)
-        for name, message in inputs.items():
         caller.asks(route.served.model.name, route.version.name, len(inputs))
+        answers: dict[str, Answer] = {}
+
+        def give(name: str, outcome: Answer | Exception) -> None:
+            if isinstance(outcome, Exception):
+                raise outcome
+            answers[name] = outcome
+
+        asked = []
+        for name, message in inputs.items():
             check_parts(message, self.limits.max_parts, name)
+            asked.append(Asked(name, message, functools.partial(give, name)))
         # A call's answers come many at a time, and others wait while they are looked after.
         window = min(len(inputs), max(1, self.settings.stream_window // 2))
-        bundles = list(bundled(inputs, window))
-        answers: dict[str, Answer] = {}
-        scheduler, flow = route.served.scheduler, Flow(caller.name, route.interactive)
-        await self._admit(scheduler, flow, caller, window)
+        bundles = list(bundled(asked, window))
+        await self._admit(route, caller, window)
         try:
             if len(inputs) > 1:
                 answered = len(inputs) * route.served.dimension * COMPONENT_BYTES
                 current.get().hold(answered, "inputs")
             if len(bundles) == 1:
-                answers = await self._embed(bundles[0], route, caller)
+                await self._embed(bundles[0], route, caller)
             else:
-                await self._embed_all(bundles, window, route, caller, answers)
+                await self._embed_all(bundles, window, route, caller)
         finally:
-            scheduler.release(flow, window)
+            route.served.scheduler.release(route.flow(caller), window)
         return [answers[name] for name in inputs]
+
+    async def answer_bundle(self, bundle: Bundle, options: pb.CallOptions, caller: Caller) -> None:
+        """Embeds inputs of a stream, and gives each its outcome. Raises the `ServeError` of all
+        that have none by then."""
+        route = await self._route(options, caller)
+        caller.asks(route.served.model.name, route.version.name, len(bundle.inputs))
+        await self._admit(route, caller, len(bundle.inputs))
+        try:
+            await self._embed(bundle, route, caller)
+        finally:
+            route.served.scheduler.release(route.flow(caller), len(bundle.inputs))
 
     async def _embed_all(
         self,
@@ -116,15 +133,14 @@ class Pipeline:
         window: int,
         route: Route,
         caller: Caller,
-        answers: dict[str, Answer],
     ) -> None:
-        """Puts the answers to all of ``bundles`` into ``answers``, with about ``window`` inputs
-        under way at a time. Raises the first error, a `ServeError`."""
+        """Answers all of ``bundles``, with about ``window`` inputs under way at a time. Raises the
+        first error, a `ServeError`."""
         unread = iter(bundles)
 
         async def embed_next() -> None:
             for bundle in unread:
-                answers.update(await self._embed(bundle, route, caller))
+                await self._embed(bundle, route, caller)
 
         largest = max(len(bundle.inputs) for bundle in bundles)
         try:
@@ -181,55 +197,74 @@ class Pipeline:
         if found.state is State.FAILED:
             raise AdapterError(f"version {version.name!r} could not be loaded: {found.reason}")
 
-    async def _admit(self, scheduler: Scheduler, flow: Flow, caller: Caller, inputs: int) -> None:
+    async def _admit(self, route: Route, caller: Caller, inputs: int) -> None:
         """Takes places in the model's queue. A stream waits for them, any other caller gets
         `ExhaustedError` where there are none; both `DeadlineError`."""
+        scheduler, flow = route.served.scheduler, route.flow(caller)
         if not caller.streams:
             scheduler.admit(flow, caller.deadline, inputs)
         elif not scheduler.places.take_if_free(flow, inputs):
             async with Deadline(caller, "before the queue had a place"):
                 await scheduler.wait_for_place(flow, inputs)
 
-    async def _embed(self, bundle: Bundle, route: Route, caller: Caller) -> dict[str, Answer]:
-        """Answers admitted inputs, by the names of their fields. Raises `ServeError`."""
+    async def _embed(self, bundle: Bundle, route: Route, caller: Caller) -> None:
+        """Gives admitted inputs their outcomes. Raises the `ServeError` of all that have none by
+        then, and what is raised by who takes one."""
         model, version = route.served.model.name, route.version.name
         self.metrics.modalities.labels(bundle.modality).inc(len(bundle.inputs))
-        memory, started = self.preparation.memory, time.monotonic()
-        held = Holding(memory, Flow(caller.name, route.interactive))
-        failure: Code | None = Code.CANCELLED  # if neither answers nor an error come
+        left, last = len(bundle.inputs), None
+
+        def give(asked: Asked, outcome: Answer | Exception) -> None:
+            nonlocal left, last
+            left, last = left - 1, outcome
+            if isinstance(outcome, Exception):
+                self.metrics.failed(model, version, _code(outcome))
+            asked.give(outcome)
+
         try:
-            async with Deadline(caller, "before there was memory for it") as deadline:
-                await held.wait(self.preparation.most_bytes(bundle))
-                deadline.passed = "before or in preprocessing"
-                prepared = await self.preparation.prepare(bundle, route, caller)
-                for name, one in zip(bundle.inputs, prepared, strict=True):
-                    memory.check(one.nbytes, name)
-                held.keep(sum(one.nbytes for one in prepared))
-                preprocess = time.monotonic() - started
-                deadline.passed = "while the token quota was spent"
-                await caller.pay(sum(map(len, prepared)))
-                deadline.passed = "in the queue"
-                async with route.served.loader.using(route.version):
-                    embedded = await self._run(prepared, route, caller)
-            failure = None
-        except Exception as error:
-            failure = (error if isinstance(error, ServeError) else ServeError).code
+            with Holding(self.preparation.memory, route.flow(caller)) as held:
+                await self._run(bundle, route, caller, held, give)
+        except BaseException as error:
+            # One that failed gives up the others of its call.
+            code = Code.CANCELLED if error is last else _code(error)
+            self.metrics.failed(model, version, code, left)
             raise
-        finally:
-            held.release()
-            if failure is not None:
-                self.metrics.failed(model, version, failure, len(bundle.inputs))
-        answers = {}
-        for name, one, found in zip(bundle.inputs, prepared, embedded, strict=True):
-            self._shadow(bundle.inputs[name], one, route, found)
-            self.metrics.answered(
-                model, version, len(one), found.queue_seconds, found.inference_seconds
-            )
-            answers[name] = Answer(
-                route, found.vector, len(one), one.truncated, preprocess, found.queue_seconds,
-                found.inference_seconds,
-            )  # fmt: skip
-        return answers
+
+    async def _run(
+        self,
+        bundle: Bundle,
+        route: Route,
+        caller: Caller,
+        held: Holding,
+        give: Callable[[Asked, Answer | Exception], None],
+    ) -> None:
+        started = time.monotonic()
+        async with Deadline(caller, "before there was memory for it") as deadline:
+            await held.wait(self.preparation.most_bytes(bundle))
+            deadline.passed = "before or in preprocessing"
+            prepared = await self.preparation.prepare(bundle, route, caller)
+            preprocess = time.monotonic() - started
+            queue: dict[QueuedInput, Asked] = {}
+            for asked, one in zip(bundle.inputs, prepared, strict=True):
+                if isinstance(one, Prepared):
+                    queue[self._queued(one, route, caller)] = asked
+                else:
+                    give(asked, one)
+            held.keep(sum(one.input.prepared.nbytes for one in queue))
+            deadline.passed = "while the token quota was spent"
+            await caller.pay(sum(one.tokens for one in queue))
+            deadline.passed = "in the queue"
+
+            def answered(queued: QueuedInput) -> None:
+                asked = queue[queued]
+                try:
+                    outcome: Answer | Exception = self._answer(asked, queued, route, preprocess)
+                except Exception as error:  # noqa: BLE001 (the others of the bundle go on)
+                    outcome = error
+                give(asked, outcome)
+
+            async with route.served.loader.using(route.version):
+                await route.served.scheduler.run_all(list(queue), answered)
 
     def _shadow(
         self, message: pb.Input, prepared: Prepared, route: Route, embedded: Embedded
@@ -241,7 +276,7 @@ class Pipeline:
             return
 
         same = shadow.config == route.version.config
-        (bundle,) = bundled({"input": message}, 1)
+        (bundle,) = bundled([Asked("input", message, lambda _: None)], 1)
         copy = Holding(self.preparation.memory, Flow("", False))
         try:
             copy.take(prepared.nbytes if same else self.preparation.most_bytes(bundle), "input")
@@ -256,23 +291,38 @@ class Pipeline:
             bulk = pb.CallOptions(priority=pb.PRIORITY_BULK, truncate=route.truncate)
             async with Deadline(caller, "before or in preprocessing"):
                 (one,) = await self.preparation.prepare(bundle, Route(served, other, bulk), caller)
+            if isinstance(one, Exception):
+                raise one
             return one
 
         served.shadow.offer(route.version, shadow, embedded.vector, prepare, copy.release)
 
-    async def _run(
-        self, prepared: Sequence[Prepared], route: Route, caller: Caller
-    ) -> list[Embedded]:
-        loop = asyncio.get_running_loop()
-        return await route.served.scheduler.run_all(
-            [
-                QueuedInput(
-                    BatchInput(one, route.version.key, route.normalize),
-                    interactive=route.interactive,
-                    caller=caller.name,
-                    deadline=caller.deadline,
-                    future=loop.create_future(),
-                )
-                for one in prepared
-            ]
+    def _queued(self, prepared: Prepared, route: Route, caller: Caller) -> QueuedInput:
+        return QueuedInput(
+            BatchInput(prepared, route.version.key, route.normalize),
+            interactive=route.interactive,
+            caller=caller.name,
+            deadline=caller.deadline,
+            future=asyncio.get_running_loop().create_future(),
         )
+
+    def _answer(self, asked: Asked, queued: QueuedInput, route: Route, preprocess: float) -> Answer:
+        """The answer to an input that came out of the queue, whose vector the model's shadow may
+        compute, too. Raises what went wrong there."""
+        prepared, found = queued.input.prepared, queued.future.result()
+        self._shadow(asked.message, prepared, route, found)
+        self.metrics.answered(
+            route.served.model.name, route.version.name, len(prepared), found.queue_seconds,
+            found.inference_seconds,
+        )  # fmt: skip
+        return Answer(
+            route, found.vector, len(prepared), prepared.truncated, preprocess,
+            found.queue_seconds, found.inference_seconds,
+        )  # fmt: skip
+
+
+def _code(error: BaseException) -> Code:
+    """What an input ended with that has no answer."""
+    if not isinstance(error, Exception):
+        return Code.CANCELLED
+    return (error if isinstance(error, ServeError) else ServeError).code

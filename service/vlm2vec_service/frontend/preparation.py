@@ -2,20 +2,19 @@
 
 import functools
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from vlm2vec.v1 import embedding_pb2 as pb
 from vlm2vec_service.errors import InvalidInputError
 from vlm2vec_service.frontend.holding import ByteBudget
-from vlm2vec_service.frontend.request import Caller, Route
+from vlm2vec_service.frontend.request import Asked, Caller, Route
 from vlm2vec_service.frontend.threads import Threads
 from vlm2vec_service.metrics import Metrics
 from vlm2vec_service.preprocess import Prepared
 from vlm2vec_service.preprocess.messages import modality, parse_input
 from vlm2vec_service.preprocess.prepared import most_bytes
 from vlm2vec_service.preprocess.stop import Stop
-from vlm2vec_service.scheduling.fair_queue import Flow
 from vlm2vec_service.settings import Limits, ServerSettings
 
 SHORT_BYTES = 16_384
@@ -24,36 +23,36 @@ AT_ONCE, AT_ONCE_BYTES = 8, 1_024
 """So few texts, that have together no more than these bytes, are prepared by the event loop itself:
 to hand them to a thread and to hear of it takes it about as long."""
 MOST_TOGETHER = 32
-"""Short texts of a call that are prepared together."""
+"""Short texts of one caller that are prepared together."""
 
 
 @dataclass(frozen=True)
 class Bundle:
-    """Inputs that are prepared together, by the names of their fields: short texts of so many
-    ``nbytes``, or one input of any other kind. ``modality`` is that of each."""
+    """Inputs that are prepared together: short texts of so many ``nbytes``, or one input of any
+    other kind. ``modality`` is that of each."""
 
-    inputs: Mapping[str, pb.Input]
+    inputs: Sequence[Asked]
     modality: str
     is_short: bool = False
     nbytes: int = 0
 
 
-def bundled(inputs: Mapping[str, pb.Input], most: int) -> Iterator[Bundle]:
+def bundled(inputs: Iterable[Asked], most: int) -> Iterator[Bundle]:
     """Splits inputs into bundles of at most ``most``, in their order but for that of texts and
     others."""
     most = min(most, MOST_TOGETHER)
-    texts: dict[str, pb.Input] = {}
+    texts: list[Asked] = []
     nbytes = 0
-    for field, message in inputs.items():
-        kind = modality(message)
-        size = message.ByteSize() if kind == "text" else SHORT_BYTES + 1
+    for asked in inputs:
+        kind = modality(asked.message)
+        size = asked.message.ByteSize() if kind == "text" else SHORT_BYTES + 1
         if size > SHORT_BYTES:
-            yield Bundle({field: message}, kind)
+            yield Bundle([asked], kind)
             continue
         if nbytes + size > SHORT_BYTES or len(texts) == most:
             yield Bundle(texts, "text", True, nbytes)
-            texts, nbytes = {}, 0
-        texts[field] = message
+            texts, nbytes = [], 0
+        texts.append(asked)
         nbytes += size
     if texts:
         yield Bundle(texts, "text", True, nbytes)
@@ -87,9 +86,11 @@ class Preparation:
         most = len(bundle.inputs) * most_bytes(self.limits.max_tokens, bundle.modality != "text")
         return min(most, self.memory.most // 2)
 
-    async def prepare(self, bundle: Bundle, route: Route, caller: Caller) -> list[Prepared]:
-        """Prepares ``bundle``, as soon as its flow has a thread if it needs one. Raises
-        `ServeError`."""
+    async def prepare(
+        self, bundle: Bundle, route: Route, caller: Caller
+    ) -> list[Prepared | Exception]:
+        """Prepares ``bundle``, as soon as its flow has a thread if it needs one: what each input
+        became, or what is wrong with it. Raises `ServeError` where it got no thread."""
         stop = Stop(caller.deadline, self.seconds)
         asked = stop.started
         work = functools.partial(self._all, bundle, route, stop)
@@ -97,7 +98,7 @@ class Preparation:
             prepared = work()
         else:
             threads = self._threads["text" if bundle.is_short else "media"]
-            prepared = await threads.run(Flow(caller.name, route.interactive), stop, work)
+            prepared = await threads.run(route.flow(caller), stop, work)
         seconds = time.monotonic() - stop.started
         waited = self.metrics.stage.labels(route.served.model.name, "preprocess_wait")
         worked = self.metrics.stage.labels(route.served.model.name, "preprocess")
@@ -106,8 +107,16 @@ class Preparation:
             worked.observe(seconds / len(prepared))
         return prepared
 
-    def _all(self, bundle: Bundle, route: Route, stop: Stop) -> list[Prepared]:
-        return [self._one(field, one, route, stop) for field, one in bundle.inputs.items()]
+    def _all(self, bundle: Bundle, route: Route, stop: Stop) -> list[Prepared | Exception]:
+        return [self._outcome(asked, route, stop) for asked in bundle.inputs]
+
+    def _outcome(self, asked: Asked, route: Route, stop: Stop) -> Prepared | Exception:
+        try:
+            prepared = self._one(asked.field, asked.message, route, stop)
+            self.memory.check(prepared.nbytes, asked.field)
+        except Exception as error:  # noqa: BLE001 (the others of the bundle go on)
+            return error
+        return prepared
 
     def _one(self, field: str, message: pb.Input, route: Route, stop: Stop) -> Prepared:
         try:

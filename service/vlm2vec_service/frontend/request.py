@@ -2,9 +2,10 @@
 
 import asyncio
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Self
+from typing import NamedTuple, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -16,6 +17,7 @@ from vlm2vec_service.frontend.auth.identity import ANYONE, Identity
 from vlm2vec_service.frontend.auth.quota import UNLIMITED, Quota
 from vlm2vec_service.frontend.served import Served
 from vlm2vec_service.frontend.vectors import encode_vector
+from vlm2vec_service.scheduling.fair_queue import Flow
 from vlm2vec_service.versions.catalog import Version
 
 
@@ -103,6 +105,10 @@ class Route:
         """Whether somebody waits for the answer."""
         return bool(self.options.priority != pb.PRIORITY_BULK)
 
+    def flow(self, caller: Caller) -> Flow:
+        """The flow that the request is part of."""
+        return Flow(caller.name, self.interactive)
+
     @property
     def truncate(self) -> int | None:
         """How many tokens a longer input is cut to, 0 for as many as there may be; None cuts
@@ -122,8 +128,7 @@ class Route:
         return self.version.config.normalize if wanted is None else wanted
 
 
-@dataclass(frozen=True)
-class Answer:
+class Answer(NamedTuple):
     """What came of one input: ``vector`` is float32 ``(dim,)`` as the engine gave it;
     ``truncated`` says whether the end of the text was left out; the rest are seconds in each
     stage."""
@@ -151,3 +156,12 @@ class Answer:
         timings.preprocess_seconds = self.preprocess_seconds
         timings.queue_seconds = self.queue_seconds
         timings.inference_seconds = self.inference_seconds
+
+
+class Asked(NamedTuple):
+    """One input that is asked for: the ``field`` of the caller's message that it came in, and who
+    takes its outcome: an `Answer`, or what went wrong with it."""
+
+    field: str
+    message: pb.Input
+    give: Callable[[Answer | Exception], None]

@@ -30,8 +30,7 @@ class Flow(NamedTuple):
     interactive: bool
 
 
-@dataclass(frozen=True)
-class Embedded:
+class Embedded(NamedTuple):
     """A vector, float32 ``(dim,)``, and the seconds that its input waited and ran."""
 
     vector: npt.NDArray[np.float32]

@@ -1,10 +1,11 @@
 """Gives the workers of one model their batches, and every request its answer."""
 
 import asyncio
+import contextlib
 import contextvars
 import logging
 import time
-from collections.abc import Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 
 import numpy as np
 
@@ -105,19 +106,28 @@ class Scheduler:
     async def run(self, queued: QueuedInput) -> Embedded:
         """Queues an input and waits for its answer. Raises what went wrong, at once for an input
         that took workers down before."""
-        return (await self.run_all([queued]))[0]
+        await self.run_all([queued], lambda _: None)
+        return queued.future.result()
 
-    async def run_all(self, inputs: Sequence[QueuedInput]) -> list[Embedded]:
-        """Queues inputs and waits for their answers. Raises what went wrong with the first that
-        failed, as `run` does, and gives up the others."""
+    async def run_all(
+        self, inputs: Sequence[QueuedInput], answered: Callable[[QueuedInput], None]
+    ) -> None:
+        """Queues inputs, and calls ``answered`` with each once there is a vector or an error for
+        it. Whatever that raises gives up the others."""
         for queued in inputs:
             if self._suspects.is_culprit(queued.input):
                 self._fail_culprits([queued])
             else:
                 self.queue.put(queued)
         self._wake_all()
+        waiting = list(inputs)
         try:
-            return [await queued.future for queued in inputs]
+            while waiting:
+                await _one_of(waiting)
+                ready = [queued for queued in waiting if queued.future.done()]
+                waiting = [queued for queued in waiting if not queued.future.done()]
+                for queued in ready:
+                    answered(queued)
         except BaseException:
             # Who gives up leaves nothing in memory, and no tokens before those of others.
             for queued in inputs:
@@ -196,10 +206,10 @@ class Scheduler:
                 [batch.inputs[i] for i in np.flatnonzero(~finite)],
                 ServeError("the model's vector for it holds what is not a finite number"),
             )
+            begun = time.monotonic() - result.seconds  # on the device, as far as we know
             for queued, vector in zip(batch.inputs, result.vectors, strict=True):
                 if not queued.future.done():
-                    # From the queue to the vector, less the time on the device.
-                    waited = max(0.0, time.monotonic() - queued.queued_at - result.seconds)
+                    waited = max(0.0, begun - queued.queued_at)
                     queued.future.set_result(Embedded(vector, waited, result.seconds))
             self._suspects.answered()
             self.metrics.batch(
@@ -239,6 +249,16 @@ class Scheduler:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return task
+
+
+async def _one_of(inputs: Sequence[QueuedInput]) -> None:
+    """Waits until there is a vector or an error for one of ``inputs``."""
+    futures = [queued.future for queued in inputs]
+    if len(futures) > 1:
+        await asyncio.wait(futures, return_when=asyncio.FIRST_COMPLETED)
+    else:  # as most, for less
+        with contextlib.suppress(Exception):
+            await futures[0]
 
 
 def _answer(inputs: Sequence[QueuedInput], error: ServeError) -> None:

@@ -1,5 +1,6 @@
 """Which models are served, in which versions, and which one a request means."""
 
+import functools
 import hashlib
 import json
 from collections.abc import Set as AbstractSet
@@ -42,7 +43,7 @@ class Version:
         """Whether there is no adapter."""
         return self.name == BASE_VERSION
 
-    @property
+    @functools.cached_property
     def key(self) -> str:
         """What it goes by wherever it is held: empty for the base model, otherwise its name and a
         digest of all that is said of its contents. A name that stands for other contents than it

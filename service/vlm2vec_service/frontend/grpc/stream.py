@@ -1,23 +1,30 @@
 """One stream of `EmbeddingService`: what is read of it, and the answers to it."""
 
 import asyncio
+import functools
 from collections.abc import AsyncIterator, Callable
 
 from vlm2vec.v1 import embedding_pb2 as pb
 from vlm2vec_service.errors import ServeError, UnavailableError
 from vlm2vec_service.frontend.access import current, public
 from vlm2vec_service.frontend.holding import Holding
-from vlm2vec_service.frontend.limits import check_stream_request
+from vlm2vec_service.frontend.limits import check_parts, check_stream_request
 from vlm2vec_service.frontend.pipeline import Pipeline
-from vlm2vec_service.frontend.request import Caller
+from vlm2vec_service.frontend.preparation import MOST_TOGETHER, Bundle, bundled
+from vlm2vec_service.frontend.request import Answer, Asked, Caller
 from vlm2vec_service.scheduling.fair_queue import Flow
+
+GATHER_SECONDS = 0.001
+"""How long inputs that have come wait for the next of their stream, to be answered with it."""
 
 
 class InputStream:
     """Answers the ``requests`` of a stream, each in the name of a new ``caller``.
 
     No more than ``stream_window`` inputs are read ahead of the answers that the caller has taken,
-    and no more bytes than there is room for: a caller that does not read stops being read.
+    and no more bytes than there is room for: a caller that does not read stops being read. Short
+    texts that come behind one another are answered together, which costs the front end less; one
+    that comes while none of its stream is under way waits for no others.
     """
 
     def __init__(
@@ -32,7 +39,10 @@ class InputStream:
         self._window = asyncio.Semaphore(pipeline.settings.stream_window)
         self._answers: asyncio.Queue[pb.EmbedStreamResponse | None] = asyncio.Queue()
         self._tasks: set[asyncio.Task[None]] = set()
+        self._accepted: list[tuple[pb.EmbedStreamRequest, Holding]] = []
+        self._gathering: asyncio.TimerHandle | None = None
         self._held: set[Holding] = set()
+        """Of the requests that have no answer."""
 
     async def answers(self) -> AsyncIterator[pb.EmbedStreamResponse]:
         """The answers as they are ready. Raises the `ServeError` that ends the stream."""
@@ -44,6 +54,7 @@ class InputStream:
                 self._window.release()
             reader.result()
         finally:
+            self._accepted.clear()
             for task in (reader, *self._tasks):
                 task.cancel()
             for held in self._held:
@@ -64,6 +75,7 @@ class InputStream:
         finally:
             accepting.cancel()
             drained.cancel()
+        self._answer_accepted()
         if self._tasks:
             await asyncio.wait(set(self._tasks))
         if refusal is not None:
@@ -79,7 +91,7 @@ class InputStream:
             more = await self._accept()
 
     async def _accept(self) -> bool:
-        """Reads a request, and starts to answer it as soon as there is memory for it and the
+        """Reads a request, and lets it be answered as soon as there is memory for it and the
         caller's quota lets it; False at the end.
 
         Raises `UnauthenticatedError` once the caller's credential is no longer good.
@@ -95,27 +107,70 @@ class InputStream:
         if received.could_hold(size):  # else that is its answer
             await held.wait(size)
         await call.quota.turn()
-        task = asyncio.create_task(self._answer(request, size, held))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        self._accepted.append((request, held))
+        alone = len(self._held) == 1 and self._answers.empty()
+        if alone or len(self._accepted) == MOST_TOGETHER:
+            self._answer_accepted()
+        elif len(self._accepted) == 1:
+            self._gather(0)
         return True
 
-    async def _answer(self, request: pb.EmbedStreamRequest, size: int, held: Holding) -> None:
-        """Answers one request; whatever happens is its answer."""
-        answer = pb.EmbedStreamResponse(id=request.id)
+    def _gather(self, before: int) -> None:
+        """Answers what was accepted, once there are no more of it than ``before``."""
+        count = len(self._accepted)
+        if count > before:
+            loop = asyncio.get_running_loop()
+            self._gathering = loop.call_later(GATHER_SECONDS, self._gather, count)
+        else:
+            self._answer_accepted()
+
+    def _answer_accepted(self) -> None:
+        """Starts to answer what was accepted, in bundles of requests with equal options."""
+        if self._gathering is not None:
+            self._gathering.cancel()
+        accepted, self._accepted = self._accepted, []
+        alike: dict[bytes, list[Asked]] = {}
+        for request, held in accepted:
+            asked = Asked("input", request.input, functools.partial(self._give, request.id, held))
+            try:
+                self._check(request)
+            except ServeError as error:
+                asked.give(error)
+            else:
+                alike.setdefault(request.options.SerializeToString(), []).append(asked)
+        for options, inputs in alike.items():
+            for bundle in bundled(inputs, MOST_TOGETHER):
+                answering = self._answer(bundle, pb.CallOptions.FromString(options))
+                task = asyncio.create_task(answering)
+                self._tasks.add(task)
+                task.add_done_callback(self._tasks.discard)
+
+    def _check(self, request: pb.EmbedStreamRequest) -> None:
+        self.pipeline.received.check(request.ByteSize(), "input")
+        check_stream_request(request)
+        check_parts(request.input, self.pipeline.limits.max_parts, "input")
+
+    async def _answer(self, bundle: Bundle, options: pb.CallOptions) -> None:
+        """Answers requests; whatever happens is the answer to those that have none by then."""
         try:
-            self.pipeline.received.check(size, "input")
-            check_stream_request(request)
-            inputs = {"input": request.input}
-            (embedded,) = await self.pipeline.answer(inputs, request.options, self.caller())
-            embedded.write(answer.embedding)
+            await self.pipeline.answer_bundle(bundle, options, self.caller())
         except Exception as error:  # noqa: BLE001 (every request gets an answer)
-            shown: ServeError = public(error, current.get().id)
+            for asked in bundle.inputs:
+                asked.give(error)
+
+    def _give(self, id: str, held: Holding, outcome: Answer | Exception) -> None:
+        """Answers the request ``id``, unless it was answered."""
+        if held not in self._held:
+            return
+        answer = pb.EmbedStreamResponse(id=id)
+        if isinstance(outcome, Answer):
+            outcome.write(answer.embedding)
+        else:
+            shown: ServeError = public(outcome, current.get().id)
             answer.error.code = shown.code
             answer.error.message = str(shown)
             answer.error.field = shown.field
             answer.error.retry_after_seconds = shown.retry_after or 0.0
-        finally:
-            held.release()
-            self._held.discard(held)
+        held.release()
+        self._held.discard(held)
         self._answers.put_nowait(answer)

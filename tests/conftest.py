@@ -13,6 +13,7 @@ from sklearn.datasets import load_sample_images
 
 from tests.parity.make_checkpoints import write_all
 from vlm2vec_service.preprocess import Request
+from vlm2vec_service.preprocess.pictures import Frames
 
 # Tests run side by side, and threads that wait for a core by spinning keep it from the others.
 os.environ["OMP_NUM_THREADS"] = "1"
@@ -48,7 +49,7 @@ def case_request(case: dict[str, Any]) -> Request:
     return Request(
         prompt=case["text"],
         images=case_pictures(case, "images"),
-        video=case_pictures(case, "video"),
+        videos=(Frames(case_pictures(case, "video")),) if "video" in case else (),
     )
 
 

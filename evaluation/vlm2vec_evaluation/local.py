@@ -10,9 +10,8 @@ from vlm2vec import VLM2VecError
 from vlm2vec.inputs import InputLike, to_proto
 from vlm2vec_evaluation.source import Embed, Key
 from vlm2vec_evaluation.vector_file import Vector
-from vlm2vec_registry.embedding_config import EmbeddingConfig
 from vlm2vec_registry.space import base_digest, space_of
-from vlm2vec_service.backbones import load_preprocessor
+from vlm2vec_service.backbones import load_preprocessor, read_embedding
 from vlm2vec_service.backbones.table import read_json
 from vlm2vec_service.engine import Engine
 from vlm2vec_service.engine.threads import use_threads
@@ -53,9 +52,10 @@ def load(
     name = ADAPTER if adapter else None
     if adapter:
         engine.load_adapter(ADAPTER, adapter)
-    embedding = engine.adapters[ADAPTER].embedding if adapter else EmbeddingConfig()
+    own = read_embedding(base)
+    embedding = engine.adapters[ADAPTER].embedding if adapter else own
     try:
-        space = space_of(base_digest(base), adapter)
+        space = space_of(base_digest(base), adapter, own)
     except (OSError, ValueError) as error:
         raise CheckpointError(f"{base}: {error}") from error
 
@@ -63,7 +63,8 @@ def load(
         key, item = pair
         try:
             message = to_proto(item, None)
-            request = parse_input(message, limits, video.video_frames)
+            frames = preprocessor.sampling(embedding, video.video_frames)
+            request = parse_input(message, limits, frames)
             return key, preprocessor.prepare(request, embedding)
         except (ServeError, VLM2VecError) as error:
             return key, error

@@ -110,7 +110,7 @@ BAD_INPUTS = [
     _of_input("frame that is no image", ".parts[0].video.frames.images[1]", _frames(GOOD, b"x")),
     _of_input("frames of two sizes", ".video", _frames(GOOD, SMALL)),
     _of_input("too many frames", ".parts[0].video.frames", _frames(*[SMALL] * 65)),
-    _of_input("two videos", ".parts[1].video", _frames(SMALL), _frames(SMALL)),
+    _of_input("too many videos", ".parts", *[_frames(SMALL)] * 5),
     _of_input("empty video file", ".parts[0].video.file", _file(b"")),
     _of_input("no video file", ".parts[0].video.file", _file(b"no video at all" * 99)),
     _of_input("playlist", ".parts[0].video.file", _file(b"#EXTM3U\n#EXTINF:1,\n/etc/passwd\n")),

@@ -11,6 +11,7 @@ from PIL import Image
 from vlm2vec_registry import preset
 from vlm2vec_registry.errors import RegistryInputError
 from vlm2vec_registry.prompt_template import PromptTemplate
+from vlm2vec_service.preprocess.pictures import Frames
 from vlm2vec_service.preprocess.prepared import Medium, Request
 from vlm2vec_service.preprocess.prompts import render
 
@@ -34,18 +35,18 @@ def request_of(case: dict[str, Any]) -> Request:
     """What a caller gives for ``case``."""
     given = case["input"]
     images = (PICTURE,) * len(case.get("images", ()))
-    video = (PICTURE,) * len(case.get("videos", ()))
+    videos = (Frames((PICTURE,)),) * len(case.get("videos", ()))
     if "parts" in given:
         kinds = {"image": Medium.IMAGE, "video": Medium.VIDEO}
         parts = [part.get("text", kinds.get(next(iter(part)))) for part in given["parts"]]
         return Request(
-            instruction=given.get("system"), parts=tuple(parts), images=images, video=video
+            instruction=given.get("system"), parts=tuple(parts), images=images, videos=videos
         )
     texts = given.get("texts", [given["text"]] if "text" in given else [])
     # Whatever order the caller had: here the one that no form has.
-    parts = [*texts, *[Medium.IMAGE] * len(images), *[Medium.VIDEO] * len(video)]
+    parts = [*texts, *[Medium.IMAGE] * len(images), *[Medium.VIDEO] * len(videos)]
     return Request(
-        instruction=given.get("instruction"), parts=tuple(parts), images=images, video=video
+        instruction=given.get("instruction"), parts=tuple(parts), images=images, videos=videos
     )
 
 

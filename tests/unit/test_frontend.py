@@ -66,9 +66,9 @@ def test_parts_become_a_request() -> None:
     request = parse_input(message, Limits(), 8)
     assert (request.instruction, request.texts, request.prompt) == ("i", ("a", "b"), None)
     assert request.parts == (Medium.IMAGE, "a", Medium.VIDEO, "b")
-    for source in (request.images, request.video):
+    for source in (request.images, *request.videos):
         assert set(Pictures.of(source, "viewed").sizes) == {(4, 3)}
-    assert (len(request.images), len(request.video)) == (1, 2)
+    assert (len(request.images), *map(len, request.videos)) == (1, 2)
     raw = parse_input(pb.Input(prompt="p", parts=[IMAGE]), Limits(), 8)
     assert (raw.prompt, raw.text, len(raw.images)) == ("p", None, 1)
 
@@ -79,7 +79,7 @@ def test_parts_become_a_request() -> None:
         (pb.Input(parts=[pb.Part()]), "parts[0]"),
         (pb.Input(parts=[TEXT, pb.Part(image=b"x")]), "parts[1].image"),
         (pb.Input(prompt="p", parts=[TEXT]), "parts[0].text"),
-        (pb.Input(parts=[FRAMES, FRAMES]), "parts[1].video"),
+        (pb.Input(parts=[FRAMES] * 5), "parts"),
         (pb.Input(parts=[pb.Part(video=pb.Video())]), "parts[0].video"),
         (pb.Input(parts=[pb.Part(video=pb.Video(file=b"x"))]), "parts[0].video.file"),
         (

@@ -23,6 +23,7 @@ from vlm2vec_service.frontend.http.incoming import COPIES, Message
 from vlm2vec_service.frontend.http.middleware import Middleware
 from vlm2vec_service.frontend.request import Caller
 from vlm2vec_service.preprocess import Prepared, Request
+from vlm2vec_service.preprocess.pictures import Frames
 from vlm2vec_service.preprocess.prepared import Media, most_bytes
 from vlm2vec_service.scheduling.fair_queue import Flow
 from vlm2vec_service.settings import HttpSettings, Limits
@@ -223,7 +224,8 @@ def test_no_input_takes_more_than_is_held_before_it_is_prepared(
     film = tuple(Image.new("RGB", (320, 240)) for _ in range(9))
     requests = [Request(text="a"), *(Request(images=(image,)) for image in images)]
     if family == "qwen2_vl":
-        requests += [Request(images=images), Request(video=film), Request(video=film[:2])]
+        requests += [Request(images=images)]
+        requests += [Request(videos=(Frames(shown),)) for shown in (film, film[:2])]
     for request in requests:
         made = preprocessor.prepare(request, EmbeddingConfig())
         assert made.nbytes <= most_bytes(len(made), has_media=bool(made.media))

@@ -15,7 +15,7 @@ from vlm2vec_service.errors import InvalidInputError
 from vlm2vec_service.offline.lines import Line, LineReader
 from vlm2vec_service.preprocess.pictures import Pictures
 from vlm2vec_service.preprocess.prepared import Request
-from vlm2vec_service.settings import Limits, VideoSettings
+from vlm2vec_service.settings import Limits
 
 
 def png(width: int = 6, height: int = 4) -> bytes:
@@ -29,7 +29,7 @@ def data_uri(data: bytes, kind: str = "image/png") -> str:
 
 
 def parse(folder: Path, limits: Limits | None = None, **values: Any) -> Line:
-    reader = LineReader(folder, limits or Limits(), VideoSettings())
+    reader = LineReader(folder, limits or Limits(), lambda adapter: 8)
     return reader.parse(json.dumps(values).encode())
 
 
@@ -60,7 +60,15 @@ def test_relative_and_absolute_paths_and_data_uris_are_opened(tmp_path: Path) ->
 
 def test_video_is_a_list_of_frames(tmp_path: Path) -> None:
     line = parse(tmp_path, id=1, video=[data_uri(png(8, 8)), data_uri(png(8, 8))])
-    assert Pictures.of(line.request.video, "viewed").sizes == ((8, 8), (8, 8))
+    (video,) = line.request.videos
+    assert Pictures.of(video, "viewed").sizes == ((8, 8), (8, 8))
+
+
+def test_videos_are_lists_of_frames_that_may_say_their_rate(tmp_path: Path) -> None:
+    frames = [data_uri(png(8, 8))]
+    line = parse(tmp_path, id=1, videos=[frames, {"frames": frames * 2, "fps": 3}])
+    assert [Pictures.of(video, "viewed").fps for video in line.request.videos] == [None, 3]
+    assert [len(video) for video in line.request.videos] == [1, 2]
     assert line.request.images == ()
 
 
@@ -89,6 +97,13 @@ def test_video_is_a_list_of_frames(tmp_path: Path) -> None:
         ({"id": 1, "images": [data_uri(png()), data_uri(b"")]}, "images[1]", "no JPEG"),
         ({"id": 1, "video": [data_uri(png()), 5]}, "video[1]", "expected a path"),
         ({"id": 1, "video": 5}, "video", "expected a path"),
+        ({"id": 1, "videos": "clip.mp4"}, "videos", "expected a list"),
+        ({"id": 1, "videos": [[], 5]}, "videos[1]", "expected a path"),
+        ({"id": 1, "video": [], "videos": []}, "videos", "beside video"),
+        ({"id": 1, "videos": [[]] * 5}, "videos", "5 are more than max_videos, 4"),
+        ({"id": 1, "videos": [{"frames": [], "rate": 1}]}, "videos[0].rate", "unknown key"),
+        ({"id": 1, "videos": [{"frames": [], "fps": 0}]}, "videos[0].fps", "from 0.001 to 1000"),
+        ({"id": 1, "videos": [{"fps": 2}]}, "videos[0].frames", "expected a list"),
         ({"id": 1, "video": "missing.mp4"}, "video", "No such file"),
         ({"id": 1, "video": data_uri(b"garbage", "video/mp4")}, "video", "undecodable"),
     ],
@@ -108,7 +123,7 @@ def test_bad_value_is_refused_by_its_key(
 )
 def test_line_that_is_no_json_object_is_refused(tmp_path: Path, data: bytes) -> None:
     with pytest.raises(InvalidInputError) as caught:
-        LineReader(tmp_path, Limits(), VideoSettings()).parse(data)
+        LineReader(tmp_path, Limits(), lambda adapter: 8).parse(data)
     assert caught.value.field == "line"
 
 

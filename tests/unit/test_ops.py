@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers.activations import QuickGELUActivation
 from transformers.models.qwen2_vl.modeling_qwen2_vl import Qwen2VLRMSNorm, apply_rotary_pos_emb
+from transformers.models.qwen3_vl.modeling_qwen3_vl import Qwen3VLTextRMSNorm
 
 from vlm2vec_service.engine import ops
 from vlm2vec_service.engine.low_rank import LowRank
@@ -76,6 +77,26 @@ def test_rotation_is_that_of_transformers(rows: int, dtype: torch.dtype) -> None
     ops.rotate(x, angles.cos(), angles.sin(), heads + keys)
     assert_close(x, theirs)
     assert torch.equal(x[:, -keys * dim :], theirs[:, -keys * dim :])
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_heads_are_normed_before_they_turn_as_by_transformers(dtype: torch.dtype) -> None:
+    heads, keys, dim = 3, 2, 20
+    x, angles = normal(5, (heads + keys) * dim + 7, dtype=dtype), normal(5, dim // 2, seed=1)
+    norms = [Qwen3VLTextRMSNorm(dim, eps=1e-5).to(dtype) for _ in range(2)]
+    for seed, norm in enumerate(norms):
+        norm.weight = nn.Parameter(normal(dim, dtype=dtype, seed=seed), requires_grad=False)
+    wide = x[:, : (heads + keys) * dim].float().view(1, 5, -1, dim).transpose(1, 2)
+    parts = zip(norms, wide.split((heads, keys), 1), strict=True)
+    query, key = (norm.float()(part) for norm, part in parts)
+    twice = torch.cat((angles, angles), 1)[None]
+    turned = torch.cat(apply_rotary_pos_emb(query, key, twice.cos(), twice.sin()), 1)
+    counts = zip(norms, (heads, keys), strict=True)
+    weight = torch.cat([norm.weight.expand(count, dim) for norm, count in counts])
+    rest = x[:, (heads + keys) * dim :].clone()
+    ops.rotate(x, angles.cos(), angles.sin(), heads + keys, weight.to(dtype), 1e-5)
+    assert_close(x[:, : (heads + keys) * dim], turned.transpose(1, 2).flatten(2)[0].to(dtype))
+    assert torch.equal(x[:, (heads + keys) * dim :], rest)
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
@@ -198,7 +219,7 @@ def test_operators_write_to_what_they_say_and_their_fakes_fit(
     arguments = {
         "add_rms_norm": (x, x.clone(), vector, 1e-6),
         "add_layer_norm": (x, None, vector, vector, 1e-6),
-        "rotate": (x, half, half, 2),
+        "rotate": (x, half, half, 2, normal(2, 8, dtype=dtype), 1e-6),
         "swiglu": (x,),
         "quick_gelu": (x,),
         "shrink": (x, each.tensors, table, tiles, 16, 2, 16),

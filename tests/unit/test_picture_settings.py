@@ -18,6 +18,7 @@ from vlm2vec_service.errors import InvalidInputError
 from vlm2vec_service.preprocess import Prepared, Preprocessor, Request
 from vlm2vec_service.preprocess.images import EncodedImage, measure_image
 from vlm2vec_service.preprocess.messages import parse_input
+from vlm2vec_service.preprocess.pictures import Frames
 from vlm2vec_service.settings import Limits
 
 DEFAULT = EmbeddingConfig()
@@ -74,7 +75,7 @@ def test_resize_of_upstream_for_the_large_pictures_of_v1(
 
 
 def test_resize_leaves_frames_alone(preprocessors: dict[str, Preprocessor]) -> None:
-    request = Request(text="a", video=(noise(112, 84), noise(112, 84, 1)))
+    request = Request(text="a", videos=(Frames((noise(112, 84), noise(112, 84, 1))),))
     embedding = EmbeddingConfig(image_rules=ImageRules(resize=(448, 224)))
     preprocessor = preprocessors["qwen2_vl"]
     assert same(preprocessor.prepare(request, embedding), preprocessor.prepare(request, DEFAULT))

@@ -15,6 +15,7 @@ from vlm2vec_service.backbones import load_preprocessor
 from vlm2vec_service.backbones.phi3_v.preprocess import hd_grid, hd_transform, token_count
 from vlm2vec_service.errors import InvalidInputError
 from vlm2vec_service.preprocess import Preprocessor, Request
+from vlm2vec_service.preprocess.pictures import Frames
 from vlm2vec_service.settings import Limits
 
 DEFAULT = EmbeddingConfig()
@@ -217,7 +218,7 @@ def test_placeholder_in_words_is_refused(
 
 
 def test_video_is_refused(preprocessor: Preprocessor) -> None:
-    request = Request("a", video=(blank(30, 30),))
+    request = Request("a", videos=(Frames((blank(30, 30),)),))
     with pytest.raises(InvalidInputError, match="reads images only") as caught:
         preprocessor.prepare(request, DEFAULT)
     assert caught.value.field == "video"

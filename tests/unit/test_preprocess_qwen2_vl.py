@@ -22,9 +22,10 @@ from tests.unit.pictures import noise
 from vlm2vec_registry.embedding_config import EmbeddingConfig
 from vlm2vec_registry.prompt_template import PromptTemplate
 from vlm2vec_service.backbones import load_preprocessor
-from vlm2vec_service.backbones.qwen2_vl.preprocess import smart_resize
+from vlm2vec_service.backbones.qwen_vl.preprocess import smart_resize
 from vlm2vec_service.errors import InvalidInputError
 from vlm2vec_service.preprocess import Prepared, Preprocessor, Request
+from vlm2vec_service.preprocess.pictures import Frames
 from vlm2vec_service.settings import Limits
 
 IMAGE_ID, VIDEO_ID = 2006, 2007
@@ -35,6 +36,14 @@ MAX_PIXELS = 200_704
 
 def frames(count: int, width: int = 112, height: int = 84) -> tuple[Image.Image, ...]:
     return tuple(noise(width, height, seed) for seed in range(count))
+
+
+def films(pictures: tuple[Image.Image, ...]) -> tuple[Frames, ...]:
+    return (Frames(pictures),) if pictures else ()
+
+
+def film(count: int, width: int = 112, height: int = 84) -> tuple[Frames, ...]:
+    return films(frames(count, width, height))
 
 
 @pytest.fixture(scope="module")
@@ -97,7 +106,7 @@ def test_positions_behind_vision_start_are_those_of_transformers(
     images: tuple[Image.Image, ...],
     video: tuple[Image.Image, ...],
 ) -> None:
-    prepared = preprocessor.prepare(Request(prompt, images=images, video=video), DEFAULT)
+    prepared = preprocessor.prepare(Request(prompt, images=images, videos=films(video)), DEFAULT)
     assert prepared.positions.dtype == np.int32
     np.testing.assert_array_equal(prepared.positions, their_positions(model, prepared))
 
@@ -108,7 +117,7 @@ def test_counting_goes_on_behind_the_largest_position_even_in_time(
     # As in the paper and in transformers 4; transformers 5 skips only by height and width, which
     # gives tokens behind a long video positions that its last frames have.
     prompt = "<|vision_start|><|video_pad|><|vision_end|>"
-    prepared = preprocessor.prepare(Request(prompt, video=frames(10, 56, 56)), DEFAULT)
+    prepared = preprocessor.prepare(Request(prompt, videos=film(10, 56, 56)), DEFAULT)
     assert prepared.positions[:, :5].tolist() == [[0, 1, 1, 1, 1], [0, 1, 1, 2, 2], [0, 1, 2, 1, 2]]
     assert prepared.positions[:, -2].tolist() == [5, 2, 2]
     assert prepared.positions[:, -1].tolist() == [6, 6, 6]
@@ -130,7 +139,7 @@ def test_positions_without_vision_start_are_sequential(
     images: tuple[Image.Image, ...],
     video: tuple[Image.Image, ...],
 ) -> None:
-    prepared = preprocessor.prepare(Request(prompt, images=images, video=video), DEFAULT)
+    prepared = preprocessor.prepare(Request(prompt, images=images, videos=films(video)), DEFAULT)
     np.testing.assert_array_equal(prepared.positions, [range(len(prepared))] * 3)
 
 
@@ -152,7 +161,7 @@ def test_only_media_behind_vision_start_get_grid_positions(preprocessor: Preproc
 def test_media_in_any_order_of_the_prompt(preprocessor: Preprocessor) -> None:
     pictures = (noise(56, 84), noise(112, 56))
     prompt = "a <|image_pad|> b <|video_pad|> c <|image_pad|> d"
-    request = Request(prompt, images=pictures, video=frames(3))
+    request = Request(prompt, images=pictures, videos=film(3))
     prepared = preprocessor.prepare(request, DEFAULT)
     assert [media.kind for media in prepared.media] == ["image", "video", "image"]
     assert [media.pixels.shape for media in prepared.media] == [
@@ -173,14 +182,14 @@ def test_words_are_rendered_by_the_template(preprocessor: Preprocessor) -> None:
     pictures = (noise(56, 56), noise(84, 84))
     template = PromptTemplate(media_separator="\n", separator=": ", suffix="!")
     rendered = preprocessor.prepare(
-        Request(instruction="Find", text="a cat", images=pictures, video=frames(2)),
+        Request(instruction="Find", text="a cat", images=pictures, videos=film(2)),
         EmbeddingConfig(prompt=template),
     )
     raw = preprocessor.prepare(
         Request(
             "<|image_pad|> <|image_pad|> <|video_pad|>\nFind: a cat!",
             images=pictures,
-            video=frames(2),
+            videos=film(2),
         ),
         DEFAULT,
     )
@@ -207,7 +216,7 @@ def test_words_are_rendered_by_the_template(preprocessor: Preprocessor) -> None:
 def test_placeholders_must_be_as_many_as_the_media(
     preprocessor: Preprocessor, prompt: str, images: int, video: int, field: str
 ) -> None:
-    request = Request(prompt, images=frames(images), video=frames(video))
+    request = Request(prompt, images=frames(images), videos=film(video))
     with pytest.raises(InvalidInputError, match="given, but the prompt has") as caught:
         preprocessor.prepare(request, DEFAULT)
     assert caught.value.field == field
@@ -277,7 +286,7 @@ def test_picture_smaller_than_a_token_becomes_two_by_two(
 
 @pytest.mark.parametrize(("count", "tokens"), [(1, 12), (2, 12), (3, 24), (4, 24), (5, 36)])
 def test_two_frames_share_their_tokens(preprocessor: Preprocessor, count: int, tokens: int) -> None:
-    (media,) = preprocessor.prepare(Request(video=frames(count)), DEFAULT).media
+    (media,) = preprocessor.prepare(Request(videos=film(count)), DEFAULT).media
     assert media.tokens == tokens
     assert media.pixels.shape == (count, 84, 112, 3)
 
@@ -285,7 +294,7 @@ def test_two_frames_share_their_tokens(preprocessor: Preprocessor, count: int, t
 def test_frames_of_different_sizes_are_refused(preprocessor: Preprocessor) -> None:
     video = (noise(56, 56), noise(84, 56))
     with pytest.raises(InvalidInputError, match="video: the frames differ in size"):
-        preprocessor.prepare(Request(video=video), DEFAULT)
+        preprocessor.prepare(Request(videos=films(video)), DEFAULT)
 
 
 @pytest.mark.parametrize(
@@ -326,7 +335,7 @@ def test_too_many_tokens_are_refused(folder: Path) -> None:
     ],
 )
 def test_limits_are_refused_by_name(folder: Path, limits: Limits, field: str, problem: str) -> None:
-    request = Request(text="6bytes", images=(noise(60, 60), noise(80, 70)), video=frames(3))
+    request = Request(text="6bytes", images=(noise(60, 60), noise(80, 70)), videos=film(3))
     load_preprocessor(folder).prepare(request, DEFAULT)
     with pytest.raises(InvalidInputError, match=problem) as caught:
         load_preprocessor(folder, limits).prepare(request, DEFAULT)

@@ -7,6 +7,7 @@ from PIL import Image
 
 from vlm2vec_registry.prompt_template import PromptTemplate
 from vlm2vec_service.errors import InvalidInputError
+from vlm2vec_service.preprocess.pictures import Frames
 from vlm2vec_service.preprocess.prepared import Request
 from vlm2vec_service.preprocess.prompts import check_text, render
 
@@ -83,7 +84,7 @@ def test_empty_input_is_refused(request_: Request) -> None:
         Request(instruction="a"),
         Request(text="a"),
         Request(images=(PICTURE,)),
-        Request(video=(PICTURE,)),
+        Request(videos=(Frames((PICTURE,)),)),
     ],
 )
 def test_any_one_part_is_enough(request_: Request) -> None:

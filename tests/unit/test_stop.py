@@ -83,7 +83,7 @@ def read_message(data: bytes, stop: Stop) -> None:
     frames = pb.Frames(images=[data] * 3)
     message = pb.Input(parts=[pb.Part(image=data), pb.Part(video=pb.Video(frames=frames))])
     request = parse_input(message, Limits(), 4, stop)
-    for source in (request.images, request.video):
+    for source in (request.images, *request.videos):
         list(Pictures.of(source, "viewed"))
 
 

@@ -16,7 +16,7 @@ from vlm2vec_service.engine.packing import Item, PackedBatch, pack
 from vlm2vec_service.preprocess.prepared import Media, Prepared
 
 Features = Mapping[bytes, Tensor]
-"""Features ``(tokens, hidden)`` of images and videos, by `Media.digest`."""
+"""Features of images and videos, as `Backbone.encode` gives them, by `Media.digest`."""
 
 
 class Embedder(nn.Module):
@@ -52,11 +52,11 @@ class Embedder(nn.Module):
         }
         known.update(self.encode(list(missing.values())))
         with self._precision():
-            hidden = self._hidden(batch, known)
+            entering = self._entering(batch, known)
             rotary = self.backbone.rotary(batch.positions, batch.lengths)
-            states = self.backbone.decode(hidden, rotary, batch.segments, batch.last)
+            states = self.backbone.decode(entering, rotary, batch.segments, batch.pooled)
         wide = torch.promote_types(states.dtype, torch.float32)
-        vectors = F.normalize(states.to(wide), dim=1)
+        vectors = F.normalize(batch.pool(states.to(wide)), dim=1)
         places = torch.tensor(batch.order, device=self.device).argsort()
         return vectors[places]
 
@@ -78,18 +78,9 @@ class Embedder(nn.Module):
             self.device.type, self.autocast or torch.bfloat16, enabled=self.autocast is not None
         )
 
-    def _hidden(self, batch: PackedBatch, features: Features) -> Tensor:
-        """Joins token embeddings and, in their places, features: ``(total, hidden)``."""
+    def _entering(self, batch: PackedBatch, features: Features) -> Tensor:
+        """Joins token embeddings and, in their places, features, as `Backbone.entering` does."""
         hidden = self.backbone.embed_tokens(batch.token_ids)
         hidden = hidden.to(self.autocast or hidden.dtype)
-        places, parts, offset = [], [], 0
-        for item in batch.items:
-            for media in item.prepared.media:
-                start = offset + media.start
-                places.append(torch.arange(start, start + media.tokens))
-                parts.append(features[media.digest])
-            offset += len(item.prepared)
-        if not parts:
-            return hidden
-        rows = torch.cat(places).to(hidden.device)
-        return hidden.index_copy(0, rows, torch.cat(parts).to(hidden.dtype))
+        found = [features[media.digest] for item in batch.items for media in item.prepared.media]
+        return self.backbone.entering(hidden, batch.media_rows, torch.cat(found) if found else None)

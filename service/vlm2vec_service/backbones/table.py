@@ -24,9 +24,7 @@ if TYPE_CHECKING:
     from vlm2vec_service.engine.backbone import Backbone
 
 
-NOT_BY_ALL = (
-    "pooling", "attention", "positions", "video", "image.first", "image.small", "image.long",
-)  # fmt: skip
+NOT_BY_ALL = ("positions", "video", "image.first", "image.small", "image.long")
 """Settings of ``embedding.json`` that only some families heed; each does what the default says."""
 
 
@@ -62,6 +60,9 @@ class Family:
         return found
 
 
+QWEN_READS = frozenset(NOT_BY_ALL)
+QWEN_TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+
 FAMILIES = {
     "qwen2_vl": Family(
         preprocessor="vlm2vec_service.backbones.qwen2_vl.preprocess:Qwen2VLPreprocessor",
@@ -69,6 +70,23 @@ FAMILIES = {
         image_placeholder="<|image_pad|>",
         image_settings=frozenset({"min_pixels", "max_pixels"}),
         targets=("q_proj", "k_proj", "v_proj", "o_proj", "down_proj"),
+        reads=QWEN_READS,
+    ),
+    "qwen2_5_vl": Family(
+        preprocessor="vlm2vec_service.backbones.qwen2_5_vl.preprocess:Qwen2_5VLPreprocessor",
+        backbone="vlm2vec_service.backbones.qwen2_5_vl.model:Qwen2_5VL",
+        image_placeholder="<|image_pad|>",
+        image_settings=frozenset({"min_pixels", "max_pixels"}),
+        targets=QWEN_TARGETS,
+        reads=QWEN_READS,
+    ),
+    "qwen3_vl": Family(
+        preprocessor="vlm2vec_service.backbones.qwen3_vl.preprocess:Qwen3VLPreprocessor",
+        backbone="vlm2vec_service.backbones.qwen3_vl.model:Qwen3VL",
+        image_placeholder="<|image_pad|>",
+        image_settings=frozenset({"min_pixels", "max_pixels"}),
+        targets=QWEN_TARGETS,
+        reads=QWEN_READS,
     ),
     "phi3_v": Family(
         preprocessor="vlm2vec_service.backbones.phi3_v.preprocess:Phi3VPreprocessor",
@@ -146,7 +164,7 @@ def load_preprocessor(base: Path, limits: Limits | None = None) -> Preprocessor:
     tokenizer.no_padding()
     config, image = (read_json(base / name) for name in ("config.json", "preprocessor_config.json"))
     with building(base):
-        return make(CheckpointFiles(config, image, tokenizer), limits or Limits())
+        return make(CheckpointFiles(config, image, tokenizer, base), limits or Limits())
 
 
 @contextlib.contextmanager

@@ -34,13 +34,24 @@ class Segments:
 
     A token attends to its sequence up to itself if ``causal``, and to the whole of it if not. On
     a GPU, ``fixed`` may hold the `boundaries` of other sequences, none of them longer than the
-    longest of ``lengths``, which may change from one run to the next.
+    longest of ``lengths``, which may change from one run to the next. Where sequences differ in
+    ``causal``, which is then False, ``parts`` are the neighbours that do not.
     """
 
     lengths: Sequence[int]
     causal: bool
     device: torch.device
     fixed: Tensor | None = None
+    parts: Sequence["Segments"] = ()
+
+    @classmethod
+    def mixed(
+        cls, lengths: Sequence[int], causal: Sequence[bool], device: torch.device
+    ) -> "Segments":
+        """Makes segments of sequences each of which is ``causal`` or not."""
+        runs = itertools.groupby(zip(causal, lengths, strict=True), key=lambda pair: pair[0])
+        parts = [cls([length for _, length in run], kind, device) for kind, run in runs]
+        return parts[0] if len(parts) == 1 else cls(lengths, False, device, parts=parts)
 
     @cached_property
     def boundaries(self) -> Tensor:
@@ -92,6 +103,12 @@ def attend(
     ``query`` is ``(tokens, heads, dim)``; ``key`` and ``value`` may have fewer heads. ``scaling``
     None is ``dim ** -0.5``. Returns ``(tokens, heads, dim)``.
     """
+    if segments.parts:
+        rows = [sum(part.lengths) for part in segments.parts]
+        tensors = zip(query.split(rows), key.split(rows), value.split(rows), strict=True)
+        return torch.cat([
+            attend(*each, scaling, part) for each, part in zip(tensors, segments.parts, strict=True)
+        ])  # fmt: skip
     # The meta device, on which costs are counted, stands for a GPU.
     if query.device.type != "cpu" and query.dtype in (torch.bfloat16, torch.float16):
         return _varlen(query, key, value, scaling, segments)

@@ -32,6 +32,9 @@ class Backbone(nn.Module, ABC):
     """How the blocks of the vision tower are called, if it has any."""
     plain_length: int = sys.maxsize
     """The longest sequence for which `rotary` does the same as for any shorter."""
+    deep_layers: int = 0
+    """The first layers of the language model that features are added behind, beside those that
+    enter it: media have that many features more (DeepStack, arXiv:2406.04334)."""
     tied: bool = False
     """Whether the weights of the output layer ``lm_head`` are the token embeddings."""
     model: Any
@@ -48,11 +51,12 @@ class Backbone(nn.Module, ABC):
         """
 
     @abstractmethod
-    def known_as(self, name: str) -> Sequence[str]:
+    def known_as(self, name: str) -> Sequence[str | None]:
         """Lists the names that the module ``name`` has had in versions of ``transformers``.
 
-        There is one for each generation of names, the oldest first, for every module of a family:
-        the settings of an adapter are meant in one of the generations.
+        There is one for each generation of names, the oldest first, for every module of a family,
+        or None where adapters are also trained on a part of the model that does not have it: the
+        settings of an adapter are meant in one of the generations.
         """
 
     @abstractmethod
@@ -61,7 +65,8 @@ class Backbone(nn.Module, ABC):
 
     @abstractmethod
     def encode(self, media: Sequence[Media], run_blocks: RunBlocks | None = None) -> list[Tensor]:
-        """Computes the features of each image or video: ``(tokens, hidden)``, in order.
+        """Computes the features of each image or video, in order:
+        ``(tokens, (1 + deep_layers) * hidden)``, what enters the language model first.
 
         ``run_blocks`` takes the place of the tower's own blocks.
         """
@@ -81,34 +86,50 @@ class Backbone(nn.Module, ABC):
         embeddings: Tensor = self.model.embed_tokens(token_ids.clamp(min=0))
         return embeddings
 
+    def entering(self, hidden: Tensor, rows: Tensor, features: Tensor | None) -> Tensor:
+        """Puts ``features``, as `encode` gives them, into the ``rows`` of the embeddings
+        ``hidden``, ``(total, hidden)``.
+
+        Returns ``(1 + deep_layers, total, hidden)``: the states that enter the language model, and
+        what is added behind each of its first layers; without features the states alone.
+        """
+        if features is None:
+            return hidden[None]
+        first, *deeper = features.to(hidden.dtype).split(hidden.shape[1], dim=1)
+        states = [hidden.index_copy(0, rows, first)]
+        states += [torch.zeros_like(hidden).index_copy(0, rows, part) for part in deeper]
+        return torch.stack(states) if deeper else states[0][None]
+
     def decode(
         self,
-        hidden: Tensor,
+        entering: Tensor,
         rotary: tuple[Tensor, Tensor],
         segments: Segments,
-        last: Tensor,
+        pooled: Tensor,
     ) -> Tensor:
-        """Runs the language model over packed states ``(total, hidden)`` and pools the last token.
+        """Runs the language model over packed states, which are as `entering` gives them.
 
-        Returns the state of each input's last token behind the final norm, ``(inputs, hidden)``.
-        Behind the last attention no other row reaches that state, so the last MLP and the norm
-        run on those rows alone. These are the modules of ``transformers``, which training needs;
-        without gradients `Decoder` computes the same, faster.
+        Returns the states of the tokens ``pooled`` behind the final norm, ``(pooled, hidden)``.
+        Behind the last attention no other row reaches those, so the last MLP and the norm run on
+        those rows alone. These are the modules of ``transformers``, which training needs; without
+        gradients `Decoder` computes the same, faster.
         """
-        cos, sin = (part.to(hidden.dtype)[None] for part in rotary)
+        cos, sin = (part.to(entering.dtype)[None] for part in rotary)
         options: dict[str, Any] = {
             "attention_mask": None,
             "position_embeddings": (cos, sin),
             "segments": segments,
         }
-        hidden = hidden[None]
+        hidden, *deeper = entering[:, None]
         *layers, final = self.model.layers
-        for layer in layers:
+        for index, layer in enumerate(layers):
             hidden = layer(hidden, **options)
+            if index < len(deeper):
+                hidden = hidden + deeper[index]
         attended, _ = final.self_attn(final.input_layernorm(hidden), **options)
-        pooled = (hidden + attended)[0, last]
-        pooled = pooled + final.mlp(final.post_attention_layernorm(pooled))
-        states: Tensor = self.model.norm(pooled)
+        kept = (hidden + attended)[0, pooled]
+        kept = kept + final.mlp(final.post_attention_layernorm(kept))
+        states: Tensor = self.model.norm(kept)
         return states
 
 

@@ -202,15 +202,15 @@ class Engine:
         """Runs ``batch`` on a CPU, and on a GPU starts it: it runs behind what was started
         before."""
         with self._running:
-            vectors = self.graphs.run(batch, self._embeddings) if self.graphs else None
+            vectors = self.graphs.run(batch, self._entering) if self.graphs else None
             if vectors is None:
-                hidden = self._embeddings(batch)
+                entering = self._entering(batch)
                 rotary = self.backbone.rotary(batch.positions, batch.lengths)
                 self.rows.stage = batch.token_stage
                 states = self.decoder.run(
-                    hidden, rotary, batch.segments, batch.last, batch.input_stage
+                    entering, rotary, batch.segments, batch.pooled, batch.pooled_stage
                 )
-                vectors = batch.finish(states.float())
+                vectors = batch.finish(batch.pool(states.float()))
             # The batch's would keep adapters and copies that leave until the next batch comes.
             self.rows.stage = Stage()
         self.merged.count(batch.shares)
@@ -218,18 +218,17 @@ class Engine:
             self.path_tokens[share.path] += share.tokens
         return Launched(batch.order, vectors)
 
-    def _embeddings(self, batch: PackedBatch) -> Tensor:
-        """Computes the first hidden states ``(total, hidden)``: the embeddings of the tokens, with
-        the features of media in their places."""
-        hidden = self.backbone.embed_tokens(batch.token_ids)
+    def _entering(self, batch: PackedBatch) -> Tensor:
+        """Computes what enters the language model, as `Backbone.entering` gives it: the embeddings
+        of the tokens, with the features of media in their places."""
         features = self.vision.features(batch.items)
-        offset = 0
-        for item in batch.items:
-            for media in item.prepared.media:
-                start = offset + media.start
-                hidden[start : start + media.tokens] = features[feature_key(media, item.adapter)]
-            offset += len(item.prepared)
-        return hidden
+        found = [
+            features[feature_key(media, item.adapter)]
+            for item in batch.items
+            for media in item.prepared.media
+        ]
+        hidden = self.backbone.embed_tokens(batch.token_ids)
+        return self.backbone.entering(hidden, batch.media_rows, torch.cat(found) if found else None)
 
 
 def find_device(name: str) -> torch.device:

@@ -42,7 +42,7 @@ def fit(
     )
 
 
-def _generation(contents: Contents, known: Mapping[str, Sequence[str]]) -> int:
+def _generation(contents: Contents, known: Mapping[str, Sequence[str | None]]) -> int:
     """Finds the first generation whose names the file has; 0 if they are of several."""
     pairs = [(name, known[module]) for module, name in contents.written.items() if module in known]
     count = min((len(names) for _, names in pairs), default=0)
@@ -63,7 +63,7 @@ def _problems(
         bounded(f"{module}.{part}")
         for module, entries in parts.items()
         for part in entries
-        if module not in shapes or (part == "base_layer" and module in linears)
+        if module not in placement.ranks or (part == "base_layer" and module in linears)
     ]
     kinds = {
         "tensors that land on no linear layer": strays,
@@ -78,7 +78,7 @@ def _problems(
         "tensors that do not fit": [
             problem
             for module in parts
-            if module in shapes
+            if module in placement.ranks
             for problem in _misfits(module, placement, config, contents, shapes)
         ],
     }

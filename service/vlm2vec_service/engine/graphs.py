@@ -85,7 +85,7 @@ class DecoderGraphs:
 
     def run(self, batch: PackedBatch, embed: Callable[[PackedBatch], Tensor]) -> Tensor | None:
         """Computes the vectors of ``batch``, float32 ``(inputs, dim)``, or None if it has to run
-        without a graph. ``embed`` computes the first hidden states where there are images."""
+        without a graph. ``embed`` computes what enters the decoder where there are images."""
         size = size_of(batch, self.backbone.plain_length)
         if size is None:
             return None
@@ -124,20 +124,23 @@ class Graph:
         ids, positions, last, boundaries, token_tiles, input_tiles, table = self.numbers.split(
             self.input
         )
-        shape = size.tokens, embeddings.shape[1]
-        self.hidden = embeddings.new_zeros(shape) if size.media else None
+        shape = 1 + backbone.deep_layers, size.tokens, embeddings.shape[1]
+        self.entering = embeddings.new_zeros(shape) if size.media else None
         merged = batch.token_stage.only_copy(sum(batch.lengths))
 
         def run() -> Tensor:
             fixed = boundaries.to(torch.int32)
             segments = Segments([size.longest], causal=True, device=ids.device, fixed=fixed)
-            hidden = backbone.embed_tokens(ids) if self.hidden is None else self.hidden.clone()
+            if self.entering is None:
+                entering = backbone.embed_tokens(ids)[None]
+            else:
+                entering = self.entering.clone()  # the decoder overwrites it
             rotary = backbone.rotary(positions, [size.longest])
-            decoder.rows.stage, input_stage = (
+            decoder.rows.stage, pooled_stage = (
                 FixedStage(tiles.to(torch.int32), table, size.rank, merged)
                 for tiles in (token_tiles, input_tiles)
             )
-            states = decoder.run(hidden, rotary, segments, last, input_stage).float()
+            states = decoder.run(entering, rotary, segments, last, pooled_stage).float()
             return F.normalize(states, dim=1) if size.unit else states
 
         side = torch.cuda.Stream(ids.device)
@@ -150,13 +153,14 @@ class Graph:
         with torch.cuda.graph(self.graph, pool=pool, capture_error_mode="thread_local"):
             self.output = run()
 
-    def run(self, batch: PackedBatch, hidden: Tensor | None) -> Tensor:
+    def run(self, batch: PackedBatch, entering: Tensor | None) -> Tensor:
         """Replays the graph for ``batch``: float32 ``(inputs, dim)``.
 
-        ``hidden`` are its first hidden states, ``(total, dim)``, if it has images.
+        ``entering`` is what enters its decoder, ``(1 + deep_layers, total, dim)``, if it has
+        images.
         """
-        if self.hidden is not None and hidden is not None:
-            self.hidden[: len(hidden)] = hidden
+        if self.entering is not None and entering is not None:
+            self.entering[:, : entering.shape[1]] = entering
         self.input.copy_(to_device(self.numbers.of(batch), self.input.device))
         self.graph.replay()
         return self.output[: len(batch.items)].clone()
@@ -192,14 +196,14 @@ class Numbers:
         )
         tokens, inputs = len(batch.host_ids), len(batch.items)
         ids[:tokens], positions[:, :tokens] = batch.host_ids, batch.host_positions
-        last[:inputs] = batch.host_last
+        last[:inputs] = batch.host_pooled
         boundaries[:] = tokens
-        boundaries[0], boundaries[1 : inputs + 1] = 0, batch.host_last + 1
+        boundaries[0], boundaries[1 : inputs + 1] = 0, batch.host_pooled + 1
         if self.size.rank:
             # The place behind the adapters says that there is none.
             known = batch.token_stage.host_table
             table[:, : known.shape[1]] = known
-            stages = batch.token_stage, batch.input_stage
+            stages = batch.token_stage, batch.pooled_stage
             rows = self.size.tokens, self.size.inputs
             for part, stage, count in zip(tiles, stages, rows, strict=True):
                 cut = ops.tiles(stage.spans(count), ops.block_rows(count))
@@ -215,7 +219,8 @@ def size_of(batch: PackedBatch, plain_length: int) -> Size | None:
     low_rank, tokens, longest = batch.token_stage.low_rank, sum(batch.lengths), max(batch.lengths)
     merged = batch.token_stage.only_copy(tokens)
     several = batch.token_stage.runs and merged is None
-    if tokens > TOKENS[-1] or longest > min(LENGTHS[-1], plain_length) or several:
+    last_only = batch.segments.causal and len(batch.host_pooled) == len(batch.items)
+    if tokens > TOKENS[-1] or longest > min(LENGTHS[-1], plain_length) or several or not last_only:
         return None
     ranks = (each.rank for group in low_rank for each in group.products.values())
     return Size(

@@ -47,15 +47,16 @@ class Item:
 class Share:
     """What of a batch is one adapter's, or with None the base model's.
 
-    Where a row is a token, the rows go through ``copy_of_tokens``, and where it is an input through
-    ``copy_of_inputs``, unless that is None.
+    ``pooled`` counts the tokens that its vectors are made of. Where all tokens are rows they go
+    through ``copy_of_tokens``, and where the pooled ones are through ``copy_of_pooled``, unless
+    that is None.
     """
 
     adapter: Adapter | None
-    inputs: int
     tokens: int
+    pooled: int
     copy_of_tokens: Merged | None
-    copy_of_inputs: Merged | None
+    copy_of_pooled: Merged | None
 
     @property
     def path(self) -> str:
@@ -69,20 +70,20 @@ class Share:
 class PackedBatch:
     """A batch in the order in which it runs; ``order[i]`` is the caller's index of its item i.
 
-    ``host_ids`` is int64 ``(total,)`` and ``host_positions`` int64 ``(3, total)``; ``host_last`` is
-    int64 ``(inputs,)`` and holds the index of each input's last token. ``token_stage`` has the
-    adapters where a row is a token, ``input_stage`` where it is an input; ``shares`` are theirs in
-    order.
+    ``host_ids`` is int64 ``(total,)`` and ``host_positions`` int64 ``(3, total)``; ``host_pooled``
+    is int64 ``(pooled,)`` and holds the indices of the tokens that vectors are made of, the last
+    of each input. ``token_stage`` has the adapters where a row is a token, ``pooled_stage``
+    where it is a pooled token; ``shares`` are theirs in order.
     """
 
     items: Sequence[Item]
     order: Sequence[int]
     host_ids: npt.NDArray[np.int64]
     host_positions: npt.NDArray[np.int64]
-    host_last: npt.NDArray[np.int64]
+    host_pooled: npt.NDArray[np.int64]
     segments: Segments
     token_stage: Stage
-    input_stage: Stage
+    pooled_stage: Stage
     shares: Sequence[Share]
 
     @property
@@ -101,14 +102,35 @@ class PackedBatch:
         return to_device(self.host_positions, self.segments.device)
 
     @cached_property
-    def last(self) -> Tensor:
-        """Copies ``host_last`` to the device."""
-        return to_device(self.host_last, self.segments.device)
+    def pooled(self) -> Tensor:
+        """Copies ``host_pooled`` to the device."""
+        return to_device(self.host_pooled, self.segments.device)
+
+    @cached_property
+    def media_rows(self) -> Tensor:
+        """Lists the tokens that media stand for, int64, on the device."""
+        rows, offset = [np.empty(0, np.int64)], 0
+        for item in self.items:
+            for media in item.prepared.media:
+                start = offset + media.start
+                rows.append(np.arange(start, start + media.tokens))
+            offset += len(item.prepared)
+        return to_device(np.concatenate(rows), self.segments.device)
 
     @cached_property
     def units(self) -> npt.NDArray[np.bool_]:
         """Says of each input whether its vector is to have length 1, ``(inputs,)``."""
         return np.array([item.unit for item in self.items])
+
+    def pool(self, states: Tensor) -> Tensor:
+        """Means the ``states`` of the pooled tokens, ``(pooled, dim)``, by input:
+        ``(inputs, dim)``."""
+        if len(states) == len(self.items):
+            return states
+        counts = np.array([item.prepared.pooled for item in self.items])
+        owners = to_device(np.arange(len(counts)).repeat(counts), states.device)
+        sums = states.new_zeros(len(counts), states.shape[1]).index_add(0, owners, states)
+        return sums / to_device(counts, states.device)[:, None]
 
     def finish(self, states: Tensor) -> Tensor:
         """Makes the vectors of ``states``, float32 ``(inputs, dim)``."""
@@ -141,17 +163,24 @@ def pack(
     lengths = [len(item.prepared) for item in items]
     token_ids = np.concatenate([item.prepared.token_ids for item in items])
     positions = np.concatenate([item.prepared.positions for item in items], axis=1)
+    ends = np.cumsum(lengths, dtype=np.int64)
+    causal = [not item.prepared.both_ways for item in items]
     tokens = ((share.adapter, share.tokens, share.copy_of_tokens) for share in shares)
-    inputs = ((share.adapter, share.inputs, share.copy_of_inputs) for share in shares)
+    pooled = ((share.adapter, share.pooled, share.copy_of_pooled) for share in shares)
     return PackedBatch(
         items=items,
         order=order,
         host_ids=token_ids.astype(np.int64),
         host_positions=positions.astype(np.int64),
-        host_last=np.cumsum(lengths, dtype=np.int64) - 1,
-        segments=Segments(lengths, causal=True, device=device),
+        host_pooled=np.concatenate(
+            [
+                np.arange(end - item.prepared.pooled, end)
+                for item, end in zip(items, ends, strict=True)
+            ]
+        ),
+        segments=Segments.mixed(lengths, causal, device),
         token_stage=Stage(_groups(tokens), device),
-        input_stage=Stage(_groups(inputs), device),
+        pooled_stage=Stage(_groups(pooled), device),
         shares=shares,
     )
 
@@ -164,12 +193,13 @@ def _shares(items: Sequence[Item], choose_copy: ChooseCopy) -> list[Share]:
     shares = []
     for members in own.values():
         adapter, alone = members[0].adapter, len(own) == 1
-        inputs, tokens = len(members), sum(len(item.prepared) for item in members)
+        tokens = sum(len(item.prepared) for item in members)
+        pooled = sum(item.prepared.pooled for item in members)
         copies = [
             None if adapter is None else choose_copy(adapter, rows, alone)
-            for rows in (tokens, inputs)
+            for rows in (tokens, pooled)
         ]
-        shares.append(Share(adapter, inputs, tokens, *copies))
+        shares.append(Share(adapter, tokens, pooled, *copies))
     # What has no copy is together, as one product with the base's weights serves it all.
     return sorted(shares, key=lambda share: (share.copy_of_tokens is not None, id(share.adapter)))
 

@@ -21,8 +21,8 @@ T = TypeVar("T")
 class Placement:
     """What PEFT does with an adapter on a model of one generation, by the names of layers here.
 
-    ``ranks`` and ``scalings`` have every linear layer, targeted or not. ``alphas_used`` counts the
-    keys of ``alpha_pattern`` that match the name of a targeted layer.
+    ``ranks`` and ``scalings`` have every linear layer that the generation has, targeted or not.
+    ``alphas_used`` counts the keys of ``alpha_pattern`` that match the name of a targeted layer.
     """
 
     targets: frozenset[str]
@@ -42,16 +42,20 @@ class _Answers:
     layers: Sequence[Mapping[str, str]]
 
 
-def placements(config: AdapterConfig, names: Mapping[str, Sequence[str]]) -> list[Placement]:
+def placements(config: AdapterConfig, names: Mapping[str, Sequence[str | None]]) -> list[Placement]:
     """Places an adapter on the linear layers ``names``, which are known as their values: one name
-    of each generation, the oldest first.
+    of each generation, the oldest first, or None where the model of one has no such layer.
 
     Returns a placement of each generation. Raises `AdapterError` that names a pattern which is
     malformed or takes too long.
     """
-    answers = _ask(config, sorted({name for known in names.values() for name in known}))
-    generations = zip(*names.values(), strict=True)
-    return [_place(config, answers, dict(zip(names, known, strict=True))) for known in generations]
+    answers = _ask(config, sorted({name for known in names.values() for name in known if name}))
+    return [
+        _place(
+            config, answers, {layer: name for layer, name in zip(names, known, strict=True) if name}
+        )
+        for known in zip(*names.values(), strict=True)
+    ]
 
 
 def _ask(config: AdapterConfig, names: Sequence[str]) -> _Answers:

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any, Protocol
 
 from torch import Tensor, nn
 from transformers.activations import QuickGELUActivation
@@ -11,12 +11,26 @@ from vlm2vec_service.engine import ops
 from vlm2vec_service.engine.attention import Segments, attend
 from vlm2vec_service.engine.linear import Product, product_in
 
-RunBlocks: TypeAlias = Callable[[Tensor, Segments, tuple[Tensor, Tensor] | None], Tensor]
-"""Runs the blocks of a vision tower over packed states ``(patches, width)``.
+ALL = slice(None)
+Norm = Callable[[Tensor, Tensor | None], Tensor]
+"""Adds the second tensor, if there is one, to the first in place, and norms the sum."""
 
-It may overwrite the states. The pair is the cosines and sines of the rotary embedding, float32
-``(patches, head dim)``, or None for a tower that has none.
-"""
+
+class RunBlocks(Protocol):
+    """Runs some blocks of a vision tower."""
+
+    def __call__(
+        self,
+        hidden: Tensor,
+        segments: Segments,
+        rotary: tuple[Tensor, Tensor] | None,
+        blocks: slice = ALL,
+    ) -> Tensor:
+        """Runs ``blocks`` over packed states ``(patches, width)``, which it may overwrite.
+
+        ``rotary`` is the cosines and sines of the rotary embedding, float32
+        ``(patches, head dim)``, or None for a tower that has none.
+        """
 
 
 @dataclass(frozen=True)
@@ -24,7 +38,8 @@ class BlockNames:
     """How the modules of a tower are called: ``blocks`` in the model, all others in a block.
 
     ``qkv`` is one name, or those of the query's, the key's and the value's projection. ``heads``
-    counts the heads of the attention.
+    counts the heads of the attention. ``up`` is one name too, or those of a SwiGLU's gate and of
+    what it gates; then the activation is SiLU.
     """
 
     blocks: str
@@ -32,7 +47,7 @@ class BlockNames:
     qkv: Sequence[str]
     output: str
     mlp_norm: str
-    up: str
+    up: Sequence[str]
     activation: str
     down: str
     heads: int
@@ -42,10 +57,10 @@ class BlockNames:
 class Block:
     """The modules of one block."""
 
-    attention_norm: nn.LayerNorm
+    attention_norm: Norm
     qkv: Product
     output: Product
-    mlp_norm: nn.LayerNorm
+    mlp_norm: Norm
     up: Product
     activation: Callable[[Tensor], Tensor]
     down: Product
@@ -55,7 +70,7 @@ class Tower:
     """Runs the blocks of the vision tower in ``model``, whose linear layers are installed.
 
     It computes what the tower's own modules do, without gradients and in fewer passes over memory.
-    Any tower fits whose blocks have a layer norm in front of their attention and of their MLP.
+    Any tower fits whose blocks have a norm in front of their attention and of their MLP.
     """
 
     def __init__(self, model: nn.Module, names: BlockNames) -> None:
@@ -64,18 +79,22 @@ class Tower:
         self.heads = names.heads
 
     def run(
-        self, hidden: Tensor, segments: Segments, rotary: tuple[Tensor, Tensor] | None
+        self,
+        hidden: Tensor,
+        segments: Segments,
+        rotary: tuple[Tensor, Tensor] | None,
+        blocks: slice = ALL,
     ) -> Tensor:
-        """Runs the blocks over ``(patches, width)``; see `RunBlocks`."""
+        """Runs ``blocks`` over ``(patches, width)``; see `RunBlocks`."""
         if rotary is not None:
             # The two halves of each head turn by the same angles.
             cos, sin = (part[:, : part.shape[1] // 2].contiguous() for part in rotary)
             rotary = cos, sin
         delta = None
-        for block in self.blocks:
-            normed = _add_norm(hidden, delta, block.attention_norm)
+        for block in self.blocks[blocks]:
+            normed = block.attention_norm(hidden, delta)
             delta = block.output(self._attend(block.qkv(normed), segments, rotary))
-            normed = _add_norm(hidden, delta, block.mlp_norm)
+            normed = block.mlp_norm(hidden, delta)
             delta = block.down(block.activation(block.up(normed)))
         return hidden if delta is None else hidden.add_(delta)
 
@@ -88,22 +107,33 @@ class Tower:
         return attend(query, key, value, None, segments).flatten(1)
 
 
-def _add_norm(hidden: Tensor, delta: Tensor | None, norm: nn.LayerNorm) -> Tensor:
-    return ops.add_layer_norm(hidden, delta, norm.weight, norm.bias, norm.eps)
+def _norm(norm: Any) -> Norm:
+    """Takes the place of ``norm``, which is a layer norm or an RMS norm."""
+    if isinstance(norm, nn.LayerNorm):
+        return lambda hidden, delta: ops.add_layer_norm(
+            hidden, delta, norm.weight, norm.bias, norm.eps
+        )
+    return lambda hidden, delta: ops.add_rms_norm(hidden, delta, norm.weight, norm.variance_epsilon)
+
+
+def _product(block: Any, names: Sequence[str]) -> Product:
+    parent = block.get_submodule(names[0].rpartition(".")[0])
+    return product_in(parent, *(name.rpartition(".")[2] for name in names))
 
 
 def _block(block: Any, names: BlockNames) -> Block:
     def module(name: str) -> Any:
         return block.get_submodule(name)
 
-    first = names.qkv[0].rpartition(".")[0]
     activation = module(names.activation)
+    if isinstance(activation, QuickGELUActivation):
+        activation = ops.quick_gelu
     return Block(
-        attention_norm=module(names.attention_norm),
-        qkv=product_in(module(first), *(name.rpartition(".")[2] for name in names.qkv)),
+        attention_norm=_norm(module(names.attention_norm)),
+        qkv=_product(block, names.qkv),
         output=module(names.output).product,
-        mlp_norm=module(names.mlp_norm),
-        up=module(names.up).product,
-        activation=ops.quick_gelu if isinstance(activation, QuickGELUActivation) else activation,
+        mlp_norm=_norm(module(names.mlp_norm)),
+        up=_product(block, names.up),
+        activation=ops.swiglu if len(names.up) > 1 else activation,
         down=module(names.down).product,
     )

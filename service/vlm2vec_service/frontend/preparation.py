@@ -121,9 +121,11 @@ class Preparation:
     def _one(self, field: str, message: pb.Input, route: Route, stop: Stop) -> Prepared:
         try:
             stop.check("input")
-            request = parse_input(message, self.limits, self.video_frames, stop)
+            preprocessor, config = route.served.preprocessor, route.version.config
+            frames = preprocessor.sampling(config, self.video_frames)
+            request = parse_input(message, self.limits, frames, stop)
             if route.truncate is not None:
                 request = replace(request, truncate=route.truncate)
-            return route.served.preprocessor.prepare(request, route.version.config)
+            return preprocessor.prepare(request, config)
         except InvalidInputError as error:
             raise InvalidInputError(f"{field}.{error.field}", error.problem) from error

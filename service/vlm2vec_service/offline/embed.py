@@ -19,6 +19,7 @@ from vlm2vec_service.errors import InvalidInputError, NotFoundError, ServeError
 from vlm2vec_service.offline.lines import LineReader
 from vlm2vec_service.offline.outputs import open_output
 from vlm2vec_service.preprocess import Prepared, Preprocessor
+from vlm2vec_service.preprocess.sampling import Sampling
 from vlm2vec_service.settings import EngineSettings, Limits, VideoSettings
 
 AHEAD = 64
@@ -110,9 +111,14 @@ def _lines(
     """Every line in order, prepared ahead in threads; a string says why one cannot be."""
     name = getattr(arguments.source, "name", "")
     folder = Path(name).parent if isinstance(name, str) else Path()
-    reader = LineReader(folder, arguments.limits, arguments.video)
     configs = {name: adapter.embedding for name, adapter in engine.adapters.items()}
     own = read_embedding(arguments.base)
+
+    def sampling(adapter: str | None) -> Sampling:
+        embedding = configs.get(adapter or arguments.unnamed or "", own)
+        return preprocessor.sampling(embedding, arguments.video.video_frames)
+
+    reader = LineReader(folder, arguments.limits, sampling)
 
     def prepare(number: int, data: bytes) -> PreparedLine | str:
         id = ""

@@ -2,18 +2,23 @@
 
 import json
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from vlm2vec_registry.strict import is_number
 from vlm2vec_service.errors import InvalidInputError
 from vlm2vec_service.preprocess.data_uri import DataUri, is_data_uri
 from vlm2vec_service.preprocess.images import EncodedImage, measure_image
-from vlm2vec_service.preprocess.pictures import VideoSource
+from vlm2vec_service.preprocess.pictures import Frames, VideoSource
 from vlm2vec_service.preprocess.prepared import Request
-from vlm2vec_service.settings import Limits, VideoSettings
+from vlm2vec_service.preprocess.sampling import Sampling
+from vlm2vec_service.settings import Limits
 
-KEYS = {"id", "adapter", "prompt", "instruction", "text", "images", "video"}
+KEYS = {"id", "adapter", "prompt", "instruction", "text", "images", "video", "videos"}
+MIN_FPS, MAX_FPS = 0.001, 1000.0
+"""Frames a second that a line may say of its frames."""
 UNWRITABLE = re.compile(r"[\0\ud800-\udfff]")
 """Characters that JSON can hold and a name in an output file cannot."""
 
@@ -29,11 +34,14 @@ class Line:
 
 @dataclass(frozen=True)
 class LineReader:
-    """Reads lines within ``limits``; relative paths start at ``folder``."""
+    """Reads lines within ``limits``; relative paths start at ``folder``.
+
+    ``sampling`` says which frames of a video file the adapter of a line takes.
+    """
 
     folder: Path
     limits: Limits
-    video: VideoSettings
+    sampling: Callable[[str | None], int | Sampling]
 
     def parse(self, data: bytes) -> Line:
         """Reads one line and the files that it names.
@@ -58,12 +66,14 @@ class LineReader:
             raise InvalidInputError(
                 "id", "longer than 1024, or with a NUL or half a surrogate pair"
             )
+        if "video" in values and "videos" in values:
+            raise InvalidInputError("videos", "beside video: give one or the other")
         request = Request(
             prompt=values.get("prompt"),
             instruction=values.get("instruction"),
             text=values.get("text"),
             images=self._images(values.get("images", []), "images", "max_images"),
-            video=self._video(values.get("video", [])),
+            videos=self._videos(values),
         )
         return Line(str(values["id"]), values.get("adapter"), request)
 
@@ -81,14 +91,37 @@ class LineReader:
             for i, source in enumerate(sources)
         )
 
-    def _video(self, source: Any) -> tuple[EncodedImage, ...] | VideoSource:
+    def _videos(self, values: dict[str, Any]) -> tuple[Frames | VideoSource, ...]:
+        sources = values.get("videos", [])
+        if not isinstance(sources, list):
+            raise InvalidInputError("videos", "expected a list of videos")
+        if len(sources) > (most := self.limits.max_videos):
+            raise InvalidInputError("videos", f"{len(sources)} are more than max_videos, {most}")
+        named = {f"videos[{index}]": source for index, source in enumerate(sources)}
+        if values.get("video", []) != []:
+            named = {"video": values["video"]}
+        adapter = values.get("adapter")
+        return tuple(self._video(source, field, adapter) for field, source in named.items())
+
+    def _video(self, source: Any, field: str, adapter: str | None) -> Frames | VideoSource:
+        """Takes the frames of a video, which may say how many are shown in a second, or a file."""
         if isinstance(source, list):
-            return self._images(source, "video", "max_video_frames")
+            return Frames(self._images(source, field, "max_video_frames"))
+        if isinstance(source, dict):
+            if unknown := sorted(set(source) - {"frames", "fps"}):
+                raise InvalidInputError(f"{field}.{unknown[0]}", "unknown key; known: fps, frames")
+            fps = source.get("fps")
+            if fps is not None and not is_number(fps, MIN_FPS, MAX_FPS):
+                raise InvalidInputError(
+                    f"{field}.fps", f"expected a number from {MIN_FPS:g} to {MAX_FPS:g}"
+                )
+            pictures = self._images(source.get("frames"), f"{field}.frames", "max_video_frames")
+            return Frames(pictures, fps)
         # PyAV is needed, and so imported, for video files alone.
         from vlm2vec_service.preprocess.video import sample_video
 
-        data = self._read(source, "video", "max_video_bytes")
-        return sample_video(data, self.video.video_frames, self.limits)
+        data = self._read(source, field, "max_video_bytes")
+        return sample_video(data, self.sampling(adapter), self.limits, field)
 
     def _read(self, source: Any, field: str, limit: str) -> bytes:
         if not isinstance(source, str):

@@ -5,17 +5,21 @@ import re
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, fields, replace
+from pathlib import Path
 from typing import Any
 
 from tokenizers import Tokenizer
 
 from vlm2vec_registry.embedding_config import EmbeddingConfig
+from vlm2vec_registry.media_rules import VideoRules
 from vlm2vec_registry.prompt_template import PromptTemplate
-from vlm2vec_service.errors import InvalidInputError
+from vlm2vec_service.errors import CheckpointError, InvalidInputError
+from vlm2vec_service.preprocess.chat_template import ChatTemplate
 from vlm2vec_service.preprocess.limits import check_media, check_token_ids, check_tokens
 from vlm2vec_service.preprocess.pictures import Pictures
 from vlm2vec_service.preprocess.prepared import Draft, Prepared, Request
 from vlm2vec_service.preprocess.prompts import check_text, render
+from vlm2vec_service.preprocess.sampling import FrameCount, FrameRate, Sampling
 from vlm2vec_service.preprocess.tokens import Prompt, PromptTokenizer, cut_text
 from vlm2vec_service.settings import Limits
 
@@ -28,12 +32,14 @@ class CheckpointFiles:
     """What preprocessing reads in a checkpoint folder.
 
     ``config`` has the contents of ``config.json``, ``image_config`` those of
-    ``preprocessor_config.json``; ``tokenizer`` neither truncates nor pads.
+    ``preprocessor_config.json``; ``tokenizer`` neither truncates nor pads. ``base`` is the folder,
+    in which a chat template is looked for where it is wanted.
     """
 
     config: dict[str, Any]
     image_config: dict[str, Any]
     tokenizer: Tokenizer
+    base: Path | None = None
 
 
 class FamilyPreprocessor(ABC):
@@ -48,11 +54,15 @@ class FamilyPreprocessor(ABC):
     """The token ids that stand for media; a request of token ids may not contain them."""
     placeholder = r"(?!)"
     """A regular expression of what stands for media in a raw prompt and is no control token."""
+    films = VideoRules()
+    """What becomes of films where ``embedding.json`` does not say."""
 
     def __init__(self, files: CheckpointFiles, limits: Limits) -> None:
         self.tokenizer = PromptTokenizer(files.tokenizer)
         self.limits = limits
-        self.vocabulary: int = files.config["vocab_size"]
+        self.base = files.base
+        # Newer configurations keep what is the language model's apart.
+        self.vocabulary: int = (files.config.get("text_config") or files.config)["vocab_size"]
         self._spelt = functools.lru_cache(SPELT_TEMPLATES)(self._spell)
 
     def prepare(self, request: Request, embedding: EmbeddingConfig) -> Prepared:
@@ -62,17 +72,16 @@ class FamilyPreprocessor(ABC):
         """
         check_text(request, self.reserved_text, self.limits.max_text_bytes, embedding.prompt)
         images = [Pictures.of((image,), embedding.image_rules.decode) for image in request.images]
-        video = Pictures.of(request.video, embedding.image_rules.decode)
-        check_media(images, video, self.limits)
+        videos = [Pictures.of(video, embedding.image_rules.decode) for video in request.videos]
+        check_media(images, videos, self.limits)
         if request.token_ids:
             return self._prepare_ids(request, embedding)
         if embedding.image_rules.resize:
             images = [image.resized(embedding.image_rules.resize) for image in images]
-            check_media(images, video, self.limits)
-        draft = self._draft(request, images, video, embedding)
+            check_media(images, videos, self.limits)
+        prompt, draft = self._draft(request, images, videos, embedding)
         check_tokens(draft.tokens, self.limits)
-        prepared = draft.finish()
-        return replace(prepared, truncated=True) if draft.truncated else prepared
+        return self._to_read(draft.finish(), embedding, draft.truncated, prompt)
 
     def _prepare_ids(self, request: Request, embedding: EmbeddingConfig) -> Prepared:
         check_token_ids(request.token_ids, self.vocabulary, self.media_token_ids)
@@ -81,26 +90,60 @@ class FamilyPreprocessor(ABC):
             token_ids = token_ids[: request.truncate or self.limits.max_tokens]
         check_tokens(len(token_ids), self.limits)
         prepared = Prepared.in_sequence(token_ids)
-        return replace(prepared, truncated=len(token_ids) < len(request.token_ids))
+        return self._to_read(prepared, embedding, len(token_ids) < len(request.token_ids))
+
+    def _to_read(
+        self,
+        prepared: Prepared,
+        embedding: EmbeddingConfig,
+        truncated: bool,
+        prompt: Prompt | None = None,
+    ) -> Prepared:
+        """Says of ``prepared``, made of ``prompt``, how ``embedding`` has it read and pooled."""
+        pooled = 1
+        if embedding.pooling != "last":
+            pooled = len(prepared)
+        if embedding.pooling == "mean_without_system" and prompt is not None and prompt.system:
+            # The turn ends with a control token or a line feed, which no token reaches across.
+            user = prompt.text[prompt.system :]
+            pooled -= len(prompt.encode(prompt.text)) - len(prompt.encode(user))
+        both_ways = embedding.attention == "bidirectional"
+        if not truncated and pooled == 1 and not both_ways:
+            return prepared
+        return replace(prepared, truncated=truncated, pooled=max(pooled, 1), both_ways=both_ways)
+
+    def film_rules(self, embedding: EmbeddingConfig) -> VideoRules:
+        """Completes what ``embedding`` says of films by what the family does."""
+        said = {key.name: getattr(embedding.video, key.name) for key in fields(VideoRules)}
+        return replace(self.films, **{k: value for k, value in said.items() if value is not None})
+
+    def sampling(self, embedding: EmbeddingConfig, frames: int) -> Sampling:
+        """Says which frames of a video file are taken: where ``embedding`` and the family say
+        nothing, so many ``frames``."""
+        rules = self.film_rules(embedding)
+        if rules.fps is None:
+            return FrameCount(rules.max_frames or frames)
+        most = rules.max_frames or self.limits.max_video_frames
+        return FrameRate(rules.fps, rules.min_frames or 1, most)
 
     def _draft(
         self,
         request: Request,
         images: Sequence[Pictures],
-        video: Pictures,
+        videos: Sequence[Pictures],
         embedding: EmbeddingConfig,
-    ) -> Draft:
-        """Makes the prompt's draft, with as much of its text as ``truncate`` leaves."""
+    ) -> tuple[Prompt, Draft]:
+        """Makes the prompt and its draft, with as much of its text as ``truncate`` leaves."""
         prompt = self._prompt(request, embedding)
-        draft = self.draft(prompt, images, video, embedding)
+        draft = self.draft(prompt, images, videos, embedding)
         if request.truncate is None:
-            return draft
+            return prompt, draft
         most, extra = request.truncate or self.limits.max_tokens, 0
         while (excess := draft.tokens - most) > 0:
             prompt = self._shortened(prompt, excess + extra, most)
-            draft = replace(self.draft(prompt, images, video, embedding), truncated=True)
+            draft = replace(self.draft(prompt, images, videos, embedding), truncated=True)
             extra = 2 * extra + 1  # what is left of a word may be more tokens than the word was
-        return draft
+        return prompt, draft
 
     def _shortened(self, prompt: Prompt, tokens: int, most: int) -> Prompt:
         """Leaves the last ``tokens`` of the words out. Raises `InvalidInputError` where none would
@@ -124,14 +167,25 @@ class FamilyPreprocessor(ABC):
         template = self._spelt(embedding.prompt)
         placeholders = [self.tokenizer.spell(one) for one in self.placeholders(request)]
         found = render(template, request, placeholders)
-        return Prompt(found.text, self.tokenizer.encode, most, found.words, found.system)
+        encode, spell = self.tokenizer.encode, self.tokenizer.spell
+        return Prompt(found.text, encode, most, found.words, found.system, spell)
 
     def _spell(self, template: PromptTemplate) -> PromptTemplate:
-        """Writes the control tokens in ``template`` as the tokenizer knows them."""
+        """Writes the control tokens in ``template`` as the tokenizer knows them, after the
+        checkpoint's own template where it wants that. Raises `CheckpointError`."""
+        if template.chat_template:
+            template = self._own_turns(template)
         spell = self.tokenizer.spell
         parts = {part.name: getattr(template, part.name) for part in fields(PromptTemplate)}
         spelt: dict[str, Any] = {k: spell(v) for k, v in parts.items() if isinstance(v, str)}
-        return replace(template, **spelt)
+        start, end = template.brackets
+        return replace(template, **spelt, brackets=(spell(start), spell(end)))
+
+    def _own_turns(self, template: PromptTemplate) -> PromptTemplate:
+        found = ChatTemplate.read(self.base) if self.base else None
+        if found is None:
+            raise CheckpointError("prompt.chat_template: the checkpoint has no chat template")
+        return found.fill(template, *self.reserved_text[:1], "".join(self.reserved_text[1:2]))
 
     def _longest_words(self, prompt: str) -> tuple[int, int]:
         """The place of the longest text between the placeholders and control tokens of a raw
@@ -150,11 +204,11 @@ class FamilyPreprocessor(ABC):
         self,
         prompt: Prompt,
         images: Sequence[Pictures],
-        video: Pictures,
+        videos: Sequence[Pictures],
         embedding: EmbeddingConfig,
     ) -> Draft:
-        """Tokenises ``prompt``, cuts its text (`cut_text`), and puts ``images`` and ``video`` where
-        its placeholders stand. Without a video ``video`` has no frames.
+        """Tokenises ``prompt``, cuts its text (`cut_text`), and puts ``images`` and ``videos``
+        where its placeholders stand.
 
         The text and the number and sizes of the media are within the limits already. The tokens
         are not: nothing is decoded before the draft is finished. Raises `InvalidInputError`.

@@ -8,9 +8,9 @@ from vlm2vec_service.preprocess.pictures import Pictures
 from vlm2vec_service.settings import Limits
 
 
-def check_media(images: Sequence[Pictures], video: Pictures, limits: Limits) -> None:
-    """Refuses too many images or video frames, any picture of too many pixels, and too many pixels
-    in all of them.
+def check_media(images: Sequence[Pictures], videos: Sequence[Pictures], limits: Limits) -> None:
+    """Refuses too many images, videos or frames of one, any picture of too many pixels, and too
+    many pixels in all of them.
 
     Raises `InvalidInputError` that names the field and the limit.
     """
@@ -18,12 +18,19 @@ def check_media(images: Sequence[Pictures], video: Pictures, limits: Limits) -> 
         raise InvalidInputError(
             "images", f"{len(images)} are more than max_images, {limits.max_images}"
         )
-    if len(video) > limits.max_video_frames:
+    if len(videos) > limits.max_videos:
         raise InvalidInputError(
-            "video",
-            f"{len(video)} frames are more than max_video_frames, {limits.max_video_frames}",
+            "video", f"{len(videos)} are more than max_videos, {limits.max_videos}"
         )
-    for name, sizes in (("images", [s for i in images for s in i.sizes]), ("video", video.sizes)):
+    if not all(map(len, videos)):
+        raise InvalidInputError("video", "a video has no frames")
+    frames = max(map(len, videos), default=0)
+    if frames > limits.max_video_frames:
+        raise InvalidInputError(
+            "video", f"{frames} frames are more than max_video_frames, {limits.max_video_frames}"
+        )
+    for name, media in (("images", images), ("video", videos)):
+        sizes = [size for one in media for size in one.sizes]
         for index, size in enumerate(sizes):
             check_size(size, limits, f"{name}[{index}]")
         check_pixels(sum(width * height for width, height in sizes), limits, name)

@@ -3,8 +3,9 @@
 from vlm2vec.v1 import embedding_pb2 as pb
 from vlm2vec_service.errors import InvalidInputError
 from vlm2vec_service.preprocess.images import EncodedImage, measure_image
-from vlm2vec_service.preprocess.pictures import Picture, VideoSource
+from vlm2vec_service.preprocess.pictures import Frames, VideoSource
 from vlm2vec_service.preprocess.prepared import Medium, Request
+from vlm2vec_service.preprocess.sampling import Sampling
 from vlm2vec_service.preprocess.stop import NEVER, Stop
 from vlm2vec_service.preprocess.video import sample_video
 from vlm2vec_service.settings import Limits
@@ -18,19 +19,23 @@ def modality(message: pb.Input) -> str:
     return "_".join(part for part in (media, text) if part)
 
 
-def parse_input(message: pb.Input, limits: Limits, frames: int, stop: Stop = NEVER) -> Request:
-    """Turns one input into a `Request` and measures its images and its video.
+def parse_input(
+    message: pb.Input, limits: Limits, frames: int | Sampling, stop: Stop = NEVER
+) -> Request:
+    """Turns one input into a `Request` and measures its images and its videos.
 
-    ``frames`` is the number of frames to sample from a video file; ``stop`` says until when the
-    pictures are measured, and decoded later. Raises `InvalidInputError` that names the part at
+    ``frames`` says which frames to sample from a video file, or how many; ``stop`` says until when
+    the pictures are measured, and decoded later. Raises `InvalidInputError` that names the part at
     fault, and what `Stop.check` does.
     """
     images: list[EncodedImage] = []
     parts: list[str | Medium] = []
-    video: tuple[Picture, ...] | VideoSource = ()
-    count = sum(part.WhichOneof("part") == "image" for part in message.parts)
-    if count > limits.max_images:
+    videos: list[Frames | VideoSource] = []
+    kinds = [part.WhichOneof("part") for part in message.parts]
+    if (count := kinds.count("image")) > limits.max_images:
         raise InvalidInputError("parts", f"{count} images, max_images {limits.max_images}")
+    if (count := kinds.count("video")) > limits.max_videos:
+        raise InvalidInputError("parts", f"{count} videos, max_videos {limits.max_videos}")
     for index, part in enumerate(message.parts):
         place = f"parts[{index}]"
         kind = part.WhichOneof("part")
@@ -38,9 +43,7 @@ def parse_input(message: pb.Input, limits: Limits, frames: int, stop: Stop = NEV
             images.append(measure_image(part.image, limits, f"{place}.image", stop))
             parts.append(Medium.IMAGE)
         elif kind == "video":
-            if video:
-                raise InvalidInputError(f"{place}.video", "an input has one video at most")
-            video = _video(part.video, limits, frames, f"{place}.video", stop)
+            videos.append(_video(part.video, limits, frames, f"{place}.video", stop))
             parts.append(Medium.VIDEO)
         elif kind == "text":
             if message.HasField("prompt"):
@@ -55,14 +58,14 @@ def parse_input(message: pb.Input, limits: Limits, frames: int, stop: Stop = NEV
         instruction=message.instruction or None,
         parts=tuple(parts),
         images=tuple(images),
-        video=video,
+        videos=tuple(videos),
         token_ids=tuple(message.token_ids),
     )
 
 
 def _video(
-    message: pb.Video, limits: Limits, frames: int, field: str, stop: Stop
-) -> tuple[Picture, ...] | VideoSource:
+    message: pb.Video, limits: Limits, frames: int | Sampling, field: str, stop: Stop
+) -> Frames | VideoSource:
     source = message.WhichOneof("source")
     if source == "file":
         return sample_video(message.file, frames, limits, f"{field}.file", stop)
@@ -73,7 +76,8 @@ def _video(
             f"{field}.frames",
             f"{len(message.frames.images)} frames, max_video_frames {limits.max_video_frames}",
         )
-    return tuple(
+    pictures = tuple(
         measure_image(data, limits, f"{field}.frames.images[{index}]", stop)
         for index, data in enumerate(message.frames.images)
     )
+    return Frames(pictures)

@@ -14,6 +14,18 @@ from vlm2vec_service.preprocess.images import EncodedImage
 class VideoSource(Protocol):
     """A video file of which some frames are sampled, measured and not yet decoded."""
 
+    @property
+    def fps(self) -> float:
+        """The frames of the file in a second."""
+
+    @property
+    def wanted(self) -> tuple[int, ...]:
+        """The places of the sampled frames in the file."""
+
+    @property
+    def total(self) -> int:
+        """The frames of the file."""
+
     def __len__(self) -> int:
         """Counts the frames that are sampled."""
 
@@ -29,21 +41,43 @@ Picture = Image.Image | EncodedImage
 
 
 @dataclass(frozen=True)
+class Frames:
+    """A video as its frames, in order; ``fps`` of them are shown in a second, None does not say."""
+
+    pictures: tuple[Picture, ...]
+    fps: float | None = None
+
+    def __len__(self) -> int:
+        return len(self.pictures)
+
+
+@dataclass(frozen=True)
 class Pictures:
     """The picture of an image, or the frames of a video.
 
     ``sizes`` has the width and height of each. Iterating decodes them to RGB one after the other,
     so that only one has to be in memory, and raises `InvalidInputError` for one that is damaged.
+    ``fps`` of a video's frames are shown in a second; None does not say. ``seconds`` has the time
+    of each, where they are sampled from a file.
     """
 
     sizes: tuple[tuple[int, int], ...]
     decode: Callable[[], Iterator[Image.Image]]
+    fps: float | None = None
+    seconds: tuple[float, ...] = ()
 
     @classmethod
-    def of(cls, source: Sequence[Picture] | VideoSource, decode: str) -> "Pictures":
+    def of(cls, source: Sequence[Picture] | Frames | VideoSource, decode: str) -> "Pictures":
         """Takes pictures or a video, which are decoded as ``decode`` says (see `EncodedImage`)."""
-        if not isinstance(source, Sequence):
-            return cls(source.sizes(decode), lambda: source.frames(decode))
+        if isinstance(source, VideoSource):
+            return cls(
+                source.sizes(decode),
+                lambda: source.frames(decode),
+                len(source) * source.fps / source.total,
+                tuple(index / source.fps for index in source.wanted),
+            )
+        if isinstance(source, Frames):
+            return replace(cls.of(source.pictures, decode), fps=source.fps)
         sizes = tuple(
             picture.size if isinstance(picture, Image.Image) else picture.size(decode)
             for picture in source
@@ -56,6 +90,15 @@ class Pictures:
     def __iter__(self) -> Iterator[Image.Image]:
         return self.decode()
 
+    def picked(self, indices: Sequence[int]) -> "Pictures":
+        """Takes those at ``indices``, which rise; the rate stays that of all."""
+        wanted = set(indices)
+        return replace(
+            self,
+            sizes=tuple(self.sizes[index] for index in indices),
+            decode=lambda: (one for index, one in enumerate(self.decode()) if index in wanted),
+        )
+
     def resized(self, size: tuple[int, int]) -> "Pictures":
         """Resizes each to ``size``, its aspect lost, by Pillow's default filter (bicubic)."""
         return replace(
@@ -64,6 +107,19 @@ class Pictures:
             decode=lambda: map(Image.Image.resize, self.decode(), repeat(size)),
         )
 
+    def padded(self, side: int) -> "Pictures":
+        """Puts each into the middle of black that has at least ``side`` pixels both ways."""
+        sizes = tuple((max(width, side), max(height, side)) for width, height in self.sizes)
+        return replace(self, sizes=sizes, decode=lambda: map(_on_black, self.decode(), sizes))
+
 
 def _rgb(picture: Picture, decode: str) -> Image.Image:
     return picture if isinstance(picture, Image.Image) else picture.decoded(decode)
+
+
+def _on_black(picture: Image.Image, size: tuple[int, int]) -> Image.Image:
+    if picture.size == size:
+        return picture
+    whole = Image.new("RGB", size)
+    whole.paste(picture, ((size[0] - picture.width) // 2, (size[1] - picture.height) // 2))
+    return whole

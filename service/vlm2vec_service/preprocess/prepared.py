@@ -11,13 +11,14 @@ import numpy as np
 import numpy.typing as npt
 
 from vlm2vec_registry.embedding_config import EmbeddingConfig
-from vlm2vec_service.preprocess.pictures import Picture, VideoSource
+from vlm2vec_service.preprocess.pictures import Frames, Picture, VideoSource
+from vlm2vec_service.preprocess.sampling import Sampling
 
 DIGEST_BYTES = 16
 
 
 class Medium(Enum):
-    """What stands among the parts of a request for its next image, or its video."""
+    """What stands among the parts of a request for its next image, or its next video."""
 
     IMAGE = "image"
     VIDEO = "video"
@@ -30,9 +31,9 @@ class Request:
     It has a raw ``prompt`` with the model's own placeholders, or an ``instruction`` and a
     ``text`` that the adapter's prompt template joins, or ``token_ids`` of the model's own
     tokenizer and nothing else. ``parts`` has the texts instead of ``text`` where there are several
-    or the media stand among them; without it they are images, video and text. ``images`` and
-    ``video`` are files that are decoded when the input is prepared, as the adapter wants it, or RGB
-    pictures; a video may be its frames, in order.
+    or the media stand among them; without it they are images, videos and text. ``images`` and
+    ``videos`` are files that are decoded when the input is prepared, as the adapter wants it, or
+    RGB pictures; a video may be its frames.
     ``truncate`` is how many tokens the input is cut to where it has more, from the end of its text;
     0 is as many as there may be, None cuts nothing.
     """
@@ -42,7 +43,7 @@ class Request:
     text: str | None = None
     parts: tuple[str | Medium, ...] = ()
     images: tuple[Picture, ...] = ()
-    video: tuple[Picture, ...] | VideoSource = ()
+    videos: tuple[Frames | VideoSource, ...] = ()
     token_ids: tuple[int, ...] = ()
     truncate: int | None = None
 
@@ -56,7 +57,7 @@ class Request:
     @property
     def in_order(self) -> tuple[str | Medium, ...]:
         """Lists texts and media in the caller's order."""
-        media = (Medium.IMAGE,) * len(self.images) + (Medium.VIDEO,) * bool(self.video)
+        media = (Medium.IMAGE,) * len(self.images) + (Medium.VIDEO,) * len(self.videos)
         return self.parts or media + self.texts
 
 
@@ -146,8 +147,8 @@ def in_order(length: int) -> npt.NDArray[np.int32]:
 
 TOKEN_BYTES = 4 + 3 * 4
 """Bytes of a token: its id and three positions."""
-PIXEL_BYTES = 2 * 28 * 28 * 3
-"""Most bytes of pixels for a token of any family: Qwen2-VL takes two frames of 28 x 28 pixels."""
+PIXEL_BYTES = 2 * 32 * 32 * 3
+"""Most bytes of pixels for a token of any family: Qwen3-VL takes two frames of 32 x 32 pixels."""
 
 
 def most_bytes(tokens: int, has_media: bool) -> int:
@@ -157,6 +158,9 @@ def most_bytes(tokens: int, has_media: bool) -> int:
 
 class Preprocessor(Protocol):
     """Turns requests into prepared inputs; many threads may call it at once."""
+
+    def sampling(self, embedding: EmbeddingConfig, frames: int) -> Sampling:
+        """Says which frames of a video file are taken, ``frames`` being how many of any."""
 
     def prepare(self, request: Request, embedding: EmbeddingConfig) -> Prepared:
         """Turns ``request`` into the engine's input, as the adapter's ``embedding`` says.

@@ -141,7 +141,7 @@ def check_text(
                 raise InvalidInputError(
                     name, f"holds the placeholder {placeholder}; write a raw prompt to place it"
                 )
-    others = any(fields.values()) or request.images or request.video
+    others = any(fields.values()) or request.images or request.videos
     if request.token_ids and others:
         raise InvalidInputError("token_ids", "give nothing beside them: they are the whole prompt")
     nothing = not request.token_ids and not others

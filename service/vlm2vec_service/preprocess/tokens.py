@@ -15,7 +15,8 @@ class Prompt:
     ``encode`` gives the token ids of a piece of its ``text``, or of all of it. ``max_text_tokens``
     is how many tokens of text it may keep, for `cut_text`; None is all of them. ``words`` is the
     first and the last place of what may be left out of the text from its end, ``system`` how many
-    of its characters are the turn of the system prompt.
+    of its characters are the turn of the system prompt. ``spell`` writes a control token as it
+    stands in the text.
     """
 
     text: str
@@ -23,6 +24,7 @@ class Prompt:
     max_text_tokens: int | None = None
     words: tuple[int, int] = (0, 0)
     system: int = 0
+    spell: Callable[[str], str] = str
 
     def with_words(self, change: Callable[[str], str]) -> "Prompt":
         """Puts ``change`` of its words into their place."""

@@ -1,4 +1,4 @@
-"""Video files to RGB frames, sampled uniformly and decoded by PyAV."""
+"""Video files to RGB frames, sampled and decoded by PyAV."""
 
 import contextlib
 import io
@@ -16,6 +16,7 @@ from vlm2vec_service.preprocess.containers import is_cut_off
 from vlm2vec_service.preprocess.images import check_pixels, check_size
 from vlm2vec_service.preprocess.runs import Run, Unplannable, packets_shown, plan
 from vlm2vec_service.preprocess.runs import decode as decode_runs
+from vlm2vec_service.preprocess.sampling import USUAL_FPS, FrameCount, Sampling
 from vlm2vec_service.preprocess.stop import NEVER, Stop
 from vlm2vec_service.preprocess.viewed import on_white
 from vlm2vec_service.settings import Limits
@@ -56,15 +57,18 @@ TURNS: dict[Turn, Image.Transpose] = {
 class SampledVideo:
     """A video file that has been decoded once, and which of its frames are sampled.
 
-    ``wanted`` are their indices, ``stored`` the width and height of each before it is turned as
-    ``turn`` says, the display matrix of the first. ``runs`` are all that has to be decoded for
-    them; without any, everything up to the last has to be. ``field`` is where the file stands in
-    the input, for errors; ``stop`` says until when it may be decoded.
+    ``wanted`` are their indices among ``total``, of which there are ``fps`` a second; ``stored`` is
+    the width and height of each before it is turned as ``turn`` says, the display matrix of the
+    first. ``runs`` are all that has to be decoded for them; without any, everything up to the last
+    has to be. ``field`` is where the file stands in the input, for errors; ``stop`` says until when
+    it may be decoded.
     """
 
     data: bytes = field(repr=False)
     field: str
     wanted: tuple[int, ...]
+    total: int
+    fps: float
     stored: tuple[tuple[int, int], ...]
     turn: Turn
     runs: tuple[Run, ...] = ()
@@ -102,32 +106,33 @@ class SampledVideo:
 
 
 def sample_video(
-    data: bytes, count: int, limits: Limits, field: str = "video", stop: Stop = NEVER
+    data: bytes, wanted: int | Sampling, limits: Limits, field: str = "video", stop: Stop = NEVER
 ) -> SampledVideo:
-    """Chooses ``count`` frames of the first video stream in ``data``.
+    """Chooses frames of the first video stream in ``data``: as ``wanted`` says, or so many, as
+    `FrameCount` does.
 
-    Frame ``floor(i * (n - 1) / (count - 1))`` of ``n`` is taken for each ``i``, as the models
-    were trained; a video with fewer frames than ``count`` gives all it has. The file is decoded
-    here to count and measure the frames, and again for their pixels, so that memory holds one
-    frame however long the video is. Of a file that tells when each frame is shown, only what the
-    sampled ones need is decoded. Raises `InvalidInputError` that names ``field``, also for a
-    file that is cut off, and what `Stop.check` does.
+    The file is decoded here to count and measure the frames, and again for their pixels, so that
+    memory holds one frame however long the video is. Of a file that tells when each frame is shown,
+    only what the sampled ones need is decoded. Raises `InvalidInputError` that names ``field``,
+    also for a file that is cut off, and what `Stop.check` does.
     """
     if len(data) > limits.max_video_bytes:
         raise InvalidInputError(
             field, f"{len(data)} bytes are more than max_video_bytes, {limits.max_video_bytes}"
         )
-    if not 1 <= count <= limits.max_video_frames:
+    sampling = FrameCount(wanted) if isinstance(wanted, int) else wanted
+    if isinstance(sampling, FrameCount) and not 1 <= sampling.count <= limits.max_video_frames:
         raise InvalidInputError(
-            field, f"{count} frames are not in 1 to max_video_frames, {limits.max_video_frames}"
+            field,
+            f"{sampling.count} frames are not in 1 to max_video_frames, {limits.max_video_frames}",
         )
     try:
         _check_whole(data, limits, field)
         try:
-            return _sample_runs(data, count, limits, field, stop)
+            return _sample_runs(data, sampling, limits, field, stop)
         except (av.FFmpegError, ValueError):  # as good a reason as any to look at all
             _check_all(data, limits, field)
-            return _sample(data, count, limits, field, stop)
+            return _sample(data, sampling, limits, field, stop)
     except (av.FFmpegError, ValueError) as error:
         raise InvalidInputError(field, f"undecodable video: {error}") from error
 
@@ -142,15 +147,18 @@ def _check_whole(data: bytes, limits: Limits, field: str) -> None:
             check_size((width, height), limits, field)
 
 
-def _sample_runs(data: bytes, count: int, limits: Limits, field: str, stop: Stop) -> SampledVideo:
+def _sample_runs(
+    data: bytes, sampling: Sampling, limits: Limits, field: str, stop: Stop
+) -> SampledVideo:
     """Samples a file of which not all has to be decoded. Raises `Unplannable` for any other."""
     with _opened(data, field) as (container, stream):
         shown = packets_shown(container, stream)
         width, height = stream.codec_context.width, stream.codec_context.height
+        fps = _fps(stream)
     if not shown or not width or not height:
         raise Unplannable("the file does not tell its frames")
     _check_frames(len(shown), limits, field)
-    wanted = _uniform(len(shown), count)
+    wanted = _indices(sampling, len(shown), fps, limits, field)
     runs, packets = plan(shown, wanted)
     check_pixels(packets * width * height, limits, field)
     stored: list[tuple[int, int]] = []
@@ -162,12 +170,28 @@ def _sample_runs(data: bytes, count: int, limits: Limits, field: str, stop: Stop
             check_size((frame.width, frame.height), limits, field)
             stored.append((frame.width, frame.height))
             turn = turn or _turn(frame)
-    return SampledVideo(data, field, wanted, tuple(stored), turn or UPRIGHT, runs, stop)
+    return SampledVideo(
+        data, field, wanted, len(shown), fps, tuple(stored), turn or UPRIGHT, runs, stop
+    )
 
 
-def _uniform(frames: int, count: int) -> tuple[int, ...]:
-    """The indices of ``count`` of so many ``frames``, or of all that there are."""
-    return tuple(np.linspace(0, frames - 1, min(count, frames), dtype=int).tolist())
+def _indices(
+    sampling: Sampling, frames: int, fps: float, limits: Limits, field: str
+) -> tuple[int, ...]:
+    wanted = sampling.indices(frames, fps)
+    if not wanted:
+        raise InvalidInputError(field, f"{frames} frames are too few: the model takes pairs of two")
+    if len(wanted) > limits.max_video_frames:
+        raise InvalidInputError(
+            field,
+            f"the model takes {len(wanted)} frames of it, more than max_video_frames, "
+            f"{limits.max_video_frames}",
+        )
+    return wanted
+
+
+def _fps(stream: av.VideoStream) -> float:
+    return float(stream.average_rate or USUAL_FPS)
 
 
 def _check_frames(frames: int, limits: Limits, field: str) -> None:
@@ -187,12 +211,15 @@ def _check_all(data: bytes, limits: Limits, field: str) -> None:
             check_pixels(frames * width * height, limits, field)
 
 
-def _sample(data: bytes, count: int, limits: Limits, field: str, stop: Stop) -> SampledVideo:
+def _sample(
+    data: bytes, sampling: Sampling, limits: Limits, field: str, stop: Stop
+) -> SampledVideo:
     """Samples a file by decoding all of it."""
     stored: list[tuple[int, int]] = []
     pixels = 0
     turn: Turn | None = None
     with _opened(data, field) as (container, stream):
+        fps = _fps(stream)
         groups: deque[deque[av.Packet[av.VideoStream]]] = deque(maxlen=2)
         for packet in _packets(container, stream, stop, field):
             if container.format.name in WITHOUT_LENGTHS and packet.size:
@@ -214,9 +241,9 @@ def _sample(data: bytes, count: int, limits: Limits, field: str, stop: Stop) -> 
             raise InvalidInputError(field, CUT_OFF)
     if not stored:
         raise InvalidInputError(field, "the video holds no frame")
-    wanted = _uniform(len(stored), count)
+    wanted = _indices(sampling, len(stored), fps, limits, field)
     sizes = tuple(stored[index] for index in wanted)
-    return SampledVideo(data, field, wanted, sizes, turn or UPRIGHT, (), stop)
+    return SampledVideo(data, field, wanted, len(stored), fps, sizes, turn or UPRIGHT, (), stop)
 
 
 @contextlib.contextmanager

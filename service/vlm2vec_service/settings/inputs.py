@@ -11,7 +11,7 @@ class Limits:
 
     max_tokens: int = count(8192, "Tokens per input, image and video tokens included.")
     max_text_bytes: int = count(262_144, "Bytes of prompt, instruction or text per input.")
-    max_parts: int = count(256, "Parts per input: texts, images, a video.")
+    max_parts: int = count(256, "Parts per input: texts, images, videos.")
     max_images: int = setting(16, "Images per input.", least=0)
     max_image_bytes: int = count(20_971_520, "Bytes per encoded image.")
     max_image_pixels: int = count(50_000_000, "Pixels per image, before any resizing.")
@@ -22,8 +22,9 @@ class Limits:
         "from a key frame to each that is sampled: 4 billion for eight of 1920x1080 with a key "
         "frame every 250, however long the film is. Of any other file they are all.",
     )
+    max_videos: int = setting(4, "Videos per input.", least=0)
     max_video_bytes: int = count(52_428_800, "Bytes per encoded video.")
-    max_video_frames: int = count(64, "Frames that an input's video may keep.")
+    max_video_frames: int = count(64, "Frames that a video may keep.")
     max_video_decoded_frames: int = count(
         20_000, "Frames a video file may hold; they are decoded to sample from them."
     )

@@ -45,6 +45,8 @@ def _item(prepared: Prepared, adapter: str, normalize: bool | None) -> list[Buff
         positions=b"" if is_plain else positions.tobytes(),
         adapter=adapter,
         normalize=normalize,
+        pooled=prepared.pooled,
+        both_ways=prepared.both_ways,
     )
     pieces: list[Buffer] = [item.SerializeToString()]
     for media in prepared.media:
@@ -91,7 +93,7 @@ def decode_item(item: worker_pb2.Item) -> Prepared:
         )
         for part in item.media
     )
-    return Prepared(token_ids, positions, media)
+    return Prepared(token_ids, positions, media, pooled=item.pooled or 1, both_ways=item.both_ways)
 
 
 def decode_vectors(response: worker_pb2.RunBatchResponse, count: int) -> npt.NDArray[np.float32]:

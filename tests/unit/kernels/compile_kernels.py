@@ -46,6 +46,7 @@ def call_all() -> None:
     for columns, heads, dim in ((2048, 14, 128), (3840, 32, 80), (9216, 64, 96)):
         cos, sin = (empty(5, dim // 2, dtype=torch.float32) for _ in range(2))
         rotary.rotate(empty(5, columns), cos, sin, heads)
+        rotary.rotate(empty(5, columns), cos, sin, heads, empty(heads, 2 * cos.shape[1]), 1e-6)
     activations.swiglu(empty(5, 17920))
     activations.quick_gelu(empty(5, 5120))
     table = empty(8, 5, dtype=torch.int64)

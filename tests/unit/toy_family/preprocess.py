@@ -33,7 +33,7 @@ class ToyPreprocessor(FamilyPreprocessor):
         self,
         prompt: Prompt,
         images: Sequence[Pictures],
-        video: Pictures,
+        videos: Sequence[Pictures],
         embedding: EmbeddingConfig,
     ) -> Draft:
         whole = prompt.encode(prompt.text)

@@ -17,7 +17,7 @@ from transformers import CLIPVisionConfig, CLIPVisionModel, Phi3Config, Phi3Mode
 from vlm2vec_service.backbones.phi3_v.preprocess import CROP
 from vlm2vec_service.engine.attention import PACKED, Segments
 from vlm2vec_service.engine.backbone import Backbone, inverse_frequencies
-from vlm2vec_service.engine.tower import BlockNames, RunBlocks
+from vlm2vec_service.engine.tower import ALL, BlockNames, RunBlocks
 from vlm2vec_service.engine.transfer import to_device
 from vlm2vec_service.errors import CheckpointError
 from vlm2vec_service.preprocess.prepared import Media
@@ -57,7 +57,7 @@ class Phi3V(Backbone):
             blocks=f"{CLIP}encoder.layers", heads=clip["num_attention_heads"],
             attention_norm="layer_norm1", output="self_attn.out_proj",
             qkv=("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"),
-            mlp_norm="layer_norm2", up="mlp.fc1", activation="mlp.activation_fn", down="mlp.fc2",
+            mlp_norm="layer_norm2", up=("mlp.fc1",), activation="mlp.activation_fn", down="mlp.fc2",
         )  # fmt: skip
         self.head_dim: int = text.hidden_size // text.num_attention_heads
         self.theta: float = config.get("rope_theta", 10_000.0)
@@ -207,12 +207,16 @@ class ImageEmbedding(nn.Module):
         return states[:, 1:].unflatten(1, (side, side))
 
     def run_blocks(
-        self, states: Tensor, segments: Segments, rotary: tuple[Tensor, Tensor] | None
+        self,
+        hidden: Tensor,
+        segments: Segments,
+        rotary: tuple[Tensor, Tensor] | None,
+        blocks: slice = ALL,
     ) -> Tensor:
         """Runs CLIP's own modules over packed states ``(patches, width)``."""
-        for layer in self.clip.encoder.layers:
-            states = layer(states[None], attention_mask=None, segments=segments)[0]
-        return states
+        for layer in self.clip.encoder.layers[blocks]:
+            hidden = layer(hidden[None], attention_mask=None, segments=segments)[0]
+        return hidden
 
     def assemble(self, states: Tensor, rows: int, columns: int) -> Tensor:
         """Lays out the tokens of one image, ``(tokens, 4 * width)``, from the ``states`` of its

@@ -47,11 +47,11 @@ class Phi3VPreprocessor(FamilyPreprocessor):
         self,
         prompt: Prompt,
         images: Sequence[Pictures],
-        video: Pictures,
+        videos: Sequence[Pictures],
         embedding: EmbeddingConfig,
     ) -> Draft:
         """Gives the tokens of image N the id ``-N``. Raises `InvalidInputError` for any video."""
-        if video:
+        if videos:
             raise InvalidInputError("video", "Phi-3.5-vision reads images only; send the frames")
         # Odd elements are the numbers of the placeholders between the even ones, the text.
         pieces = PLACEHOLDER.split(prompt.text)

@@ -83,6 +83,8 @@ class Item(_message.Message):
     MEDIA_FIELD_NUMBER: _builtins.int
     ADAPTER_FIELD_NUMBER: _builtins.int
     NORMALIZE_FIELD_NUMBER: _builtins.int
+    POOLED_FIELD_NUMBER: _builtins.int
+    BOTH_WAYS_FIELD_NUMBER: _builtins.int
     token_ids: _builtins.bytes
     """int32 (n,), little-endian."""
     positions: _builtins.bytes
@@ -91,6 +93,10 @@ class Item(_message.Message):
     """The name of the adapter; empty is the base model."""
     normalize: _builtins.bool
     """L2-normalise; absent means as the adapter says."""
+    pooled: _builtins.int
+    """The vector is the mean of so many of the last tokens; 0 means 1."""
+    both_ways: _builtins.bool
+    """Tokens attend to those behind them as well."""
     @_builtins.property
     def media(self) -> _containers.RepeatedCompositeFieldContainer[Global___Media]:
         """Images and videos."""
@@ -103,10 +109,12 @@ class Item(_message.Message):
         media: _abc.Iterable[Global___Media] | None = ...,
         adapter: _builtins.str = ...,
         normalize: _builtins.bool | None = ...,
+        pooled: _builtins.int = ...,
+        both_ways: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_normalize", b"_normalize", "normalize", b"normalize"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_normalize", b"_normalize", "adapter", b"adapter", "media", b"media", "normalize", b"normalize", "positions", b"positions", "token_ids", b"token_ids"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_normalize", b"_normalize", "adapter", b"adapter", "both_ways", b"both_ways", "media", b"media", "normalize", b"normalize", "pooled", b"pooled", "positions", b"positions", "token_ids", b"token_ids"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__normalize: _TypeAlias = _typing.Literal["normalize"]  # noqa: Y015
     _WhichOneofArgType__normalize: _TypeAlias = _typing.Literal["_normalize", b"_normalize"]  # noqa: Y015

@@ -69,16 +69,19 @@ def verify(
 
     engine = take(EngineSettings, values)
     model = load(base_folder, adapter_folder, engine, Limits(), VideoSettings())
-    words = {one for pair in preset.example for one in (pair.left, pair.right)}
+    words = {said(one): one for pair in preset.example for one in (pair.left, pair.right)}
     inputs = [
-        (one, Input(text=one.text, instruction=one.instruction, images=[image] * one.image))
-        for one in words
+        (
+            name.encode(),
+            Input(text=one.text, instruction=one.instruction, images=[image] * one.image),
+        )
+        for name, one in words.items()
     ]
     vectors: dict[Words, Vector] = {}
-    for one, vector in model.embed(inputs):
+    for key, vector in model.embed(inputs):
         if isinstance(vector, Exception):
-            raise StartError(f"{said(one)}: {vector}")
-        vectors[one] = vector
+            raise StartError(f"{key.decode()}: {vector}")
+        vectors[words[key.decode()]] = vector
     sys.exit(0 if compare(preset, vectors, tolerance) else 1)
 
 

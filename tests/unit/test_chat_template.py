@@ -22,9 +22,9 @@ GOOD = (
 )
 
 
-def filled(text: str, video: str = VIDEO, **form: str) -> PromptTemplate:
+def filled(text: str, video: str = VIDEO) -> PromptTemplate:
     template = ChatTemplate(text, {"eos_token": "</s>"})
-    return template.fill(PromptTemplate(chat_template=template.digest, **form), IMAGE, video)
+    return template.fill(PromptTemplate(chat_template=template.digest), IMAGE, video)
 
 
 @pytest.mark.parametrize(("name", "system"), [("qwen2_5_vl", CHAT.system), ("qwen3_vl", "")])

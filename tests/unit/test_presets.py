@@ -136,7 +136,10 @@ def test_similarities_are_compared_with_the_published_ones(
     vectors: dict[preset.Words, Vector] = {}
     for pair in V2.example:
         angle = np.arccos(pair.cosine + off)
-        vectors |= {pair.left: query, pair.right: np.float32([np.cos(angle), np.sin(angle)])}
+        vectors |= {
+            pair.left: query,
+            pair.right: np.array([np.cos(angle), np.sin(angle)], np.float32),
+        }
     assert compare(V2, vectors, tolerance) == good
     printed = capsys.readouterr().out
     assert ("  differs" in printed) == (not good)

@@ -244,7 +244,9 @@ class _Run:
         """Returns all settings that decide the result, as plain JSON."""
         free = ("chunk", "threads", "save_every", "device", "gradient_checkpointing")
         train = {key: value for key, value in asdict(self.settings).items() if key not in free}
-        data = {key: value for key, value in self.tags.items() if key.startswith("data.")}
+        data: dict[str, Any] = {
+            key: value for key, value in self.tags.items() if key.startswith("data.")
+        }
         form = self.arguments.embedding
         if form != NOTHING:  # without one it is as before there were any
             data["embedding"] = form.to_dict()

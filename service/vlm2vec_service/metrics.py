@@ -235,7 +235,7 @@ class Metrics:
             self.device_seconds, self.up, self.restarts, self.silence, self.adapters,
             self.adapters_merged, self.merged_bytes,
         ):  # fmt: skip
-            metric.labels.cache_clear()  # type: ignore[attr-defined]
+            metric.labels.cache_clear()  # type: ignore[union-attr]
             metric.remove(model, worker)
         self.path_tokens.labels.cache_clear()  # type: ignore[attr-defined]
         for path in PATHS:

@@ -62,8 +62,8 @@ class Server:
         return int(self.health.Check(request, timeout=START_SECONDS, wait_for_ready=True).status)
 
     def wait_for(self, status: int, seconds: float = START_SECONDS) -> None:
-        """Until health says ``status``."""
-        wait_until(lambda: self._is_alive() and self.status() == status, seconds)
+        """Until health says ``status`` of all models."""
+        wait_until(lambda: self._is_alive() and self.status("model/*") == status, seconds)
 
     def _is_alive(self) -> bool:
         assert self.process.poll() is None, self.log.read_text()
@@ -108,10 +108,12 @@ def running_server(
     environment: Mapping[str, str] | None = None,
     credentials: grpc.ChannelCredentials | None = None,
     ports: Sequence[int] = (),
+    ready: bool = True,
 ) -> Iterator[Server]:
-    """Starts a server, waits until it is ready and stops it in the end. Its log goes to ``folder``;
-    its environment variables are ``environment`` and nobody else's. ``credentials`` are for a
-    server with TLS; ``ports`` for gRPC, metrics and HTTP are free ones unless they are given."""
+    """Starts a server, waits until it is ready, if it is to be ``ready``, and stops it in the end.
+    Its log goes to ``folder``; its environment variables are ``environment`` and nobody else's.
+    ``credentials`` are for a server with TLS; ``ports`` for gRPC, metrics and HTTP are free ones
+    unless they are given."""
     variables = {key: value for key, value in os.environ.items() if not key.startswith("VLM2VEC")}
     # Threads that wait for each other by spinning are slow where callers need the cores as well.
     variables["OMP_NUM_THREADS"] = "1"
@@ -133,7 +135,8 @@ def running_server(
     server = Server(process, address, metrics_address, http_address, log, credentials)
     try:
         server.first_status = server.status()
-        server.wait_for(SERVING)
+        if ready:
+            server.wait_for(SERVING)
         yield server
         if process.poll() is None:
             server.stop()

@@ -59,7 +59,10 @@ def test_who_leaves_is_cancelled(server: Server) -> None:
 def test_health_and_pages(http: httpx.Client) -> None:
     assert http.get("/healthz").json() == {"status": "alive"}
     for path in ("/readyz", "/health"):
-        assert http.get(path).json() == {"status": "ready"}
+        for model in ("", "*", "phi"):
+            answer = http.get(path, params={"model": model})
+            assert (answer.status_code, answer.json()) == (200, {"status": "ready"})
+        assert http.get(path, params={"model": "unknown"}).status_code == 404
     paths = http.get("/openapi.json").json()["paths"]
     expected = {"/v1/embeddings", "/v1/rerank", "/v1/models", "/v1/models/{model}"}
     expected |= {"/v1/score", "/v2/embed", "/embed", "/info"}

@@ -62,10 +62,11 @@ def test_deadlines_pass_and_the_server_goes_on(server: Server, golden: Golden) -
 
 def test_health_and_reflection(server: Server) -> None:
     assert server.first_status == NOT_SERVING
-    for service in ("", *SERVICES, "liveness"):
+    for service in ("", *SERVICES, "liveness", "model/*", "model/qwen", "model/phi"):
         assert server.status(service) == SERVING
-    unknown = health_pb2.HealthCheckRequest(service="unknown")
-    assert failure(server.health.Check, unknown).code() == grpc.StatusCode.NOT_FOUND
+    for name in ("unknown", "qwen", "model/unknown", "model/"):
+        unknown = health_pb2.HealthCheckRequest(service=name)
+        assert failure(server.health.Check, unknown).code() == grpc.StatusCode.NOT_FOUND
     reflected = ProtoReflectionDescriptorDatabase(server.channel)
     services = set(reflected.get_services())
     assert services >= {*SERVICES, "grpc.health.v1.Health"}
@@ -116,8 +117,8 @@ def test_metrics_count_what_was_sent(server: Server) -> None:
         "waits": ("stage_seconds_count", {"model": "qwen", "stage": "queue"}),
         "batch inputs": ("batch_inputs_sum", {"model": "qwen"}),
         "batch tokens": ("batch_tokens_sum", {"model": "qwen"}),
-        "other model": ("inputs_total", {"model": "phi"}),
         "cost": ("caller_tokens_total", {"model": "qwen", "caller": "unnamed"}),
+        "other model": ("inputs_total", {"model": "phi"}),
     }
 
     def read() -> dict[str, float]:
@@ -155,7 +156,6 @@ def test_metrics_count_what_was_sent(server: Server) -> None:
     assert server.metric("vision_cache_misses_total", model="qwen") > 0
 
 
-def test_metrics_please_promtool(server: Server) -> None:
 def test_the_log_tells_in_one_line_who_asked_for_what(server: Server) -> None:
     id = "told in the log"
     request = pb.EmbedRequest(options=options("qwen", "dora"), inputs=[text("a b")] * 3)
@@ -182,6 +182,7 @@ def test_the_log_tells_in_one_line_who_asked_for_what(server: Server) -> None:
         assert words in over_http
 
 
+def test_metrics_please_promtool(server: Server) -> None:
     if not shutil.which("promtool"):
         pytest.skip("promtool is not installed")
     command = ["promtool", "check", "metrics"]

@@ -79,11 +79,11 @@ def test_what_hangs_holds_up_no_stop(checkpoints: Path, tmp_path: Path, silent: 
         "--model", f"m={checkpoints / 'qwen2_vl'}", "--registry", silent, "--cache-dir",
         str(tmp_path / "cache"), "--drain-seconds", "3", "--fetch-origins", silent,
         "--fetch-private-addresses", "--fetch-seconds", "60",
-        "--adapter", f"m/own={Path('tests/parity/data/adapters/qwen2_vl/lora').resolve()}",
     ]  # fmt: skip
-    with running_server(tmp_path, *flags) as server, ThreadPoolExecutor(1) as caller:
+    with running_server(tmp_path, *flags, ready=False) as server, ThreadPoolExecutor(1) as caller:
         url = f"http://{server.http_address}/v1/embeddings"
-        body = {"input": {"image_url": f"{silent}/a.png"}}
+        body = {"model": "m@base", "input": {"image_url": f"{silent}/a.png"}}
+        wait_until(lambda: server.metric("worker_up", model="m") == 1)
         open_request = caller.submit(httpx.post, url, json=body, timeout=60)
         wait_until(lambda: server.metric("requests_in_flight", method="/v1/embeddings") == 1)
         started = time.monotonic()

@@ -46,7 +46,7 @@ def test_clients_that_ping_are_not_cut_off() -> None:
 
     async def run() -> None:
         server = grpc.aio.server(options=channel_options(ServerSettings()))
-        servicer = HealthServicer([])
+        servicer = HealthServicer([], ["m"])
         health_pb2_grpc.add_HealthServicer_to_server(servicer, server)
         port = server.add_insecure_port("127.0.0.1:0")
         await server.start()
@@ -65,7 +65,7 @@ def test_clients_that_ping_are_not_cut_off() -> None:
                 {answer, lost}, timeout=9.0, return_when=asyncio.FIRST_COMPLETED
             )
             assert not ended, "a connection was cut off"
-            servicer.set(True)
+            servicer.set({"m": True})
             assert (await answer).status == health_pb2.HealthCheckResponse.SERVING
             lost.cancel()
         await server.stop(None)

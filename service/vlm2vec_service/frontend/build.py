@@ -12,7 +12,7 @@ from vlm2vec_registry.snapshot import CHAMPION, PublishedVersion
 from vlm2vec_registry.space import base_digest
 from vlm2vec_registry.store import Registry
 from vlm2vec_registry.uri import folder_of
-from vlm2vec_service.backbones import load_preprocessor
+from vlm2vec_service.backbones import load_preprocessor, read_embedding
 from vlm2vec_service.backbones.table import read_json
 from vlm2vec_service.errors import CheckpointError, StartError
 from vlm2vec_service.frontend.pipeline import Pipeline
@@ -28,6 +28,7 @@ from vlm2vec_service.settings import (
     ServerSettings,
     VideoSettings,
 )
+from vlm2vec_service.supervision.discovery import PREFIX, Discovery
 from vlm2vec_service.supervision.process import Worker
 from vlm2vec_service.versions.catalog import BASE_VERSION, Catalog, ServedModel, read_version
 from vlm2vec_service.versions.fetching import VersionFiles
@@ -44,7 +45,8 @@ AnyRegistry = Registry | SharedRegistry
 @dataclass(frozen=True)
 class Deployment:
     """What to serve. ``adapters`` by model and version, ``aliases`` by model and alias; ``workers``
-    are addresses of workers on other hosts, by model (a model without one gets processes here);
+    are addresses of workers on other hosts, by model (a model without one gets processes here),
+    of which one that begins with ``dns:`` is a name for any number of them;
     ``sockets`` are those of workers here that the owner of several front-end processes started, by
     model and device, and ``digests`` those of the bases that it computed."""
 
@@ -60,25 +62,34 @@ def read_catalog(deployment: Deployment, registry: str = "") -> Catalog:
     """Reads every checkpoint and adapter folder once. Raises `ServeError` naming what is wrong, and
     before that `RegistryInputError` for a URI of the ``registry`` that is none.
 
-    The champion is the alias given, or the adapter given last, or the base model; unless there is a
-    registry, which knows better than to take the base model for a version.
+    The champion is the alias given, or the adapter given last, or the base model. Where there is a
+    registry it alone says so: a version that was given beside it would answer while it is away,
+    maybe in another space.
     """
     if registry:
         folder_of(registry)
+        beside = (("adapter", "/", deployment.adapters), ("alias", "@", deployment.aliases))
+        for flag, sign, given in beside:
+            if given:
+                raise StartError(
+                    f"--{flag} {sign.join(next(iter(given)))}: versions and aliases come from "
+                    "--registry alone; publish the adapter there, or serve without it"
+                )
     catalog = Catalog({})
     for name, base in deployment.models.items():
         log.info("model %s: reading %s", name, base)
         backbone = read_json(base / "config.json").get("model_type", "")
+        own = read_embedding(base)
         try:
             digest = deployment.digests.get(name) or base_digest(base)
         except OSError as error:
             raise CheckpointError(f"{base}: {error}") from error
-        versions = {BASE_VERSION: read_version(BASE_VERSION, None, digest)}
+        versions = {BASE_VERSION: read_version(BASE_VERSION, None, digest, own)}
         for (target, version), folder in deployment.adapters.items():
             if target == name:
                 versions[version] = read_version(version, folder, digest)
         model = ServedModel(name, base, backbone, digest, versions)
-        if len(versions) > 1 or not registry:
+        if not registry:
             model.aliases[CHAMPION] = list(versions.values())[-1]
         for (target, alias), version in deployment.aliases.items():
             if target == name:
@@ -111,15 +122,16 @@ def build(
         settings, connect = member.part_of(settings), lambda: shared
     served = {}
     for model in catalog.models.values():
-        addresses = deployment.workers.get(model.name, ())
-        devices = engine.device.split(",")
+        given = deployment.workers.get(model.name, ())
+        names = [item.removeprefix(PREFIX) for item in given if item.startswith(PREFIX)]
+        addresses = [item for item in given if not item.startswith(PREFIX)]
+        devices = [] if given else engine.device.split(",")
         sockets = deployment.sockets.get(model.name, {})
-        workers = [
-            make_worker(
-                model, place, settings, engine, metrics, place if addresses else sockets.get(place)
-            )
-            for place in (addresses or devices)
-        ]
+        make = functools.partial(
+            make_worker, model, settings=settings, engine=engine, metrics=metrics
+        )
+        workers = [make(place, address=sockets.get(place)) for place in devices]
+        workers += [make(address, address=address) for address in addresses]
         scheduler = Scheduler(
             model.name, settings.max_queue_requests, settings.max_queue_tokens, metrics
         )
@@ -130,8 +142,9 @@ def build(
         follower = _follower(residency, loader, connect, registry, metrics, member)
         shadow = Shadow(model.name, scheduler, metrics)
         served[model.name] = Served(
-            preprocessor, scheduler, workers, residency, loader, shadow, follower
-        )
+            preprocessor, scheduler, workers, residency, loader, shadow, follower,
+            _discovery(names, workers, make, loader),
+        )  # fmt: skip
     return Pipeline(
         catalog, served, settings, limits, video.video_frames, metrics,
         registry.adapters_read_only, registry.webhook_secret_file, member,
@@ -153,6 +166,19 @@ def make_worker(
         f"{model.name}/{place}", model.name, model.base, model.digest,
         replace(engine, device=place), metrics, settings.batch_timeout_seconds, address, socket,
     )  # fmt: skip
+
+
+def _discovery(
+    names: Sequence[str], workers: list[Worker], make: Callable[..., Worker], loader: Loader
+) -> Discovery | None:
+    """Makes what finds the workers at ``names``; None where there are none."""
+
+    def found(address: str) -> Worker:
+        worker = make(address, address=address)
+        worker.wanted.update(loader.wanted)
+        return worker
+
+    return Discovery(names, workers, found) if names else None
 
 
 def _files(

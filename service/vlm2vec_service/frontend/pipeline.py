@@ -72,11 +72,12 @@ class Pipeline:
             held.set_function(functools.partial(getattr, budget, "taken"))
 
     @property
-    def ready(self) -> bool:
-        """Whether every model can be embedded with."""
-        return not self.draining.is_set() and all(
-            served.residency.ready for served in self.served.values()
-        )
+    def ready(self) -> dict[str, bool]:
+        """Whether it can be embedded with, of each model."""
+        draining = self.draining.is_set()
+        return {
+            name: not draining and served.residency.ready for name, served in self.served.items()
+        }
 
     async def answer(
         self, inputs: Mapping[str, pb.Input], options: pb.CallOptions, caller: Caller
@@ -165,9 +166,10 @@ class Pipeline:
             caller.identity.check_model(ref.name)
         model = self.catalog.model(ref.name)
         caller.identity.check_model(model.name)
-        served = self.served[model.name]
         caller.asks(model.name)
+        served = self.served[model.name]
         if not served.dimension:
+            self.metrics.starting_refused.labels(model.name).inc()
             raise UnavailableError(f"model {model.name!r} is starting", retry_after=2.0)
         key = options.routing_key or caller.routing_key
         if ref.space:

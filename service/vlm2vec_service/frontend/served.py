@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from vlm2vec_service.preprocess import Preprocessor
 from vlm2vec_service.scheduling.scheduler import Scheduler
+from vlm2vec_service.supervision.discovery import Discovery
 from vlm2vec_service.supervision.process import Worker
 from vlm2vec_service.versions.catalog import ServedModel
 from vlm2vec_service.versions.follower import Follower
@@ -14,7 +15,8 @@ from vlm2vec_service.versions.shadow import Shadow
 
 @dataclass
 class Served:
-    """A model with all that serves it. ``follower`` is None where no registry is followed."""
+    """A model with all that serves it. ``follower`` is None where no registry is followed, and
+    ``discovery`` where the workers are always the same."""
 
     preprocessor: Preprocessor
     scheduler: Scheduler
@@ -23,6 +25,8 @@ class Served:
     loader: Loader
     shadow: Shadow
     follower: Follower | None = None
+    discovery: Discovery | None = None
+    _seen: int = 0
 
     @property
     def model(self) -> ServedModel:
@@ -32,4 +36,8 @@ class Served:
     @property
     def dimension(self) -> int:
         """Components of a vector; 0 until a worker has said so."""
-        return max((worker.dimension for worker in self.workers), default=0)
+        return max([self._seen, *(worker.dimension for worker in self.workers)])
+
+    def remember_dimension(self, worker: Worker) -> None:
+        """Keeps what a worker that goes has said, so that inputs may wait for the next."""
+        self._seen = max(self._seen, worker.dimension)

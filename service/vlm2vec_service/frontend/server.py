@@ -25,6 +25,7 @@ from vlm2vec_service.frontend.loop_delay import watch_loop
 from vlm2vec_service.frontend.metrics_server import start_metrics
 from vlm2vec_service.frontend.pipeline import Pipeline
 from vlm2vec_service.frontend.reload import Reloaded
+from vlm2vec_service.frontend.running import Running
 from vlm2vec_service.frontend.tls import Certificate, grpc_credentials
 from vlm2vec_service.processes.exposition import answer_metrics
 from vlm2vec_service.settings import ServerSettings
@@ -69,7 +70,7 @@ async def serve(pipeline: Pipeline, exposure: Exposure = Exposure()) -> None:  #
         embedding_pb2.DESCRIPTOR.services_by_name["EmbeddingService"].full_name,
         adapters_pb2.DESCRIPTOR.services_by_name["AdapterService"].full_name,
     ]
-    healthy = HealthServicer(names)
+    healthy = HealthServicer(names, pipeline.served)
     health_pb2_grpc.add_HealthServicer_to_server(healthy, server)
     add_reflection((*names, health.SERVICE_NAME), server)
     _listen(server, settings.listen, certificate)
@@ -82,12 +83,13 @@ async def serve(pipeline: Pipeline, exposure: Exposure = Exposure()) -> None:  #
     stopping = asyncio.create_task(stop.wait())
     starting = asyncio.create_task(_load_first(pipeline))
     await asyncio.wait({starting, stopping}, return_when=asyncio.FIRST_COMPLETED)
+    running = Running(pipeline, healthy)
     supervisors: list[asyncio.Task[None]] = [watching]
     siblings: grpc.aio.Server | None = None
     if starting.done():
         starting.result()
         keep_for_ever()
-        supervisors += _start_workers(pipeline, healthy)
+        running.start()
         supervisors += follow_files(access, exposure.auth, certificate)
         await server.start()
         siblings = await _answer_siblings(pipeline)
@@ -101,7 +103,7 @@ async def serve(pipeline: Pipeline, exposure: Exposure = Exposure()) -> None:  #
     await asyncio.gather(server.stop(settings.drain_seconds), *([http.stop()] if http else []))
     for task in (starting, *supervisors):
         task.cancel()
-    await asyncio.gather(*supervisors, return_exceptions=True)
+    await asyncio.gather(*supervisors, running.stop(), return_exceptions=True)
     for served in pipeline.served.values():
         served.scheduler.close()
     if siblings is not None:
@@ -133,44 +135,6 @@ def _listen(
             server.add_secure_port(address, grpc_credentials(certificate))
     except RuntimeError as error:
         raise StartError(f"cannot listen on {address}") from error
-
-
-def _start_workers(pipeline: Pipeline, healthy: HealthServicer) -> list[asyncio.Task[None]]:
-    """Starts every worker, and what follows the registry; each change of one sets readiness and
-    wakes the worker's scheduler."""
-    tasks = []
-    metrics = pipeline.metrics
-    told: dict[str, str] = {}
-    for served in pipeline.served.values():
-        if (follower := served.follower) is not None:
-            tasks.append(supervised("registry", follower.run, metrics))
-        for worker in served.workers:
-            lane = served.scheduler.add_worker(worker)
-
-            def changed(wake: asyncio.Event = lane.wake) -> None:
-                wake.set()
-                healthy.set(pipeline.ready)
-                _tell_readiness(pipeline, told)
-
-            worker.on_change = changed
-            if served.follower is not None:
-                served.follower.on_change = changed
-            tasks.append(supervised("worker", worker.keep_running, metrics))
-    return tasks
-
-
-def _tell_readiness(pipeline: Pipeline, told: dict[str, str]) -> None:
-    """Shows in a metric which models are ready, and logs each change; ``told`` is what was
-    logged."""
-    for name, served in pipeline.served.items():
-        reason = served.residency.unready
-        pipeline.metrics.model_ready.labels(name).set(not reason)
-        if told.get(name) != reason:
-            told[name] = reason
-            if reason:
-                log.warning("model %s is not ready: %s", name, reason)
-            else:
-                log.info("model %s is ready", name)
 
 
 def channel_options(settings: ServerSettings, shared: bool = False) -> list[tuple[str, int]]:

@@ -55,6 +55,8 @@ class Loader:
         self.settings = settings
         self.metrics = metrics
         self.model = residency.model.name
+        self.wanted: dict[str, WantedAdapter] = {}
+        """What every worker is to hold, one that comes later included."""
         self._loading: dict[str, asyncio.Task[None]] = {}
         self._changing = asyncio.Lock()
         metrics.load_failures.labels(self.model)  # from 0, for alerts
@@ -170,8 +172,9 @@ class Loader:
             return just_found[0] if just_found else (await self.files.find(version))[0]
 
         adapter = WantedAdapter(find, await asyncio.to_thread(self._probe, version))
+        self.wanted[version.key] = adapter
         refusals: list[ServeError] = []
-        for worker in self.workers:
+        for worker in list(self.workers):
             try:
                 await worker.load_adapter(version.key, adapter)
             except ServeError as error:
@@ -201,5 +204,6 @@ class Loader:
         log.info("model %s: version %s unloaded", self.model, version.name)
 
     async def _out_of_workers(self, version: Version) -> None:
-        for worker in self.workers:
+        self.wanted.pop(version.key, None)
+        for worker in list(self.workers):
             await worker.unload_adapter(version.key)

@@ -113,7 +113,7 @@ class Residency:
         ready and none could load it again; empty otherwise. It has to be loaded anew."""
         refusals = [worker.refused.get(version.key, "") for worker in self.workers]
         ready = all(worker.ready for worker in self.workers)
-        return refusals[0] if ready and all(refusals) else ""
+        return refusals[0] if refusals and ready and all(refusals) else ""
 
     @property
     def ready(self) -> bool:

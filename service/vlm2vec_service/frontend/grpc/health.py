@@ -1,7 +1,7 @@
-"""`grpc.health.v1.Health`: readiness of the services, liveness of the process."""
+"""`grpc.health.v1.Health`: readiness of the services and of each model, liveness of the process."""
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Iterable, Mapping
 from typing import Any, TypeAlias
 
 import grpc
@@ -10,27 +10,29 @@ from grpc_health.v1 import health_pb2_grpc
 
 Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
 LIVENESS = "liveness"
-"""Health of the process, whatever its workers do; "" and the services' names are readiness."""
+"""Health of the process, whatever its workers do; "" and the services' names are readiness: of any
+model."""
+EVERY_MODEL = "model/*"
 
 
 class HealthServicer(health_pb2_grpc.HealthServicer):
     """gRPC's own forgets those who still watch when one stops, and holds up a shutdown."""
 
-    def __init__(self, services: Iterable[str]) -> None:
-        self._ready = False
-        self._closed = False
+    def __init__(self, services: Iterable[str], models: Iterable[str]) -> None:
         self._services = {"", *services}
+        self._ready = dict.fromkeys(models, False)
+        self._closed = False
         self._changed = asyncio.Event()
 
-    def set(self, ready: bool) -> None:
-        """Whether the services can answer now."""
+    def set(self, ready: Mapping[str, bool]) -> None:
+        """Says of each model whether it can be embedded with now."""
         if ready != self._ready and not self._closed:
-            self._ready = ready
+            self._ready = dict(ready)
             self._tell()
 
     def close(self) -> None:
         """Not ready for good; who watches is told and sent away."""
-        self._ready, self._closed = False, True
+        self._ready, self._closed = dict.fromkeys(self._ready, False), True
         self._tell()
 
     async def Check(self, request: pb.HealthCheckRequest, context: Context) -> Any:
@@ -56,12 +58,16 @@ class HealthServicer(health_pb2_grpc.HealthServicer):
 
     def _status(self, service: str) -> Any:
         if service == LIVENESS:
-            return pb.HealthCheckResponse.SERVING
-        if service not in self._services:
+            ready = True
+        elif service in self._services:
+            ready = any(self._ready.values())
+        elif service == EVERY_MODEL:
+            ready = all(self._ready.values())
+        elif (model := service.removeprefix("model/")) != service and model in self._ready:
+            ready = self._ready[model]
+        else:
             return pb.HealthCheckResponse.SERVICE_UNKNOWN
-        if self._ready:
-            return pb.HealthCheckResponse.SERVING
-        return pb.HealthCheckResponse.NOT_SERVING
+        return pb.HealthCheckResponse.SERVING if ready else pb.HealthCheckResponse.NOT_SERVING
 
     def _tell(self) -> None:
         self._changed.set()

@@ -5,6 +5,7 @@ import asyncio
 
 from fastapi import APIRouter, Response
 
+from vlm2vec_service.errors import NotFoundError, listed
 from vlm2vec_service.frontend.http.bodies import Status
 from vlm2vec_service.frontend.metrics_server import CONTENT_TYPE, exposition
 from vlm2vec_service.frontend.pipeline import Pipeline
@@ -22,10 +23,16 @@ def routes(pipeline: Pipeline) -> APIRouter:
 
     @router.get("/health", responses={503: {"model": Status}})
     @router.get("/readyz", responses={503: {"model": Status}})
-    async def readyz(response: Response) -> Status:
-        """Whether every model has a worker with its base and adapters."""
-        response.status_code = 200 if pipeline.ready else 503
-        return Status(status="ready" if pipeline.ready else "not ready")
+    async def readyz(response: Response, model: str = "") -> Status:
+        """Whether a worker answers for any model, for the one that ``model`` names, or with * for
+        every one of them."""
+        ready = pipeline.ready
+        if model not in {"", "*", *ready}:
+            raise NotFoundError(f"model {model!r} is not served; there are {listed(ready)}")
+        asked = [ready[model]] if model in ready else list(ready.values())
+        found = any(asked) if model != "*" else all(asked)
+        response.status_code = 200 if found else 503
+        return Status(status="ready" if found else "not ready")
 
     @router.get(
         "/metrics", response_class=Response, responses={200: {"content": {"text/plain": {}}}}

@@ -17,11 +17,13 @@ from tests.unit.tiny_adapter import write_adapter
 from vlm2vec_registry import artifact
 from vlm2vec_registry.cache import Cache
 from vlm2vec_registry.embedding_config import EmbeddingConfig
+from vlm2vec_registry.errors import OutageError
 from vlm2vec_registry.snapshot import PublishedVersion, Snapshot
 from vlm2vec_registry.space import space_of, spaces_of
 from vlm2vec_service.errors import AdapterError, NotFoundError
 from vlm2vec_service.metrics import Metrics
 from vlm2vec_service.settings import RegistrySettings
+from vlm2vec_service.supervision.backoff import LONGEST_PAUSE, Backoff
 from vlm2vec_service.versions.catalog import BASE_VERSION, ServedModel, Version, read_version
 from vlm2vec_service.versions.fetching import VersionFiles
 from vlm2vec_service.versions.follower import Follower
@@ -80,6 +82,19 @@ class Following:
     def changed(self) -> float | None:
         name = "vlm2vec_registry_versions_changed_total"
         return self.counts.get_sample_value(name, {"model": "m"})
+
+
+class Flaky:
+    """A registry that is away for the first ``times`` looks, with another reason each time."""
+
+    def __init__(self, times: int) -> None:
+        self.times = times
+
+    def snapshot(self, model: str) -> Snapshot:
+        if self.times:
+            self.times -= 1
+            raise OutageError(f"away, {self.times}")
+        return Snapshot(model, {}, {})
 
 
 def run(folder: Path, check: Callable[[Following], Coroutine[Any, Any, None]]) -> None:
@@ -216,3 +231,41 @@ def test_a_worker_that_restarts_gets_the_files_again(tmp_path: Path) -> None:
         assert (await wanted.find() / weights.name).read_bytes() == whole
 
     run(tmp_path, check)
+
+
+def test_an_outage_is_said_once_and_so_is_its_end(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+
+    async def check(one: Following) -> None:
+        registry = Flaky(3)
+        one.follower._registry = lambda: registry
+
+        def value(name: str) -> float | None:
+            return one.counts.get_sample_value(f"vlm2vec_registry_{name}", {"model": "m"})
+
+        assert value("away_seconds") == 0
+        assert [await one.follower.step() for _ in range(3)] == [False] * 3
+        assert value("errors_total") == 3
+        away = value("away_seconds")
+        assert away
+        assert away > 0
+        assert await one.follower.step()
+        assert value("away_seconds") == 0
+        assert await one.follower.step()
+
+    run(tmp_path, check)
+    said = [message for message in caplog.messages if "the registry" in message]
+    assert len(said) == 2
+    assert "cannot be asked: away, 2" in said[0]
+    assert "answers again" in said[1]
+
+
+def test_a_registry_that_is_away_is_asked_less_and_less_often() -> None:
+    pauses = Backoff(5.0, LONGEST_PAUSE)
+    assert [pauses.after() for _ in range(6)] == [5, 10, 20, 40, 60, 60]
+    pauses.forget()
+    assert pauses.after() == 5
+    rare = Backoff(3600.0, max(3600.0, LONGEST_PAUSE))
+    assert [rare.after(), rare.after()] == [3600, 3600]

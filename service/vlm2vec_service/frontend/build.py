@@ -217,6 +217,6 @@ def _follower(
     if member is None:
         return Follower(residency, loader, connect, state, settings.poll_seconds, metrics)
     # What the owner is told comes by itself, and so does its absence.
-    follower = Follower(residency, loader, connect, state, LOOK_SECONDS, metrics)
+    follower = Follower(residency, loader, connect, state, LOOK_SECONDS, metrics, LOOK_SECONDS)
     follower.on_poke = functools.partial(poke, member.folder)
     return follower

@@ -16,7 +16,7 @@ from vlm2vec_service.metrics import Metrics
 from vlm2vec_service.processes.exposition import answer_metrics
 from vlm2vec_service.processes.member import OWNER, Member
 from vlm2vec_service.processes.snapshots import LOOK_SECONDS, poke_path, stamp, write_answer
-from vlm2vec_service.supervision.backoff import Backoff
+from vlm2vec_service.supervision.backoff import LONGEST_PAUSE, Backoff
 from vlm2vec_service.supervision.process import Worker
 from vlm2vec_service.tasks import in_daemon_thread, supervised
 from vlm2vec_service.worker.parent import PARENT
@@ -123,13 +123,19 @@ class Owner:
         self._up.set()
 
     async def _follow(self, registry: "Callable[[], Registry]", model: str) -> None:
-        """Asks the registry for the members, every few seconds and whenever one pokes."""
+        """Asks the registry for the members, every few seconds and whenever one pokes; less often
+        while it is away."""
+        backoff = Backoff(self.poll_seconds, max(self.poll_seconds, LONGEST_PAUSE))
         while True:
             poked = stamp(poke_path(self.folder))
-            await in_daemon_thread(
+            pause = self.poll_seconds
+            if await in_daemon_thread(
                 lambda: write_answer(self.folder, model, lambda: registry().snapshot(model))
-            )
-            until = asyncio.get_running_loop().time() + self.poll_seconds
+            ):
+                backoff.forget()
+            else:
+                pause = backoff.after()
+            until = asyncio.get_running_loop().time() + pause
             while asyncio.get_running_loop().time() < until:
                 if stamp(poke_path(self.folder)) != poked:
                     break

@@ -21,8 +21,9 @@ LONGEST = 10.0
 """Seconds after which a member takes what was said before for what is still true."""
 
 
-def write_answer(folder: Path, model: str, ask: Callable[[], Snapshot]) -> None:
-    """Asks the registry, and writes for the members what it answered or why it did not."""
+def write_answer(folder: Path, model: str, ask: Callable[[], Snapshot]) -> bool:
+    """Asks the registry, and writes for the members what it answered or why it did not; returns
+    whether it did."""
     try:
         answer = {"snapshot": ask().to_json()}
     except MissingError as error:
@@ -30,6 +31,7 @@ def write_answer(folder: Path, model: str, ask: Callable[[], Snapshot]) -> None:
     except Exception as error:  # noqa: BLE001 (whatever it answers, the members say it)
         answer = {"error": str(error) or type(error).__name__}
     write_whole(_path(folder, model), json.dumps(answer))
+    return "error" not in answer
 
 
 class SharedRegistry:

@@ -2,13 +2,14 @@
 
 Every few seconds, and whenever poked, a snapshot is taken. Versions that traffic should go to are
 loaded first and switched to then; one that cannot be loaded leaves the old one in its place. While
-the registry is away everything stays as it is, and a server that starts then begins with the last
-snapshot that was saved beside the cache.
+the registry is away everything stays as it is, and it is asked less and less often; a server that
+starts then begins with the last snapshot that was saved beside the cache.
 """
 
 import asyncio
 import contextlib
 import logging
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
@@ -20,6 +21,7 @@ from vlm2vec_registry.snapshot import CANARY, CHAMPION, Snapshot
 from vlm2vec_registry.strict import FormatError, shown
 from vlm2vec_service.errors import ServeError
 from vlm2vec_service.metrics import Metrics
+from vlm2vec_service.supervision.backoff import LONGEST_PAUSE, Backoff
 from vlm2vec_service.tasks import in_daemon_thread
 from vlm2vec_service.versions.catalog import TRAFFIC, Version
 from vlm2vec_service.versions.loader import Loader
@@ -40,7 +42,9 @@ class Source(Protocol):
 
 
 class Follower:
-    """Keeps one model in step with ``registry``. ``state`` is the file of the last snapshot."""
+    """Keeps one model in step with ``registry``. ``state`` is the file of the last snapshot. The
+    registry is asked every ``poll_seconds``; while it is away the pauses grow, to ``longest_pause``
+    seconds."""
 
     def __init__(
         self,
@@ -50,6 +54,7 @@ class Follower:
         state: Path,
         poll_seconds: float,
         metrics: Metrics,
+        longest_pause: float = LONGEST_PAUSE,
     ) -> None:
         self.residency = residency
         self.model = residency.model
@@ -68,6 +73,8 @@ class Follower:
         self._own_aliases = {alias: v.name for alias, v in self.model.aliases.items()}
         residency.await_registry()
         self._poked = asyncio.Event()
+        self._backoff = Backoff(poll_seconds, max(poll_seconds, longest_pause))
+        self._away_since: float | None = None
         self._saved = ""
         self._trouble = ""
         self._complaints: dict[str, str] = {}
@@ -76,6 +83,7 @@ class Follower:
         metrics.state_errors.labels(self.model.name)
         metrics.registry_errors.labels(self.model.name)
         metrics.registry_success.labels(self.model.name)
+        metrics.registry_away.labels(self.model.name)
 
     def poke(self) -> None:
         """Looks at the registry now."""
@@ -86,15 +94,16 @@ class Follower:
         """Follows until cancelled."""
         while True:
             self._poked.clear()
-            await self.step()
+            pause = self.poll_seconds if await self.step() else self._backoff.after()
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(self.poll_seconds):
+                async with asyncio.timeout(pause):
                     await self._poked.wait()
 
-    async def step(self) -> None:
+    async def step(self) -> bool:
         """Takes a snapshot and follows it; an error is logged and counted, and changes nothing.
 
-        Raises `RegistryInputError` for a URI that is no registry's, at the first look.
+        Returns whether the registry answered. Raises `RegistryInputError` for a URI that is no
+        registry's, at the first look.
         """
         name = self.model.name
         try:
@@ -105,19 +114,42 @@ class Follower:
         except RegistryInputError:
             raise  # its URI is at fault, which no waiting mends
         except Exception as error:  # noqa: BLE001 (whatever it answers, what is loaded serves)
-            self.metrics.registry_errors.labels(name).inc()
-            log.warning("model %s: the registry cannot be asked: %s", name, _first_line(error))
+            self._is_away(error)
             if not self._saved:
                 await self._from_state()
-            return
-        self.metrics.registry_success.labels(name).set_to_current_time()
+            return False
+        self._has_answered()
         try:
             await self.follow(snapshot)
         except Exception:
             log.exception("model %s: following the registry failed", name)
             self.metrics.registry_errors.labels(name).inc()
-            return
+            return True
         await in_daemon_thread(lambda: self._save(snapshot))
+        return True
+
+    def _is_away(self, error: Exception) -> None:
+        """Counts a look that failed, and says so where the one before did not."""
+        name, now = self.model.name, time.monotonic()
+        self.metrics.registry_errors.labels(name).inc()
+        if self._away_since is None:
+            self._away_since = now
+            log.warning(
+                "model %s: the registry cannot be asked: %s; what is loaded goes on",
+                name, _first_line(error),
+            )  # fmt: skip
+        self.metrics.registry_away.labels(name).set(now - self._away_since)
+
+    def _has_answered(self) -> None:
+        """Notes that the registry is there, and says so where it was away."""
+        name = self.model.name
+        self.metrics.registry_success.labels(name).set_to_current_time()
+        if self._away_since is not None:
+            away = time.monotonic() - self._away_since
+            log.info("model %s: the registry answers again, after %.0f s", name, away)
+        self._away_since = None
+        self._backoff.forget()
+        self.metrics.registry_away.labels(name).set(0)
 
     async def follow(self, snapshot: Snapshot) -> None:
         """Makes the model what ``snapshot`` says."""

@@ -1,5 +1,7 @@
 """A checkpoint's chat template: taken apart into turns, and never able to do more than that."""
 
+import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -7,11 +9,15 @@ import pytest
 
 from tests.conftest import DATA
 from vlm2vec_registry import preset
+from vlm2vec_registry.embedding_config import EmbeddingConfig
 from vlm2vec_registry.prompt_template import PromptTemplate
+from vlm2vec_service.backbones import load_preprocessor, read_embedding
 from vlm2vec_service.errors import CheckpointError
+from vlm2vec_service.preprocess import Request
 from vlm2vec_service.preprocess.chat_template import ChatTemplate
 
 TOKENIZERS = DATA / "backbones/tokenizers"
+IM_END = 2001
 IMAGE, VIDEO = "<|image_pad|>", "<|video_pad|>"
 CHAT = preset.read("chat").embedding.prompt
 GOOD = (
@@ -42,6 +48,49 @@ def test_template_of_a_checkpoint_gives_the_form_by_its_turns(name: str, system:
     assert template.fill(own, IMAGE, VIDEO) == by_turns
     mine = template.fill(replace(own, system="Represent the input."), IMAGE, VIDEO)
     assert mine == replace(by_turns, system="Represent the input.")
+
+
+@pytest.fixture
+def base(checkpoints: Path, tmp_path: Path) -> Path:
+    """What preprocessing reads of a checkpoint, with a chat template."""
+    for name in ("config.json", "preprocessor_config.json", "tokenizer.json"):
+        shutil.copy(checkpoints / "qwen2_vl" / name, tmp_path)
+    shutil.copy(TOKENIZERS / "qwen2_5_vl" / "chat_template.jinja", tmp_path)
+    return tmp_path
+
+
+def test_callers_words_stand_in_the_turns_of_the_checkpoint(base: Path) -> None:
+    template = ChatTemplate.read(base)
+    assert template is not None
+    form = {"chat_template": template.digest, "instruction": "system", "generation_prompt": True}
+    (base / "embedding.json").write_text(json.dumps({"prompt": form}))
+    preprocessor = load_preprocessor(base)
+    words = "A temple {{ messages }} <|im_end|>"
+    for instruction in (None, "Find it."):
+        said = preprocessor.prepare(
+            Request(instruction=instruction, text=words), read_embedding(base)
+        )
+        by_turns = preprocessor.prepare(
+            Request(instruction=instruction, text=words), EmbeddingConfig(prompt=CHAT)
+        )
+        assert said.token_ids.tolist() == by_turns.token_ids.tolist()
+        assert said.token_ids.tolist().count(IM_END) == 2
+
+
+@pytest.mark.parametrize("jinja", ["{{ messages | tojson }}", None])
+def test_template_that_a_base_wants_and_cannot_have_is_said_when_it_is_loaded(
+    base: Path, jinja: str | None
+) -> None:
+    digest = "0" * 64
+    if jinja is None:
+        (base / "chat_template.jinja").unlink()
+    else:
+        (base / "chat_template.jinja").write_text(jinja)
+        digest = ChatTemplate(jinja).digest
+    (base / "embedding.json").write_text(json.dumps({"prompt": {"chat_template": digest}}))
+    problem = "does more than to put turns" if jinja else "the checkpoint has no chat template"
+    with pytest.raises(CheckpointError, match=problem):
+        load_preprocessor(base)
 
 
 def test_special_tokens_and_a_family_without_video() -> None:

@@ -14,7 +14,7 @@ from PIL import Image
 from vlm2vec_service.errors import InvalidInputError
 from vlm2vec_service.offline.lines import Line, LineReader
 from vlm2vec_service.preprocess.pictures import Pictures
-from vlm2vec_service.preprocess.prepared import Request
+from vlm2vec_service.preprocess.prepared import Medium, Request
 from vlm2vec_service.settings import Limits
 
 
@@ -62,6 +62,38 @@ def test_video_is_a_list_of_frames(tmp_path: Path) -> None:
     line = parse(tmp_path, id=1, video=[data_uri(png(8, 8)), data_uri(png(8, 8))])
     (video,) = line.request.videos
     assert Pictures.of(video, "viewed").sizes == ((8, 8), (8, 8))
+
+
+def test_parts_keep_their_order(tmp_path: Path) -> None:
+    picture, film = {"image": data_uri(png(8, 8))}, {"video": [data_uri(png(4, 4))]}
+    parts = [{"text": "Is "}, picture, {"text": ""}, film, picture]
+    request = parse(tmp_path, id=1, instruction="Find", parts=parts).request
+    assert request.parts == ("Is ", Medium.IMAGE, "", Medium.VIDEO, Medium.IMAGE)
+    assert (request.instruction, request.text) == ("Find", None)
+    assert (len(request.images), len(request.videos)) == (2, 1)
+
+
+@pytest.mark.parametrize(
+    ("values", "problem"),
+    [
+        ({"parts": "a"}, "parts: expected a list, each of it"),
+        ({"parts": ["a"]}, "parts: expected a list, each of it"),
+        ({"parts": [{"text": 1}]}, "parts: expected a list, each of it"),
+        ({"parts": [{"text": "a", "image": "b"}]}, "parts: expected a list, each of it"),
+        ({"parts": [{"sound": "a"}]}, "parts: expected a list, each of it"),
+        ({"parts": [{"text": "a"}, {"image": "b.png"}]}, "parts[1].image: "),
+        ({"parts": [{"video": {"frames": ["b.png"]}}]}, "parts[0].video.frames[0]: "),
+        ({"parts": [{"image": "b.png"}] * 99}, "parts: 99 images are more than max_images"),
+        ({"parts": [], "text": "a"}, "text: beside parts: give one or the other"),
+        ({"parts": [], "prompt": "a"}, "prompt: beside parts: give one or the other"),
+    ],
+)
+def test_parts_that_are_none_are_refused(
+    tmp_path: Path, values: dict[str, Any], problem: str
+) -> None:
+    with pytest.raises(InvalidInputError) as caught:
+        parse(tmp_path, id=1, **values)
+    assert str(caught.value).startswith(problem)
 
 
 def test_videos_are_lists_of_frames_that_may_say_their_rate(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from vlm2vec_registry.prompt_template import PromptTemplate
 from vlm2vec_service.backbones import load_preprocessor
 from vlm2vec_service.errors import InvalidInputError
 from vlm2vec_service.preprocess import Prepared, Preprocessor, Request
+from vlm2vec_service.preprocess.pictures import Frames
 from vlm2vec_service.settings import Limits
 
 DEFAULT = EmbeddingConfig()
@@ -43,7 +44,7 @@ def cases(architecture: str) -> list[dict[str, Any]]:
     found: list[dict[str, Any]] = [{}, {"instruction": "Find it"}, {"images": image}]
     found.append({"instruction": "Find it", "images": (*image, noise(56, 84))})
     if architecture == "qwen2_vl":
-        found.append({"instruction": "Find it", "video": video})
+        found.append({"instruction": "Find it", "videos": (Frames(video),)})
     return found
 
 

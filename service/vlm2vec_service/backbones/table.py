@@ -164,7 +164,9 @@ def load_preprocessor(base: Path, limits: Limits | None = None) -> Preprocessor:
     tokenizer.no_padding()
     config, image = (read_json(base / name) for name in ("config.json", "preprocessor_config.json"))
     with building(base):
-        return make(CheckpointFiles(config, image, tokenizer, base), limits or Limits())
+        made = make(CheckpointFiles(config, image, tokenizer, base), limits or Limits())
+    made.spell(read_embedding(base).prompt)  # what cannot be done with it is said now
+    return made
 
 
 @contextlib.contextmanager

@@ -12,11 +12,13 @@ from vlm2vec_service.errors import InvalidInputError
 from vlm2vec_service.preprocess.data_uri import DataUri, is_data_uri
 from vlm2vec_service.preprocess.images import EncodedImage, measure_image
 from vlm2vec_service.preprocess.pictures import Frames, VideoSource
-from vlm2vec_service.preprocess.prepared import Request
+from vlm2vec_service.preprocess.prepared import Medium, Request
 from vlm2vec_service.preprocess.sampling import Sampling
 from vlm2vec_service.settings import Limits
 
-KEYS = {"id", "adapter", "prompt", "instruction", "text", "images", "video", "videos"}
+KEYS = {"id", "adapter", "prompt", "instruction", "text", "images", "video", "videos", "parts"}
+BESIDE_PARTS = ("prompt", "text", "images", "video", "videos")
+"""Keys that say what ``parts`` says."""
 MIN_FPS, MAX_FPS = 0.001, 1000.0
 """Frames a second that a line may say of its frames."""
 UNWRITABLE = re.compile(r"[\0\ud800-\udfff]")
@@ -68,6 +70,8 @@ class LineReader:
             )
         if "video" in values and "videos" in values:
             raise InvalidInputError("videos", "beside video: give one or the other")
+        if "parts" in values:
+            return Line(str(values["id"]), values.get("adapter"), self._of_parts(values))
         request = Request(
             prompt=values.get("prompt"),
             instruction=values.get("instruction"),
@@ -77,19 +81,48 @@ class LineReader:
         )
         return Line(str(values["id"]), values.get("adapter"), request)
 
+    def _of_parts(self, values: dict[str, Any]) -> Request:
+        """Takes texts and media in the order in which they stand."""
+        given = values["parts"]
+        if beside := [key for key in BESIDE_PARTS if key in values]:
+            raise InvalidInputError(beside[0], "beside parts: give one or the other")
+        if not isinstance(given, list) or not all(_is_part(part) for part in given):
+            kinds = '{"text": ...}, {"image": ...} or {"video": ...}'
+            raise InvalidInputError("parts", f"expected a list, each of it {kinds}")
+        for kind, limit in (("image", "max_images"), ("video", "max_videos")):
+            count, most = sum(kind in part for part in given), getattr(self.limits, limit)
+            if count > most:
+                raise InvalidInputError("parts", f"{count} {kind}s are more than {limit}, {most}")
+        parts: list[str | Medium] = []
+        images: list[EncodedImage] = []
+        videos: list[Frames | VideoSource] = []
+        for index, part in enumerate(given):
+            ((kind, source),) = part.items()
+            field = f"parts[{index}].{kind}"
+            if kind == "text":
+                parts.append(source)
+                continue
+            parts.append(Medium(kind))
+            if kind == "image":
+                images.append(self._image(source, field))
+            else:
+                videos.append(self._video(source, field, values.get("adapter")))
+        return Request(
+            instruction=values.get("instruction"),
+            parts=tuple(parts),
+            images=tuple(images),
+            videos=tuple(videos),
+        )
+
     def _images(self, sources: Any, field: str, limit: str) -> tuple[EncodedImage, ...]:
         if not isinstance(sources, list):
             raise InvalidInputError(field, "expected a list of paths or data URIs")
         if len(sources) > (most := getattr(self.limits, limit)):
             raise InvalidInputError(field, f"{len(sources)} are more than {limit}, {most}")
-        return tuple(
-            measure_image(
-                self._read(source, f"{field}[{i}]", "max_image_bytes"),
-                self.limits,
-                f"{field}[{i}]",
-            )
-            for i, source in enumerate(sources)
-        )
+        return tuple(self._image(source, f"{field}[{i}]") for i, source in enumerate(sources))
+
+    def _image(self, source: Any, field: str) -> EncodedImage:
+        return measure_image(self._read(source, field, "max_image_bytes"), self.limits, field)
 
     def _videos(self, values: dict[str, Any]) -> tuple[Frames | VideoSource, ...]:
         sources = values.get("videos", [])
@@ -140,3 +173,11 @@ class LineReader:
             raise InvalidInputError(field, f"{path}: {error.strerror}") from error
         except ValueError as error:  # a NUL, or half a surrogate pair
             raise InvalidInputError(field, f"no path: {error}") from error
+
+
+def _is_part(part: Any) -> bool:
+    """Whether ``part`` is an object with one kind of content, of which text is a string."""
+    if not isinstance(part, dict) or len(part) != 1:
+        return False
+    ((kind, content),) = part.items()
+    return kind in ("image", "video") or (kind == "text" and isinstance(content, str))

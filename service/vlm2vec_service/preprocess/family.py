@@ -63,7 +63,7 @@ class FamilyPreprocessor(ABC):
         self.base = files.base
         # Newer configurations keep what is the language model's apart.
         self.vocabulary: int = (files.config.get("text_config") or files.config)["vocab_size"]
-        self._spelt = functools.lru_cache(SPELT_TEMPLATES)(self._spell)
+        self.spell = functools.lru_cache(SPELT_TEMPLATES)(self._spell)
 
     def prepare(self, request: Request, embedding: EmbeddingConfig) -> Prepared:
         """Checks ``request`` and turns it into the engine's input, as ``embedding`` says.
@@ -164,7 +164,7 @@ class FamilyPreprocessor(ABC):
         if request.prompt is not None:
             words = self._longest_words(request.prompt)
             return Prompt(request.prompt, self.tokenizer.encode_raw, most, words)
-        template = self._spelt(embedding.prompt)
+        template = self.spell(embedding.prompt)
         placeholders = [self.tokenizer.spell(one) for one in self.placeholders(request)]
         found = render(template, request, placeholders)
         encode, spell = self.tokenizer.encode, self.tokenizer.spell

@@ -7,6 +7,7 @@ from typing import Any
 import click
 
 from vlm2vec_cli.parse import FOLDER, preprocess_threads_option, progress_option, registry_option
+from vlm2vec_evaluation.suite import MODALITIES
 from vlm2vec_registry import hub
 from vlm2vec_service.folders import here, source
 from vlm2vec_service.options import GroupedCommand, options, take
@@ -16,7 +17,10 @@ CACHE = Path("~/.cache/vlm2vec/evaluation")
 
 
 @click.command(cls=GroupedCommand)
-@click.option("--suite", required=True, help="A suite file, or mmeb_v1, which comes with this.")
+@click.option(
+    "--suite", required=True,
+    help="A suite file, or one that comes with this: mmeb_v1, mmeb_v2, mmeb_v3, omniset.",
+)  # fmt: skip
 @click.option(
     "--data",
     type=FOLDER,
@@ -48,7 +52,18 @@ CACHE = Path("~/.cache/vlm2vec/evaluation")
 @click.option(
     "--only", multiple=True, metavar="DATA_SET", help="Evaluate this data set only. Repeatable."
 )
-@click.option("--limit", type=click.IntRange(1), help="Take the first so many rows of each.")
+@click.option(
+    "--modality",
+    multiple=True,
+    type=click.Choice(MODALITIES),
+    help="Evaluate the data sets of this modality only. Repeatable.",
+)
+@click.option(
+    "--check",
+    is_flag=True,
+    help="Embed nothing: look through the files, and say what is missing and what fetches it.",
+)
+@click.option("--limit", type=click.IntRange(1), help="Take the first so many queries of each.")
 @click.option(
     "--cache",
     default=CACHE,
@@ -57,6 +72,24 @@ CACHE = Path("~/.cache/vlm2vec/evaluation")
 )
 @click.option(
     "--output", type=click.Path(dir_okay=False, path_type=Path), help="Write the scores as JSON."
+)
+@click.option(
+    "--report",
+    type=click.Path(file_okay=False, path_type=Path),
+    metavar="DIR",
+    help="Write report.html, and score.json and predictions as MMEB's leaderboard takes them.",
+)
+@click.option(
+    "--beside",
+    default="",
+    metavar="MODEL,...",
+    help="Show the published scores of models beside, such as VLM2Vec-V2.0,Qwen3-VL-Embedding-2B.",
+)
+@click.option(
+    "--compare",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    metavar="FILE",
+    help="In the report, say which differences from what --output wrote are more than chance.",
 )
 @click.option(
     "--record", is_flag=True, help="Write the scores to the version in --registry, for the gate."
@@ -70,8 +103,8 @@ def evaluate(**values: Any) -> None:
     """Score a model on a suite of data sets, by MMEB's protocol.
 
     For each query its candidates are ranked by cosine; the scores are hit@1, hit@5, hit@10, MRR and
-    nDCG@5, by data set, and their averages by meta-task, by split and overall. The table goes to
-    standard output.
+    nDCG@5, by data set, and their averages by meta-task, modality and split, and overall. The table
+    goes to standard output.
 
     Vectors are kept in --cache as they come: an evaluation that was stopped goes on where it was,
     and another one of the same space asks only for what is new.
@@ -94,7 +127,6 @@ def evaluate(**values: Any) -> None:
     # grpc, and torch with --local, take seconds to import; --help should not.
     from vlm2vec_evaluation.run import EvaluateArguments, run
 
-    values["threads"] = values.pop("preprocess_threads")
     values["engine"] = take(EngineSettings, values)
     values["limits"] = take(Limits, values)
     values["video"] = take(VideoSettings, values)
@@ -110,7 +142,11 @@ def _check_usage(values: Mapping[str, Any]) -> None:
         raise click.UsageError(
             "--base and --adapter are for --local; a service is given by --target"
         )
-    if values["record"] and (values["only"] or values["limit"]):
-        raise click.UsageError("--record is for whole evaluations: leave out --only and --limit")
+    if values["record"] and (values["only"] or values["modality"] or values["limit"]):
+        raise click.UsageError(
+            "--record is for whole evaluations: leave out --only, --modality and --limit"
+        )
+    if values["compare"] and not values["report"]:
+        raise click.UsageError("--compare is for --report DIR")
     if values["record"] and values["local"] and "@" not in values["model"]:
         raise click.UsageError("--record with --local needs --model NAME@VERSION to write to")

@@ -1,6 +1,6 @@
 """Scores tasks: embeds every distinct input once, and ranks the candidates of each query."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -9,7 +9,8 @@ from tqdm import tqdm
 
 from vlm2vec_evaluation.errors import EvaluationError, UnsupportedError
 from vlm2vec_evaluation.metrics import DataSetScores, Scores, averages, groups, mean, of_query
-from vlm2vec_evaluation.reading import Reading
+from vlm2vec_evaluation.ranking import Ranking
+from vlm2vec_evaluation.reading import Reading, Row
 from vlm2vec_evaluation.source import Embed, Key, by_client
 from vlm2vec_evaluation.suite import METRICS, MISSING
 from vlm2vec_evaluation.task import PoolTask, Task
@@ -45,12 +46,24 @@ class Evaluation:
         return {name: float(np.mean([row.score for row in rows])) for name, rows in found.items()}
 
 
+@dataclass(frozen=True)
+class Ranked:
+    """What was found in one data set, for reports: the places of ``rankings`` are those of
+    ``reading``."""
+
+    scores: DataSetScores
+    reading: Reading
+    rows: Sequence[Row]
+    rankings: Sequence[Ranking]
+
+
 def evaluate(
     source: "Client | Embed",
     tasks: Iterable[Task | PoolTask],
     *,
     vectors: Vectors | None = None,
     missing: str = MISSING[0],
+    keep: Callable[[Ranked], None] | None = None,
     progress: bool = False,
 ) -> Evaluation:
     """Ranks each query's candidates by cosine, and scores the rank of the right one.
@@ -59,7 +72,8 @@ def evaluate(
     server's default model then answers, or a function such as
     `vlm2vec_evaluation.source.by_client` makes. Only inputs that are not in ``vectors`` are
     embedded, and their vectors added there. ``tasks`` may be lazy: one is held at a time. A task
-    that the model cannot take is skipped; ``missing`` is as in `Suite`.
+    that the model cannot take is skipped; ``missing`` is as in `Suite`. ``keep`` is called with
+    each data set once it is ranked.
 
     Raises `EvaluationError` where an input has no vector, after all others of its task have theirs.
     """
@@ -69,7 +83,10 @@ def evaluate(
     found, skipped, zeros = {}, {}, {}
     for task in tasks:
         try:
-            found[task.name] = _evaluate(source, task, known, progress)
+            ranked = _evaluate(source, task, known, progress)
+            found[task.name] = ranked.scores
+            if keep:
+                keep(ranked)
         except UnsupportedError as error:
             skipped[task.name] = str(error)
             if missing != MISSING[0]:
@@ -81,25 +98,25 @@ def evaluate(
     return Evaluation(found, skipped, zeros)
 
 
-def _evaluate(
-    embed: Embed, task: Task | PoolTask, vectors: Vectors, progress: bool
-) -> DataSetScores:
+def _evaluate(embed: Embed, task: Task | PoolTask, vectors: Vectors, progress: bool) -> Ranked:
     reading = Reading(task)
     _embed(embed, task.name, reading.inputs(vectors), vectors, progress)
     rows = reading.rows()
     if not rows:
         raise EvaluationError(f"{task.name}: there are no queries")
     found, chances = [], []
-    for row, ranking in zip(rows, reading.rank(rows, vectors), strict=True):
+    rankings = reading.rank(rows, vectors)
+    for row, ranking in zip(rows, rankings, strict=True):
         found.append(of_query(ranking.ranks.tolist(), row.grades))
         ranked = len(reading.keys) if row.among is None else len(row.among)
         chances.append(len(row.right) / ranked)
     metric = _metric(task)
-    return DataSetScores(
+    scores = DataSetScores(
         task.name, task.meta_task, task.split, len(rows), reading.digest,
         Scores.of(mean(found), float(np.mean(chances))), metric,
         np.array([values[metric] for values in found], np.float32),
     )  # fmt: skip
+    return Ranked(scores, reading, rows, rankings)
 
 
 def _metric(task: Task | PoolTask) -> str:

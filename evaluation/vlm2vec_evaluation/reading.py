@@ -5,8 +5,10 @@ Of the inputs nothing is kept but their keys: a pool of half a million pages pas
 
 import hashlib
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from os import PathLike
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
@@ -50,6 +52,10 @@ class Reading:
         """The place of each candidate in the pool, by its name."""
         self.keys: list[Key] = []
         """The key of the candidate at each place."""
+        self.labels: list[str] = []
+        """What the candidate at each place is called in reports."""
+        self.asked: list[str] = []
+        """What each query is called in reports."""
         self._queries: list[tuple[Key, Mapping[Name, float], Sequence[Name] | None]] = []
 
     def inputs(self, known: Vectors) -> "Iterator[tuple[Key, InputLike]]":
@@ -62,15 +68,28 @@ class Reading:
             key = key_of_item(candidate)
             self.names[name] = len(self.keys)
             self.keys.append(key)
+            self.labels.append(name if isinstance(name, str) else label(candidate))
             if key not in met and key not in known:
                 yield key, candidate
             met.add(key)
         for query, right, among in queries:
             key = key_of_item(query)
             self._queries.append((key, right, among))
+            self.asked.append(label(query))
             if key not in met and key not in known:
                 yield key, query
             met.add(key)
+
+    def again(
+        self, queries: Container[int], places: Container[int]
+    ) -> "tuple[dict[int, InputLike], dict[int, InputLike]]":
+        """Reads the task once more, for the inputs of some queries and candidates."""
+        candidates, asked, _ = _parts(self.task)
+        found: dict[int, InputLike] = {}
+        for name, candidate in candidates:
+            if (place := self.names[name]) in places:
+                found.setdefault(place, candidate)
+        return {i: item for i, (item, _, _) in enumerate(asked) if i in queries}, found
 
     @property
     def digest(self) -> str:
@@ -172,6 +191,18 @@ class _Held:
 
     def take(self, indices: Indices) -> Matrix:
         return self._matrix[indices]
+
+
+def label(item: "InputLike") -> str:
+    """Names an input for people: its words, and the files of its media."""
+    if isinstance(item, str | PathLike):
+        return str(item)
+    words = [getattr(item, key, None) for key in ("prompt", "instruction", "text")]
+    media = getattr(item, "images", ())
+    return " ".join([
+        *(word for word in words if word),
+        *(f"[{Path(one).name}]" for one in media if isinstance(one, str | PathLike)),
+    ])  # fmt: skip
 
 
 def _parts(

@@ -1,7 +1,7 @@
 """Runs ``vlm2vec evaluate``."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,9 +11,15 @@ import click
 from tqdm import tqdm
 
 from vlm2vec import Client, VLM2VecError
+from vlm2vec_evaluation.check import check, line
+from vlm2vec_evaluation.compare import Earlier
 from vlm2vec_evaluation.data import read_task
 from vlm2vec_evaluation.errors import EvaluationError
-from vlm2vec_evaluation.evaluation import Evaluation, evaluate
+from vlm2vec_evaluation.evaluation import Evaluation, Ranked, evaluate
+from vlm2vec_evaluation.gallery import Example, worst
+from vlm2vec_evaluation.leaderboard import PAGE, write_all, write_data_set
+from vlm2vec_evaluation.page import Report, render
+from vlm2vec_evaluation.published import of_models
 from vlm2vec_evaluation.record import record
 from vlm2vec_evaluation.report import table, to_json
 from vlm2vec_evaluation.source import Embed, by_client
@@ -43,8 +49,13 @@ class EvaluateArguments:
     local: bool
     base: Path | None
     adapter: Path | None
-    threads: int
+    preprocess_threads: int
     only: tuple[str, ...]
+    modality: tuple[str, ...]
+    check: bool
+    report: Path | None
+    beside: str
+    compare: Path | None
     limit: int | None
     cache: Path
     output: Path | None
@@ -59,9 +70,16 @@ class EvaluateArguments:
 def run(arguments: EvaluateArguments) -> None:
     """Evaluates, prints the table, and writes what was asked for. Raises `ServeError`."""
     suite = read_suite(arguments.suite, arguments.data)
-    chosen = _chosen(suite, arguments.only)
+    chosen = _chosen(suite, arguments.only, arguments.modality)
+    if arguments.check:
+        _check(chosen, arguments.limit)
+        return
     for data_set in chosen.data_sets:
-        suite.path(data_set)  # what is missing is said before hours of embedding
+        if data_set.modality != "audio":  # it is skipped
+            suite.path(data_set)  # what is missing is said before hours of embedding
+    beside = of_models(arguments.beside)
+    earlier = Earlier.read(arguments.compare) if arguments.compare else None
+    examples: dict[str, list[Example]] = {}
     if arguments.output and not arguments.output.parent.is_dir():
         raise EvaluationError(
             f"{arguments.output}: the folder {arguments.output.parent} does not exist"
@@ -76,10 +94,17 @@ def run(arguments: EvaluateArguments) -> None:
                 )
             )
             evaluation = evaluate(
-                embed, tasks, vectors=vectors, missing=suite.missing, progress=arguments.progress
-            )
+                embed, tasks, vectors=vectors, missing=suite.missing,
+                keep=_keeping(arguments.report, examples) if arguments.report else None,
+                progress=arguments.progress,
+            )  # fmt: skip
     click.echo(f"{target.model} version {target.version}, space {target.space}: {suite.name}\n")
-    click.echo(table(evaluation))
+    click.echo(table(evaluation, beside))
+    if arguments.report:
+        title = f"{suite.name}: {target.model} version {target.version}"
+        report = Report(title, evaluation, beside, earlier, examples)
+        write_all(arguments.report, evaluation, target.model, target.space, render(report))
+        click.echo(f"\nreport: {arguments.report / PAGE}")
     if arguments.output:
         _write(arguments.output, target, suite, evaluation)
     if version:
@@ -88,13 +113,37 @@ def run(arguments: EvaluateArguments) -> None:
         click.echo(f"\nrecorded on {published.model} version {published.name}, run {made.run_id}")
 
 
-def _chosen(suite: Suite, only: tuple[str, ...]) -> Suite:
+def _check(chosen: Suite, limit: int | None) -> None:
+    """Prints what the files are. Raises `EvaluationError` if some are missing."""
+    lacking = 0
+    for one in check(chosen, chosen.data_sets, limit):
+        click.echo(line(one))
+        lacking += bool(one.fetch)
+    if lacking:
+        raise EvaluationError(f"{lacking} of {len(chosen.data_sets)} data sets lack files")
+
+
+def _keeping(folder: Path, examples: dict[str, list[Example]]) -> Callable[[Ranked], None]:
+    def keep(ranked: Ranked) -> None:
+        write_data_set(folder, ranked)
+        examples[ranked.scores.name] = worst(ranked)
+
+    return keep
+
+
+def _chosen(suite: Suite, only: tuple[str, ...], modalities: tuple[str, ...]) -> Suite:
     names = [item.name for item in suite.data_sets]
     if unknown := sorted(set(only) - set(names)):
         raise EvaluationError(
             f"--only: suite {suite.name} has no {', '.join(unknown)}; it has {', '.join(names)}"
         )
-    kept = tuple(item for item in suite.data_sets if not only or item.name in only)
+    kept = tuple(
+        item
+        for item in suite.data_sets
+        if (not only or item.name in only) and (not modalities or item.modality in modalities)
+    )
+    if not kept:
+        raise EvaluationError(f"suite {suite.name} has no data set of {', '.join(modalities)}")
     return replace(suite, data_sets=kept)
 
 
@@ -111,7 +160,7 @@ def _source(arguments: EvaluateArguments) -> Iterator[tuple[Embed, EvaluationTar
             arguments.engine,
             arguments.limits,
             arguments.video,
-            arguments.threads,
+            arguments.preprocess_threads,
         )
         name, _, version = arguments.model.partition("@")
         place = arguments.adapter or arguments.base

@@ -52,7 +52,7 @@ class DataSet:
 
     ``query_instruction`` and ``target_instruction`` stand in for those of the rows.
     ``query_suffix`` ends the query's prompt in a suite with ``prompts: mmeb``. ``metric`` is the
-    one that the data set is known by. ``source`` is the data set's repository on the hub.
+    one that the data set is known by.
     """
 
     name: str
@@ -64,7 +64,6 @@ class DataSet:
     query_suffix: str = "\n"
     layout: str = ROWS
     metric: str = "hit@1"
-    source: str = ""
     options: Mapping[str, Any] = field(default_factory=dict)
 
     @property
@@ -78,6 +77,8 @@ class Suite:
     """Data sets that are evaluated together. Relative paths start at ``root``.
 
     ``missing`` says what becomes of data sets whose inputs a model cannot take: one of `MISSING`.
+    ``fetch`` has the command that fetches what is below a path, by the path's begin; ``{root}`` in
+    it is the root, ``{repo}`` the first two parts of the path.
 
     ``images`` is where the rows' image paths start. ``prompts`` says who joins instruction and
     text: "mmeb" as upstream's evaluation does, "template" the adapter's ``embedding.json``.
@@ -89,6 +90,7 @@ class Suite:
     images: str = "."
     prompts: str = "mmeb"
     missing: str = "leave_out"
+    fetch: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def digest(self) -> str:
@@ -97,7 +99,7 @@ class Suite:
         The file's spelling and its place do not change it.
         """
         values = asdict(self)
-        del values["root"]
+        del values["root"], values["fetch"]
         if self.missing == MISSING[0]:
             del values["missing"]
         for data_set in values["data_sets"]:
@@ -105,8 +107,16 @@ class Suite:
             for key, usual in (("layout", ROWS), ("metric", "hit@1"), ("options", {})):
                 if data_set[key] == usual:
                     del data_set[key]
-            del data_set["source"]
         return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:32]
+
+    def fetch_of(self, data_set: DataSet) -> str:
+        """Returns the command that fetches the files of ``data_set``."""
+        begins = [begin for begin in self.fetch if data_set.path.startswith(begin)]
+        if not begins:
+            return f"put its files below {self.root / data_set.path}"
+        command = self.fetch[max(begins, key=len)]
+        repository = "/".join(Path(data_set.path).parts[:2])
+        return command.replace("{root}", str(self.root)).replace("{repo}", repository)
 
     def path(self, data_set: DataSet) -> Path:
         """Finds the rows of ``data_set``. Raises `EvaluationError` if there is nothing."""
@@ -150,7 +160,7 @@ def parse_suite(values: Any, name: str, root: Path) -> Suite:
 
     Raises `EvaluationError` that names the key at fault.
     """
-    known = {"name", "images", "prompts", "missing", "data_sets", "groups"}
+    known = {"name", "images", "prompts", "missing", "fetch", "data_sets", "groups"}
     _check_keys("the whole", values, known, set())
     data_sets = tuple(_data_set(where, row) for where, row in [*_rows(values), *_grouped(values)])
     if not data_sets:
@@ -161,7 +171,9 @@ def parse_suite(values: Any, name: str, root: Path) -> Suite:
     settings = {
         key: _text(key, values[key]) for key in ("images", "prompts", "missing") if key in values
     }
-    suite = Suite(_name("name", values.get("name", name)), root, data_sets, **settings)
+    fetch = values.get("fetch", {})
+    _check_keys("fetch", fetch, set(fetch), set())
+    suite = Suite(_name("name", values.get("name", name)), root, data_sets, fetch=fetch, **settings)
     _check_choice("prompts", suite.prompts, PROMPTS)
     _check_choice("missing", suite.missing, MISSING)
     return suite

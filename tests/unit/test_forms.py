@@ -1,30 +1,32 @@
 """The presets' forms and the goldens': prompts byte for byte, from what a caller says."""
 
 import json
-from dataclasses import replace
+import shutil
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from PIL import Image
 
+from tests.parity import backbone_cases
+from tests.parity.make_backbones import DATA, PATCHES_14, PATCHES_16, QWEN2_5_VL, QWEN3_VL
 from vlm2vec_registry import preset
+from vlm2vec_registry.embedding_config import EmbeddingConfig
 from vlm2vec_registry.errors import RegistryInputError
 from vlm2vec_registry.prompt_template import PromptTemplate
+from vlm2vec_service.backbones import load_preprocessor
+from vlm2vec_service.preprocess import Preprocessor
 from vlm2vec_service.preprocess.pictures import Frames
 from vlm2vec_service.preprocess.prepared import Medium, Request
 from vlm2vec_service.preprocess.prompts import render
+from vlm2vec_service.preprocess.sampling import Sampling
 
-GOLDENS = Path(__file__).parents[1] / "parity/data/backbones/cases.json"
-PRESETS = {
-    "qwen3_vl_embedding": "qwen3-vl-embedding",
-    "gme": "gme-qwen2-vl",
-    "ops_mm": "ops-mm",
-    "chat": "chat",
-}
+PRESETS = {form: name for form, name in backbone_cases.PRESETS.items() if form != "vlm2vec"}
+"""Of the forms whose goldens have what a caller said."""
 CASES = [
     (family, case)
-    for family, cases in json.loads(GOLDENS.read_text()).items()
+    for family, cases in backbone_cases.CASES.items()
     for case in cases
     if case["form"] in PRESETS
 ]
@@ -50,8 +52,9 @@ def request_of(case: dict[str, Any]) -> Request:
     )
 
 
-def prompt_of(template: PromptTemplate, request: Request, videos: int) -> str:
-    placeholders = ["<|image_pad|>"] * len(request.images) + ["<|video_pad|>"] * videos
+def prompt_of(template: PromptTemplate, request: Request) -> str:
+    placeholders = ["<|image_pad|>"] * len(request.images)
+    placeholders += ["<|video_pad|>"] * len(request.videos)
     return render(template, request, placeholders).text
 
 
@@ -65,7 +68,59 @@ def test_prompt_of_a_golden_is_made_of_what_its_caller_said(
     if "generation_prompt" in case["input"]:
         template = replace(template, generation_prompt=case["input"]["generation_prompt"])
     request = request_of(case)
-    assert prompt_of(template, request, len(case.get("videos", ()))) == case["text"]
+    assert prompt_of(template, request) == case["text"]
+
+
+@dataclass
+class Recorder:
+    """Stands for ``preprocessor`` and gives back what it is to prepare."""
+
+    preprocessor: Preprocessor
+
+    def sampling(self, embedding: EmbeddingConfig, frames: int) -> Sampling:
+        return self.preprocessor.sampling(embedding, frames)
+
+    def prepare(self, request: Request, embedding: EmbeddingConfig) -> Any:
+        return request
+
+
+@pytest.fixture(scope="module")
+def preprocessors(
+    checkpoints: Path, tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, Preprocessor]:
+    """The preprocessor of each family of the goldens; it needs no weights."""
+    folder = tmp_path_factory.mktemp("families")
+    for name, config, image in (
+        ("qwen3_vl", QWEN3_VL, PATCHES_16),
+        ("qwen3_vl_eot", QWEN3_VL, PATCHES_16),
+        ("qwen2_5_vl", QWEN2_5_VL, PATCHES_14),
+    ):
+        shutil.copytree(DATA / "tokenizers" / name, folder / name)
+        (folder / name / "config.json").write_text(json.dumps(config))
+        (folder / name / "preprocessor_config.json").write_text(json.dumps(image))
+    (folder / "qwen2_vl").symlink_to(checkpoints / "qwen2_vl")
+    return {path.name: load_preprocessor(path) for path in folder.iterdir()}
+
+
+@pytest.mark.parametrize(
+    ("family", "case"), CASES, ids=[f"{family}-{case['id']}" for family, case in CASES]
+)
+def test_tokens_of_a_golden_are_made_of_what_its_caller_said(
+    preprocessors: dict[str, Preprocessor], family: str, case: dict[str, Any]
+) -> None:
+    preprocessor, embedding = preprocessors[family], preset.read(PRESETS[case["form"]]).embedding
+    prompt = embedding.prompt
+    if "generation_prompt" in case["input"]:
+        prompt = replace(prompt, generation_prompt=case["input"]["generation_prompt"])
+    given: Any = backbone_cases.prepare(Recorder(preprocessor), case)
+    said = request_of(case)
+    request = replace(given, prompt=None, instruction=said.instruction, parts=said.parts)
+    prepared = preprocessor.prepare(request, replace(embedding, prompt=prompt))
+    golden = backbone_cases.goldens()[f"{family}/input_ids/{case['id']}"].tolist()
+    if case["id"] == "text-added-token":  # what callers write as words is never a control token
+        assert prepared.token_ids.tolist() != golden
+    else:
+        assert prepared.token_ids.tolist() == golden
 
 
 def test_every_form_of_the_goldens_has_a_preset() -> None:
@@ -146,4 +201,4 @@ SYSTEM = PromptTemplate(
     ],
 )
 def test_what_a_template_may_say(template: PromptTemplate, request_: Request, prompt: str) -> None:
-    assert prompt_of(template, request_, 0) == prompt
+    assert prompt_of(template, request_) == prompt

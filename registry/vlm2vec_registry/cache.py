@@ -13,6 +13,7 @@ import contextlib
 import fcntl
 import logging
 import os
+import secrets
 import shutil
 import tempfile
 import time
@@ -107,7 +108,9 @@ class Cache:
                 path.mkdir(parents=True, exist_ok=True)
 
     def _fetch(self, folder: Path, digests: dict[str, str], fetch: Fetch) -> None:
-        incoming = Path(tempfile.mkdtemp(dir=self._incoming))
+        # By a name of its own; a temporary folder would be its owner's alone, here for ever.
+        incoming = self._incoming / secrets.token_hex(8)
+        incoming.mkdir()
         try:
             fetch(incoming)
             artifact.verify(incoming, digests)

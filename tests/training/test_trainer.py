@@ -185,8 +185,15 @@ def test_the_command_publishes_what_the_run_recorded(
     opened = Registry(str(registry))
     version = opened.version("squares", "1")
     assert set(version.tags) >= {"data.captions", "data.questions", "code.training"}
+    modes = {path.stat().st_mode for path in (tmp_path / "out").iterdir()}
+    assert modes == {data.stat().st_mode}  # not the owner's alone
     run = opened.client.get_run(version.run_id)
     assert run.data.params["rank"] == "4"
+    assert run.data.tags["mlflow.user"]
+    assert run.inputs is not None
+    read = {item.dataset.name: item.dataset for item in run.inputs.dataset_inputs}
+    assert {f"data.{name}" for name in read} == {"data.captions", "data.questions"}
+    assert read["captions"].digest == version.tags["data.captions"]
     assert run.data.metrics["held_out_hit1"] == max(
         point.value for point in opened.client.get_metric_history(version.run_id, "hit1")
     )

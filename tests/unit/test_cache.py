@@ -44,6 +44,15 @@ def test_fetched_once_and_kept(tmp_path: Path) -> None:
     assert Cache(tmp_path / "cache", MIB).get(digests, refuse) == first
 
 
+def test_whoever_may_read_the_cache_may_read_all_of_it(tmp_path: Path) -> None:
+    digests = make(tmp_path / "source", 1)
+    found = Cache(tmp_path / "cache", MIB).get(digests, copier(tmp_path / "source"))
+    (tmp_path / "plain").mkdir()
+    assert found.stat().st_mode == (tmp_path / "plain").stat().st_mode
+    modes = {path.stat().st_mode for path in found.iterdir()}
+    assert modes == {path.stat().st_mode for path in (tmp_path / "source").iterdir()}
+
+
 def test_wrong_bytes_never_get_in(tmp_path: Path) -> None:
     digests = make(tmp_path / "source", 1)
     make(tmp_path / "other", 2)

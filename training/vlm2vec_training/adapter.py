@@ -1,5 +1,6 @@
 """Puts a PEFT adapter to train into the service's backbone, and saves it as the engine loads it."""
 
+import shutil
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -123,8 +124,11 @@ def checkpoint_layers(backbone: Backbone) -> None:
 
 
 def save_adapter(peft: Any, embedding: EmbeddingConfig, folder: Path) -> None:
-    """Writes the adapter of PEFT's model ``peft`` to ``folder``, with its ``embedding.json``."""
+    """Writes the adapter of PEFT's model ``peft`` to ``folder``, with its ``embedding.json``; who
+    may read the one may read the other."""
     peft.save_pretrained(folder)
     # PEFT's model card is a form that nobody filled in.
     (folder / "README.md").unlink(missing_ok=True)
     (folder / "embedding.json").write_text(embedding.to_json())
+    # Safetensors are written for their owner alone, who need not be the server's user.
+    shutil.copymode(folder / "embedding.json", folder / "adapter_model.safetensors")

@@ -72,15 +72,15 @@ class Subset:
         self.name = name
         self.weight = settings.weight
         self.images = folder / (settings.image_dir or ".")
-        path = folder / settings.path
+        self.path = folder / settings.path
         try:
-            self._files = [RowFile(file, COLUMNS) for file in find_files(path)]
+            self._files = [RowFile(file, COLUMNS) for file in find_files(self.path)]
         except RowError as error:
             raise DataError(f"subset {name}: {error}") from error
         total = sum(len(file) for file in self._files)
         self._length = min(total, settings.num_sample_per_subset or total)
         if not self._length:
-            raise DataError(f"subset {name}: {path} has no rows")
+            raise DataError(f"subset {name}: {self.path} has no rows")
 
     def __len__(self) -> int:
         return self._length

@@ -1,4 +1,4 @@
-"""Records a training run in MLflow: its parameters, its curves, and the code and data it is of."""
+"""Records a training run in MLflow: its parameters, its curves, and who ran which code on what."""
 
 import hashlib
 from collections.abc import Mapping
@@ -6,6 +6,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from vlm2vec_registry.lineage import DataSet, data_sets, origin
 from vlm2vec_registry.mlflow_errors import mlflow_errors
 
 
@@ -28,10 +29,13 @@ class Tracker:
         if not run_id:
             number = registry.experiment(name=EXPERIMENT)
             with mlflow_errors():
-                self.run_id = str(self.client.create_run(number, run_name=name).info.run_id)
+                made = self.client.create_run(number, run_name=name, tags=dict(origin()))
+                self.run_id = str(made.info.run_id)
 
-    def describe(self, parameters: Mapping[str, Any], tags: Mapping[str, str]) -> None:
-        """Records the parameters and tags of the run, once."""
+    def describe(
+        self, parameters: Mapping[str, Any], tags: Mapping[str, str], data: list[DataSet]
+    ) -> None:
+        """Records the parameters and tags of the run, and the data it reads, once."""
         if self.client is None:
             return
         with mlflow_errors():
@@ -39,6 +43,7 @@ class Tracker:
                 self.client.log_param(self.run_id, key, value)
             for key, value in tags.items():
                 self.client.set_tag(self.run_id, key, value)
+            self.client.log_inputs(self.run_id, data_sets(data, "training"))
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
         """Adds a point at ``step`` to the curve of each of ``values``."""

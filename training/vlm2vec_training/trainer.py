@@ -14,6 +14,7 @@ from tqdm import tqdm
 
 from vlm2vec_registry.embedding_config import EmbeddingConfig
 from vlm2vec_registry.hub import named
+from vlm2vec_registry.lineage import DataSet
 from vlm2vec_registry.space import NOTHING
 from vlm2vec_service.backbones import load_preprocessor
 from vlm2vec_training import gradcache, processes, states
@@ -131,7 +132,7 @@ class _Run:
         )
         if not self.facts["run_id"]:
             self.facts["run_id"] = self.tracker.run_id
-            self.tracker.describe(self._parameters(), self.tags)
+            self.tracker.describe(self._parameters(), self.tags, self._data_sets())
         bar = tqdm(
             total=self.settings.steps, initial=start, desc="train", unit=" steps",
             disable=not (self.arguments.progress and self.writes),
@@ -254,6 +255,12 @@ class _Run:
             json.dumps({**asdict(self.arguments.adapter), **train, **data})
         )
         return plain
+
+    def _data_sets(self) -> list[DataSet]:
+        return [
+            DataSet(subset.name, self.tags[f"data.{subset.name}"], subset.path, len(subset))
+            for subset in self.subsets
+        ]
 
     def _parameters(self) -> dict[str, Any]:
         return {

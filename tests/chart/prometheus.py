@@ -67,7 +67,7 @@ def running_prometheus(
             {
                 "job_name": "vlm2vec",
                 "static_configs": [
-                    {"targets": [target], "labels": {"namespace": "test", "pod": f"pod-{index}"}}
+                    {"targets": [target], "labels": {"namespace": "test", "pod": f"pod-{index}-a"}}
                     for index, target in enumerate(targets)
                 ],
             }

@@ -12,7 +12,6 @@ from helm_python import Chart
 
 ROOT = Path(__file__).parents[2]
 CHART = ROOT / "helm" / "vlm2vec-serve"
-RULES = CHART / "rules" / "vlm2vec.yaml"
 NAMESPACE = "embeddings"
 NAME = "demo-vlm2vec-serve"
 """What resources of the release ``demo`` are called."""
@@ -24,22 +23,40 @@ VALUES: dict[str, dict[str, Any]] = {"default": {}} | {
 Document = dict[str, Any]
 
 
-def render(values: dict[str, Any] | str) -> list[Document]:
+def render(
+    values: dict[str, Any] | str, release: str = "demo", namespace: str = NAMESPACE
+) -> list[Document]:
     """Every document, for a value set or the name of one. Raises what Helm finds wrong."""
-    return _render(json.dumps(VALUES[values] if isinstance(values, str) else values))
+    given = VALUES[values] if isinstance(values, str) else values
+    return _render(json.dumps(given), release, namespace)
 
 
 @functools.cache
-def _render(values: str) -> list[Document]:
-    with Chart.load(CHART) as chart:
-        files = chart.render(json.loads(values), name="demo", namespace=NAMESPACE)
+def _render(values: str, release: str, namespace: str) -> list[Document]:
     return [
         document
-        for name, text in sorted(files.items())
+        for name, text in sorted(render_files(json.loads(values), release, namespace).items())
         if name.endswith(".yaml")
         for document in yaml.load_all(text, yaml.CSafeLoader)
         if document is not None
     ]
+
+
+def render_files(
+    values: dict[str, Any], release: str = "demo", namespace: str = NAMESPACE
+) -> dict[str, str]:
+    """The text of each file, as Helm writes it now."""
+    with Chart.load(CHART) as chart:
+        files: dict[str, str] = chart.render(values, name=release, namespace=namespace)
+    return files
+
+
+def write_rules(folder: Path, values: dict[str, Any], namespace: str) -> Path:
+    """The alerts of a release, in a file as Prometheus reads it."""
+    documents = render({"monitoring": {"rules": True}} | values, namespace=namespace)
+    (spec,) = [d["spec"] for d in documents if d["kind"] == "PrometheusRule"]
+    (folder / "rules.yaml").write_text(yaml.safe_dump(spec))
+    return folder / "rules.yaml"
 
 
 def one(documents: list[Document], kind: str, name: str = NAME) -> Document:
@@ -54,7 +71,7 @@ def pods(documents: list[Document]) -> Iterator[tuple[str, Document]]:
         name = f"{document['kind']}/{document['metadata']['name']}"
         if document["kind"] == "Pod":
             yield name, document["spec"]
-        elif document["kind"] in {"Deployment", "StatefulSet"}:
+        elif document["kind"] == "Deployment":
             yield name, document["spec"]["template"]["spec"]
 
 

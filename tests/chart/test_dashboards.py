@@ -14,7 +14,7 @@ import grpc
 import pytest
 
 from tests.chart.prometheus import Prometheus, find, running_prometheus
-from tests.chart.rendering import CHART, RULES, one, render
+from tests.chart.rendering import CHART, NAME, one, render, write_rules
 from tests.chart.served import MODEL, chart_flags, chart_values
 from tests.conftest import adapter_folder
 from tests.e2e.cases import case_inputs, options, text
@@ -27,6 +27,11 @@ from vlm2vec_registry.store import Registry
 DASHBOARDS = {
     path.stem: json.loads(path.read_text()) for path in (CHART / "dashboards").glob("*.json")
 }
+RELEASE: dict[str, Any] = {
+    "fullnameOverride": "pod",
+    "models": [{"name": MODEL, "folder": "a"}],
+}
+"""A release whose pods are called as those that Prometheus scrapes here."""
 VARIABLES = {"$__rate_interval": "10s", "$namespace": ".*", "$model": ".*"}
 TARGETS = [
     pytest.param(target["expr"], id=f"{name}: {panel['title']} {target['refId']}")
@@ -92,7 +97,9 @@ def prometheus(checkpoints: Path, tmp_path_factory: pytest.TempPathFactory) -> I
     ]  # fmt: skip
     with (
         running_server(folder, *flags) as server,
-        running_prometheus(folder, [server.metrics_address], RULES) as running,
+        running_prometheus(
+            folder, [server.metrics_address], write_rules(folder, RELEASE, "test")
+        ) as running,
         MixedLoad(server) as load,
     ):
         wait_until(lambda: running.query("vlm2vec_adapter_load_seconds_count > 0"))
@@ -148,16 +155,22 @@ def test_panels_have_ids_places_and_titles_of_their_own(name: str) -> None:
 
 def test_rules_run_and_nothing_is_on_fire(prometheus: Prometheus) -> None:
     groups = prometheus.get("rules")["groups"]
-    assert {group["name"] for group in groups} == {"vlm2vec-errors", "vlm2vec-alerts"}
+    assert {group["name"] for group in groups} == {
+        f"vlm2vec-{part}" for part in ("errors", "alerts", "outage", "models")
+    }
     for group in groups:
         for rule in group["rules"]:
             assert rule["health"] == "ok", rule
+            # Those that are pending fire in minutes, and these alerts watch what there is now.
+            assert rule.get("state", "inactive") == "inactive" or "Down" not in rule["name"], rule
             assert rule.get("state") != "firing", rule
 
 
 def test_every_metric_of_ours_that_is_asked_for_is_exported(prometheus: Prometheus) -> None:
     exported = set(prometheus.get("label/__name__/values"))
-    asked = RULES.read_text() + json.dumps(DASHBOARDS)
+    asked = (CHART / "rules" / "vlm2vec.yaml").read_text() + json.dumps(DASHBOARDS)
+    asked += (CHART / "rules" / "model.yaml").read_text()
+    asked += json.dumps(one(render("zero"), "ScaledObject", f"{NAME}-worker-v2")["spec"])
     asked += json.dumps(one(render("keda"), "ScaledObject")["spec"])
     asked += json.dumps(one(render("gpu"), "HorizontalPodAutoscaler")["spec"])
     names = set(re.findall(r"\bvlm2vec_[a-z_]+", asked))
@@ -166,9 +179,14 @@ def test_every_metric_of_ours_that_is_asked_for_is_exported(prometheus: Promethe
 
 
 def test_the_autoscaler_is_told_what_waits(prometheus: Prometheus) -> None:
-    (trigger,) = one(render("keda"), "ScaledObject")["spec"]["triggers"]
-    query = trigger["metadata"]["query"]
-    ours = query.replace('"embeddings"', '"test"').replace("demo-vlm2vec-serve-", "pod-")
-    assert ours != query
-    (sample,) = prometheus.query(ours)
-    assert float(sample["value"][1]) >= 0
+    split = {"split": {"enabled": True}, "autoscaling": {"kind": "keda"}}
+    split["autoscaling"]["workers"] = {"minReplicas": 0}
+    for values, name in ((RELEASE, "pod"), (RELEASE | split, f"pod-worker-{MODEL}")):
+        scaled = RELEASE | {"autoscaling": {"kind": "keda"}} | values
+        for trigger in one(render(scaled, namespace="test"), "ScaledObject", name)["spec"][
+            "triggers"
+        ]:
+            (sample,) = prometheus.query(trigger["metadata"]["query"])
+            assert float(sample["value"][1]) >= 0
+    # Somebody calls, so that a worker has to stay.
+    assert float(sample["value"][1]) > 0

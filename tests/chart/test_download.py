@@ -1,28 +1,35 @@
 """The init container's script, run with the real `hf` against a mirror of the hub here."""
 
+import hashlib
 import http.server
 import json
 import os
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+import time
+import urllib.parse
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
-from tests.chart.rendering import containers, render
+from tests.chart.rendering import config, containers, render
 
-COMMIT = "0" * 40
-FILES = {
-    "org/base": {
-        "config.json": b"{}",
-        "model.safetensors": b"weights",
-        "pytorch_model.bin": b"pickle",
-        "modeling.py": b"code",
-    },
-    "org/adapter": {"adapter_model.safetensors": b"adapter"},
+FILES: dict[str, dict[str, bytes]] = {}
+"""By ORG/NAME@REVISION, what the mirror has."""
+BASE = {
+    "config.json": b"{}",
+    "model.safetensors": b"weights",
+    "pytorch_model.bin": b"pickle",
+    "modeling.py": b"code",
 }
+OLD = ["org/base@first", "org/base@second", "org/base@third", "org/base@fourth"]
+
+
+def commit_of(source: str) -> str:
+    return hashlib.sha1(source.encode()).hexdigest()
 
 
 class Mirror(http.server.BaseHTTPRequestHandler):
@@ -33,29 +40,35 @@ class Mirror(http.server.BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         """What there is of a repository, its list of files, or one of them."""
         self.paths.append(self.path)
-        repository = "/".join(self.path.removeprefix("/api/models").split("/")[1:3])
-        files = FILES.get(repository)
-        if files is None:
+        path = urllib.parse.unquote(self.path.partition("?")[0])
+        parts = path.removeprefix("/api/models").split("/")
+        repository = "/".join(parts[1:3])
+        revision = "/".join(parts[4:]) if "/api/" in path else parts[4]
+        found = [source for source in FILES if source.startswith(f"{repository}@")
+                 and revision in (source.partition("@")[2], commit_of(source))]  # fmt: skip
+        if not found:
             self.send_error(404)
             return
-        name = self.path.rpartition("/")[2]
+        (source,), files = found, FILES[found[0]]
         if "/tree/" in self.path:
             tree = [
-                {"type": "file", "path": file, "size": len(data), "oid": COMMIT}
+                {"type": "file", "path": file, "size": len(data), "oid": commit_of(file)}
                 for file, data in files.items()
             ]
-            self._send(json.dumps(tree).encode())
+            self._send(source, json.dumps(tree).encode())
         elif self.path.startswith("/api/models/"):
-            self._send(json.dumps({"id": repository, "sha": COMMIT, "siblings": []}).encode())
+            answer = {"id": repository, "sha": commit_of(source), "siblings": []}
+            self._send(source, json.dumps(answer).encode())
         else:
-            self._send(files[name], etag=f'"{name}"')
+            data = files[parts[-1]]
+            self._send(source, data, etag=f'"{hashlib.sha1(data).hexdigest()}"')
 
     do_HEAD = do_GET
 
-    def _send(self, body: bytes, etag: str = "") -> None:
+    def _send(self, source: str, body: bytes, etag: str = "") -> None:
         self.send_response(200)
         self.send_header("Content-Length", str(len(body)))
-        self.send_header("X-Repo-Commit", COMMIT)
+        self.send_header("X-Repo-Commit", commit_of(source))
         if etag:
             self.send_header("ETag", etag)
         self.end_headers()
@@ -69,64 +82,162 @@ class Mirror(http.server.BaseHTTPRequestHandler):
 @pytest.fixture
 def mirror() -> Iterator[str]:
     Mirror.paths.clear()
+    FILES.clear()
+    FILES["org/base@main"] = BASE
+    FILES["org/adapter@main"] = {"adapter_model.safetensors": b"adapter"}
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Mirror) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         yield f"http://127.0.0.1:{server.server_port}"
         server.shutdown()
 
 
-def test_models_are_downloaded_once_and_nothing_that_runs(mirror: str, tmp_path: Path) -> None:
-    models = tmp_path / "models"
-    adapter = {"version": "1", "folder": "adapters/a", "repository": "org/adapter"}
-    values = {
-        "models": [
-            {"name": "a", "folder": "base", "repository": "org/base", "adapters": [adapter]},
-            {"name": "b", "folder": "there-already"},
-        ],
-        "modelCache": {"mountPath": str(models), "download": {"endpoint": mirror}},
-    }
-    (init,) = [c for name, c in containers(render(values)) if name.endswith("/download")]
-    environment = {item["name"]: item["value"] for item in init["env"]}
-    assert environment["HF_ENDPOINT"] == mirror
-    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+@dataclass
+class Pod:
+    """A pod whose models are those of ``sources``, ORG/NAME@REVISION each, on a volume."""
 
-    def run() -> None:
-        models.mkdir(exist_ok=True)
-        done = subprocess.run(
+    models: Path
+    mirror: str
+    sources: Sequence[str]
+
+    def start(self) -> "subprocess.Popen[str]":
+        """Starts its init container."""
+        values = {
+            "models": [
+                {"name": f"m{i}", "repository": source.partition("@")[0],
+                 "revision": source.partition("@")[2]}
+                for i, source in enumerate(self.sources)
+            ],
+            "modelCache": {
+                "mountPath": str(self.models),
+                "download": {"endpoint": self.mirror, "keepRevisions": 2},
+            },
+        }  # fmt: skip
+        self.documents = render(values)
+        (init,) = [c for name, c in containers(self.documents) if name.endswith("/download")]
+        environment = {item["name"]: item["value"] for item in init["env"]}
+        environment |= {
+            "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+            "HOME": str(self.models.parent),
+        }
+        return subprocess.Popen(
             [*init["command"], *init["args"]],
-            env=environment | {"PATH": path, "HOME": str(tmp_path)},
-            check=False,
-            capture_output=True,
-            text=True,
-        )
-        assert done.returncode == 0, done.stderr + repr(Mirror.paths)
+            env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        )  # fmt: skip
 
-    run()
-    files = [p for p in models.rglob("*") if p.is_file() and ".cache" not in p.parts]
-    held = {str(path.relative_to(models)): path.read_bytes() for path in files}
-    assert {name: data for name, data in held.items() if not name.startswith(".")} == {
-        "base/config.json": b"{}",
-        "base/model.safetensors": b"weights",
-        "adapters/a/adapter_model.safetensors": b"adapter",
+    def run(self) -> str:
+        """Runs it, which has to go well; what it said."""
+        process = self.start()
+        said, _ = process.communicate(timeout=120)
+        assert process.returncode == 0, said + repr(Mirror.paths)
+        return said
+
+    @property
+    def folders(self) -> list[Path]:
+        """Where the server that starts then looks for its models."""
+        return [Path(item.partition("=")[2]) for item in config(self.documents)["model"]]
+
+
+def files_in(folder: Path) -> dict[str, bytes]:
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in folder.rglob("*")
+        if path.is_file()
+    }
+
+
+@pytest.fixture
+def models(tmp_path: Path) -> Path:
+    (tmp_path / "models").mkdir()
+    return tmp_path / "models"
+
+
+def test_models_are_downloaded_once_and_nothing_that_runs(mirror: str, models: Path) -> None:
+    pod = Pod(models, mirror, ["org/base@main", "org/adapter@main"])
+    pod.run()
+    assert files_in(models) == {
+        "org/base@main/config.json": b"{}",
+        "org/base@main/model.safetensors": b"weights",
+        "org/adapter@main/adapter_model.safetensors": b"adapter",
     }
     Mirror.paths.clear()
-    run()
+    assert "there already" in pod.run()
     assert not Mirror.paths
 
 
-def test_a_download_that_fails_fails_the_pod_and_is_tried_again(
-    mirror: str, tmp_path: Path
-) -> None:
-    values = {
-        "models": [{"name": "a", "folder": "a", "repository": "org/none"}],
-        "modelCache": {"mountPath": str(tmp_path), "download": {"endpoint": mirror}},
-    }
-    (init,) = [c for name, c in containers(render(values)) if name.endswith("/download")]
-    environment = {
-        "HF_ENDPOINT": "http://127.0.0.1:9",
-        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
-        "HOME": str(tmp_path),
-    }
-    command = [*init["command"], *init["args"]]
-    assert subprocess.run(command, env=environment, capture_output=True).returncode != 0  # noqa: PLW1510
-    assert not list((tmp_path / ".downloaded").iterdir())
+def test_a_model_that_is_rolled_back_has_the_weights_that_it_had(mirror: str, models: Path) -> None:
+    for revision in ("first", "refs/second"):
+        FILES[f"org/base@{revision}"] = BASE | {"model.safetensors": revision.encode()}
+    FILES[f"org/base@{commit_of('third')}"] = BASE
+    old = Pod(models, mirror, ["org/base@first"])
+    old.run()
+    (before,) = old.folders
+    new = Pod(models, mirror, [f"org/base@{commit_of('third')}"])
+    new.run()
+    (after,) = new.folders
+    # A pod of the old release reads on, and so does one that starts when all go back.
+    assert before != after
+    assert (before / "model.safetensors").read_bytes() == b"first"
+    assert (after / "model.safetensors").read_bytes() == b"weights"
+    Mirror.paths.clear()
+    old.run()
+    assert not Mirror.paths
+    assert (before / "model.safetensors").read_bytes() == b"first"
+
+
+def test_pods_that_start_together_all_get_the_whole(mirror: str, models: Path) -> None:
+    pods = [Pod(models, mirror, ["org/base@main"]) for _ in range(3)]
+    processes = [pod.start() for pod in pods]
+    for process in processes:
+        process.communicate(timeout=120)
+    # One that another overtook may start again, as the kubelet has it.
+    assert 0 in [process.returncode for process in processes]
+    for pod in pods:
+        pod.run()
+    assert set(files_in(models)) == {"org/base@main/config.json", "org/base@main/model.safetensors"}
+
+
+def test_what_is_not_whole_has_no_name_yet(mirror: str, models: Path) -> None:
+    pod = Pod(models, mirror, ["org/base@main", "org/none@main"])
+    process = pod.start()
+    process.communicate(timeout=120)
+    assert process.returncode != 0
+    whole, missing = pod.folders
+    assert whole.is_dir()
+    assert not missing.exists()
+    FILES["org/none@main"] = BASE
+    pod.run()
+    assert (missing / "model.safetensors").read_bytes() == b"weights"
+
+
+def test_revisions_that_nobody_needs_any_more_are_removed(mirror: str, models: Path) -> None:
+    """Two stay, by when a pod last started with them, and whatever is younger than a week."""
+    pod = Pod(models, mirror, ["org/base@main"])
+    for age, source in enumerate([*OLD, "org/other@first", ".downloading/org+base@cut"], 8):
+        folder = models / source
+        folder.mkdir(parents=True)
+        (folder / "model.safetensors").write_bytes(b"old")
+        days_ago = time.time() - age * 86_400
+        os.utime(folder, (days_ago, days_ago))
+    os.utime(models / OLD[1], None)
+    said = pod.run()
+    left = {str(path.parent.relative_to(models)) for path in models.rglob("*.safetensors")}
+    # The newest beside the one that is needed is the one that was used today.
+    assert left == {"org/base@main", OLD[1], "org/other@first"}
+    assert f"{models / OLD[0]}: not used for a week, removed" in said
+    now = [f"org/base@{n}" for n in ("first", "main")]
+    FILES["org/base@first"] = BASE
+    for source in OLD[1:]:
+        (models / source).mkdir(exist_ok=True)
+    Pod(models, mirror, now).run()
+    assert {path.name for path in (models / "org").iterdir()} >= {
+        "base@main", "base@first", "base@second", "base@third", "base@fourth",
+    }  # fmt: skip
+
+
+def test_a_volume_that_nobody_can_write_is_said_to_be_one(mirror: str, models: Path) -> None:
+    (models / ".downloading").write_text("no folder can be made here")
+    process = Pod(models, mirror, ["org/base@main"]).start()
+    said, _ = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert f"{models}: user {os.getuid()} cannot write here" in said
+    assert not Mirror.paths

@@ -12,9 +12,9 @@ MIB = 1 << 20
 SERVER, LIMITS = ServerSettings(), Limits()
 
 
-def resources(documents: list[Document], kind: str = "Deployment", name: str = NAME) -> Document:
+def resources(documents: list[Document], name: str = NAME) -> Document:
     """Requests and limits of the only container of a pod."""
-    (container,) = one(documents, kind, name)["spec"]["template"]["spec"]["containers"]
+    (container,) = one(documents, "Deployment", name)["spec"]["template"]["spec"]["containers"]
     return dict(container["resources"])
 
 
@@ -74,15 +74,18 @@ def test_front_ends_and_workers_that_are_split_have_each_their_own() -> None:
     batch = batches(16384, 20_000)
     requested, most = front_end(3, batch)
     found = resources(documents)
-    assert found["requests"] == {"cpu": "2", "memory": f"{requested}Mi"}
+    assert (found["requests"]["cpu"], found["requests"]["memory"]) == ("2", f"{requested}Mi")
     assert found["limits"] == {"memory": f"{most}Mi"}
-    worker = resources(documents, "StatefulSet", f"{NAME}-worker-v2")
+    worker = resources(documents, f"{NAME}-worker-v2")
     assert worker["requests"]["memory"] == "8192Mi"
     assert worker["limits"]["memory"] == f"{8192 + batch}Mi"
 
 
 def test_what_is_given_is_taken() -> None:
-    given = {"requests": {"cpu": "1", "memory": "3Gi"}, "limits": {"memory": "5Gi"}}
+    given = {
+        "requests": {"cpu": "1", "memory": "3Gi", "ephemeral-storage": "9Gi"},
+        "limits": {"memory": "5Gi"},
+    }
     assert resources(render({"resources": given, "device": "cpu"})) == given
     split = {"enabled": True, "resources": {"limits": {"memory": "7Gi"}}}
     found = resources(render({"split": split}))

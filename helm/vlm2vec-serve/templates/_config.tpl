@@ -1,7 +1,6 @@
 {{/* The configuration of `vlm2vec serve`, as TOML. */}}
 {{- define "vlm2vec.config" -}}
 {{- $root := . -}}
-{{- $mount := .Values.modelCache.mountPath -}}
 listen = "0.0.0.0:50051"
 metrics-listen = "0.0.0.0:9090"
 drain-seconds = {{ .Values.drainSeconds }}
@@ -31,19 +30,22 @@ webhook-secret-file = {{ printf "/etc/vlm2vec/webhook/%s" .key | toJson }}
 {{- end }}
 {{- if not .Values.split.enabled }}
 device = {{ include "vlm2vec.device" . | toJson }}
+{{- with include "vlm2vec.threads" (dict "root" . "resources" .Values.resources "workers" (len .Values.models) "spare" 1) }}
+threads = {{ . }}
+{{- end }}
 {{- end }}
 {{- range $key, $value := .Values.settings }}
 {{ $key }} = {{ if kindIs "float64" $value }}{{ if eq $value (float64 (int64 $value)) }}{{ int64 $value }}{{ else }}{{ $value }}{{ end }}{{ else }}{{ $value | toJson }}{{ end }}
 {{- end }}
 model = [
 {{- range .Values.models }}
-  {{ printf "%s=%s/%s" .name $mount .folder | toJson }},
+  {{ printf "%s=%s" .name (include "vlm2vec.folder" (dict "root" $root "item" .)) | toJson }},
 {{- end }}
 ]
 adapter = [
 {{- range $model := .Values.models }}
 {{- range .adapters }}
-  {{ printf "%s/%s=%s/%s" $model.name .version $mount .folder | toJson }},
+  {{ printf "%s/%s=%s" $model.name .version (include "vlm2vec.folder" (dict "root" $root "item" .)) | toJson }},
 {{- end }}
 {{- end }}
 ]
@@ -57,84 +59,8 @@ alias = [
 {{- if .Values.split.enabled }}
 worker = [
 {{- range $model := .Values.models }}
-{{- $name := include "vlm2vec.workerName" (dict "root" $root "model" $model) }}
-{{- range $index := until (int $root.Values.replicas) }}
-  {{ printf "%s=%s-%d.%s.%s.svc:50052" $model.name $name $index $name $root.Release.Namespace | toJson }},
-{{- end }}
+  {{ printf "%s=dns:%s.%s.svc:50052" $model.name (include "vlm2vec.workerName" (dict "root" $root "model" $model)) $root.Release.Namespace | toJson }},
 {{- end }}
 ]
-{{- end }}
-{{- end -}}
-
-{{/* Options of `vlm2vec worker` among `settings`, as arguments. */}}
-{{- define "vlm2vec.workerArgs" -}}
-{{- $own := list "cuda-graphs" "dtype" "log-format" "log-level" "merged-bytes" "threads" "token-budget" "vision-batch-patches" "vision-cache-bytes" -}}
-{{- range $key, $value := .Values.settings }}
-{{- if not (has $key $own) }}
-{{- else if kindIs "bool" $value }}
-- --{{ if not $value }}no-{{ end }}{{ $key }}
-{{- else }}
-- --{{ $key }}={{ if kindIs "float64" $value }}{{ int64 $value }}{{ else }}{{ $value }}{{ end }}
-{{- end }}
-{{- end }}
-{{- end -}}
-
-{{/* Shell that downloads each of `items`, models and adapters, once. */}}
-{{- define "vlm2vec.downloads" -}}
-{{- $mount := .root.Values.modelCache.mountPath -}}
-set -eu
-mkdir -p {{ $mount }}/.downloaded
-fetch() { # FOLDER REPOSITORY REVISION
-  done="{{ $mount }}/.downloaded/$(echo "$1 $2 $3" | tr ' /' '__')"
-  if [ -e "$done" ]; then
-    echo "$1: there already"
-    return
-  fi
-  hf download "$2" --revision "$3" --local-dir "{{ $mount }}/$1" \
-    --include '*.json' --include '*.safetensors'
-  touch "$done"
-}
-{{- range .items }}
-{{- if .repository }}
-fetch {{ squote .folder }} {{ squote .repository }} {{ .revision | default "main" | squote }}
-{{- end }}
-{{- end }}
-{{- end -}}
-
-{{/* The init container that downloads; none where there is nothing to. Takes root and items. */}}
-{{- define "vlm2vec.initContainers" -}}
-{{- $named := list -}}
-{{- range .items }}{{ if .repository }}{{ $named = append $named .repository }}{{ end }}{{ end -}}
-{{- $items := .items -}}
-{{- with .root }}
-{{- if and .Values.modelCache.download.enabled $named }}
-initContainers:
-  - name: download
-    {{- include "vlm2vec.container" . | nindent 4 }}
-    command: [sh, -c]
-    args:
-      - |
-        {{- include "vlm2vec.downloads" (dict "root" . "items" $items) | nindent 8 }}
-    env:
-      - {name: HOME, value: /tmp}
-      - {name: HF_HUB_DISABLE_TELEMETRY, value: "1"}
-      {{- with .Values.modelCache.download.endpoint }}
-      - {name: HF_ENDPOINT, value: {{ . | quote }}}
-      {{- end }}
-      {{- with .Values.modelCache.download.tokenSecret }}
-      {{- if .name }}
-      - name: HF_TOKEN
-        valueFrom:
-          secretKeyRef: {name: {{ .name }}, key: {{ .key }}}
-      {{- end }}
-      {{- end }}
-      {{- with .Values.extraEnv }}
-      {{- toYaml . | nindent 6 }}
-      {{- end }}
-    resources: {{- toYaml .Values.modelCache.download.resources | nindent 6 }}
-    volumeMounts:
-      - {name: tmp, mountPath: /tmp}
-      - {name: models, mountPath: {{ .Values.modelCache.mountPath }}}
-{{- end }}
 {{- end }}
 {{- end -}}

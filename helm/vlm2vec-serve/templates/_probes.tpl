@@ -1,16 +1,18 @@
-{{/* Start and readiness ask whether every model has a worker with its adapters; liveness asks for the process
-alone, which starts workers again itself. The kubelet's gRPC probes know no TLS, its HTTP probes do. */}}
+{{/* A whole server has started when every model has a worker with its champion, and is ready while any has: one model
+that is broken takes no other's traffic away. A front end by itself has nothing to wait for, and where workers may be
+none it has to be there to see that some are needed. Liveness asks for the process alone, which starts workers again
+itself. The kubelet's gRPC probes know no TLS, its HTTP probes do. */}}
 {{- define "vlm2vec.serverProbes" -}}
-{{- $tls := not (empty .Values.tls.secretName) -}}
-{{- $ready := ternary "httpGet: {path: /readyz, port: http, scheme: HTTPS}" "grpc: {port: 50051}" $tls -}}
-{{- $live := ternary "httpGet: {path: /healthz, port: http, scheme: HTTPS}" "grpc: {port: 50051, service: liveness}" $tls -}}
+{{- $live := include "vlm2vec.probe" (dict "root" . "path" "/healthz" "service" "liveness") -}}
+{{- $ready := include "vlm2vec.probe" (dict "root" . "path" "/readyz" "service" "") -}}
+{{- $all := include "vlm2vec.probe" (dict "root" . "path" "/readyz?model=*" "service" "model/*") -}}
 startupProbe:
-  {{ $ready }}
+  {{ ternary $live $all .Values.split.enabled }}
   periodSeconds: 5
   timeoutSeconds: 5
   failureThreshold: {{ div (add .Values.startupSeconds 4) 5 }}
 readinessProbe:
-  {{ $ready }}
+  {{ ternary $live $ready (eq (include "vlm2vec.fromZero" .) "yes") }}
   periodSeconds: 5
   timeoutSeconds: 5
   failureThreshold: 2
@@ -19,4 +21,15 @@ livenessProbe:
   periodSeconds: 10
   timeoutSeconds: 10
   failureThreshold: 6
+{{- end -}}
+
+{{/* How the kubelet asks. Takes root, path and service. */}}
+{{- define "vlm2vec.probe" -}}
+{{- if .root.Values.tls.secretName -}}
+httpGet: {path: {{ .path | quote }}, port: http, scheme: HTTPS}
+{{- else if .service -}}
+grpc: {port: 50051, service: {{ .service | quote }}}
+{{- else -}}
+grpc: {port: 50051}
+{{- end -}}
 {{- end -}}

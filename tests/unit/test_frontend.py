@@ -69,6 +69,9 @@ def test_parts_become_a_request() -> None:
     for source in (request.images, *request.videos):
         assert set(Pictures.of(source, "viewed").sizes) == {(4, 3)}
     assert (len(request.images), *map(len, request.videos)) == (1, 2)
+    fast = pb.Part(video=pb.Video(frames=pb.Frames(images=[png()], fps=3)))
+    videos = parse_input(pb.Input(parts=[FRAMES, fast]), Limits(), 8).videos
+    assert [getattr(video, "fps", 0) for video in videos] == [None, 3]
     raw = parse_input(pb.Input(prompt="p", parts=[IMAGE]), Limits(), 8)
     assert (raw.prompt, raw.text, len(raw.images)) == ("p", None, 1)
 
@@ -80,6 +83,10 @@ def test_parts_become_a_request() -> None:
         (pb.Input(parts=[TEXT, pb.Part(image=b"x")]), "parts[1].image"),
         (pb.Input(prompt="p", parts=[TEXT]), "parts[0].text"),
         (pb.Input(parts=[FRAMES] * 5), "parts"),
+        (
+            pb.Input(parts=[pb.Part(video=pb.Video(frames=pb.Frames(images=[png()], fps=2000)))]),
+            "parts[0].video.frames.fps",
+        ),
         (pb.Input(parts=[pb.Part(video=pb.Video())]), "parts[0].video"),
         (pb.Input(parts=[pb.Part(video=pb.Video(file=b"x"))]), "parts[0].video.file"),
         (

@@ -11,7 +11,7 @@ from vlm2vec_registry.strict import is_number
 from vlm2vec_service.errors import InvalidInputError
 from vlm2vec_service.preprocess.data_uri import DataUri, is_data_uri
 from vlm2vec_service.preprocess.images import EncodedImage, measure_image
-from vlm2vec_service.preprocess.pictures import Frames, VideoSource
+from vlm2vec_service.preprocess.pictures import MAX_FPS, MIN_FPS, Frames, VideoSource
 from vlm2vec_service.preprocess.prepared import Medium, Request
 from vlm2vec_service.preprocess.sampling import Sampling
 from vlm2vec_service.settings import Limits
@@ -19,8 +19,6 @@ from vlm2vec_service.settings import Limits
 KEYS = {"id", "adapter", "prompt", "instruction", "text", "images", "video", "videos", "parts"}
 BESIDE_PARTS = ("prompt", "text", "images", "video", "videos")
 """Keys that say what ``parts`` says."""
-MIN_FPS, MAX_FPS = 0.001, 1000.0
-"""Frames a second that a line may say of its frames."""
 UNWRITABLE = re.compile(r"[\0\ud800-\udfff]")
 """Characters that JSON can hold and a name in an output file cannot."""
 

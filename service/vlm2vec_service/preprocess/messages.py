@@ -3,7 +3,7 @@
 from vlm2vec.v1 import embedding_pb2 as pb
 from vlm2vec_service.errors import InvalidInputError
 from vlm2vec_service.preprocess.images import EncodedImage, measure_image
-from vlm2vec_service.preprocess.pictures import Frames, VideoSource
+from vlm2vec_service.preprocess.pictures import MAX_FPS, MIN_FPS, Frames, VideoSource
 from vlm2vec_service.preprocess.prepared import Medium, Request
 from vlm2vec_service.preprocess.sampling import Sampling
 from vlm2vec_service.preprocess.stop import NEVER, Stop
@@ -76,8 +76,13 @@ def _video(
             f"{field}.frames",
             f"{len(message.frames.images)} frames, max_video_frames {limits.max_video_frames}",
         )
+    fps = message.frames.fps or None
+    if fps is not None and not MIN_FPS <= fps <= MAX_FPS:
+        raise InvalidInputError(
+            f"{field}.frames.fps", f"{fps} is not in {MIN_FPS:g} to {MAX_FPS:g}"
+        )
     pictures = tuple(
         measure_image(data, limits, f"{field}.frames.images[{index}]", stop)
         for index, data in enumerate(message.frames.images)
     )
-    return Frames(pictures)
+    return Frames(pictures, fps)

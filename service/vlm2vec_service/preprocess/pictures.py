@@ -36,6 +36,8 @@ class VideoSource(Protocol):
         """Decodes the frames to RGB, one after the other. Raises `InvalidInputError`."""
 
 
+MIN_FPS, MAX_FPS = 0.001, 1000.0
+"""Frames that a caller may say are shown in a second."""
 Picture = Image.Image | EncodedImage
 """An RGB picture, or a file that is decoded to one."""
 

@@ -118,8 +118,8 @@ Global___ModelRef: _TypeAlias = ModelRef  # noqa: Y015
 @_typing.final
 class Input(_message.Message):
     """What to embed: either instruction and parts, joined by the adapter's prompt template (media
-    first), or a raw prompt with the model's own placeholders and the media for them: images in the
-    order of their placeholders, and one video at most. Or token ids, where there is text alone.
+    first), or a raw prompt with the model's own placeholders and the media for them: images and
+    videos, each in the order of their placeholders. Or token ids, where there is text alone.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -229,6 +229,9 @@ class Frames(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     IMAGES_FIELD_NUMBER: _builtins.int
+    FPS_FIELD_NUMBER: _builtins.int
+    fps: _builtins.float
+    """How many are shown in a second, from 0.001 to 1000; 0 does not say."""
     @_builtins.property
     def images(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bytes]:
         """Encoded images, all of the same size."""
@@ -237,10 +240,11 @@ class Frames(_message.Message):
         self,
         *,
         images: _abc.Iterable[_builtins.bytes] | None = ...,
+        fps: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["images", b"images"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["fps", b"fps", "images", b"images"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -14,6 +14,7 @@ import argparse
 import asyncio
 import contextlib
 import io
+import itertools
 import random
 import statistics
 import subprocess
@@ -31,6 +32,7 @@ from benchmarks.models import write_checkpoint
 from tests.e2e.server import free_ports
 from vlm2vec.v1 import embedding_pb2 as pb
 from vlm2vec.v1 import embedding_pb2_grpc
+from vlm2vec_cli.bench import load
 from vlm2vec_registry.embedding_config import EmbeddingConfig
 from vlm2vec_service.backbones import load_preprocessor
 from vlm2vec_service.engine import Engine
@@ -187,20 +189,13 @@ async def opened(
     stub: embedding_pb2_grpc.EmbeddingServiceAsyncStub, messages: Sequence[pb.Input], rate: float
 ) -> list[float]:
     """Seconds of each request, sent by the clock at ``rate`` a second, Poisson."""
-    dice = random.Random(0)
-    latencies: list[float] = []
+    remaining = itertools.cycle(messages)
 
-    async def call(message: pb.Input) -> None:
-        start = time.perf_counter()
-        await stub.Embed(pb.EmbedRequest(inputs=[message]))
-        latencies.append(time.perf_counter() - start)
+    async def send() -> str:
+        await stub.Embed(pb.EmbedRequest(inputs=[next(remaining)]))
+        return ""
 
-    tasks = []
-    for message in messages:
-        tasks.append(asyncio.create_task(call(message)))
-        await asyncio.sleep(dice.expovariate(rate))
-    await asyncio.gather(*tasks)
-    return latencies
+    return (await load.opened(send, rate, len(messages) / rate)).latencies
 
 
 async def priorities(messages: Sequence[pb.Input], address: str) -> None:

@@ -1,10 +1,12 @@
 """The command ``vlm2vec``, to which every other module adds a command of its own."""
 
+import os
 import sys
 
 import click
 
 from vlm2vec_cli.adapters import adapters
+from vlm2vec_cli.bench.command import bench
 from vlm2vec_cli.demo import demo
 from vlm2vec_cli.embed import embed
 from vlm2vec_cli.evaluate import evaluate
@@ -35,12 +37,16 @@ def vlm2vec() -> None:
     """
 
 
-for command in (serve, embed, worker, adapters, presets, verify, keys, train, evaluate, demo):
+for command in (
+    serve, embed, worker, adapters, presets, verify, keys, train, evaluate, demo, bench,
+):  # fmt: skip
     vlm2vec.add_command(command)
 
 
 def main() -> None:
     """Runs the command; prints errors that a user can mend as a sentence, without a traceback."""
+    # Threads on a CPU that wait for each other by spinning stall where others need the cores.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
         vlm2vec()
     except (ServeError, ModuleNotFoundError) as error:

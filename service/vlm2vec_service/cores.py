@@ -14,9 +14,9 @@ def available_cores() -> float:
 
 
 def threads_of_a_worker(workers: int) -> int:
-    """Divides the cores among so many workers on this CPU. One is left to the front end: where a
-    worker's threads wait for a core, all of them wait."""
-    return max(1, (int(available_cores()) - 1) // max(1, workers))
+    """Divides the cores among so many workers on this CPU: more threads than cores wait for each
+    other."""
+    return max(1, int(available_cores()) // max(1, workers))
 
 
 def _quota() -> float | None:

@@ -156,6 +156,12 @@ def test_metrics_count_what_was_sent(server: Server) -> None:
     assert server.metric("vision_cache_misses_total", model="qwen") > 0
 
 
+def test_threads_of_workers_wait_without_spinning(server: Server) -> None:
+    for pid in server.workers:
+        variables = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+        assert b"OMP_WAIT_POLICY=PASSIVE" in variables
+
+
 def test_the_log_tells_in_one_line_who_asked_for_what(server: Server) -> None:
     id = "told in the log"
     request = pb.EmbedRequest(options=options("qwen", "dora"), inputs=[text("a b")] * 3)

@@ -65,9 +65,9 @@ def test_a_containers_quota_counts(monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
 
 @pytest.mark.parametrize(
     ("available", "workers", "threads"),
-    [(0.5, 1, 1), (1, 1, 1), (2, 1, 1), (4, 1, 3), (8.5, 2, 3), (8, 20, 1), (8, 0, 7)],
+    [(0.5, 1, 1), (1, 1, 1), (2, 1, 2), (3.5, 1, 3), (8.5, 2, 4), (8, 20, 1), (8, 0, 8)],
 )
-def test_threads_of_a_worker_leave_a_core_to_the_front_end(
+def test_workers_share_the_cores(
     monkeypatch: pytest.MonkeyPatch, available: float, workers: int, threads: int
 ) -> None:
     monkeypatch.setattr(cores, "available_cores", lambda: available)

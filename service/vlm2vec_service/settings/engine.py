@@ -18,8 +18,7 @@ class EngineSettings:
     threads: int = setting(
         0,
         "Threads of a worker on a CPU. 0 divides the cores that the machine or container has among "
-        "the server's workers, but for one, which is the front end's; a worker by itself takes "
-        "all. OMP_NUM_THREADS goes before that.",
+        "the server's workers; a worker by itself takes all. OMP_NUM_THREADS goes before that.",
         least=0,
         unit="THREADS",
     )

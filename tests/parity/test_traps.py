@@ -1,0 +1,166 @@
+"""Ways to go wrong in a Qwen-VL family: none is taken, for each gives another vector than the
+golden one, which `test_backbones` holds ours to."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from torch import Tensor
+from torch.nn import functional as F
+
+from tests.parity.backbone_cases import CASES, goldens, prepare
+from tests.parity.make_backbones import write_all
+from vlm2vec_service.backbones import load_preprocessor
+from vlm2vec_service.backbones.qwen3_vl import preprocess as qwen3_vl
+from vlm2vec_service.backbones.qwen_vl.model import QwenVL
+from vlm2vec_service.engine import Engine
+from vlm2vec_service.preprocess import Prepared, Preprocessor
+from vlm2vec_service.settings import EngineSettings
+
+Patch = pytest.MonkeyPatch
+WAYS: dict[tuple[str, str], Callable[[Patch, Any, Any], None]] = {}
+"""What makes the preprocessor or backbone wrong, by the family and the case that shows it."""
+
+
+def way(family: str, case: str) -> Callable[[Any], Any]:
+    def register(function: Any) -> Any:
+        WAYS[family, f"{function.__name__} {case}"] = function
+        return function
+
+    return register
+
+
+@pytest.fixture(scope="module")
+def loaded(
+    checkpoints: Path, tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, tuple[Preprocessor, Engine]]:
+    folder = tmp_path_factory.mktemp("backbones")
+    write_all(folder)
+    (folder / "qwen2_vl").symlink_to(checkpoints / "qwen2_vl")
+    settings = EngineSettings(dtype="float32", vision_cache_bytes=0)
+    return {
+        name: (load_preprocessor(folder / name), Engine.load(folder / name, settings))
+        for name in ("qwen2_vl", "qwen2_5_vl", "qwen3_vl")
+    }
+
+
+@way("qwen3_vl", "video-3")
+def frames_resized_once(patch: Patch, preprocessor: Any, backbone: Any) -> None:
+    rules = preprocessor.film_rules
+    patch.setattr(preprocessor, "film_rules", lambda said: replace(rules(said), list_first=None))
+
+
+@way("qwen3_vl", "video-2")
+def stamps_off(patch: Patch, preprocessor: Any, backbone: Any) -> None:
+    times = qwen3_vl._times
+    patch.setattr(qwen3_vl, "_times", lambda film: [time + 0.3 for time in times(film)])
+
+
+@way("qwen3_vl", "image-two")
+def frequencies_in_blocks(patch: Patch, preprocessor: Any, backbone: Any) -> None:
+    sections = backbone.model.config.rope_parameters["mrope_section"]
+    patch.setattr(backbone, "axes", backbone.axes.new_tensor(QwenVL.axes_of(backbone, sections)))
+
+
+@way("qwen3_vl", "image-two")
+def no_deepstack(patch: Patch, preprocessor: Any, backbone: Any) -> None:
+    entering = backbone.entering
+
+    def first_only(hidden: Tensor, rows: Tensor, features: Tensor | None) -> Tensor:
+        found: Tensor = entering(hidden, rows, features)
+        return found[:1]
+
+    patch.setattr(backbone, "entering", first_only)
+
+
+@way("qwen3_vl", "image-two")
+def nearest_places(patch: Patch, preprocessor: Any, backbone: Any) -> None:
+    interpolate = F.interpolate
+    patch.setattr(F, "interpolate", lambda table, size, **_: interpolate(table, size))
+
+
+@way("qwen2_5_vl", "image-two")
+def full_attention_in_every_block(patch: Patch, preprocessor: Any, backbone: Any) -> None:
+    patch.setattr(backbone.vision, "fullatt_block_indexes", list(range(backbone.vision.depth)))
+
+
+@way("qwen2_5_vl", "image-two")
+def windows_in_raster_order(patch: Patch, preprocessor: Any, backbone: Any) -> None:
+    windows = backbone._windows
+
+    def raster(grids: Any) -> Any:
+        order, lengths = windows(grids)
+        return np.sort(order), lengths
+
+    patch.setattr(backbone, "_windows", raster)
+
+
+@way("qwen2_5_vl", "chat-video-8-fps1")
+def other_tokens_per_second(patch: Patch, preprocessor: Any, backbone: Any) -> None:
+    patch.setattr(preprocessor, "tokens_per_second", 25)
+
+
+@way("qwen2_5_vl", "chat-video-6-fps3")
+def seconds_not_cut_off(patch: Patch, preprocessor: Any, backbone: Any) -> None:
+    patch.setattr(
+        preprocessor, "film_step", lambda film: int(preprocessor.tokens_per_second * 2 / film.fps)
+    )
+
+
+@way("qwen2_vl", "gme-image")
+def positions_of_a_grid(patch: Patch, preprocessor: Any, backbone: Any) -> None:
+    placed = preprocessor._placed
+    patch.setattr(preprocessor, "_placed", lambda ids, shown, spatial: placed(ids, shown, True))
+
+
+@way("qwen2_5_vl", "image-two")
+def bare_placeholders_with_a_grid(patch: Patch, preprocessor: Any, backbone: Any) -> None:
+    placed = preprocessor._placed
+
+    def spatial(ids: Any, shown: Any, _: bool) -> Any:
+        token_ids, spans = placed(ids, shown, True)
+        return token_ids, [replace(span, spatial=True) for span in spans]
+
+    patch.setattr(preprocessor, "_placed", spatial)
+
+
+def positions_plain(prepared: Prepared) -> Prepared:
+    plain = np.broadcast_to(np.arange(len(prepared), dtype=np.int32), (3, len(prepared)))
+    return replace(prepared, positions=plain)
+
+
+def cosine(
+    loaded: dict[str, tuple[Preprocessor, Engine]],
+    family: str,
+    id: str,
+    change: Callable[[Prepared], Prepared] = lambda prepared: prepared,
+) -> float:
+    preprocessor, engine = loaded[family]
+    case = next(case for case in CASES[family] if case["id"] == id)
+    vector = engine.embed([(change(prepare(preprocessor, case)), None)])[0]
+    return float(vector @ goldens()[f"{family}/base/{id}"])
+
+
+@pytest.mark.parametrize(("family", "name"), WAYS)
+def test_it_is_not_taken(
+    loaded: dict[str, tuple[Preprocessor, Engine]], monkeypatch: Patch, family: str, name: str
+) -> None:
+    id = name.rpartition(" ")[2]
+    preprocessor, engine = loaded[family]
+    WAYS[family, name](monkeypatch, preprocessor, engine.backbone)
+    assert cosine(loaded, family, id) < 0.999
+    monkeypatch.undo()
+    assert cosine(loaded, family, id) > 0.99999
+
+
+@pytest.mark.parametrize(
+    ("family", "id"),
+    [("qwen2_vl", "chat-image"), ("qwen2_5_vl", "chat-image-gray-tall"), ("qwen3_vl", "video-2")],
+)
+def test_positions_are_not_plain_where_they_are_of_a_grid(
+    loaded: dict[str, tuple[Preprocessor, Engine]], family: str, id: str
+) -> None:
+    assert cosine(loaded, family, id, positions_plain) < 0.999

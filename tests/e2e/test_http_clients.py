@@ -1,5 +1,6 @@
 """The HTTP API as OpenAI's own client and those built on it use it."""
 
+import asyncio
 import base64
 from typing import Any
 
@@ -39,6 +40,26 @@ def test_openai_client_gets_the_vectors_of_grpc(
         if isinstance(found, str):
             found = np.frombuffer(base64.b64decode(found), "<f4").tolist()
         assert cosine(np.array(found, np.float32), expected) > 0.99999
+
+
+def test_openai_client_sends_token_ids(server: Server, client: openai.OpenAI) -> None:
+    ids = [[5, 6, 7], [8, 9]]
+    answer = client.embeddings.create(model="qwen", input=ids)
+    inputs = [pb.Input(token_ids=given) for given in ids]
+    expected = server.embedding.Embed(pb.EmbedRequest(options=options(), inputs=inputs)).embeddings
+    for item, embedding in zip(answer.data, expected, strict=True):
+        assert cosine(np.array(item.embedding, np.float32), unpack(embedding.vector)) > 0.99999
+
+
+def test_openais_async_client(server: Server) -> None:
+    async def ask() -> list[Any]:
+        url = f"http://{server.http_address}/v1"
+        async with openai.AsyncOpenAI(base_url=url, api_key="any", max_retries=0) as client:
+            create = client.embeddings.create
+            return await asyncio.gather(*(create(model="qwen", input=words) for words in WORDS))
+
+    for answer, expected in zip(asyncio.run(ask()), over_grpc(server, *WORDS), strict=True):
+        assert cosine(np.array(answer.data[0].embedding, np.float32), expected) > 0.99999
 
 
 def test_openai_client_cuts_dimensions(server: Server, client: openai.OpenAI) -> None:

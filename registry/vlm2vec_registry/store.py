@@ -48,6 +48,8 @@ class Registry:
         folder = folder_of(uri)
         from mlflow import MlflowClient  # takes seconds
 
+        # Each try of a request to a server that is away would be a line of the log.
+        logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)
         self.uri, self.artifacts = uri, None
         if folder is not None:
             self.uri, self.artifacts = _embedded(folder), (folder / "artifacts").as_uri()

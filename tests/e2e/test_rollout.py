@@ -1,5 +1,6 @@
 """Versions go from MLflow to traffic and back while requests run: a real MLflow, a real server."""
 
+import asyncio
 import functools
 import json
 import shutil
@@ -18,11 +19,13 @@ from tests.e2e.cases import Golden, case_inputs, cosine, unpack
 from tests.e2e.mlflow_server import WEBHOOKS, running_mlflow
 from tests.e2e.rollout import ADAPTERS, MODEL, Rollout, Traffic
 from tests.e2e.server import running_server, wait_until
+from tests.unit.test_webhook import headers
 from vlm2vec.v1 import adapters_pb2
 from vlm2vec.v1 import embedding_pb2 as pb
 from vlm2vec_registry import traffic
 from vlm2vec_registry.snapshot import LOGGED_MODEL
 from vlm2vec_registry.store import Registry
+from vlm2vec_service.frontend.http.peers import Peers
 
 LOADED = adapters_pb2.ADAPTER_STATE_LOADED
 
@@ -227,6 +230,13 @@ def test_a_webhook_makes_it_follow_at_once(
     with running_server(tmp_path, *flags) as server:
         follower = replace(rollout, server=server)
         assert follower.champion() == "1"
+        # Another server, which has the notice, passes it on.
+        body = json.dumps({"data": {"name": MODEL}}).encode()
+        notice = headers(body, "a secret of the two")
+        traffic.promote(rollout.registry, MODEL, "2")
+        peers = Peers(f"http://{server.http_address}")
+        asyncio.run(peers.tell("/webhooks/mlflow", notice, body))
+        wait_until(lambda: follower.champion() == "2")
         for secret, status in (("a secret of the two", 204), ("a guess", 401)):
             webhook = client.create_webhook(
                 f"rollout-{status}", f"http://{server.http_address}/webhooks/mlflow",
@@ -236,6 +246,7 @@ def test_a_webhook_makes_it_follow_at_once(
             assert tried.response_status == status, tried
             if status != 204:
                 client.delete_webhook(webhook.webhook_id)
+        follower.promote("1")
         follower.promote("2")
         follower.promote("1")
         with pytest.raises(grpc.RpcError) as caught:

@@ -56,7 +56,7 @@ WRONG: dict[str, tuple[str, ...]] = {
 """Texts that are no value, by setting."""
 FREE = {
     "cache_dir", "certificate_scopes", "fetch_origins", "http_cors_origins", "jwt_audience",
-    "jwt_issuer", "jwt_keys", "registry", "without_credential",
+    "jwt_issuer", "jwt_keys", "registry", "webhook_peers", "without_credential",
 }  # fmt: skip
 """Settings whose text is looked at later, all before a base is read."""
 

@@ -148,6 +148,7 @@ def build(
     return Pipeline(
         catalog, served, settings, limits, video.video_frames, metrics,
         registry.adapters_read_only, registry.webhook_secret_file, member,
+        registry.webhook_peers,
     )  # fmt: skip
 
 

@@ -5,6 +5,7 @@ from vlm2vec_service.addresses import check_free
 from vlm2vec_service.frontend.credentials import Exposure, read_credentials
 from vlm2vec_service.frontend.http.cors import read_origins
 from vlm2vec_service.frontend.http.origins import parse_origins
+from vlm2vec_service.frontend.http.peers import Peers
 from vlm2vec_service.frontend.http.webhook import read_secret
 from vlm2vec_service.settings import RegistrySettings, ServerSettings
 
@@ -19,6 +20,8 @@ def check(settings: ServerSettings, exposure: Exposure, registry: RegistrySettin
         folder_of(registry.registry)
     if registry.webhook_secret_file:
         read_secret(registry.webhook_secret_file)
+    if registry.webhook_peers:
+        Peers(registry.webhook_peers)
     check_free(
         {
             "listen": settings.listen,

@@ -57,6 +57,8 @@ class Pipeline:
     """Where the secret of the registry's webhooks is; empty takes none."""
     member: Member | None = None
     """Which of several front-end processes this is; None where it is the only one."""
+    webhook_peers: str = ""
+    """The URL of the servers that a webhook's notice is passed on to; empty passes none on."""
     draining: asyncio.Event = field(default_factory=asyncio.Event)
     received: ByteBudget = field(init=False)
     """The bytes of requests, from when they come until they are answered."""

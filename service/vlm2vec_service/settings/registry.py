@@ -22,6 +22,13 @@ class RegistrySettings:
         "takes then: a change is followed at once. Empty turns them off.",
         kind="file",
     )
+    webhook_peers: str = setting(
+        "",
+        "URL of all servers that follow the registry, such as http://vlm2vec-headless:8080: what "
+        "MLflow tells one of them is passed on to every address of the host. Empty passes nothing "
+        "on.",
+        unit="URL",
+    )
     cache_dir: str = setting(
         "~/.cache/vlm2vec",
         "Folder for fetched versions; processes of one host may share it.",

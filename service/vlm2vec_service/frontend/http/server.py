@@ -18,6 +18,7 @@ from vlm2vec_service.frontend.access import Access
 from vlm2vec_service.frontend.http import webhook
 from vlm2vec_service.frontend.http.app import build_app
 from vlm2vec_service.frontend.http.fetch import Fetcher
+from vlm2vec_service.frontend.http.peers import Peers
 from vlm2vec_service.frontend.pipeline import Pipeline
 from vlm2vec_service.frontend.reload import Reloaded
 from vlm2vec_service.frontend.tls import Certificate, certificate_names, http_context
@@ -173,7 +174,8 @@ async def start_http(
     if not settings.http_listen:
         return None
     secret = pipeline.webhook_secret_file
-    hooks = [webhook.routes(pipeline, secret)] if secret else []
+    peers = Peers(pipeline.webhook_peers) if pipeline.webhook_peers else None
+    hooks = [webhook.routes(pipeline, secret, peers)] if secret else []
     app = build_app(pipeline, access, settings, Fetcher(settings, pipeline.limits), *hooks)
     context = http_context(certificate) if certificate else None
     listener = bind(settings.http_listen, shared=pipeline.member is not None)

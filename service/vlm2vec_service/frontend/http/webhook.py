@@ -6,6 +6,7 @@ from fastapi import APIRouter, Request, Response
 
 from vlm2vec_registry.webhook import SignatureError, Verifier
 from vlm2vec_service.errors import StartError, UnauthenticatedError
+from vlm2vec_service.frontend.http.peers import PASSED_ON, Peers
 from vlm2vec_service.frontend.pipeline import Pipeline
 
 PATH = "/webhooks/mlflow"
@@ -22,8 +23,9 @@ def read_secret(file: str) -> str:
     return secret
 
 
-def routes(pipeline: Pipeline, secret_file: str) -> APIRouter:
-    """Makes the router, for notices signed with the secret in ``secret_file``.
+def routes(pipeline: Pipeline, secret_file: str, peers: Peers | None) -> APIRouter:
+    """Makes the router, for notices signed with the secret in ``secret_file``, which are passed on
+    to ``peers``.
 
     The file is read for each notice, so the secret may change. Raises `StartError` if it has none.
     """
@@ -41,13 +43,16 @@ def routes(pipeline: Pipeline, secret_file: str) -> APIRouter:
 
     @router.post(PATH, status_code=204, include_in_schema=False)
     async def notice(request: Request) -> Response:
+        body = await request.body()
         try:
-            name = verifier().model(request.headers, await request.body())
+            name = verifier().model(request.headers, body)
         except SignatureError as error:
             raise UnauthenticatedError(str(error)) from error
         for served in pipeline.served.values():
             if served.follower is not None and name in ("", served.model.name):
                 served.follower.poke()
+        if peers is not None and PASSED_ON not in request.headers:
+            await peers.tell(PATH, request.headers, body)
         return Response(status_code=204)
 
     return router

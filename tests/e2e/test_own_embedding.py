@@ -8,11 +8,12 @@ import pytest
 from click.testing import CliRunner
 from PIL import Image
 
-from tests.conftest import DATA, adapter_folder
+from tests.conftest import adapter_folder, case_pictures
 from tests.e2e.cases import Golden, cosine, options, text, unpack
-from tests.e2e.embed_command import json_lines, vlm2vec
+from tests.e2e.embed_command import Line, json_lines, read_npz, vlm2vec
 from tests.e2e.grpc_calls import spaces
 from tests.e2e.server import running_server
+from tests.parity.backbone_cases import CASES, goldens
 from vlm2vec.v1 import embedding_pb2 as pb
 from vlm2vec_cli import main
 from vlm2vec_registry import preset
@@ -25,15 +26,14 @@ TEXT = "A woman playing with her dog on a beach at sunset."
 @pytest.fixture(scope="module")
 def chat() -> Golden:
     """The goldens of the chat form."""
-    with np.load(DATA / "backbones/golden.npz") as file:
-        return dict(file)
+    return goldens()
 
 
 @pytest.fixture(scope="module")
 def form(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A file with the chat form."""
     path = tmp_path_factory.mktemp("form") / "chat.json"
-    path.write_text(json.dumps({"prompt": PROMPT}))
+    path.write_text(json.dumps({"prompt": PROMPT, "normalize": False}))
     return path
 
 
@@ -45,32 +45,41 @@ def test_base_with_a_form_is_champion_in_a_space_of_its_own(
     with running_server(tmp_path, *flags) as server:
         request = pb.EmbedRequest(options=options("m"), inputs=[text(TEXT)])
         (found,) = server.embedding.Embed(request).embeddings
-        assert cosine(unpack(found.vector), chat["qwen2_vl/base/chat-text"]) > 0.99999
+        vector = unpack(found.vector)
+        assert cosine(vector, chat["qwen2_vl/base/chat-text"]) > 0.99999
+        assert abs(np.linalg.norm(vector) - 1) > 0.1
         assert (found.version, found.space) == ("base", spaces(server)["m", "base"])
         assert found.space != space_of(base_digest(base), None)
 
 
-def test_embed_takes_the_form_of_its_base(
-    checkpoints: Path, tmp_path: Path, form: Path, chat: Golden
-) -> None:
-    lines = tmp_path / "lines.jsonl"
+def test_embed_takes_a_preset_and_parts(checkpoints: Path, tmp_path: Path, chat: Golden) -> None:
+    case = next(case for case in CASES["qwen2_vl"] if case["id"] == "chat-image-two-between")
+    parts = case["input"]["parts"]
+    for index, picture in enumerate(case_pictures(case, "images")):
+        picture.save(tmp_path / f"{index}.png")
     raw = "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n<|im_start|>user\n"
-    lines.write_text(
-        json_lines(
-            [
-                {"id": "parts", "text": TEXT},
-                {"id": "raw", "prompt": f"{raw}{TEXT}<|im_end|>\n<|im_start|>assistant\n"},
-            ]
-        )
-    )
+    lines: list[Line | str] = [
+        {"id": "chat-text", "text": TEXT},
+        {"id": "raw", "prompt": f"{raw}{TEXT}<|im_end|>\n<|im_start|>assistant\n"},
+        {
+            "id": case["id"],
+            "parts": [
+                {"image": f"{part['image']}.png"} if "image" in part else part for part in parts
+            ],
+        },
+    ]
+    (tmp_path / "lines.jsonl").write_text(json_lines(lines))
     result = vlm2vec(
-        "embed", "--base", checkpoints / "qwen2_vl", "--embedding", form, "--dtype", "float32",
-        "--input", lines, "--output", tmp_path / "out.npz",
+        "embed", "--preset", "chat", "--base", checkpoints / "qwen2_vl", "--dtype", "float32",
+        "--input", tmp_path / "lines.jsonl", "--output", tmp_path / "out.npz",
+        environment={"TMPDIR": tmp_path},
     )  # fmt: skip
     assert result.returncode == 0, result.stderr
-    with np.load(tmp_path / "out.npz") as vectors:
-        for id in ("parts", "raw"):
-            assert cosine(vectors[id], chat["qwen2_vl/base/chat-text"]) > 0.99999
+    vectors = read_npz(tmp_path / "out.npz")
+    assert cosine(vectors["raw"], vectors["chat-text"]) > 0.999999
+    for id in ("chat-text", case["id"]):
+        assert cosine(vectors[id], chat[f"qwen2_vl/base/{id}"]) > 0.99999
+        assert np.linalg.norm(vectors[id]) == pytest.approx(1, abs=1e-5)
 
 
 def test_verify_says_whether_the_published_similarities_come_out(

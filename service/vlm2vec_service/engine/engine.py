@@ -11,7 +11,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from vlm2vec_service.backbones.table import building, family_of, read_json
+from vlm2vec_service.backbones.table import building, family_of, read_embedding, read_json
 from vlm2vec_service.engine.adapter import Adapter, Compute, load_adapter, without_pause
 from vlm2vec_service.engine.backbone import Backbone
 from vlm2vec_service.engine.checkpoint import load_weights
@@ -85,6 +85,8 @@ class Engine:
             backbone, tower, self.rows, self.cache, vision_batch_patches, self.merged.choose
         )
         self.path_tokens: collections.Counter[str] = collections.Counter()
+        self.normalize = True
+        """Whether the base's own vectors get length 1, where nobody says otherwise."""
         self._adapters: dict[str, Adapter] = {}
         self._running = threading.Lock()
 
@@ -100,7 +102,9 @@ class Engine:
         backbone = build_backbone(base)
         device = find_device(settings.device)
         load_weights(backbone, base, backbone.rename, device, DTYPES[settings.dtype])
-        return cls(backbone, settings)
+        engine = cls(backbone, settings)
+        engine.normalize = read_embedding(base).normalize
+        return engine
 
     @property
     def adapters(self) -> dict[str, Adapter]:
@@ -144,14 +148,17 @@ class Engine:
     ) -> npt.NDArray[np.float32]:
         """Embeds ``inputs``, each with the adapter it names, of which None is the base model.
 
-        ``normalize`` None does as each adapter's ``embedding.json`` says, which is to normalise
-        unless it says otherwise. Batches hold at most ``token_budget`` tokens and mix adapters
-        freely; what else is in a batch does not change a vector by more than rounding. Adapters
-        that get busy are merged between two batches. Returns float32 ``(len(inputs), dim)``, in
-        order. Raises `NotFoundError` for an unknown adapter.
+        ``normalize`` None does as the ``embedding.json`` of each adapter, or the base, says, which
+        is to normalise unless it says otherwise. Batches hold at most ``token_budget`` tokens and
+        mix adapters freely; what else is in a batch does not change a vector by more than rounding.
+        Adapters that get busy are merged between two batches. Returns float32
+        ``(len(inputs), dim)``, in order. Raises `NotFoundError` for an unknown adapter.
         """
+        of_base = self.normalize if normalize is None else normalize
         items = [
-            Item(prepared, None if name is None else self.adapter(name), normalize)
+            Item(prepared, None, of_base)
+            if name is None
+            else Item(prepared, self.adapter(name), normalize)
             for prepared, name in inputs
         ]
         vectors = np.empty((len(items), self.dim), np.float32)

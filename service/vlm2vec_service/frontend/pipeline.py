@@ -303,7 +303,7 @@ class Pipeline:
 
     def _queued(self, prepared: Prepared, route: Route, caller: Caller) -> QueuedInput:
         return QueuedInput(
-            BatchInput(prepared, route.version.key, route.normalize),
+            BatchInput(prepared, route.version.key, route.unit),
             interactive=route.interactive,
             caller=caller.name,
             deadline=caller.deadline,

@@ -47,7 +47,7 @@ def loaded(
     }
 
 
-@way("qwen3_vl", "video-small")
+@way("qwen3_vl", "video-8-text")
 def frames_resized_once(patch: Patch, preprocessor: Any, backbone: Any) -> None:
     rules = preprocessor.film_rules
     patch.setattr(preprocessor, "film_rules", lambda said: replace(rules(said), list_first=None))

@@ -58,6 +58,25 @@ def test_the_pod_of_helm_test_may_call() -> None:
     assert callers[0] in rule["from"]
 
 
+def test_servers_may_pass_a_webhook_on() -> None:
+    callers = [{"podSelector": {}}]
+    values = VALUES["keda"] | {
+        "networkPolicy": {"enabled": True, "restrictEgress": True, "callers": callers}
+    }
+    documents = render(values)
+    assert config(documents)["webhook-peers"] == f"http://{NAME}-headless:8080"
+    assert "http" in ports(documents, f"{NAME}-headless")
+    (rule,) = [rule for rule in server_rules(documents) if {"port": "http"} in rule["ports"]]
+    ours = one(documents, "Deployment")["spec"]["selector"]["matchLabels"]
+    assert {"podSelector": {"matchLabels": ours}} in rule["from"]
+    policy = one(documents, "NetworkPolicy", f"{NAME}-server")["spec"]
+    told = [rule for rule in policy["egress"] if rule["ports"] == [{"port": "http"}]]
+    assert told == [{"ports": [{"port": "http"}], "to": [{"podSelector": {"matchLabels": ours}}]}]
+    own = values | {"settings": {"webhook-peers": "https://all:8080"}}
+    assert config(render(own))["webhook-peers"] == "https://all:8080"
+    assert "webhook-peers" not in config(render(values | {"tls": {"secretName": "tls"}}))
+
+
 def test_istio_s_tunnel_and_its_probes_come_through() -> None:
     rules = server_rules(render("istio"))
     assert {"ports": [{"port": 15008}]} in rules

@@ -25,6 +25,9 @@ poll-seconds = {{ $root.Values.registry.pollSeconds }}
 {{- with $root.Values.registry.webhookSecret }}
 {{- if .name }}
 webhook-secret-file = {{ printf "/etc/vlm2vec/webhook/%s" .key | toJson }}
+{{- if not (or $root.Values.tls.secretName (hasKey $root.Values.settings "webhook-peers")) }}
+webhook-peers = {{ printf "http://%s-headless:8080" (include "vlm2vec.fullname" $root) | toJson }}
+{{- end }}
 {{- end }}
 {{- end }}
 {{- end }}

@@ -55,9 +55,10 @@ def plot(outcomes: Sequence[Outcome], title: str) -> str:
     for power in range(low, high + 1):
         parts += [_line(x(0), y(10.0**power), x(most), y(10.0**power), "#ddd"),
                   _text(LEFT - 8, y(10.0**power) + 4, f"{10.0**power:g}", "end")]  # fmt: skip
-    for step in range(6):
-        rate = most * step / 5
-        parts.append(_text(x(rate), HEIGHT - BOTTOM + 20, f"{rate:.3g}", "middle"))
+    step = _step(most)
+    for number in range(int(most / step) + 1):
+        rate = number * step
+        parts.append(_text(x(rate), HEIGHT - BOTTOM + 20, f"{rate:g}", "middle"))
     for name, share in SHARES.items():
         points = [(x(one.rate), y(1000 * one.percentile(share))) for one in shown]
         path = " ".join(f"{left:.1f},{top:.1f}" for left, top in points)
@@ -72,6 +73,13 @@ def plot(outcomes: Sequence[Outcome], title: str) -> str:
         f'<svg xmlns="http://www.w3.org/2000/svg" {size} font-family="sans-serif" font-size="12">\n'
         f'<rect width="100%" height="100%" fill="#fff"/>\n{drawn}\n</svg>\n'
     )
+
+
+def _step(most: float) -> float:
+    """The distance of marks on an axis up to ``most``: 1, 2 or 5 times a power of ten, such that
+    there are three to six of them."""
+    power = 10.0 ** math.floor(math.log10(most / 5))
+    return next(factor * power for factor in (1, 2, 5, 10) if factor * power >= most / 5)
 
 
 def _line(left: float, top: float, right: float, bottom: float, colour: str) -> str:

@@ -5,9 +5,8 @@ from typing import Any
 
 from vlm2vec_registry.strict import Fields, is_count
 
-DECODES = ("viewed", "raw", "raw_on_white")
-"""How pictures are decoded: as a viewer shows them, as Pillow's bare ``convert("RGB")`` does, or as
-that does but for RGBA, which is put on white."""
+DECODES = ("viewed", "raw")
+"""How pictures are decoded: as a viewer shows them, or as Pillow's bare ``convert("RGB")`` does."""
 SMALL = ("enlarge", "keep", "pad")
 """What becomes of a picture with a side shorter than that of a token: the square of two tokens'
 side; what any other picture becomes; or, padded with black around it, that side."""

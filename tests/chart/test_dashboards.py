@@ -32,7 +32,7 @@ RELEASE: dict[str, Any] = {
     "models": [{"name": MODEL, "folder": "a"}],
 }
 """A release whose pods are called as those that Prometheus scrapes here."""
-VARIABLES = {"$__rate_interval": "10s", "$namespace": ".*", "$model": ".*"}
+VARIABLES = {"$__rate_interval": "10s", "$namespace": ".*", "$model": ".*", "$price": "1"}
 TARGETS = [
     pytest.param(target["expr"], id=f"{name}: {panel['title']} {target['refId']}")
     for name, dashboard in DASHBOARDS.items()

@@ -21,10 +21,9 @@ def test_a_server_that_asks_for_certificates_answers_its_probes(
     own.private_key_pem.write_to_path(tmp_path / "tls.key")
     authority.cert_pem.write_to_path(tmp_path / "ca.crt")
     values = chart_values(checkpoints) | {"tls": {"secretName": "tls", "clientCa": True}}
-    flags = [
-        *chart_flags(values, tmp_path), "--tls-certificate", str(tmp_path / "tls.crt"),
-        "--tls-key", str(tmp_path / "tls.key"), "--tls-client-ca", str(tmp_path / "ca.crt"),
-    ]  # fmt: skip
+    flags = chart_flags(values, tmp_path)
+    file = tmp_path / "config.toml"
+    file.write_text(file.read_text().replace("/etc/vlm2vec/tls", str(tmp_path)))
     credentials = grpc.ssl_channel_credentials(
         authority.cert_pem.bytes(),
         caller.private_key_pem.bytes(),

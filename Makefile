@@ -52,8 +52,9 @@ test: setup  ## run all tests: side by side, then those that need the machine to
 soak: setup  ## mixed load while everything breaks, every answer checked: make soak MINUTES=60 SEED=1
 	$(BIN)/python -m tests.soak --minutes $(MINUTES) --seed $(SEED)
 
-chart: setup  ## generate the chart's table of values and its schema of settings
+chart: setup  ## generate the chart's table of values, its schema of settings, and compose's alerts
 	$(BIN)/python helm/generate.py
+	$(BIN)/python deploy/rules.py
 
 protos: setup  ## generate the Python stubs from protos/
 	protos/generate.sh

@@ -4,7 +4,7 @@ import math
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias, Union
 
 import numpy as np
@@ -50,7 +50,8 @@ class Input:
 
     def __post_init__(self) -> None:
         for name in ("text", "instruction", "prompt"):
-            if not isinstance(words := getattr(self, name), str | None):
+            words = getattr(self, name)
+            if words is not None and not isinstance(words, str):
                 raise TypeError(f"{name} is {type(words).__name__}, not str")
         if self.prompt is not None and (self.text is not None or self.instruction is not None):
             raise ValueError(
@@ -151,13 +152,14 @@ def to_proto(
     read, pixels of a wrong shape, half a surrogate pair, and a message above the limit.
     """
     source = as_input(item, name)
-    if source.prompt is None and source.instruction is None:
-        source = replace(source, instruction=instruction or "")
+    told = instruction if source.instruction is None and source.prompt is None else None
+    if not isinstance(told, str | None):
+        raise TypeError(f"instruction is {type(told).__name__}, not str")
     try:
         message = pb.Input(
             parts=_parts(source, limits),
             prompt=source.prompt,
-            instruction=source.instruction or "",
+            instruction=source.instruction or told or "",
         )
     except UnicodeEncodeError as error:
         raise InvalidInput("half a surrogate pair cannot be sent") from error
@@ -178,6 +180,8 @@ def has_media(item: object) -> bool:
         return has_media(item[-1])
     if isinstance(item, Input):
         return bool(item.images) or item.video is not None
+    if isinstance(item, Mapping):
+        return not {"image", "images", "video"}.isdisjoint(item)
     return not isinstance(item, str)
 
 

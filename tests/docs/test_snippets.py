@@ -132,7 +132,7 @@ def test_what_is_python_runs(
             "items": [("a", "a cat"), ("b", Path("cat.jpg"))], "dogs": [Path("dog.jpg")],
         }  # fmt: skip
         result = eval(code, names)
-        if inspect.isawaitable(result):
+        if inspect.iscoroutine(result):
             asyncio.run(result)
 
 

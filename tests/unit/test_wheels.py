@@ -32,10 +32,10 @@ def environment(tmp_path_factory: pytest.TempPathFactory) -> Path:
     assert len(wheels) == 2
     venv.create(folder / "venv", symlinks=True)
     programs = folder / "venv" / "bin"
-    install = [*pip, "--python", programs / "python", "install", "--no-deps", "--no-index"]
-    subprocess.run([*install, *wheels], check=True, capture_output=True)
+    install = [*pip, "--python", str(programs / "python"), "install", "--no-deps", "--no-index"]
+    subprocess.run([*install, *map(str, wheels)], check=True, capture_output=True)
     (site,) = (folder / "venv").glob("lib/python*/site-packages")
-    others = Path(importlib.metadata.distribution("numpy").locate_file(""))
+    others = Path(str(importlib.metadata.distribution("numpy").locate_file("")))
     # A path that a .pth file adds is searched for packages, not for further .pth files such as
     # those by which a checkout is installed.
     (site / "others.pth").write_text(f"{others}\n")
@@ -67,7 +67,14 @@ def test_the_wheels_embed_with_the_model_that_ships(environment: Path, tmp_path:
     model = Path(run(environment / "python", "-c", where, folder=tmp_path).strip())
     assert model.is_relative_to(environment.parent)
     (tmp_path / "in.jsonl").write_text('{"id": 1, "text": "a red seven"}\n')
-    flags = ["--base", model / "base", "--adapter", f"v1={model / 'v1'}", "--input", "in.jsonl"]
+    flags: list[str | Path] = [
+        "--base",
+        model / "base",
+        "--adapter",
+        f"v1={model / 'v1'}",
+        "--input",
+        "in.jsonl",
+    ]
     run(environment / "vlm2vec", "embed", *flags, "--output", "out.jsonl", folder=tmp_path)
     assert '"vector"' in (tmp_path / "out.jsonl").read_text()
 

@@ -1,17 +1,22 @@
 """The gate: decides by recorded evaluations whether a version may become the champion."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from vlm2vec_evaluation.compare import Earlier, difference
 from vlm2vec_evaluation.errors import EvaluationError
-from vlm2vec_evaluation.record import Recorded, read
-from vlm2vec_evaluation.suite import Suite, read_suite
+from vlm2vec_evaluation.record import Recorded, read, read_whole
+from vlm2vec_evaluation.suite import OVERALL, Suite, read_suite
 
 if TYPE_CHECKING:
     from vlm2vec_registry.snapshot import PublishedVersion
     from vlm2vec_registry.store import Registry
 
 EXAMPLE = "suite.yaml:min_hit1=0.60,max_drop=0.005"
+METRICS = ("hit1", "hit5", "hit10", "mrr", "ndcg5", "score")
+"""What may be required; ``score`` is each data set's own metric."""
+NAMES = {"hit1": "hit@1", "hit5": "hit@5", "hit10": "hit@10", "mrr": "MRR", "ndcg5": "nDCG@5"}
 ROUNDING = 1e-9
 
 
@@ -19,33 +24,56 @@ ROUNDING = 1e-9
 class Requirement:
     """The scores on a suite that a candidate has to have.
 
-    ``min_hit1`` is the least overall hit@1. ``max_drop`` is how much lower than the champion's
-    hit@1 may be, on each data set and overall.
+    ``minimum`` is the least that ``metric``, one of `METRICS`, may be overall. ``max_drop`` is how
+    much lower than the champion's it may be, on each data set and overall. With ``significant`` a
+    drop counts only where it is more than chance.
     """
 
     suite: Suite
-    min_hit1: float = 0.0
+    minimum: float = 0.0
     max_drop: float = 0.0
+    metric: str = METRICS[0]
+    significant: bool = False
 
 
 def parse(text: str) -> Requirement:
     """Parses a requirement ``SUITE[:KEY=VALUE,...]``, such as `EXAMPLE`.
 
-    Raises `EvaluationError`.
+    Keys are ``min_METRIC``, ``max_drop``, ``metric``, and ``significant=yes``, which is for the
+    metric ``score``. Raises `EvaluationError`.
     """
     source, _, settings = text.rpartition(":") if "=" in text else (text, "", "")
-    values: dict[str, float] = {}
+    values: dict[str, Any] = {}
     for setting in filter(None, settings.split(",")):
         key, _, value = setting.partition("=")
-        if key not in ("min_hit1", "max_drop") or key in values:
+        found = _setting(text, key, value)
+        if not found or found.keys() & values.keys() - {"metric"}:
             raise EvaluationError(f"{text!r}: {setting!r} is not as in {EXAMPLE}")
-        try:
-            values[key] = float(value)
-        except ValueError as error:
-            raise EvaluationError(f"{text!r}: {key}: {value!r} is no number") from error
-        if not 0.0 <= values[key] <= 1.0:
-            raise EvaluationError(f"{text!r}: {key}: {value} is not between 0 and 1")
-    return Requirement(read_suite(source), **values)
+        if values.get("metric", found.get("metric")) != found.get("metric", values.get("metric")):
+            raise EvaluationError(f"{text!r}: a requirement has one metric; give several")
+        values |= found
+    requirement = Requirement(read_suite(source), **values)
+    if requirement.significant and requirement.metric != "score":
+        raise EvaluationError(f"{text!r}: significant=yes is for metric=score, a data set's own")
+    return requirement
+
+
+def _setting(text: str, key: str, value: str) -> dict[str, Any]:
+    """The fields of a `Requirement` that one setting gives; none for one that is unknown."""
+    if key == "metric" and value in METRICS:
+        return {"metric": value}
+    if key == "significant" and value in ("yes", "no"):
+        return {"significant": value == "yes"}
+    metric = key.removeprefix("min_")
+    if key != "max_drop" and (metric == key or metric not in METRICS):
+        return {}
+    try:
+        number = float(value)
+    except ValueError as error:
+        raise EvaluationError(f"{text!r}: {key}: {value!r} is no number") from error
+    if not 0.0 <= number <= 1.0:
+        raise EvaluationError(f"{text!r}: {key}: {value} is not between 0 and 1")
+    return {"max_drop": number} if key == "max_drop" else {"minimum": number, "metric": metric}
 
 
 def check(registry: "Registry", model: str, version: str, requirement: Requirement) -> list[str]:
@@ -62,23 +90,12 @@ def check(registry: "Registry", model: str, version: str, requirement: Requireme
         champion = registry.version(model, CHAMPION)
     except MissingError:
         champion = None
-    return reasons(requirement, candidate, champion)
-
-
-def reasons(
-    requirement: Requirement,
-    candidate: "PublishedVersion",
-    champion: "PublishedVersion | None",
-) -> list[str]:
-    """Lists why ``candidate`` may not become the champion in place of ``champion``.
-
-    Without a champion, or where it is the candidate, no score can drop.
-    """
     try:
         mine = _current(requirement.suite, candidate)
         problems = _too_low(requirement, mine)
+        # Without a champion, or where it is the candidate, no score can drop.
         if champion is not None and champion.name != candidate.name:
-            problems += _dropped(requirement, mine, _current(requirement.suite, champion))
+            problems += _dropped(registry, requirement, mine, _current(requirement.suite, champion))
     except EvaluationError as error:
         return [str(error)]
     return problems
@@ -108,22 +125,61 @@ def _current(suite: Suite, version: "PublishedVersion") -> Recorded:
 
 
 def _too_low(requirement: Requirement, mine: Recorded) -> list[str]:
-    hit1 = mine.overall["hit1"]
-    if hit1 >= requirement.min_hit1 - ROUNDING:
+    metric = requirement.metric
+    if metric not in mine.overall:
+        return [f"its evaluation has no {metric}: it is an older one, evaluate again"]
+    found = mine.overall[metric]
+    if found >= requirement.minimum - ROUNDING:
         return []
-    return [f"overall hit@1 is {hit1:.4f}, min_hit1 is {requirement.min_hit1:.4f}"]
+    named = NAMES.get(metric, metric)
+    return [f"overall {named} is {found:.4f}, min_{metric} is {requirement.minimum:.4f}"]
 
 
-def _dropped(requirement: Requirement, mine: Recorded, champions: Recorded) -> list[str]:
+def _dropped(
+    registry: "Registry", requirement: Requirement, mine: Recorded, champions: Recorded
+) -> list[str]:
     other = sorted(name for name in mine.data if mine.data[name] != champions.data[name])
     if other:
         sets = ", ".join(other)
         return [f"the champion was evaluated on other data of {sets}: evaluate both on the same"]
-    pairs = {name: (champions.hit1[name], mine.hit1[name]) for name in mine.hit1}
-    pairs["overall"] = champions.overall["hit1"], mine.overall["hit1"]
+    metric = requirement.metric
+    if metric == METRICS[0]:
+        pairs = {name: (champions.hit1[name], mine.hit1[name]) for name in mine.hit1}
+        pairs[OVERALL] = champions.overall[metric], mine.overall[metric]
+        return _fallen(requirement, pairs)
+    before, after = (read_whole(registry, one) for one in (champions, mine))
+    try:
+        pairs = {
+            name: (float(before["data_sets"][name][metric]), float(row[metric]))
+            for name, row in after["data_sets"].items()
+        }
+        pairs[OVERALL] = champions.overall[metric], mine.overall[metric]
+    except KeyError as error:
+        return [f"the champion's evaluation has no {error}: it is an older one, evaluate it again"]
+    fallen = _fallen(requirement, pairs)
+    return _certain(before, after, fallen) if requirement.significant else fallen
+
+
+def _fallen(requirement: Requirement, pairs: Mapping[str, tuple[float, float]]) -> list[str]:
+    named = NAMES.get(requirement.metric, requirement.metric)
     return [
-        f"{name}: hit@1 fell by {before - after:.4f}, from {before:.4f} to {after:.4f}; max_drop "
+        f"{name}: {named} fell by {before - after:.4f}, from {before:.4f} to {after:.4f}; max_drop "
         f"is {requirement.max_drop:.4f}"
         for name, (before, after) in pairs.items()
         if before - after > requirement.max_drop + ROUNDING
     ]
+
+
+def _certain(
+    before: Mapping[str, Any], after: Mapping[str, Any], fallen: Sequence[str]
+) -> list[str]:
+    """Keeps those of the ``fallen`` whose drop is more than chance."""
+    earlier, later = Earlier.parse(before), Earlier.parse(after)
+    pairs = {name: (earlier.each[name], later.each[name]) for name in later.each}
+    kept = []
+    for reason in fallen:
+        name = reason.partition(":")[0]
+        found = difference(list(pairs.values()) if name == OVERALL else [pairs[name]])
+        if found.certain:
+            kept.append(f"{reason}; the drop is from {-found.high:.4f} to {-found.low:.4f}")
+    return kept

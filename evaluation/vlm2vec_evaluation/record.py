@@ -2,9 +2,11 @@
 
 import contextlib
 import json
+import tempfile
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vlm2vec_evaluation.errors import EvaluationError
@@ -24,13 +26,19 @@ if TYPE_CHECKING:
 PREFIX = "vlm2vec.evaluation."
 """With a suite's name behind it, the tag that holds the last evaluation on that suite."""
 
+WHOLE = "evaluation.json"
+"""The artifact of an evaluation's run that has all of its scores, those of each query too."""
+
 HIT1 = "vlm2vec.hit1."
 """With a suite's name behind it, the tag for people that holds the overall hit@1 on that suite."""
 
 
 @dataclass(frozen=True)
 class Recorded:
-    """A recorded evaluation, as a version's tag holds it. ``hit1`` and ``data`` are by data set."""
+    """A recorded evaluation, as a version's tag holds it. ``hit1`` and ``data`` are by data set.
+
+    What the model cannot take has 0 and no data. The run has all else, in `WHOLE`.
+    """
 
     suite: str
     suite_digest: str
@@ -48,7 +56,7 @@ def record(
     """Logs the scores to a run, and names it in a tag of ``version``, whose logged model has them
     too, and whose description shows them.
 
-    Metrics are called ``DATA_SET/hit1`` and ``overall/hit1``; ``evaluation.json`` is the whole.
+    Metrics are called ``DATA_SET/hit1`` and ``overall/hit1``; `WHOLE` has all.
     Raises `EvaluationError` if the vectors were not of the version's space, or the evaluation has
     not all data sets of the suite.
     """
@@ -58,19 +66,26 @@ def record(
             f"{where} has space {version.space} in the registry, the vectors are of space {space}"
         )
     names = [item.name for item in suite.data_sets]
-    if missing := [name for name in names if name not in evaluation.data_sets]:
+    known = {**dict.fromkeys(evaluation.skipped), **evaluation.data_sets}
+    if missing := [name for name in names if name not in known]:
         raise EvaluationError(f"not recorded: {', '.join(missing)} were not evaluated")
     run = _log(registry, version, suite, evaluation)
     made = Recorded(
         suite=suite.name, suite_digest=suite.digest, space=space, run_id=run,
-        overall=asdict(evaluation.averages[OVERALL]),
-        hit1={name: row.scores.hit1 for name, row in evaluation.data_sets.items()},
-        data={name: row.data for name, row in evaluation.data_sets.items()},
+        overall=_overall(evaluation),
+        hit1={name: row.scores.hit1 if row else 0.0 for name, row in known.items()},
+        data={name: row.data if row else "" for name, row in known.items()},
     )  # fmt: skip
     registry.tag(version.model, version.name, PREFIX + suite.name, json.dumps(asdict(made)))
     registry.tag(version.model, version.name, HIT1 + suite.name, f"{made.overall['hit1']:.4f}")
     _describe(registry, version, suite, evaluation)
     return made
+
+
+def _overall(evaluation: Evaluation) -> dict[str, float]:
+    values = asdict(evaluation.averages[OVERALL])
+    del values["all"]
+    return {**values, "score": evaluation.headline[OVERALL]}
 
 
 def _log(
@@ -104,7 +119,7 @@ def _log(
             models = [LoggedModelInput(model_id)] if model_id else None
             client.log_inputs(run, data_sets(read, "evaluation"), models)
             client.log_batch(run, _metrics(report, model_id))
-            client.log_dict(run, {**about, **report}, "evaluation.json")
+            client.log_dict(run, {**about, **report}, WHOLE)
     except RegistryError as error:
         raise EvaluationError(
             f"not recorded: {error}; run it again, the vectors are kept"
@@ -169,4 +184,22 @@ def read(version: "PublishedVersion", suite: Suite) -> Recorded | None:
         raise EvaluationError(
             f"{version.model} version {version.name}: tag {PREFIX}{suite.name} was not made by an "
             f"evaluation: {error}; evaluate it again"
+        ) from error
+
+
+def read_whole(registry: "Registry", recorded: Recorded) -> dict[str, Any]:
+    """Reads all scores of a recorded evaluation from its run, as `report.to_json` made them.
+
+    Raises `EvaluationError` if the run does not have them any more.
+    """
+    from vlm2vec_registry.mlflow_errors import mlflow_errors
+
+    try:
+        with mlflow_errors(), tempfile.TemporaryDirectory() as folder:
+            path = registry.client.download_artifacts(recorded.run_id, WHOLE, folder)
+            found: dict[str, Any] = json.loads(Path(path).read_text())
+            return found
+    except (RegistryError, OSError, ValueError) as error:
+        raise EvaluationError(
+            f"run {recorded.run_id} has no readable {WHOLE}: {error}; evaluate again"
         ) from error

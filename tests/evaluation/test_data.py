@@ -10,8 +10,9 @@ from tests.evaluation import small
 from vlm2vec import Input
 from vlm2vec.inputs import InputLike
 from vlm2vec_evaluation import prompts
-from vlm2vec_evaluation.data import read_task
+from vlm2vec_evaluation.data import read
 from vlm2vec_evaluation.errors import EvaluationError
+from vlm2vec_evaluation.layouts.source import Source
 from vlm2vec_evaluation.suite import Suite, parse_suite, read_suite
 from vlm2vec_evaluation.task import Task
 
@@ -19,7 +20,7 @@ QWEN, PHI = "<|image_pad|>", "<|image_1|>"
 
 
 def tasks(suite: Suite, backbone: str = "qwen2_vl") -> dict[str, Task]:
-    return {item.name: read_task(suite, item, backbone) for item in suite.data_sets}
+    return {item.name: read(Source(suite, item, backbone)) for item in suite.data_sets}
 
 
 def prompt(item: InputLike) -> str:
@@ -131,15 +132,15 @@ def test_a_row_may_say_that_several_are_right(tmp_path: Path) -> None:
     (tmp_path / "rows.jsonl").write_text("".join(json.dumps(item) + "\n" for item in rows))
     values = {"data_sets": [{"name": "a", "path": "rows.jsonl", "meta_task": "vqa"}]}
     suite = parse_suite(values, "small", tmp_path)
-    records = read_task(suite, suite.data_sets[0], "qwen2_vl", limit=2).records
+    records = read(Source(suite, suite.data_sets[0], "qwen2_vl", 2)).records
     assert [record.right for record in records] == [(0,), (0, 1)]
     with pytest.raises(EvaluationError, match="row 3: tgt_right: expected a number from 1 to 3"):
-        read_task(suite, suite.data_sets[0], "qwen2_vl")
+        read(Source(suite, suite.data_sets[0], "qwen2_vl"))
 
 
 def test_limit_takes_the_first_rows(tmp_path: Path) -> None:
     suite = read_suite(small.write_suite(tmp_path / "suite"))
-    assert len(read_task(suite, suite.data_sets[0], "qwen2_vl", limit=2).records) == 2
+    assert len(read(Source(suite, suite.data_sets[0], "qwen2_vl", 2)).records) == 2
 
 
 @pytest.mark.parametrize(

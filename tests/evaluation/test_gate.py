@@ -5,6 +5,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from click.testing import CliRunner
 
@@ -16,6 +17,7 @@ from vlm2vec_evaluation.gate import Requirement, check, parse
 from vlm2vec_evaluation.metrics import DataSetScores
 from vlm2vec_evaluation.record import PREFIX, read, record, scores
 from vlm2vec_evaluation.suite import Suite, read_suite
+from vlm2vec_evaluation.vector_file import Vector
 from vlm2vec_registry.errors import MissingError
 from vlm2vec_registry.snapshot import LOGGED_MODEL
 from vlm2vec_registry.store import Registry
@@ -123,7 +125,7 @@ def test_a_good_version_passes(
 ) -> None:
     write(registry, model, versions[0], suite)
     write(registry, model, versions[1], suite, crops=0.6, classes=0.95)
-    assert check(registry, model, versions[1], Requirement(suite, min_hit1=0.7)) == []
+    assert check(registry, model, versions[1], Requirement(suite, minimum=0.7)) == []
     # The champion itself, and a first version, have nothing to be compared with.
     assert check(registry, model, versions[0], Requirement(suite)) == []
     registry.delete_alias(model, "champion")
@@ -139,16 +141,52 @@ def test_what_fell_is_named_with_by_how_much(
     questions = "questions: hit@1 fell by 0.0010, from 0.8000 to 0.7990; max_drop is "
     overall = "overall: hit@1 fell by 0.0130, from 0.7500 to 0.7370; max_drop is "
 
-    def problems(**values: float) -> list[str]:
-        return check(registry, model, versions[1], Requirement(suite, **values))
+    def problems(minimum: float = 0.0, max_drop: float = 0.0) -> list[str]:
+        return check(registry, model, versions[1], Requirement(suite, minimum, max_drop))
 
     assert problems() == [questions + "0.0000", crops + "0.0000", overall + "0.0000"]
     assert problems(max_drop=0.0010) == [crops + "0.0010", overall + "0.0010"]
     assert problems(max_drop=0.02) == [crops + "0.0200"]
     assert problems(max_drop=0.1) == []
     low = "overall hit@1 is 0.7370, min_hit1 is 0.7400"
-    assert problems(max_drop=0.1, min_hit1=0.74) == [low]
-    assert problems(max_drop=0.02, min_hit1=0.74) == [low, crops + "0.0200"]
+    assert problems(max_drop=0.1, minimum=0.74) == [low]
+    assert problems(max_drop=0.02, minimum=0.74) == [low, crops + "0.0200"]
+
+
+def test_a_drop_by_another_metric_may_have_to_be_more_than_chance(
+    registry: Registry, model: str, versions: list[str], suite: Suite
+) -> None:
+    """Of 100 queries 10 are answered worse, which is more than chance; or 30 worse and 26 better,
+    which is not, though the mean fell all the same."""
+    before = np.tile(np.array([1, 0], np.float32), 50)
+    worse, mixed = before.copy(), before.copy()
+    worse[np.flatnonzero(before)[:10]] = 0
+    mixed[np.flatnonzero(before)[:30]] = 0
+    mixed[np.flatnonzero(before == 0)[:26]] = 1
+
+    def put(version: str, each: Vector) -> None:
+        rows = {
+            name: replace(row, scores=replace(row.scores, hit1=float(each.mean())), each=each)
+            for name, row in evaluation(suite).data_sets.items()
+        }
+        published = registry.version(model, version)
+        record(registry, published, suite, Evaluation(rows), published.space)
+
+    put(versions[0], before)
+    significant = Requirement(suite, metric="score", significant=True)
+    put(versions[1], worse)
+    problems = check(registry, model, versions[1], significant)
+    assert len(problems) == 5
+    assert "classes: score fell by 0.1000, from 0.5000 to 0.4000; max_drop" in problems[0]
+    assert "the drop is from 0.0" in problems[0]
+    put(versions[1], mixed)
+    assert len(check(registry, model, versions[1], replace(significant, significant=False))) == 5
+    # Of one data set it may be chance; that all four fell alike is hardly.
+    assert [one for one in check(registry, model, versions[1], significant)
+            if not one.startswith("overall")] == []  # fmt: skip
+    assert check(registry, model, versions[1], Requirement(suite, 0.9, metric="mrr")) == []
+    low = check(registry, model, versions[1], Requirement(suite, 0.5, metric="score"))
+    assert low[0] == "overall score is 0.4600, min_score is 0.5000"
 
 
 def test_what_is_missing_or_stale_is_refused(
@@ -209,6 +247,10 @@ def test_requirements_are_parsed(tmp_path: Path) -> None:
     assert parse(f"{path}:max_drop=0.005") == Requirement(suite, 0.0, 0.005)
     assert parse(str(path)) == Requirement(suite)
     assert parse("mmeb_v1:min_hit1=0.6").suite.name == "mmeb_v1"
+    assert parse(f"{path}:min_mrr=0.5") == Requirement(suite, 0.5, metric="mrr")
+    assert parse(f"{path}:metric=score,max_drop=0.1,significant=yes") == Requirement(
+        suite, 0.0, 0.1, "score", significant=True
+    )
 
 
 @pytest.mark.parametrize(
@@ -223,6 +265,12 @@ def test_requirements_are_parsed(tmp_path: Path) -> None:
         ("mmeb_v1:min_hit1=60", "min_hit1: 60 is not between 0 and 1"),
         ("mmeb_v1:max_drop=nan", "max_drop: nan is not between 0 and 1"),
         ("none.yaml:max_drop=0", "suite none.yaml: no such file"),
+        ("mmeb_v1:min_recall=0.5", "'min_recall=0.5' is not as in"),
+        ("mmeb_v1:metric=acc", "'metric=acc' is not as in"),
+        ("mmeb_v1:min_mrr=0.5,min_hit1=0.5", "'min_hit1=0.5' is not as in"),
+        ("mmeb_v1:min_mrr=0.5,metric=score", "a requirement has one metric; give several"),
+        ("mmeb_v1:significant=yes", "significant=yes is for metric=score"),
+        ("mmeb_v1:significant=1", "'significant=1' is not as in"),
     ],
 )
 def test_requirements_that_make_no_sense_are_refused(text: str, problem: str) -> None:

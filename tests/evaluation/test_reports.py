@@ -36,7 +36,7 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def reported(small: Path, checkpoints: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("reported")
-    flags = [
+    flags: list[str | Path] = [
         *("--local", "--base", checkpoints / "qwen2_vl", "--dtype", "float32", "--suite", small),
         *("--cache", folder / "cache", "--output", folder / "scores.json"),
     ]
@@ -95,7 +95,15 @@ def test_missing_files_are_said_with_what_fetches_them(tmp_path: Path) -> None:
 
 
 def test_sound_is_said_to_be_skipped(tmp_path: Path) -> None:
-    flags = ["--suite", "mmeb_v3", "--data", tmp_path, "--only", "ESC-50", "--check"]
+    flags: list[str | Path] = [
+        "--suite",
+        "mmeb_v3",
+        "--data",
+        tmp_path,
+        "--only",
+        "ESC-50",
+        "--check",
+    ]
     assert "skipped  ESC-50: will be skipped: inputs of audio" in run(*flags)
 
 

@@ -62,7 +62,7 @@ def test_digest_is_of_what_the_file_says(tmp_path: Path) -> None:
         (
             "images: pictures",
             "picture: here",
-            "unknown key picture; known are data_sets, groups",
+            "unknown key picture; known are data_sets, fetch",
         ),
         ("path: classes.jsonl", "paths: x", r"data_sets\[0\]: unknown key paths"),
         ("path: classes.jsonl", "split: ind", r"data_sets\[0\]: path is missing"),

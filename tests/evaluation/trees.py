@@ -95,7 +95,7 @@ def video_classes(suite: Suite, data_set: DataSet) -> None:
 def video_questions(suite: Suite, data_set: DataSet) -> None:
     style = data_set.options["style"]
     lettered = ["A. a red ball.", "B. a blue ball."]
-    made: Row = {
+    forms: dict[str, Row] = {
         "mvbench": {"video": "v.mp4", "question": "What?", "candidates": ["red", "blue"],
                     "answer": "blue"},
         "nextqa": {"video": 77, "question": "why?", "answer": 1, "qid": 0, "type": "CW",
@@ -105,7 +105,8 @@ def video_questions(suite: Suite, data_set: DataSet) -> None:
                       "question_idx": "0"},
         "activitynet": {"video_name": "v", "question": "is it red", "answer": "no",
                         "question_id": "v_1"},
-    }[style]  # fmt: skip
+    }  # fmt: skip
+    made = forms[style]
     path = suite.root / data_set.path
     folder = suite.root / data_set.options["frames"]
     if style == "mvbench":

@@ -99,6 +99,7 @@ def test_tasks_are_the_same_again_and_their_files_say_the_same(tmp_path: Path) -
     assert [item.name for item in suite.data_sets] == [task.name for task in made]
     for data_set, task in zip(suite.data_sets, made, strict=True):
         read = read_task(suite, data_set, "qwen2_vl")
+        assert isinstance(read, Task)
         assert (read.meta_task, read.split) == (task.meta_task, task.split)
         for ours, theirs in zip(task.records, read.records, strict=True):
             assert theirs.right == tuple(range(len(ours.right)))

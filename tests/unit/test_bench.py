@@ -35,7 +35,7 @@ class Clock:
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     made = Clock()
     monkeypatch.setattr(load, "clock", made)
-    monkeypatch.setattr(load.asyncio, "sleep", made.sleep)
+    monkeypatch.setattr(asyncio, "sleep", made.sleep)
     return made
 
 

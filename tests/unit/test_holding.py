@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from tests.unit.test_access import NOTHING, access
-from tests.unit.test_two_workers import TwoWorkers, run
+from tests.unit.test_two_workers import FirstByte, TwoWorkers, run
 from vlm2vec.v1 import embedding_pb2 as pb
 from vlm2vec_registry.embedding_config import EmbeddingConfig
 from vlm2vec_service.backbones import load_preprocessor
@@ -76,7 +76,7 @@ def test_what_is_held_is_corrected_both_ways() -> None:
 def test_a_call_gives_back_what_it_held_however_it_ends() -> None:
     for error in (None, ExhaustedError("full", 1.0), asyncio.CancelledError()):
         gate = access(max_calls=10)
-        call = gate.start("Embed", "ipv4:10.0.0.1:5", "")
+        call = gate.start("Embed", "ipv4:10.0.0.1:5")
         gate.check(call, NOTHING, "embed")
         call.hold(400, "request")
         assert gate.received.taken_by(Flow("ipv4:10.0.0.1", True)) == 400
@@ -127,7 +127,7 @@ def test_a_body_is_held_before_it_is_read_or_as_it_comes() -> None:
     assert body_read(busy, [], small, small) == (429, 2)
 
 
-class Squares:
+class Squares(FirstByte):
     """A preprocessor that makes pictures of ``side`` pixels a side of everything, and notes the
     most that ``budget`` had given away meanwhile."""
 

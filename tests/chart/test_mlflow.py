@@ -1,8 +1,13 @@
 """The MLflow that the chart bundles starts, and answers to its host names and no others."""
 
+import base64
 import http.client
+import http.server
 import subprocess
+import threading
 from pathlib import Path
+
+import pytest
 
 from tests.chart.rendering import NAME, NAMESPACE, config, one, render
 from tests.e2e.server import COMMAND, free_ports, wait_until
@@ -45,3 +50,39 @@ def test_the_bundled_mlflow_answers_its_service_and_its_probe(tmp_path: Path) ->
     finally:
         process.terminate()
         process.wait(30)
+
+
+def test_credentials_in_a_file_are_read_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As the chart mounts them with registry.credentialsSecret.fileKey, below HOME."""
+    from mlflow import MlflowClient
+
+    seen: list[str | None] = []
+
+    class Registry(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            """Notes who asks, and has no models."""
+            seen.append(self.headers["Authorization"])
+            self.send_response(200)
+            self.send_header("Content-Length", "2")
+            self.end_headers()
+            self.wfile.write(b"{}")
+
+        def log_message(self, format: str, *args: object) -> None:
+            """Says nothing."""
+
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / ".mlflow").mkdir()
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Registry) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        address = f"http://127.0.0.1:{server.server_port}"
+        client = MlflowClient(address, address)
+        for password in ("first", "second"):
+            (tmp_path / ".mlflow" / "credentials").write_text(
+                f"[mlflow]\nmlflow_tracking_username = u\nmlflow_tracking_password = {password}\n"
+            )
+            client.search_registered_models()
+        server.shutdown()
+    expected = [base64.b64encode(f"u:{p}".encode()).decode() for p in ("first", "second")]
+    assert [(one or "").removeprefix("Basic ") for one in seen] == expected

@@ -4,23 +4,51 @@ import re
 from typing import Any
 
 import pytest
+import yaml
+from helm_python import Chart
+from helm_python.config import Config
 
-from tests.chart.rendering import NAME, Document, config, one, render
+from tests.chart.api_server import running_api_server
+from tests.chart.rendering import CHART, NAME, NAMESPACE, VALUES, Document, config, one, render
 
 V1, V2 = f"{NAME}-worker-v1", f"{NAME}-worker-v2"
 
 
-def test_pods_that_are_scaled_begin_with_the_least_and_are_never_left_to_the_default_of_one() -> (
-    None
-):
-    """Helm takes away a number that is no longer rendered, which then is 1: of a running release
-    the chart renders what there is, of a new one the least."""
-    for values in ("gpu", "keda", "split"):
-        scale = {"gpu": 3, "keda": 2, "split": 2}[values]
-        assert one(render(values), "Deployment")["spec"]["replicas"] == scale
+def test_pods_that_are_scaled_begin_with_the_least() -> None:
+    for values, least in (("gpu", 3), ("keda", 2), ("split", 2)):
+        assert one(render(values), "Deployment")["spec"]["replicas"] == least
     assert one(render("default"), "Deployment")["spec"]["replicas"] == 2
     assert one(render("zero"), "Deployment", V2)["spec"]["replicas"] == 0
     assert one(render("zero"), "Deployment", V1)["spec"]["replicas"] == 1
+
+
+@pytest.mark.parametrize(
+    ("values", "name", "there", "expected"),
+    [
+        ({"autoscaling": {"kind": "hpa"}}, NAME, 7, 7),
+        ({"autoscaling": {"kind": "keda"}}, NAME, 5, 5),
+        (VALUES["zero"], V2, 3, 3),
+        (VALUES["zero"], V1, 0, 0),
+        # Nobody else says it: the values do.
+        ({"replicas": 4}, NAME, 7, 4),
+    ],
+)
+def test_an_autoscaler_that_is_turned_on_finds_the_pods_that_there_are(
+    values: Document, name: str, there: int, expected: int
+) -> None:
+    """Helm takes a number that is no longer rendered away, which then is 1."""
+    with (
+        running_api_server(NAMESPACE, name, there) as address,
+        Config(kube_apiserver=address, storage_driver="memory") as cluster,
+        Chart.load(CHART) as chart,
+    ):
+        files = cluster.render(chart, values, name="demo", namespace=NAMESPACE, is_upgrade=True)
+    documents = [
+        document
+        for file, text in files.items() if file.endswith(".yaml")
+        for document in yaml.load_all(text, yaml.CSafeLoader) if document
+    ]  # fmt: skip
+    assert one(documents, "Deployment", name)["spec"]["replicas"] == expected
 
 
 def test_keda_scales_the_workers_of_each_model_by_what_waits_for_it() -> None:

@@ -85,8 +85,9 @@ class Ranking:
     """Whether the end of the query's text was left out."""
 
     def __repr__(self) -> str:
+        best = self.candidates[0] if self.candidates else None
         return (
-            f"Ranking({len(self.candidates)} candidates, best={self.candidates[0]}, "
+            f"Ranking({len(self.candidates)} candidates, best={best}, "
             f"model={self.model!r}, version={self.version!r}, space={self.space!r})"
         )
 

@@ -46,7 +46,7 @@ class Event:
     def made_champion(self) -> bool:
         """Whether ``version`` became the champion by it."""
         made = self.action in ("promote", "rollback", f"alias {CHAMPION}")
-        return made and self.status == "FINISHED" and not self.note.startswith(REFUSED)
+        return made and self.status == "FINISHED" and not _refused(self.note)
 
 
 @contextlib.contextmanager
@@ -57,7 +57,7 @@ def recorded(
     values = (model, action, version, before, note[:MOST_CHARACTERS])
     tags = dict(zip((MODEL, ACTION, VERSION, BEFORE, NOTE), values, strict=True))
     experiment = registry.experiment(EXPERIMENT)
-    name = f"{action} {model} {version}".strip()
+    name = f"{action} {model} {version}".strip() + (f", {REFUSED}" if _refused(note) else "")
     with recorded_run(registry.client, experiment, name, tags):
         yield
 
@@ -70,6 +70,10 @@ def history(registry: Registry, model: str) -> list[Event]:
         for version in registry.versions(model)
     ]
     return sorted([*_changes(registry, model), *published], key=lambda event: -event.at)
+
+
+def _refused(note: str) -> bool:
+    return note.startswith(REFUSED)
 
 
 def _changes(registry: Registry, model: str) -> list[Event]:

@@ -76,7 +76,7 @@ def log_model(
             str(client.get_run(run).info.experiment_id),
             re.sub(r"[/:.%\"']", "-", model),  # which MLflow refuses
             source_run_id=run,
-            tags={"vlm2vec.model": model, SPACE: adapter.space},
+            tags={**origin(), "vlm2vec.model": model, SPACE: adapter.space},
             params=adapter.parameters,
             model_type=adapter.parameters["adapter"],
         )

@@ -12,7 +12,7 @@ from tests.conftest import adapter_folder
 from tests.unit.test_registry import MODEL, command
 from vlm2vec_registry import card, lineage, publishing
 from vlm2vec_registry.errors import OutageError
-from vlm2vec_registry.history import history, recorded
+from vlm2vec_registry.history import EXPERIMENT, history, recorded
 from vlm2vec_registry.snapshot import LOGGED_MODEL
 from vlm2vec_registry.store import Registry
 
@@ -83,6 +83,7 @@ def test_a_version_is_a_logged_model(store: Path) -> None:
     assert json.loads(model.tags["mlflow.modelVersions"]) == [{"name": MODEL, "version": 1}]
     assert {metric.key: metric.value for metric in model.metrics or []} == {"hit1": 0.5}
     assert model.params["adapter"] == "dora"
+    assert model.tags["mlflow.user"] == getpass.getuser()
     outputs = registry.client.get_run(version.run_id).outputs
     assert outputs is not None
     assert [output.model_id for output in outputs.model_outputs] == [model.model_id]
@@ -182,6 +183,9 @@ def test_a_verdict_is_noted_either_way(own: Registry, tmp_path: Path) -> None:
     (event, *_) = history(own, MODEL)
     assert event.note.startswith("refused: ")
     assert not event.made_champion
+    assert own.client.search_runs([own.experiment(EXPERIMENT)])[0].info.run_name == (
+        f"promote {MODEL} 1, refused"
+    )
 
 
 def test_a_change_that_fails_is_in_the_history(own: Registry) -> None:

@@ -28,7 +28,8 @@ class PromptTemplate:
     the order that they get, or is `GIVEN`, which keeps the caller's and puts nothing between parts.
     ``empty`` is the content of an input that has none; None refuses it. In a text whatever
     ``blanked`` lists becomes a space, and with ``collapse`` all white space at a place one space,
-    at the ends none; what is empty then becomes a space.
+    at the ends none; what is empty then becomes a space. Control tokens in words are plain text,
+    unless ``control_tokens`` has them read as such.
 
     The prompt is ``system_turn`` around the system prompt, where there is one; ``user_turn`` around
     the content; with ``generation_prompt`` the ``assistant_turn``; and ``suffix``. Where
@@ -48,6 +49,7 @@ class PromptTemplate:
     empty: str | None = None
     blanked: tuple[str, ...] = ()
     collapse: bool = False
+    control_tokens: bool = False
     system: str = ""
     instruction: str = INSTRUCTIONS[0]
     full_stop: bool = False

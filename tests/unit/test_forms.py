@@ -115,12 +115,13 @@ def test_tokens_of_a_golden_are_made_of_what_its_caller_said(
     given: Any = backbone_cases.prepare(Recorder(preprocessor), case)
     said = request_of(case)
     request = replace(given, prompt=None, instruction=said.instruction, parts=said.parts)
-    prepared = preprocessor.prepare(request, replace(embedding, prompt=prompt))
     golden = backbone_cases.goldens()[f"{family}/input_ids/{case['id']}"].tolist()
-    if case["id"] == "text-added-token":  # what callers write as words is never a control token
-        assert prepared.token_ids.tolist() != golden
-    else:
-        assert prepared.token_ids.tolist() == golden
+    for control_tokens in (False, True):
+        prompt = replace(prompt, control_tokens=control_tokens)
+        prepared = preprocessor.prepare(request, replace(embedding, prompt=prompt))
+        # What callers write as words is no control token, unless that is asked for.
+        same = control_tokens or case["id"] != "text-added-token"
+        assert (prepared.token_ids.tolist() == golden) == same
 
 
 def test_every_form_of_the_goldens_has_a_preset() -> None:

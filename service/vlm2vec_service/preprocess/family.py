@@ -3,7 +3,7 @@
 import functools
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -165,9 +165,8 @@ class FamilyPreprocessor(ABC):
             words = self._longest_words(request.prompt)
             return Prompt(request.prompt, self.tokenizer.encode_raw, most, words)
         template = self.spell(embedding.prompt)
-        placeholders = [self.tokenizer.spell(one) for one in self.placeholders(request)]
-        found = render(template, request, placeholders)
-        encode, spell = self.tokenizer.encode, self.tokenizer.spell
+        encode, spell = self._encoder(template)
+        found = render(template, request, [spell(one) for one in self.placeholders(request)])
         return Prompt(found.text, encode, most, found.words, found.system, spell)
 
     def _spell(self, template: PromptTemplate) -> PromptTemplate:
@@ -175,11 +174,19 @@ class FamilyPreprocessor(ABC):
         checkpoint's own template where it wants that. Raises `CheckpointError`."""
         if template.chat_template:
             template = self._own_turns(template)
-        spell = self.tokenizer.spell
+        _, spell = self._encoder(template)
         parts = {part.name: getattr(template, part.name) for part in fields(PromptTemplate)}
         spelt: dict[str, Any] = {k: spell(v) for k, v in parts.items() if isinstance(v, str)}
         start, end = template.brackets
         return replace(template, **spelt, brackets=(spell(start), spell(end)))
+
+    def _encoder(
+        self, template: PromptTemplate
+    ) -> tuple[Callable[[str], list[int]], Callable[[str], str]]:
+        """How prompts of ``template`` are encoded, and how control tokens are spelt for that."""
+        if template.control_tokens:
+            return self.tokenizer.encode_raw, str
+        return self.tokenizer.encode, self.tokenizer.spell
 
     def _own_turns(self, template: PromptTemplate) -> PromptTemplate:
         found = ChatTemplate.read(self.base) if self.base else None

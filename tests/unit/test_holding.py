@@ -2,6 +2,7 @@
 
 import asyncio
 import io
+import math
 import time
 from collections.abc import Callable, Coroutine
 from pathlib import Path
@@ -104,7 +105,8 @@ def body_read(gate: Access, headers: list[tuple[bytes, bytes]], *chunks: bytes) 
         await send({"type": "http.response.start", "status": 200})
 
     scope = {
-        "type": "http", "path": "/v1/embeddings", "headers": headers, "client": ("10.0.0.1", 5),
+        "type": "http", "method": "POST", "path": "/v1/embeddings", "headers": headers,
+        "client": ("10.0.0.1", 5),
     }  # fmt: skip
     before = gate.received.taken
     asyncio.run(Middleware(app, gate, HttpSettings())(scope, receive, send))
@@ -145,6 +147,8 @@ class Squares(FirstByte):
 
 LIMITS = Limits(max_tokens=2)
 BOUND = most_bytes(2, has_media=True)
+SIDE = math.isqrt(BOUND // 4)
+"""Of pictures that take three quarters of that, so that there is no room for a third input."""
 
 
 def with_squares(
@@ -193,7 +197,7 @@ def test_an_input_waits_for_memory_until_its_deadline(tmp_path: Path) -> None:
         for worker in two.workers:
             worker.behave = hold
         held = [asyncio.create_task(embed(two)) for _ in range(2)]
-        while squares.budget.taken != 2 * (16 + 40 * 40 * 3):
+        while squares.budget.taken != 2 * (16 + SIDE * SIDE * 3):
             await asyncio.sleep(0.01)
         with pytest.raises(DeadlineError, match="before there was memory for it"):
             await embed(two, seconds=0.2)
@@ -203,7 +207,7 @@ def test_an_input_waits_for_memory_until_its_deadline(tmp_path: Path) -> None:
         gate.set()
         assert [await held[1], await third] == [1, 1]
 
-    with_squares(tmp_path, 40, check)
+    with_squares(tmp_path, SIDE, check)
 
 
 def test_an_input_that_becomes_too_large_is_refused(tmp_path: Path) -> None:

@@ -23,6 +23,7 @@ from vlm2vec_service.frontend.request import Caller
 from vlm2vec_service.frontend.served import Served
 from vlm2vec_service.metrics import Metrics
 from vlm2vec_service.preprocess import Prepared, Request
+from vlm2vec_service.preprocess.sampling import FrameCount
 from vlm2vec_service.scheduling.scheduler import Scheduler
 from vlm2vec_service.settings import Limits, RegistrySettings, ServerSettings
 from vlm2vec_service.supervision.process import Worker
@@ -38,8 +39,11 @@ LOADED, FAILED = adapters_pb2.ADAPTER_STATE_LOADED, adapters_pb2.ADAPTER_STATE_F
 class FirstByte:
     """A preprocessor whose one token is the text's first byte."""
 
+    def sampling(self, embedding: EmbeddingConfig, frames: int) -> FrameCount:
+        return FrameCount(frames)
+
     def prepare(self, request: Request, embedding: EmbeddingConfig) -> Prepared:
-        token = (request.text or "\0").encode()[0]
+        token = ("".join(request.texts) or "\0").encode()[0]
         return Prepared(np.array([token], np.int32), np.zeros((3, 1), np.int32))
 
 
@@ -47,7 +51,9 @@ class TwoWorkers:
     """A model m with the champion 1, on two workers, as the front end has it."""
 
     def __init__(self, folder: Path) -> None:
-        champion = read_version("1", write_adapter(folder), b"")
+        adapter = write_adapter(folder)
+        (adapter / "embedding.json").write_text('{"normalize": false}')
+        champion = read_version("1", adapter, b"")
         base = read_version(BASE_VERSION, None, b"")
         versions = {BASE_VERSION: base, "1": champion}
         model = ServedModel("m", folder, "toy", b"", versions, {"champion": champion})

@@ -82,6 +82,26 @@ def test_one_that_is_bad_is_named_and_counted_once(tmp_path: Path, bad: int) -> 
     run(tmp_path, scene)
 
 
+@pytest.mark.parametrize("bad", [0, 17, 40])
+def test_one_that_the_device_has_no_memory_for_is_named(tmp_path: Path, bad: int) -> None:
+    inputs = [text("A") for _ in range(41)]
+    inputs[bad] = text("Z")
+
+    async def full(batch: list[int]) -> None:
+        if ord("Z") in batch:
+            raise InvalidInputError("input", "out of memory")
+
+    async def scene(two: TwoWorkers) -> None:
+        await two.embed("A")
+        for worker in two.workers:
+            worker.behave = full
+        with pytest.raises(InvalidInputError, match="out of memory") as refused:
+            await embed(two, inputs)
+        assert refused.value.field == f"inputs[{bad}]"
+
+    run(tmp_path, scene)
+
+
 def test_who_gives_up_takes_all_of_his_inputs_along() -> None:
     async def check() -> None:
         worker = ScriptedWorker()

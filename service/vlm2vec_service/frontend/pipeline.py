@@ -16,6 +16,7 @@ from vlm2vec_registry.snapshot import CHAMPION, SHADOW
 from vlm2vec_service.errors import (
     AdapterError,
     Code,
+    InvalidInputError,
     ServeError,
     UnavailableError,
 )
@@ -80,6 +81,12 @@ class Pipeline:
         return {
             name: not draining and served.residency.ready for name, served in self.served.items()
         }
+
+    @property
+    def started(self) -> bool:
+        """Whether no model is starting any more: each is ready, or is known not to get so."""
+        models = self.served.values()
+        return not (self.draining.is_set() or any(one.residency.starting for one in models))
 
     async def answer(
         self, inputs: Mapping[str, pb.Input], options: pb.CallOptions, caller: Caller
@@ -263,6 +270,8 @@ class Pipeline:
                 asked = queue[queued]
                 try:
                     outcome: Answer | Exception = self._answer(asked, queued, route, preprocess)
+                except InvalidInputError as error:  # a worker has no name for it
+                    outcome = InvalidInputError(asked.field, error.problem)
                 except Exception as error:  # noqa: BLE001 (the others of the bundle go on)
                     outcome = error
                 give(asked, outcome)

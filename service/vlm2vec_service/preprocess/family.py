@@ -192,7 +192,8 @@ class FamilyPreprocessor(ABC):
         found = ChatTemplate.read(self.base) if self.base else None
         if found is None:
             raise CheckpointError("prompt.chat_template: the checkpoint has no chat template")
-        return found.fill(template, *self.reserved_text[:1], "".join(self.reserved_text[1:2]))
+        image, *video = self.reserved_text
+        return found.fill(template, image, "".join(video[:1]))
 
     def _longest_words(self, prompt: str) -> tuple[int, int]:
         """The place of the longest text between the placeholders and control tokens of a raw

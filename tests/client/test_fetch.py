@@ -13,6 +13,7 @@ import vlm2vec
 from tests.client.conftest import Connect
 from tests.client.server import Service
 from tests.client.vectors import DIMENSION
+from vlm2vec.reembed.rows import parse
 from vlm2vec.v1 import embedding_pb2 as pb
 
 DATA = bytes(range(256)) * 5
@@ -65,6 +66,12 @@ class Page(BaseHTTPRequestHandler):
         """Logs nothing."""
 
 
+@pytest.fixture(autouse=True)
+def no_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keeps what is here from being asked of a proxy."""
+    monkeypatch.setenv("no_proxy", "*")
+
+
 @pytest.fixture
 def site() -> Iterator[Site]:
     with Site() as site:
@@ -91,6 +98,14 @@ def test_urls(client: Any, service: Service, site: Site) -> None:
         pb.Input(parts=[pb.Part(video=pb.Video(frames=frames))]),
         pb.Input(parts=[picture]),
     ]
+
+
+def test_urls_in_a_corpus_are_fetched_too(tmp_path: Path) -> None:
+    given = {"id": 1, "image": "https://x/a.png", "video": ["b.png", "data:image/png;base64,AA"]}
+    id, source = parse(given, tmp_path, "int64", ())
+    assert id == 1
+    assert source.images == ["https://x/a.png"]
+    assert source.video == [tmp_path / "b.png", "data:image/png;base64,AA"]
 
 
 @pytest.mark.parametrize(

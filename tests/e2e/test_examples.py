@@ -73,8 +73,10 @@ def test_the_sql_for_pgvector(digits: Server) -> None:
     assert max(inserted, key=lambda name: float(inserted[name] @ query)) == BEST
 
 
-def test_the_notebook(digits: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_notebook(digits: Server, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("VLM2VEC_SERVER", digits.address)
+    for variable in ("IPYTHONDIR", "JUPYTER_RUNTIME_DIR"):
+        monkeypatch.setenv(variable, str(tmp_path))
     notebook = nbformat.read(EXAMPLES / "search.ipynb", as_version=4)
     stored = [cell.get("outputs") for cell in notebook.cells]
     NotebookClient(notebook, timeout=300, resources={"metadata": {"path": EXAMPLES}}).execute()

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
 from vlm2vec.errors import InvalidInput
+from vlm2vec.fetch import is_url
 from vlm2vec.inputs import KEYS, Input
 from vlm2vec.media import ImageLike, VideoLike
 from vlm2vec.stream_items import Id
@@ -82,9 +83,10 @@ def _media_list(sources: Any, key: str, folder: Path) -> list[ImageLike]:
     return [_media(source, f"{key}[{i}]", folder) for i, source in enumerate(sources)]
 
 
-def _media(source: Any, key: str, folder: Path) -> Path | bytes:
-    """Returns a path, which starts in ``folder`` if it is relative, or the encoded file itself."""
-    if isinstance(source, bytes):
+def _media(source: Any, key: str, folder: Path) -> Path | str | bytes:
+    """Returns a path, which starts in ``folder`` if it is relative, or a URL or the encoded file as
+    it is."""
+    if isinstance(source, bytes) or (isinstance(source, str) and is_url(source)):
         return source
     if not isinstance(source, str):
         raise _bad(key, f"expected a path, got {type(source).__name__}")

@@ -32,11 +32,14 @@ SCOPES = {
 }  # fmt: skip
 """The scope that a caller needs for a path and those below it, by the first that fits."""
 INFRASTRUCTURE = {
-    "/healthz": "health", "/readyz": "health", "/health": "health", "/metrics": "metrics",
+    "/healthz": "health", "/readyz": "health", "/health": "health", "/startupz": "health",
+    "/metrics": "metrics",
     "/openapi.json": "reflection", **dict.fromkeys(pages.FILES, "pages"),
 }  # fmt: skip
 """Paths by the word of ``--without-credential`` that opens them to everybody. They need no scope
 and are not logged: probes would fill the log."""
+ALIASES = {("POST", "/"): "/embed"}
+"""What a path with a method stands for: clients of text-embeddings-inference know no path."""
 SIGNED = {"/webhooks/mlflow"}
 """Paths whose handlers see for themselves who calls, by a signature in the request."""
 MAX_NOTICE_BYTES = 1_048_576
@@ -59,6 +62,8 @@ class Middleware:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
+        if (scope["method"], scope["path"]) in ALIASES:
+            scope = {**scope, "path": ALIASES[scope["method"], scope["path"]]}
         path: str = scope["path"]
         if part := INFRASTRUCTURE.get(path):
             await self._infrastructure(part, scope, receive, send)

@@ -1,7 +1,9 @@
 """The configuration file of a command: TOML, whose keys are the names of the command's options."""
 
+import re
 import textwrap
 import tomllib
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,8 @@ import orjson
 from vlm2vec_service.options import grouped
 
 WIDTH = 96
+SERVICE = re.compile(r"SERVICE_(HOST|PORT(_\w+)?)|PORT(_\d+_\w+)?")
+"""What Kubernetes puts behind the name of a Service."""
 
 
 def read_config(context: click.Context, parameter: click.Parameter, path: Path | None) -> None:
@@ -55,6 +59,20 @@ def _check_type(option: click.Parameter, value: Any) -> None:
         wanted = {float: "a number", int: ""}
     if type(value) not in wanted:
         raise click.BadParameter(f"{value!r} is not {next(iter(wanted.values()))}")
+
+
+def unknown_variables(context: click.Context, environment: Iterable[str]) -> list[str]:
+    """Lists the variables that are named as the command's are, and stand for none of its options.
+    Kubernetes names some so, for a Service that has the command's name."""
+    prefix = f"{context.auto_envvar_prefix}_"
+    known = {f"{prefix}{option.name}".upper() for option in context.command.params}
+    return sorted(
+        name
+        for name in environment
+        if name.startswith(prefix)
+        and name not in known
+        and not SERVICE.fullmatch(name.removeprefix(prefix))
+    )
 
 
 def print_config(context: click.Context, parameter: click.Parameter, asked: bool) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from vlm2vec_cli.config import print_config, read_config
+from vlm2vec_cli.config import print_config, read_config, unknown_variables
 from vlm2vec_cli.parse import FILE, names_and_sources, pairs
 from vlm2vec_cli.presets import (
     add_models,
@@ -39,6 +39,8 @@ from vlm2vec_service.settings import (
     VideoSettings,
 )
 from vlm2vec_service.versions.catalog import BASE_VERSION
+
+log = logging.getLogger("vlm2vec_cli.serve")
 
 
 def worker_addresses(
@@ -152,6 +154,8 @@ def serve(**values: Any) -> None:
     # Worker processes inherit these as their own options.
     os.environ["VLM2VEC_WORKER_LOG_LEVEL"] = logs.log_level
     os.environ["VLM2VEC_WORKER_LOG_FORMAT"] = logs.log_format
+    for name in unknown_variables(click.get_current_context(), os.environ):
+        log.warning("the environment's %s is none of the options; see vlm2vec serve --help", name)
     tracing.configure("vlm2vec-frontend")
     engine, limits = take(EngineSettings, values), take(Limits, values)
     video, registry = take(VideoSettings, values), take(RegistrySettings, values)
@@ -169,7 +173,7 @@ def serve(**values: Any) -> None:
         check_devices(devices if local else [])
     if not engine.threads and "OMP_NUM_THREADS" not in os.environ:
         engine = replace(engine, threads=threads_of_a_worker(len(local) * devices.count("cpu")))
-    say = logging.getLogger("vlm2vec_cli.serve").info
+    say = log.info
     presets, embeddings = values["preset"], values["embedding"]
     deployment = build.Deployment(
         {

@@ -149,7 +149,7 @@ def _explained(id: HubId, error: BaseException) -> RegistryError:
         if constants.is_offline_mode():
             return OutageError(
                 f"{id}: no folder here, not or not whole in the cache {cache}, and HF_HUB_OFFLINE "
-                "is set; start once without it"
+                f"is set; start once without it, or fetch it where there is a network: {_line(id)}"
             )
         if error.__cause__:
             return _explained(id, error.__cause__)
@@ -160,9 +160,15 @@ def _explained(id: HubId, error: BaseException) -> RegistryError:
     told = " ".join(str(error).split())
     return OutageError(
         f"{id}: no folder here, and {constants.ENDPOINT} cannot be asked, or what it sends is not "
-        f"whole: {type(error).__name__}: {told}; try again, or let HF_ENDPOINT name one that "
-        "answers"
+        f"whole: {type(error).__name__}: {told}; try again, let HF_ENDPOINT name one that answers, "
+        f"or bring the cache from where there is a network: {_line(id)}"
     )
+
+
+def _line(id: HubId) -> str:
+    """The command that fetches the model into the cache."""
+    revision = f" --revision {id.revision}" if id.revision else ""
+    return f"hf download {id.repository}{revision}"
 
 
 def _refusal(id: HubId, error: "HfHubHTTPError") -> str:

@@ -21,6 +21,7 @@ NEEDED = {
     "config.json", "model.safetensors", "preprocessor_config.json", "tokenizer.json",
     "tokenizer_config.json",
 }  # fmt: skip
+FETCH = f"hf download {BASE}"
 ADAPTERS_OWN = {"adapter_config.json", "adapter_model.safetensors", "embedding.json", "README.md"}
 OTHERS = {
     "pytorch_model.bin": b"pickle", "modeling_tiny.py": b"import os", "optimizer.pt": b"pickle",
@@ -134,8 +135,14 @@ def as_it_is(hub: Hub) -> None:
         (private, BASE, {}, "no model on .* that may be seen without a token; .* in HF_TOKEN"),
         (private, BASE, {"HF_TOKEN": "hf_other"}, "no model on .* that this token may see"),
         (pickled, BASE, {}, f"{BASE}: no safetensors .*; an adapter .* vlm2vec adapters import"),
-        (as_it_is, BASE, {"HF_HUB_OFFLINE": "1"}, "not whole in the cache .*HF_HUB_OFFLINE is"),
-        (as_it_is, BASE, {"HF_ENDPOINT": "http://127.0.0.1:9"}, "http://127.0.0.1:9 cannot be ask"),
+        (as_it_is, BASE, {"HF_HUB_OFFLINE": "1"}, f"cache .*HF_HUB_OFFLINE is set.* {FETCH}$"),
+        (as_it_is, f"{BASE}@v9", {"HF_HUB_OFFLINE": "1"}, f"{FETCH} --revision v9$"),
+        (
+            as_it_is,
+            BASE,
+            {"HF_ENDPOINT": "http://127.0.0.1:9"},
+            f"127.0.0.1:9 cannot be .*{FETCH}$",
+        ),
         (as_it_is, BASE, {"HF_HOME": "requests.jsonl"}, "cannot be stored in .*HF_HOME names anot"),
         (longer, BASE, {}, "what it sends is not whole: .* should be of size"),
     ],

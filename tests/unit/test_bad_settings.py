@@ -12,6 +12,7 @@ import pytest
 import torch
 from click.testing import CliRunner, Result
 
+from vlm2vec_cli.config import unknown_variables
 from vlm2vec_cli.main import vlm2vec
 from vlm2vec_cli.serve import check_names, serve
 from vlm2vec_service.addresses import bind, check_free
@@ -216,6 +217,34 @@ def test_devices_that_are_not_there(
     assert said == f"--device: cuda:2 is not there; {here}"
     monkeypatch.setattr(devices, "ASK", "raise SystemExit(1)")
     devices.check_devices(["cuda:2"])  # which the worker will say
+
+
+def test_a_worker_by_itself_refuses_the_same() -> None:
+    for flag, value in (
+        *(("address", address) for address in (*ADDRESSES, "unix:")),
+        *((name, value) for name in ("device", "dtype", "log_level") for value in WRONG[name]),
+        ("threads", "-1"), ("token_budget", "-1"), ("base", "/nowhere/at/all"),
+    ):  # fmt: skip
+        option = f"--{flag.replace('_', '-')}"
+        result = CliRunner().invoke(vlm2vec, ["worker", "--base", "/", f"{option}={value}"])
+        assert result.exit_code == 2
+        last = result.output.splitlines()[-1]
+        assert last.startswith(f"Error: Invalid value for '{option}': ")
+        assert value in last
+
+
+def test_variables_that_are_none_of_the_options_are_found() -> None:
+    context = click.Context(serve, auto_envvar_prefix="VLM2VEC_SERVE")
+    good = ["CONFIG", "MODEL", "MAX_TOKENS", "CUDA_GRAPHS"]
+    # Kubernetes sets these for a Service that is called vlm2vec-serve.
+    service = [
+        "SERVICE_HOST", "SERVICE_PORT", "SERVICE_PORT_GRPC", "PORT", "PORT_50051_TCP",
+        "PORT_50051_TCP_ADDR",
+    ]  # fmt: skip
+    wrong = ["MAX_TOKEN", "PORT_GRPC", "max_tokens"]
+    names = [f"VLM2VEC_SERVE_{name}" for name in (*good, *service, *wrong)]
+    found = unknown_variables(context, [*names, "PATH", "VLM2VEC_WORKER_DTYPE"])
+    assert found == sorted(f"VLM2VEC_SERVE_{name}" for name in wrong)
 
 
 @pytest.mark.parametrize(

@@ -30,7 +30,7 @@ def test_probes_ask_what_the_server_answers() -> None:
             if "tls-certificate" in config(documents):
                 paths = {key: probe["httpGet"]["path"] for key, probe in probes.items()}
                 expected = {
-                    "startup": "/readyz?model=*",
+                    "startup": "/startupz",
                     "readiness": "/readyz",
                     "liveness": "/healthz",
                 }

@@ -68,9 +68,20 @@ def request() -> pb.EmbedRequest:
     return pb.EmbedRequest(options=options(MODEL, "base"), inputs=[case_inputs(MODEL)["text"]])
 
 
+def assert_probe_is_answered(address: str) -> None:
+    """As the kubelet asks a worker, once it listens."""
+    with grpc.insecure_channel(address) as channel:
+        # Its methods are missing from the published types.
+        health: Any = health_pb2_grpc.HealthStub(channel)
+        asked = health_pb2.HealthCheckRequest()
+        answer = health.Check(asked, wait_for_ready=True, timeout=START_SECONDS)
+        assert answer.status == SERVING
+
+
 def assert_only_qwen_is_ready(server: Server) -> None:
     assert server.status("") == server.status(f"model/{MODEL}") == SERVING
     assert server.status("model/phi") == server.status("model/*") == NOT_SERVING
+    assert server.status("startup") == NOT_SERVING  # its worker may yet come
     ready = {
         model: httpx.get(f"http://{server.http_address}/readyz?model={model}").status_code
         for model in ("", MODEL, "phi", "*")
@@ -91,6 +102,7 @@ def test_workers_come_and_go_and_one_that_is_missing_holds_up_no_other_model(
         assert caught.value.code() == grpc.StatusCode.UNAVAILABLE
         assert server.metric("starting_refused_total", model=MODEL) == 1
         with site.worker():
+            assert_probe_is_answered(site.address)
             wait_until(lambda: server.status("") == SERVING)
             assert_only_qwen_is_ready(server)
             (embedding,) = server.embedding.Embed(request(), timeout=60).embeddings
@@ -102,13 +114,3 @@ def test_workers_come_and_go_and_one_that_is_missing_holds_up_no_other_model(
         with site.worker():
             (embedding,) = waiting.result().embeddings
             assert_golden(embedding, golden, MODEL, "base", "text")
-
-
-def test_a_worker_answers_its_probe(checkpoints: Path, tmp_path: Path) -> None:
-    site = Site(checkpoints, tmp_path)
-    with site.worker(), grpc.insecure_channel(site.address) as channel:
-        # Its methods are missing from the published types.
-        health: Any = health_pb2_grpc.HealthStub(channel)
-        asked = health_pb2.HealthCheckRequest()
-        answer = health.Check(asked, wait_for_ready=True, timeout=START_SECONDS)
-        assert answer.status == SERVING

@@ -115,9 +115,9 @@ def test_one_model_that_waits_for_a_gpu_holds_up_no_front_end() -> None:
     (server,) = pod_of(one(render("split"), "Deployment"))["containers"]
     assert server["startupProbe"]["grpc"]["service"] == "liveness"
     assert "service" not in server["readinessProbe"]["grpc"]  # any model
-    # A whole server that never gets one of its models ready must not replace one that has it.
+    # A whole server does not replace one before its models are loaded, if they can be.
     (whole,) = pod_of(one(render("default"), "Deployment"))["containers"]
-    assert whole["startupProbe"]["grpc"]["service"] == "model/*"
+    assert whole["startupProbe"]["grpc"]["service"] == "startup"
     assert "service" not in whole["readinessProbe"]["grpc"]
 
 

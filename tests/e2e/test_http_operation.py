@@ -63,11 +63,12 @@ def test_health_and_pages(http: httpx.Client) -> None:
             answer = http.get(path, params={"model": model})
             assert (answer.status_code, answer.json()) == (200, {"status": "ready"})
         assert http.get(path, params={"model": "unknown"}).status_code == 404
+    assert http.get("/startupz").json() == {"status": "started"}
     paths = http.get("/openapi.json").json()["paths"]
     expected = {"/v1/embeddings", "/v1/rerank", "/v1/models", "/v1/models/{model}"}
     expected |= {"/v1/score", "/v2/embed", "/embed", "/info"}
     expected |= {f"/v1/adapters{end}" for end in ("", "/{model}/{version}", "/preload", "/unload")}
-    assert set(paths) == expected | {"/healthz", "/readyz", "/health", "/metrics"}
+    assert set(paths) == expected | {"/healthz", "/readyz", "/health", "/startupz", "/metrics"}
     methods = [method for path in paths.values() for method in path.values()]
     assert not [method for method in methods if "422" in method["responses"]]
 

@@ -62,7 +62,7 @@ def test_deadlines_pass_and_the_server_goes_on(server: Server, golden: Golden) -
 
 def test_health_and_reflection(server: Server) -> None:
     assert server.first_status == NOT_SERVING
-    for service in ("", *SERVICES, "liveness", "model/*", "model/qwen", "model/phi"):
+    for service in ("", *SERVICES, "liveness", "startup", "model/*", "model/qwen", "model/phi"):
         assert server.status(service) == SERVING
     for name in ("unknown", "qwen", "model/unknown", "model/"):
         unknown = health_pb2.HealthCheckRequest(service=name)

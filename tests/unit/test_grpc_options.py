@@ -65,7 +65,7 @@ def test_clients_that_ping_are_not_cut_off() -> None:
                 {answer, lost}, timeout=9.0, return_when=asyncio.FIRST_COMPLETED
             )
             assert not ended, "a connection was cut off"
-            servicer.set({"m": True})
+            servicer.set({"m": True}, True)
             assert (await answer).status == health_pb2.HealthCheckResponse.SERVING
             lost.cancel()
         await server.stop(None)

@@ -1,13 +1,13 @@
-{{/* A whole server has started when every model has a worker with its champion, and is ready while any has: one model
-that is broken takes no other's traffic away. A front end by itself has nothing to wait for, and where workers may be
+{{/* A whole server has started when every model is ready or known not to get so, and is ready while any is: no rollout
+goes on before a model is loaded, and one that is broken takes no other's traffic away. A front end by itself has nothing to wait for, and where workers may be
 none it has to be there to see that some are needed. Liveness asks for the process alone, which starts workers again
 itself. The kubelet's gRPC probes know no TLS, its HTTP probes do. */}}
 {{- define "vlm2vec.serverProbes" -}}
 {{- $live := include "vlm2vec.probe" (dict "root" . "path" "/healthz" "service" "liveness") -}}
 {{- $ready := include "vlm2vec.probe" (dict "root" . "path" "/readyz" "service" "") -}}
-{{- $all := include "vlm2vec.probe" (dict "root" . "path" "/readyz?model=*" "service" "model/*") -}}
+{{- $started := include "vlm2vec.probe" (dict "root" . "path" "/startupz" "service" "startup") -}}
 startupProbe:
-  {{ ternary $live $all .Values.split.enabled }}
+  {{ ternary $live $started .Values.split.enabled }}
   periodSeconds: 5
   timeoutSeconds: 5
   failureThreshold: {{ div (add .Values.startupSeconds 4) 5 }}

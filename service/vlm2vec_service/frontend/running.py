@@ -69,7 +69,7 @@ class Running:
 
     def _tell_readiness(self) -> None:
         """Tells health which models are ready, shows it in a metric, and logs each change."""
-        self.healthy.set(self.pipeline.ready)
+        self.healthy.set(self.pipeline.ready, self.pipeline.started)
         for name, served in self.pipeline.served.items():
             reason = served.residency.unready
             self.pipeline.metrics.model_ready.labels(name).set(not reason)

@@ -133,6 +133,15 @@ class Residency:
             return f"version {champion.name} could not be loaded: {found.reason}"
         return "its workers are starting"
 
+    @property
+    def starting(self) -> bool:
+        """Whether waiting may help: no worker answers with the champion, and it is not known that
+        none will."""
+        champion = self.model.aliases.get(CHAMPION)
+        if champion is None:
+            return not self.model.heard
+        return self.state(champion).state not in (State.HELD, State.FAILED)
+
     # What is loaded
 
     def under_way(self, version: Version, state: State | None) -> None:

@@ -13,6 +13,8 @@ LIVENESS = "liveness"
 """Health of the process, whatever its workers do; "" and the services' names are readiness: of any
 model."""
 EVERY_MODEL = "model/*"
+STARTUP = "startup"
+"""Whether no model is starting any more, be it ready or known not to get so."""
 
 
 class HealthServicer(health_pb2_grpc.HealthServicer):
@@ -21,18 +23,20 @@ class HealthServicer(health_pb2_grpc.HealthServicer):
     def __init__(self, services: Iterable[str], models: Iterable[str]) -> None:
         self._services = {"", *services}
         self._ready = dict.fromkeys(models, False)
+        self._started = False
         self._closed = False
         self._changed = asyncio.Event()
 
-    def set(self, ready: Mapping[str, bool]) -> None:
-        """Says of each model whether it can be embedded with now."""
-        if ready != self._ready and not self._closed:
-            self._ready = dict(ready)
+    def set(self, ready: Mapping[str, bool], started: bool) -> None:
+        """Says of each model whether it can be embedded with now, and whether none is starting."""
+        if (ready, started) != (self._ready, self._started) and not self._closed:
+            self._ready, self._started = dict(ready), started
             self._tell()
 
     def close(self) -> None:
         """Not ready for good; who watches is told and sent away."""
         self._ready, self._closed = dict.fromkeys(self._ready, False), True
+        self._started = False
         self._tell()
 
     async def Check(self, request: pb.HealthCheckRequest, context: Context) -> Any:
@@ -59,6 +63,8 @@ class HealthServicer(health_pb2_grpc.HealthServicer):
     def _status(self, service: str) -> Any:
         if service == LIVENESS:
             ready = True
+        elif service == STARTUP:
+            ready = self._started
         elif service in self._services:
             ready = any(self._ready.values())
         elif service == EVERY_MODEL:

@@ -231,4 +231,4 @@ class ModelList(BaseModel):
 class Status(BaseModel):
     """Whether the process lives, or is ready to embed."""
 
-    status: Literal["alive", "ready", "not ready"]
+    status: Literal["alive", "ready", "not ready", "starting", "started"]

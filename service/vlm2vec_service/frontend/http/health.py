@@ -1,5 +1,5 @@
 """What probes and Prometheus ask on the HTTP port: ``/healthz``, ``/readyz``, ``/health``,
-``/metrics``."""
+``/startupz``, ``/metrics``."""
 
 import asyncio
 
@@ -33,6 +33,12 @@ def routes(pipeline: Pipeline) -> APIRouter:
         found = any(asked) if model != "*" else all(asked)
         response.status_code = 200 if found else 503
         return Status(status="ready" if found else "not ready")
+
+    @router.get("/startupz", responses={503: {"model": Status}})
+    async def startupz(response: Response) -> Status:
+        """Whether no model is starting any more: each is ready, or is known not to get so."""
+        response.status_code = 200 if pipeline.started else 503
+        return Status(status="started" if pipeline.started else "starting")
 
     @router.get(
         "/metrics", response_class=Response, responses={200: {"content": {"text/plain": {}}}}

@@ -63,12 +63,12 @@ def test_numbers_are_those_of_the_batch_and_tiles_cover_all_rows(engine: Engine)
     assert ids[:82].tolist() == batch.host_ids.tolist()
     assert not ids[82:].any()
     np.testing.assert_array_equal(positions[:, :82], batch.host_positions)
-    assert last.tolist() == batch.host_last.tolist()
-    assert boundaries.tolist() == [0, *(batch.host_last + 1)]
+    assert last.tolist() == batch.host_pooled.tolist()
+    assert boundaries.tolist() == [0, *(batch.host_pooled + 1)]
     np.testing.assert_array_equal(places[:, : table.shape[1]], table)
     for tiles, rows, stage in (
         (token_tiles, size.tokens, batch.token_stage),
-        (input_tiles, size.inputs, batch.input_stage),
+        (input_tiles, size.inputs, batch.pooled_stage),
     ):
         owner = np.full(rows, -1)
         for slot, start, stop in tiles:

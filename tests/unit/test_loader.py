@@ -15,6 +15,7 @@ from vlm2vec_registry.embedding_config import EmbeddingConfig
 from vlm2vec_service.errors import AdapterError, ExhaustedError
 from vlm2vec_service.metrics import Metrics
 from vlm2vec_service.preprocess import Prepared, Request
+from vlm2vec_service.preprocess.sampling import FrameCount
 from vlm2vec_service.settings import RegistrySettings
 from vlm2vec_service.versions import residency as module
 from vlm2vec_service.versions.catalog import BASE_VERSION, ServedModel, Version, read_version
@@ -29,6 +30,9 @@ class OneToken:
     def prepare(self, request: Request, embedding: EmbeddingConfig) -> Prepared:
         positions = np.zeros((3, 1), np.int32)
         return Prepared(np.ones(1, np.int32), positions)
+
+    def sampling(self, embedding: EmbeddingConfig, frames: int) -> FrameCount:
+        return FrameCount(frames)
 
 
 class LoaderScene:

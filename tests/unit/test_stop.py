@@ -166,11 +166,10 @@ def test_a_film_of_as_many_pixels_as_allowed_is_read() -> None:
 @pytest.mark.parametrize("name", ["images", "video"])
 def test_pictures_of_too_many_pixels_together_are_refused(name: str) -> None:
     pixels = Pictures.of([Image.new("RGB", (10, 10))] * 3, "viewed")
-    nothing = Pictures.of((), "viewed")
-    images, frames = ([pixels], nothing) if name == "images" else ([], pixels)
-    check_media(images, frames, Limits(max_decoded_pixels=300))
+    images, videos = ([pixels], []) if name == "images" else ([], [pixels])
+    check_media(images, videos, Limits(max_decoded_pixels=300))
     with pytest.raises(InvalidInputError, match=r"300 pixels in all.*max_decoded_pixels, 299"):
-        check_media(images, frames, Limits(max_decoded_pixels=299))
+        check_media(images, videos, Limits(max_decoded_pixels=299))
 
 
 def scans(count: int) -> bytes:

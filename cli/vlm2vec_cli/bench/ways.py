@@ -167,9 +167,9 @@ class Http(Way):
         if answer.status == 200:
             return ""
         try:
-            error = orjson.loads(answer.content)["error"]
-            self.problem = str(error["message"])
-            return str(error["code"]).upper()
+            told = orjson.loads(answer.content)["error"]
+            self.problem = str(told["message"])
+            return str(told["code"]).upper()
         except (ValueError, LookupError, TypeError):
             self.problem = "that is no answer of this server's"
             return f"HTTP {answer.status}"

@@ -70,7 +70,6 @@ class Follower:
         """Called for `poke`, where somebody else asks the registry."""
         self._registry = registry
         self._own = dict(self.model.versions)
-        self._own_aliases = {alias: v.name for alias, v in self.model.aliases.items()}
         residency.await_registry()
         self._poked = asyncio.Event()
         self._backoff = Backoff(poll_seconds, max(poll_seconds, longest_pause))
@@ -154,7 +153,7 @@ class Follower:
     async def follow(self, snapshot: Snapshot) -> None:
         """Makes the model what ``snapshot`` says."""
         self._take_versions(snapshot)
-        aliases = {**self._own_aliases, **snapshot.aliases}
+        aliases = snapshot.aliases
         for alias in sorted({*aliases, *self.model.aliases}):
             if alias not in TRAFFIC:
                 self._point(alias, self._meant(aliases.get(alias)))
@@ -176,7 +175,7 @@ class Follower:
                 log.error("model %s: version %s: %s", self.model.name, name, reason)
         for name, published in snapshot.versions.items():
             if name in self._own:
-                self.broken[name] = "a version given at start has this name"
+                self.broken[name] = "the base model has this name"
                 continue
             config = EmbeddingConfig.from_dict(published.embedding)
             version = Version(name, None, published.space, config, published)

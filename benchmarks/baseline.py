@@ -9,10 +9,19 @@ from peft import LoraConfig, get_peft_model, set_peft_model_state_dict
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional as F
-from transformers import Phi3Config, Phi3Model, Qwen2VLConfig, Qwen2VLModel
+from transformers import (
+    Phi3Config,
+    Phi3Model,
+    Qwen2_5_VLConfig,
+    Qwen2_5_VLModel,
+    Qwen2VLConfig,
+    Qwen2VLModel,
+    Qwen3VLConfig,
+    Qwen3VLModel,
+)
 
 from vlm2vec_service.backbones.phi3_v.model import TEXT_KEYS
-from vlm2vec_service.backbones.qwen2_vl.model import Qwen2VL
+from vlm2vec_service.backbones.qwen_vl.model import QwenVL
 from vlm2vec_service.engine.backbone import Backbone
 from vlm2vec_service.preprocess.prepared import Prepared
 
@@ -27,9 +36,7 @@ class Padded:
         self.backbone = backbone
         weight = backbone.model.embed_tokens.weight
         self.device, self.dtype = weight.device, weight.dtype
-        make, prefix = (
-            (_qwen2_vl, "language_model.") if backbone.name == "qwen2_vl" else (_phi3, "")
-        )
+        make, prefix = (_phi3, "") if backbone.name == "phi3_v" else (_qwen_vl, "language_model.")
         with self.device:
             model = make(config)
         # Frequencies of rotary embeddings, which no checkpoint holds, stay in float32.
@@ -69,10 +76,11 @@ class Padded:
         media = [item for prepared in inputs for item in prepared.media]
         if media:
             options["pixel_values"] = self._pixels(media)
-            grids = [[1, item.pixels.shape[1] // 14, item.pixels.shape[2] // 14] for item in media]
+            assert isinstance(self.backbone, QwenVL)
+            grids = [self.backbone.grid(item) for item in media]
             options["image_grid_thw"] = torch.tensor(grids, device=self.device)
         positions = (mask.cumsum(1) - 1).clamp(min=0)
-        if self.backbone.name == "qwen2_vl":
+        if isinstance(self.backbone, QwenVL):
             positions = positions.expand(3, -1, -1)
         states = self.model(
             input_ids=ids.to(self.device),
@@ -86,7 +94,7 @@ class Padded:
 
     def _pixels(self, media: Sequence[Any]) -> Tensor:
         # Cut once and kept: a real caller's processor does this before, on other cores.
-        assert isinstance(self.backbone, Qwen2VL)
+        assert isinstance(self.backbone, QwenVL)
         for item in media:
             if id(item) not in _CUT:
                 _CUT[id(item)] = self.backbone.cut(item.pixels[None]).to(self.dtype)
@@ -94,12 +102,19 @@ class Padded:
 
 
 _CUT: dict[int, Tensor] = {}
+LIBRARY: dict[str, tuple[Any, Any]] = {
+    "qwen2_vl": (Qwen2VLConfig, Qwen2VLModel),
+    "qwen2_5_vl": (Qwen2_5_VLConfig, Qwen2_5_VLModel),
+    "qwen3_vl": (Qwen3VLConfig, Qwen3VLModel),
+}
+"""The library's configuration and model of each family."""
 
 
-def _qwen2_vl(config: dict[str, Any]) -> Any:
-    parsed: Any = Qwen2VLConfig(**config)
+def _qwen_vl(config: dict[str, Any]) -> Any:
+    read, make = LIBRARY[config["model_type"]]
+    parsed: Any = read(**config)
     parsed._attn_implementation = "sdpa"
-    return Qwen2VLModel(parsed)
+    return make(parsed)
 
 
 def _phi3(config: dict[str, Any]) -> Any:

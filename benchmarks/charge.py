@@ -85,9 +85,9 @@ PASSES = frozenset(
     f"aten::{name}"
     for name in (
         "_softmax", "_to_copy", "arange", "cat", "clone", "copy_", "cumsum", "embedding", "fill_",
-        "full", "index", "index_put_", "index_select", "native_layer_norm", "ones",
-        "repeat_interleave", "sort",
-        "stack", "upsample_bicubic2d", "zero_", "zeros",
+        "full", "index", "index_add", "index_copy", "index_put_", "index_select",
+        "native_layer_norm", "ones", "repeat", "repeat_interleave", "sort",
+        "stack", "upsample_bicubic2d", "zero_", "zeros", "zeros_like",
     )
 )  # fmt: skip
 """Operations that go once over what they read and write, and that torch does not tag as such."""

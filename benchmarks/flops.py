@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import nn
@@ -60,12 +61,17 @@ def vision_flops(backbone: Backbone, tokens: int, patches: int, parameters: int)
         crops = patches // 577
         attention = 4 * crops * 577**2 * 1024 * 23
         return 2 * (parameters - projection) * patches + 2 * projection * tokens + attention
-    visual = backbone.get_submodule("visual")
+    visual: Any = backbone.get_submodule("visual")
     merger = sum(
-        m.weight.numel() for m in visual.get_submodule("merger").modules()
-        if isinstance(m, nn.Linear | AdaptedLinear)
+        m.weight.numel() for name, m in visual.named_modules()
+        if "merger" in name and isinstance(m, nn.Linear | AdaptedLinear)
     )  # fmt: skip
     patch = visual.get_parameter("patch_embed.proj.weight")
     depth = len(list(visual.get_submodule("blocks").children()))
-    attention = 4 * depth * patches**2 * patch.shape[0]
+    config = visual.config
+    whole = len(getattr(config, "fullatt_block_indexes", range(depth)))
+    seen = whole * patches
+    if whole < depth:
+        seen += (depth - whole) * (config.window_size // config.patch_size) ** 2
+    attention = 4 * seen * patches * patch.shape[0]
     return 2 * (parameters - merger + patch.numel()) * patches + 2 * merger * tokens + attention

@@ -16,7 +16,9 @@ from torch import Tensor, nn
 
 from vlm2vec_service.backbones.phi3_v.model import Phi3V
 from vlm2vec_service.backbones.phi3_v.preprocess import CROP, token_count
+from vlm2vec_service.backbones.qwen2_5_vl.model import Qwen2_5VL
 from vlm2vec_service.backbones.qwen2_vl.model import Qwen2VL
+from vlm2vec_service.backbones.qwen3_vl.model import Qwen3VL
 from vlm2vec_service.engine.backbone import Backbone
 from vlm2vec_service.preprocess.prepared import Media, Prepared
 
@@ -52,10 +54,58 @@ def _qwen2_vl(
     }  # fmt: skip
 
 
+def _qwen2_5_vl(
+    hidden: int, layers: int, heads: int, mlp: int, vocab: int, width: int, depth: int
+) -> dict[str, Any]:
+    """A Qwen2.5-VL with the real model's head sizes and windows; every eighth block sees all."""
+    shape = _qwen2_vl(hidden, layers, heads, mlp, vocab, width, depth)
+    return {
+        **shape, "model_type": "qwen2_5_vl",
+        "vision_config": {
+            "depth": depth, "hidden_size": width, "out_hidden_size": hidden,
+            "num_heads": width // 80, "intermediate_size": width * 171 // 64, "in_channels": 3,
+            "patch_size": 14, "spatial_merge_size": 2, "temporal_patch_size": 2,
+            "hidden_act": "silu", "window_size": 112, "tokens_per_second": 2,
+            "fullatt_block_indexes": [*range(7, depth, 8)] or [depth - 1],
+        },
+    }  # fmt: skip
+
+
+def _qwen3_vl(
+    hidden: int, layers: int, heads: int, mlp: int, vocab: int, width: int, depth: int
+) -> dict[str, Any]:
+    """A Qwen3-VL with the real model's head sizes: 128 in the decoder, of which half as many, or
+    8, for keys; 64 or 72 in the vision tower, which shows three of its blocks to the decoder."""
+    return {
+        "model_type": "qwen3_vl", "tie_word_embeddings": True, "image_token_id": 5,
+        "video_token_id": 6, "vision_start_token_id": 7, "vocab_size": vocab,
+        "text_config": {
+            "vocab_size": vocab, "hidden_size": hidden, "intermediate_size": mlp, "head_dim": 128,
+            "num_hidden_layers": layers, "num_attention_heads": heads,
+            "num_key_value_heads": min(8, heads // 2), "max_position_embeddings": 262_144,
+            "rms_norm_eps": 1e-6, "rope_theta": 5e6, "hidden_act": "silu", "rope_scaling": {
+                "mrope_interleaved": True, "mrope_section": [24, 20, 20], "rope_type": "default",
+            },
+        },
+        "vision_config": {
+            "depth": depth, "hidden_size": width, "out_hidden_size": hidden, "in_channels": 3,
+            "num_heads": 16 if width > 256 else 4, "num_position_embeddings": 2304,
+            "intermediate_size": {1024: 4096, 1152: 4304}.get(width, 4 * width),
+            "patch_size": 16, "spatial_merge_size": 2, "temporal_patch_size": 2,
+            "deepstack_visual_indexes": [depth // 4 - 1, depth // 2 - 1, 3 * depth // 4 - 1],
+        },
+    }  # fmt: skip
+
+
 SIZES: dict[str, dict[str, Any]] = {
     "tiny": _qwen2_vl(256, 2, 2, 512, 2048, 160, 2),
     "small": _qwen2_vl(1024, 4, 8, 3072, 2048, 320, 6),
+    "small-2.5": _qwen2_5_vl(1024, 4, 8, 3072, 2048, 320, 6),
+    "small-3": _qwen3_vl(1024, 4, 8, 3072, 2048, 256, 8),
     "qwen2-vl-2b": _qwen2_vl(1536, 28, 12, 8960, 151_936, 1280, 32),
+    "qwen2.5-vl-3b": _qwen2_5_vl(2048, 36, 16, 11_008, 151_936, 1280, 32),
+    "qwen3-vl-2b": _qwen3_vl(2048, 28, 16, 6144, 151_936, 1024, 24),
+    "qwen3-vl-8b": _qwen3_vl(4096, 36, 32, 12_288, 151_936, 1152, 27),
     "phi-3.5-v": {
         "model_type": "phi3_v", "vocab_size": 32_064, "hidden_size": 3072,
         "intermediate_size": 8192, "num_hidden_layers": 32, "num_attention_heads": 32,
@@ -66,15 +116,17 @@ SIZES: dict[str, dict[str, Any]] = {
         "img_processor": {},
     },
 }  # fmt: skip
-"""config.json by size; the last two are the real models' shapes."""
+"""config.json by size; those that are called like a real model have its shapes."""
+MODELS: dict[str, type[Backbone]] = {
+    kind.name: kind for kind in (Qwen2VL, Qwen2_5VL, Qwen3VL, Phi3V)
+}
 
 
 def shape_of(size: str) -> Backbone:
     """Builds the model of ``size`` on the meta device, float32, without weights."""
     config = SIZES[size]
     with torch.device("meta"):
-        make = Qwen2VL if config["model_type"] == "qwen2_vl" else Phi3V
-        return make(config, IMAGE_CONFIG)
+        return MODELS[config["model_type"]](config, IMAGE_CONFIG)
 
 
 def random_backbone(size: str, device: torch.device, dtype: torch.dtype) -> Backbone:
@@ -153,12 +205,14 @@ def text_input(length: int, vocab: int, rng: np.random.Generator) -> Prepared:
 
 
 def image_input(words: int, config: dict[str, Any], rng: np.random.Generator) -> Prepared:
-    """A 336-pixel image of noise in front of ``words`` random tokens."""
+    """An image of noise in front of ``words`` random tokens: of 336 pixels, or in a family with
+    larger patches of 384."""
     if config["model_type"] == "phi3_v":
-        tokens, placeholder = token_count((1, 1)), -1
+        tokens, placeholder, side = token_count((1, 1)), -1, CROP
     else:
         tokens, placeholder = 144, config["image_token_id"]
-    pixels = rng.integers(0, 256, (1, CROP, CROP, 3), dtype=np.uint8)
+        side = 12 * 2 * config["vision_config"]["patch_size"]
+    pixels = rng.integers(0, 256, (1, side, side, 3), dtype=np.uint8)
     text = text_input(words, config["vocab_size"], rng)
     ids = np.concatenate([np.full(tokens, placeholder, np.int32), text.token_ids])
     positions = np.broadcast_to(np.arange(len(ids), dtype=np.int32), (3, len(ids)))
@@ -167,8 +221,8 @@ def image_input(words: int, config: dict[str, Any], rng: np.random.Generator) ->
 
 QUERY_TOKENS = 24
 WORKLOADS = ("text", "image", "mixed", "query")
-"""``text``: 8 to 512 tokens, log-uniform. ``image``: a 336-pixel image and 20 tokens. ``mixed``:
-the two in turn. ``query``: texts of 24 tokens."""
+"""``text``: 8 to 512 tokens, log-uniform. ``image``: an image of 144 tokens (on Phi-3.5-V 313) and
+20 tokens. ``mixed``: the two in turn. ``query``: texts of 24 tokens."""
 
 
 def stream(name: str, size: str, seed: int = 0) -> Iterator[Prepared]:

@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import pytest
 from torch import Tensor
-from torch.nn import functional as F
 
 from tests.parity.backbone_cases import CASES, goldens, prepare
 from tests.parity.make_backbones import write_all
@@ -78,8 +77,13 @@ def no_deepstack(patch: Patch, preprocessor: Any, backbone: Any) -> None:
 
 @way("qwen3_vl", "image-two")
 def nearest_places(patch: Patch, preprocessor: Any, backbone: Any) -> None:
-    interpolate = F.interpolate
-    patch.setattr(F, "interpolate", lambda table, size, **_: interpolate(table, size))
+    between = backbone._between
+
+    def nearest(count: int) -> Any:
+        before, behind, part = between(count)
+        return before, behind, part.round()
+
+    patch.setattr(backbone, "_between", nearest)
 
 
 @way("qwen2_5_vl", "image-two")

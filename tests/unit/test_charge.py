@@ -172,6 +172,13 @@ def test_merged_copies_cost_less_than_low_rank_and_no_adapter_least() -> None:
     assert merged.seconds < mixed.seconds
 
 
+@pytest.mark.parametrize("size", ["small-2.5", "small-3"])
+def test_every_family_is_charged(size: str) -> None:
+    found = predict(size, workload("mixed", size, 8), 2, "low-rank")
+    assert {stage for stage, _, _ in found.costs} == {"vision", "language"}
+    assert 0 < found.of_rate < 1
+
+
 def test_the_command_prints_one_json_object() -> None:
     command = [sys.executable, "-m", "benchmarks.roofline", "--json", "--size", "tiny"]
     more = ["--workload", "image", "--tokens", "600", "--adapters", "2"]

@@ -3,14 +3,15 @@
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 from transformers import Qwen3VLConfig
 from transformers.models.qwen3_vl.modeling_qwen3_vl import Qwen3VLTextModel, Qwen3VLVisionModel
 
 from vlm2vec_service.backbones.qwen_vl.model import Grid, QwenVL
 from vlm2vec_service.engine.tower import BlockNames, RunBlocks
+from vlm2vec_service.engine.transfer import to_device
 from vlm2vec_service.errors import CheckpointError
 
 
@@ -59,13 +60,26 @@ class Qwen3VL(QwenVL):
         """Interpolates the learned table of places to each of ``grids``: float32
         ``(patches, width)``, in the order of the merged tokens."""
         merge = self.vision.spatial_merge_size
-        weight = self.visual.pos_embed.weight
-        side = self.visual.num_grid_per_side
-        table = weight.float().T.reshape(1, -1, side, side)
+        table = self.visual.pos_embed.weight.float()
+        table = table.unflatten(0, (self.visual.num_grid_per_side, -1))
         found = {}
         for grid in dict.fromkeys(grids):
-            time, *size = grid
-            places = F.interpolate(table, size, mode="bilinear", align_corners=True)[0]
-            tiles = places.unflatten(2, (-1, merge)).unflatten(1, (-1, merge))
-            found[grid] = tiles.permute(1, 3, 2, 4, 0).flatten(0, 3).repeat(time, 1)
+            time, height, width = grid
+            before, behind, part = self._between(height)
+            places = torch.lerp(table[before], table[behind], part[:, None, None])
+            before, behind, part = self._between(width)
+            places = torch.lerp(places[:, before], places[:, behind], part[:, None])
+            tiles = places.unflatten(1, (-1, merge)).unflatten(0, (-1, merge))
+            found[grid] = tiles.transpose(1, 2).flatten(0, 3).repeat(time, 1)
         return torch.cat([found[grid] for grid in grids])
+
+    def _between(self, count: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Spreads ``count`` patches over one side of the table, corner to corner: the places before
+        and behind each, and how far it is between them, float32."""
+        last = self.visual.num_grid_per_side - 1
+        places = np.linspace(0, last, count)
+        before = np.floor(places).astype(np.int64)
+        behind = np.minimum(before + 1, last)
+        part = (places - before).astype(np.float32)
+        device = self.visual.pos_embed.weight.device
+        return to_device(before, device), to_device(behind, device), to_device(part, device)

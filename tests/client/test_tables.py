@@ -85,6 +85,15 @@ def test_columns_of_texts(client: Any, column: Any) -> None:
     np.testing.assert_array_equal(client.embed(column), expected)
 
 
+def test_rows_of_pandas_by_themselves(client: Any) -> None:
+    frame = pd.DataFrame(COLUMNS)[:3]
+    expected = [vector_of(message(index)) for index in range(3)]
+    np.testing.assert_array_equal(client.embed(frame.iloc[0]), expected[0])
+    np.testing.assert_array_equal(client.embed([row for _, row in frame.iterrows()]), expected)
+    assert client.embed(pd.Series([], dtype=str)).shape == (0, 0)
+    assert client.embed(frame.set_index("id")["text"][1:]).shape == (2, DIMENSION)
+
+
 def test_lists_of_pictures_as_parquet_has_them(client: Any, service: Service) -> None:
     pictures = [[png(1), png(2)], [png(3)]]
     for table in (

@@ -5,7 +5,7 @@ import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeAlias, Union
+from typing import TYPE_CHECKING, Any, TypeAlias, Union, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -96,15 +96,22 @@ def as_input(item: InputLike, name: str) -> Input:
                 field=name,
             )
         return Input(text=item)
-    if hasattr(item, "as_py"):  # a scalar of pyarrow
-        return as_input(item.as_py(), name)
     if isinstance(item, Input):
         return item
+    if hasattr(item, "as_py"):  # a scalar of pyarrow
+        return as_input(item.as_py(), name)
+    if is_series(item):
+        return as_input(cast(Any, item).to_dict(), name)
     if isinstance(item, Mapping):
         return _from_row(item, name)
     if isinstance(item, os.PathLike) or is_pixels(item):
         return Input(images=[item])
     raise TypeError(f"{name} is {type(item).__name__}: {_TAKEN}")
+
+
+def is_series(value: object) -> bool:
+    """Tells whether ``value`` is a Series of pandas, which is a column or a row."""
+    return hasattr(value, "to_dict") and hasattr(value, "keys") and not hasattr(value, "itertuples")
 
 
 def _from_row(row: Mapping[str, Any], name: str) -> Input:

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from collections.abc import Set as AbstractSet
 from typing import Any, Protocol, TypeAlias
 
-from vlm2vec.inputs import Input, InputLike
+from vlm2vec.inputs import KEYS, Input, InputLike, is_series
 from vlm2vec.media import is_pixels
 from vlm2vec.stream_items import Item
 
@@ -47,10 +47,12 @@ def each(inputs: Any) -> Iterator[Any]:
     return iter(inputs)
 
 
-def is_one(inputs: object) -> bool:
+def is_one(inputs: Any) -> bool:
     """Tells whether ``inputs`` is one input, or at least not several."""
     if isinstance(inputs, Input | str | bytes | bytearray | Mapping) or is_pixels(inputs):
         return True
+    if is_series(inputs) and len(inputs):
+        return set(KEYS).issuperset(inputs.keys())
     # A table of pyarrow is not iterable.
     return not isinstance(inputs, Iterable) and not hasattr(inputs, "__arrow_c_stream__")
 

@@ -179,13 +179,11 @@ def test_every_metric_of_ours_that_is_asked_for_is_exported(prometheus: Promethe
 
 
 def test_the_autoscaler_is_told_what_waits(prometheus: Prometheus) -> None:
-    split = {"split": {"enabled": True}, "autoscaling": {"kind": "keda"}}
-    split["autoscaling"]["workers"] = {"minReplicas": 0}
+    scaling = {"kind": "keda", "workers": {"minReplicas": 0}}
+    split = {"split": {"enabled": True}, "autoscaling": scaling}
     for values, name in ((RELEASE, "pod"), (RELEASE | split, f"pod-worker-{MODEL}")):
-        scaled = RELEASE | {"autoscaling": {"kind": "keda"}} | values
-        for trigger in one(render(scaled, namespace="test"), "ScaledObject", name)["spec"][
-            "triggers"
-        ]:
+        scaled = render({"autoscaling": {"kind": "keda"}} | values, namespace="test")
+        for trigger in one(scaled, "ScaledObject", name)["spec"]["triggers"]:
             (sample,) = prometheus.query(trigger["metadata"]["query"])
             assert float(sample["value"][1]) >= 0
     # Somebody calls, so that a worker has to stay.

@@ -12,7 +12,7 @@ import kubernetes_validate
 import pytest
 from helm_python import HelmError
 
-from tests.chart.rendering import CHART, VALUES, Document, mappings, render
+from tests.chart.rendering import CHART, VALUES, Document, mappings, one, render
 
 SCHEMA = json.loads((CHART / "values.schema.json").read_text())
 CUSTOM = {path.stem for path in (Path(__file__).parent / "schemas").glob("*.json")}
@@ -51,8 +51,7 @@ def test_a_release_a_namespace_models_and_versions_may_look_like_numbers(split: 
     values = {"models": models, "split": {"enabled": split}, "monitoring": monitoring}
     documents = render(values, "123", "456")
     validate(documents)
-    (text,) = [d["data"]["config.toml"] for d in documents if d["metadata"]["name"] == NAME]
-    settings = tomllib.loads(text)
+    settings = tomllib.loads(one(documents, "ConfigMap", NAME)["data"]["config.toml"])
     assert settings["adapter"] == ["2024/1=/models/007"]
     assert settings["model"] == ["2024=/models/1e3", "1e3=/models/1/2@3"]
     assert "2024@123=1" in settings["alias"]

@@ -59,7 +59,7 @@ def test_the_pod_of_helm_test_may_call() -> None:
 
 
 def test_servers_may_pass_a_webhook_on() -> None:
-    callers = [{"podSelector": {}}]
+    callers: list[Document] = [{"podSelector": {}}]
     values = VALUES["keda"] | {
         "networkPolicy": {"enabled": True, "restrictEgress": True, "callers": callers}
     }

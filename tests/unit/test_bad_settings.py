@@ -31,12 +31,14 @@ from vlm2vec_service.settings import (
     VideoSettings,
 )
 from vlm2vec_service.supervision import devices
+from vlm2vec_training.settings import AdapterSettings, TrainSettings
 
 ALL = (
     AuthSettings, EngineSettings, HttpSettings, Limits, LogSettings, RegistrySettings,
     ServerSettings, TlsSettings, VideoSettings,
 )  # fmt: skip
 FIELDS: dict[str, Any] = {item.name: item for settings in ALL for item in fields(settings)}
+TRAINING = {item.name: item for own in (AdapterSettings, TrainSettings) for item in fields(own)}
 OPTIONS = {option.name or "": option for option in serve.params}
 ADDRESSES = ("host", "127.0.0.1", "host:", "host:http", "host:99999", "host:-1", "::1:80", "h/p:1")
 WRONG: dict[str, tuple[str, ...]] = {
@@ -227,6 +229,21 @@ def test_a_worker_by_itself_refuses_the_same() -> None:
     ):  # fmt: skip
         option = f"--{flag.replace('_', '-')}"
         result = CliRunner().invoke(vlm2vec, ["worker", "--base", "/", f"{option}={value}"])
+        assert result.exit_code == 2
+        last = result.output.splitlines()[-1]
+        assert last.startswith(f"Error: Invalid value for '{option}': ")
+        assert value in last
+
+
+def test_training_refuses_numbers_that_are_none(tmp_path: Path) -> None:
+    wrong = {"adapter": "qlora", "dtype": "float16", "device": "gpu"}
+    for name, item in TRAINING.items():
+        if isinstance(item.default, int | float) and not isinstance(item.default, bool):
+            wrong[name] = str(item.metadata["least"] - 1)
+    flags = ["train", "--base", str(tmp_path), "--data", __file__, "--output", str(tmp_path)]
+    for name, value in wrong.items():
+        option = f"--{name.replace('_', '-')}"
+        result = CliRunner().invoke(vlm2vec, [*flags, f"{option}={value}"])
         assert result.exit_code == 2
         last = result.output.splitlines()[-1]
         assert last.startswith(f"Error: Invalid value for '{option}': ")

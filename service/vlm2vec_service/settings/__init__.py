@@ -7,12 +7,12 @@ imports more than the standard library.
 
 from vlm2vec_service.settings.callers import AuthSettings, HttpSettings, TlsSettings
 from vlm2vec_service.settings.engine import EngineSettings
-from vlm2vec_service.settings.field import setting
+from vlm2vec_service.settings.field import count, setting
 from vlm2vec_service.settings.inputs import Limits, VideoSettings
 from vlm2vec_service.settings.registry import RegistrySettings
 from vlm2vec_service.settings.server import LogSettings, ServerSettings
 
 __all__ = [
     "AuthSettings", "EngineSettings", "HttpSettings", "Limits", "LogSettings", "RegistrySettings",
-    "ServerSettings", "TlsSettings", "VideoSettings", "setting",
+    "ServerSettings", "TlsSettings", "VideoSettings", "count", "setting",
 ]  # fmt: skip

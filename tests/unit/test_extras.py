@@ -3,9 +3,11 @@
 import importlib.util
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
+from vlm2vec_demo.digits import MODEL
 from vlm2vec_service.errors import StartError
 from vlm2vec_service.extras import EXTRAS
 from vlm2vec_service.supervision.devices import check_devices
@@ -14,8 +16,10 @@ WITHOUT = "import sys; sys.modules[{package!r}] = None; from vlm2vec_cli.main im
 """A run of the command in which importing a package fails as it does where there is none."""
 
 
-def test_a_command_that_needs_an_extra_says_so(tmp_path: object) -> None:
-    command = ["demo", "--folder", str(tmp_path)]
+def test_a_command_that_needs_an_extra_says_so(tmp_path: Path) -> None:
+    (tmp_path / "in.jsonl").touch()
+    files = [f"--input={tmp_path / 'in.jsonl'}", f"--output={tmp_path / 'out.jsonl'}"]
+    command = ["embed", f"--base={MODEL / 'base'}", f"--adapter=v1={MODEL / 'v1'}", *files]
     done = subprocess.run(
         [sys.executable, "-c", WITHOUT.format(package="torch"), *command],
         capture_output=True, text=True, check=False,

@@ -57,7 +57,7 @@ def test_the_programs_of_the_wheels_say_which_they_are(environment: Path, tmp_pa
     server = run(environment / "vlm2vec", "--version", folder=tmp_path)
     client = run(environment / "vlm2vec-client", "--version", folder=tmp_path)
     assert server == f"vlm2vec, version {VERSION}\n"
-    assert client == f"{vlm2vec.__version__}\n"
+    assert client == f"vlm2vec-client {vlm2vec.__version__}\n"
     for program in ("vlm2vec", "vlm2vec-client"):
         assert "embed" in run(environment / program, "--help", folder=tmp_path)
 

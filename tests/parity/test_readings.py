@@ -1,6 +1,7 @@
 """Pooling, attention both ways, the vision cache and training, in the families with DeepStack,
 windows and normed heads: beside the same modules run input by input."""
 
+import io
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import torch
+from PIL import Image
 from torch.nn import functional as F
 
 from tests.parity.backbone_cases import CASES, DATA, prepare
@@ -18,8 +20,10 @@ from vlm2vec_registry.embedding_config import EmbeddingConfig
 from vlm2vec_service.backbones import load_preprocessor
 from vlm2vec_service.engine import Engine
 from vlm2vec_service.engine.attention import Segments
+from vlm2vec_service.errors import InvalidInputError
 from vlm2vec_service.preprocess import Prepared, Request
-from vlm2vec_service.settings import EngineSettings
+from vlm2vec_service.preprocess.images import measure_image
+from vlm2vec_service.settings import EngineSettings, Limits
 from vlm2vec_service.worker.codec import decode_item, encode_batch
 from vlm2vec_training.adapter import load_model, save_adapter
 from vlm2vec_training.settings import AdapterSettings
@@ -152,3 +156,20 @@ def test_training_computes_the_vectors_of_the_engine(
         vectors = model.embedder(inputs).numpy()
     ours = engine.embed([(one, "trained") for one in inputs])
     assert (vectors * ours).sum(1).min() > 0.99999
+
+
+def test_pictures_of_qwen2_5_vl_are_as_vlm2vec_shows_them_unless_a_rule_says_otherwise(
+    bases: Path,
+) -> None:
+    preprocessor = load_preprocessor(bases / "qwen2_5_vl")
+    picture = Image.new("RGBA", (60, 60), (0, 0, 0, 0))
+    file = io.BytesIO()
+    picture.save(file, "PNG")
+    see_through = Request(images=(measure_image(file.getvalue(), Limits()),))
+    ribbon = Request(images=(Image.new("RGB", (5700, 28)),))
+    usual, viewed = EmbeddingConfig(), EmbeddingConfig.from_dict({"image": {"small": "keep"}})
+    assert preprocessor.prepare(see_through, usual).media[0].pixels.max() == 0
+    assert preprocessor.prepare(see_through, viewed).media[0].pixels.min() == 255
+    assert preprocessor.prepare(ribbon, usual).media[0].pixels.shape == (1, 448, 448, 3)
+    with pytest.raises(InvalidInputError, match="5700x28 is longer than 200 to 1"):
+        preprocessor.prepare(ribbon, viewed)

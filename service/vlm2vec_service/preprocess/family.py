@@ -11,7 +11,7 @@ from typing import Any
 from tokenizers import Tokenizer
 
 from vlm2vec_registry.embedding_config import EmbeddingConfig
-from vlm2vec_registry.media_rules import VideoRules
+from vlm2vec_registry.media_rules import ImageRules, VideoRules
 from vlm2vec_registry.prompt_template import PromptTemplate
 from vlm2vec_service.errors import CheckpointError, InvalidInputError
 from vlm2vec_service.preprocess.chat_template import ChatTemplate
@@ -54,6 +54,8 @@ class FamilyPreprocessor(ABC):
     """The token ids that stand for media; a request of token ids may not contain them."""
     placeholder = r"(?!)"
     """A regular expression of what stands for media in a raw prompt and is no control token."""
+    pictures = ImageRules()
+    """What becomes of pictures where ``embedding.json`` has no rule for them."""
     films = VideoRules()
     """What becomes of films where ``embedding.json`` does not say."""
 
@@ -70,6 +72,8 @@ class FamilyPreprocessor(ABC):
 
         Raises `InvalidInputError` that names the field at fault.
         """
+        if embedding.image_rules == ImageRules():
+            embedding = replace(embedding, image_rules=self.pictures)
         check_text(request, self.reserved_text, self.limits.max_text_bytes, embedding.prompt)
         images = [Pictures.of((image,), embedding.image_rules.decode) for image in request.images]
         videos = [Pictures.of(video, embedding.image_rules.decode) for video in request.videos]

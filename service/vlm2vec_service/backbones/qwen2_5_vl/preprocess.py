@@ -1,6 +1,6 @@
 """Qwen2.5-VL: prompts, pictures and films to token ids, positions and resized pixels."""
 
-from vlm2vec_registry.media_rules import VideoRules
+from vlm2vec_registry.media_rules import ImageRules, VideoRules
 from vlm2vec_service.backbones.qwen_vl.preprocess import QwenVLPreprocessor
 from vlm2vec_service.preprocess.family import CheckpointFiles
 from vlm2vec_service.preprocess.pictures import Pictures
@@ -8,8 +8,12 @@ from vlm2vec_service.settings import Limits
 
 
 class Qwen2_5VLPreprocessor(QwenVLPreprocessor):
-    """Prepares inputs for a Qwen2.5-VL checkpoint: positions of films count seconds."""
+    """Prepares inputs for a Qwen2.5-VL checkpoint: positions of films count seconds.
 
+    Pictures are as VLM2Vec's own code has them, where ``embedding.json`` has no rule for them.
+    """
+
+    pictures = ImageRules(decode="raw", long="square")
     films = VideoRules(assumed_fps=2.0)
 
     def __init__(self, files: CheckpointFiles, limits: Limits) -> None:

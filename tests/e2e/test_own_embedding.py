@@ -1,6 +1,7 @@
 """A base that is an embedder by itself: what its embedding.json says, in a server and without."""
 
 import json
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -42,7 +43,7 @@ def test_base_with_a_form_is_champion_in_a_space_of_its_own(
 ) -> None:
     base = checkpoints / "qwen2_vl"
     flags = ("--model", f"m={base}", "--embedding", f"m={form}", "--dtype", "float32")
-    with running_server(tmp_path, *flags) as server:
+    with running_server(tmp_path, *flags, environment={"TMPDIR": str(tmp_path)}) as server:
         request = pb.EmbedRequest(options=options("m"), inputs=[text(TEXT)])
         (found,) = server.embedding.Embed(request).embeddings
         vector = unpack(found.vector)
@@ -83,8 +84,9 @@ def test_embed_takes_a_preset_and_parts(checkpoints: Path, tmp_path: Path, chat:
 
 
 def test_verify_says_whether_the_published_similarities_come_out(
-    checkpoints: Path, tmp_path: Path
+    checkpoints: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     picture = tmp_path / "example.png"
     Image.new("RGB", (300, 200), "orange").save(picture)
     arguments = [

@@ -58,10 +58,11 @@ def _by_kind(
     texts = request.texts
     if not placeholders and not texts and not instruction:
         return template.empty or "", (0, 0)
-    marks = _marks(template, request, placeholders)
-    media = template.between_media.join(
-        mark for kind in template.order if kind != "text" for mark in marks[Medium(kind)]
-    )
+    media = ""
+    if placeholders:
+        marks = _marks(template, request, placeholders)
+        kinds = [Medium(kind) for kind in template.order if kind != "text"]
+        media = template.between_media.join(mark for kind in kinds for mark in marks[kind])
     text = _clean(template, template.text_separator.join(texts)) if texts else ""
     instruction = _clean(template, instruction) if instruction else ""
     head = instruction + template.separator if instruction and text else instruction
@@ -78,17 +79,18 @@ def _as_given(
 ) -> tuple[str, tuple[int, int]]:
     """The content with its parts in the caller's order, and where the longest text stands in it.
     The instruction is before the first text, or else at the end."""
-    marks = {kind: iter(found) for kind, found in _marks(template, request, placeholders).items()}
     parts = request.in_order
     if not parts and not instruction:
         return template.empty or "", (0, 0)
+    marks = {kind: iter(found) for kind, found in _marks(template, request, placeholders).items()}
+    instruction = _clean(template, instruction) if instruction else ""
     content, words = "", (0, 0)
     for part in parts:
         if isinstance(part, Medium):
             content += next(marks[part])
             continue
         if instruction:
-            content += _clean(template, instruction) + template.separator
+            content += instruction + template.separator
             instruction = ""
         text = _clean(template, part)
         if len(text) >= words[1] - words[0]:

@@ -11,7 +11,7 @@ PACKAGES := training:service:registry:.
 MODEL := demo/vlm2vec_demo/digits/model
 
 .PHONY: help runtime setup chart demo protos serve example test soak lint format bench dist gpu \
-    train-default clean
+    train-default oldest clean
 
 help:  ## what there is
 	@grep -E '^[a-z-]+:.*##' Makefile | sed 's/:.*##/\t/' | expand -t 16
@@ -48,6 +48,11 @@ example: setup  ## a tiny checkpoint, two adapters, a few lines embedded
 test: setup  ## run all tests: side by side, then those that need the machine to themselves
 	$(BIN)/pytest --numprocesses $(JOBS) --dist loadfile --no-loadscope-reorder -m "not alone"
 	$(BIN)/pytest -m alone
+
+oldest: setup  ## the families' goldens with the oldest transformers that pyproject.toml allows
+	$(BIN)/pip install --quiet --no-deps --upgrade --target build/oldest \
+	    transformers==5.17.0 huggingface-hub==1.31.0
+	PYTHONPATH=build/oldest $(BIN)/pytest tests/parity/test_backbones.py tests/parity/test_traps.py
 
 soak: setup  ## mixed load while everything breaks, every answer checked: make soak MINUTES=60 SEED=1
 	$(BIN)/python -m tests.soak --minutes $(MINUTES) --seed $(SEED)

@@ -15,31 +15,35 @@ QUICK = ("text", "text-unicode", "image-tiny", "image-two", "video")
 """The parity cases of few tokens."""
 
 
-def request(number: int, case: str = "", version: str = "") -> pb.EmbedStreamRequest:
-    """A request whose id says what the answer has to be."""
+def request(number: int, case: str = "", lora: str = "lora") -> pb.EmbedStreamRequest:
+    """A request whose id says what the answer has to be; ``lora`` is the version of that adapter,
+    which half of them are for."""
     case = case or QUICK[number % len(QUICK)]
-    version = version or ("lora", "base")[number % 2]
-    message = case_inputs("qwen")[case]
+    version = ("lora", "base")[number % 2]
     return pb.EmbedStreamRequest(
-        id=f"{number}/{version}/{case}", options=options("qwen", version), input=message
+        id=f"{number}/{version}/{case}",
+        options=options("qwen", lora if version == "lora" else version),
+        input=case_inputs("qwen")[case],
     )
 
 
-def assert_right(answer: pb.EmbedStreamResponse, golden: Golden) -> None:
-    """Fails unless it is the vector that the id of the answer tells of."""
+def assert_right(answer: pb.EmbedStreamResponse, golden: Golden, lora: str = "lora") -> None:
+    """Fails unless it is the vector that the id of the answer tells of; ``lora`` as `request` has
+    it."""
     assert answer.HasField("embedding"), answer
     _, version, case = answer.id.split("/")
-    assert_golden(answer.embedding, golden, "qwen", version, case)
+    named = {"lora": lora}.get(version, version)
+    assert_golden(answer.embedding, golden, "qwen", version, case, named)
 
 
-def embed_all_cases(server: Server, golden: Golden) -> None:
+def embed_all_cases(server: Server, golden: Golden, lora: str = "lora") -> None:
     """Embeds all parity cases, as any other caller may, and fails unless the vectors are right."""
     cases = case_inputs("qwen")
-    for version in ("lora", "base"):
-        call = pb.EmbedRequest(options=options("qwen", version), inputs=cases.values())
+    for version, name in (("lora", lora), ("base", "base")):
+        call = pb.EmbedRequest(options=options("qwen", name), inputs=cases.values())
         answers = server.embedding.Embed(call, timeout=60).embeddings
         for case, embedding in zip(cases, answers, strict=True):
-            assert_golden(embedding, golden, "qwen", version, case)
+            assert_golden(embedding, golden, "qwen", version, case, name)
 
 
 def assert_idle(server: Server) -> None:
@@ -50,9 +54,10 @@ def assert_idle(server: Server) -> None:
 
 class SteadyStream:
     """A stream that keeps ``window`` requests unanswered, in a thread, until it is to end or the
-    server ends it."""
+    server ends it; ``lora`` as `request` has it."""
 
-    def __init__(self, server: Server, window: int) -> None:
+    def __init__(self, server: Server, window: int, lora: str = "lora") -> None:
+        self.lora = lora
         self.sent: list[str] = []
         self.answers: list[pb.EmbedStreamResponse] = []
         self.error: grpc.Call | None = None
@@ -87,7 +92,7 @@ class SteadyStream:
             self._window.acquire()
             if self._stop.is_set():
                 return
-            message = request(number)
+            message = request(number, lora=self.lora)
             self.sent.append(message.id)
             yield message
 

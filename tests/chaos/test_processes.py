@@ -30,6 +30,8 @@ from vlm2vec_service.processes.buckets import SharedBuckets
 
 COUNT = 2
 MODEL = "qwen"
+LORA = "1"
+"""The version that the registry has made of the adapter lora."""
 LOADED = adapters_pb2.ADAPTER_STATE_LOADED
 
 
@@ -50,7 +52,10 @@ def pair(
 ) -> Iterator[Server]:
     """A server of two processes and one worker that follows the registry."""
     folder = tmp_path_factory.mktemp("pair")
-    flags = ("--processes", str(COUNT), "--registry", registry.uri, "--poll-seconds", "0.2")
+    flags = (
+        "--processes", str(COUNT), "--registry", registry.uri, "--poll-seconds", "0.2",
+        "--batch-timeout-seconds", "30",
+    )  # fmt: skip
     with watched_server(
         checkpoints, folder, *flags, "--cache-dir", str(folder / "cache")
     ) as started:
@@ -101,7 +106,7 @@ def test_processes_share_the_port_the_worker_and_the_metrics(pair: Server, golde
         pb.EmbedRequest(options=options(), inputs=[text("a")])
     ).embeddings[0].vector)  # fmt: skip
     assert len(set(map(str, answers))) == 1
-    embed_all_cases(pair, golden)
+    embed_all_cases(pair, golden, LORA)
     after = by_process(pair, "requests_total")
     told = {process: after[process] - before.get(process, 0) for process in after}
     assert len(told) == COUNT
@@ -113,7 +118,7 @@ def test_a_process_that_is_killed_comes_back_and_clients_go_on(
     pair: Server, golden: Golden
 ) -> None:
     restarts = pair.metric("front_end_restarts_total")
-    loads = [SteadyStream(pair, 32) for _ in range(8)]
+    loads = [SteadyStream(pair, 32, LORA) for _ in range(8)]
     texts = [f"number {number}" for number in range(3000)]
     rows: list[object] = []
     with Client(pair.address) as client:
@@ -130,13 +135,13 @@ def test_a_process_that_is_killed_comes_back_and_clients_go_on(
         assert load.error is None or load.error.code() == grpc.StatusCode.UNAVAILABLE
         assert max(Counter(answer.id for answer in load.answers).values()) == 1
         for answer in load.answers:
-            assert_right(answer, golden)
+            assert_right(answer, golden, LORA)
     assert pair.metric("front_end_restarts_total") == restarts + 1
     assert_idle(pair)
 
 
 def test_a_worker_that_is_killed_costs_no_process_an_answer(pair: Server, golden: Golden) -> None:
-    loads = [SteadyStream(pair, 64) for _ in range(6)]
+    loads = [SteadyStream(pair, 64, LORA) for _ in range(6)]
     wait_until(lambda: all(len(load.answers) > 50 for load in loads))
     os.kill(worker(pair), signal.SIGKILL)
     wait_until(lambda: not all_ready(pair))
@@ -146,7 +151,24 @@ def test_a_worker_that_is_killed_costs_no_process_an_answer(pair: Server, golden
         assert load.error is None
         assert Counter(answer.id for answer in load.answers) == Counter(load.sent)
         for answer in load.answers:
-            assert_right(answer, golden)
+            assert_right(answer, golden, LORA)
+
+
+def test_a_worker_that_hangs_is_killed_by_the_process_that_sees_it(
+    pair: Server, golden: Golden
+) -> None:
+    loads = [SteadyStream(pair, 32, LORA) for _ in range(6)]
+    wait_until(lambda: all(len(load.answers) > 50 for load in loads))
+    stopped = worker(pair)
+    os.kill(stopped, signal.SIGSTOP)  # by itself it does not even end
+    wait_until(lambda: not is_running(stopped), 120)
+    wait_until(lambda: all_ready(pair), 120)
+    for load in loads:
+        load.finish()
+        assert load.error is None
+        assert Counter(answer.id for answer in load.answers) == Counter(load.sent)
+        for answer in load.answers:
+            assert_right(answer, golden, LORA)
 
 
 def test_what_one_process_is_asked_to_hold_all_hold(pair: Server) -> None:
@@ -175,7 +197,7 @@ def test_a_promotion_reaches_every_process(pair: Server, registry: Registry) -> 
 
 
 def test_all_drain_and_end(pair: Server, golden: Golden) -> None:
-    loads = [SteadyStream(pair, 64) for _ in range(4)]
+    loads = [SteadyStream(pair, 64, LORA) for _ in range(4)]
     wait_until(lambda: all(len(load.answers) > 50 for load in loads))
     processes = pair.workers
     pair.process.send_signal(signal.SIGTERM)
@@ -186,7 +208,7 @@ def test_all_drain_and_end(pair: Server, golden: Golden) -> None:
         numbers = sorted(int(answer.id.split("/")[0]) for answer in load.answers)
         assert numbers == list(range(len(load.answers)))
         for answer in load.answers:
-            assert_right(answer, golden)
+            assert_right(answer, golden, LORA)
     assert pair.process.wait(60) == 0
     assert not [pid for pid in processes if is_running(pid)]
 

@@ -2,6 +2,10 @@
 
 import asyncio
 import contextlib
+import os
+import signal
+import socket
+import struct
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,11 +48,13 @@ class WorkerStatus:
 
 
 class Link:
-    """Calls to one worker. ``holder`` is what this front end goes by where others use the worker,
-    too. Every method raises `WorkerLostError` where the worker is gone."""
+    """Calls to the worker at ``address``. ``holder`` is what this front end goes by where others
+    use the worker, too. Every call raises `WorkerLostError` where the worker is gone."""
 
-    def __init__(self, channel: grpc.aio.Channel, holder: str = "") -> None:
+    def __init__(self, channel: grpc.aio.Channel, address: str, holder: str = "") -> None:
+        self._address = address
         self._holder = holder
+        self._process = 0
         self._stub: worker_pb2_grpc.WorkerServiceAsyncStub
         self._stub = worker_pb2_grpc.WorkerServiceStub(channel)
         self._run_batch: grpc.aio.UnaryUnaryMultiCallable[bytes, worker_pb2.RunBatchResponse]
@@ -65,6 +71,7 @@ class Link:
                 wait_for_ready=timeout is None,
                 timeout=timeout,
             )
+        self._process = self._process or _listener(self._address)
         return WorkerStatus(
             status.token_budget,
             status.dimension,
@@ -74,6 +81,13 @@ class Link:
             status.dtype,
             status.arithmetic,
         )
+
+    def kill(self) -> None:
+        """Kills the process that gave its `status`, if it is known: one that listens on a socket of
+        this host."""
+        if self._process:
+            with contextlib.suppress(OSError):  # it is gone, or not ours to kill
+                os.kill(self._process, signal.SIGKILL)
 
     async def run(
         self,
@@ -137,7 +151,22 @@ async def open_link(address: str, holder: str = "") -> AsyncIterator[Link]:
     async with grpc.aio.insecure_channel(
         address, options=CLIENT_OPTIONS, interceptors=tracing.channel_interceptors()
     ) as channel:
-        yield Link(channel, holder)
+        yield Link(channel, address, holder)
+
+
+def _listener(address: str) -> int:
+    """The id of the process that listens on ``unix:PATH``; 0 where the system does not say, and for
+    any other address."""
+    scheme, _, path = address.partition(":")
+    credentials = getattr(socket, "SO_PEERCRED", None)  # Linux has it
+    if scheme != "unix" or credentials is None:
+        return 0
+    with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX) as asking:
+        asking.setblocking(False)  # full of others who connect, it may be asked later
+        asking.connect(path)
+        process, _, _ = struct.unpack("3i", asking.getsockopt(socket.SOL_SOCKET, credentials, 12))
+        return int(process)
+    return 0
 
 
 def _load_request(name: str, folder: Path, with_files: bool) -> worker_pb2.LoadAdapterRequest:

@@ -137,6 +137,8 @@ class Worker:
         """Kills the process of a worker that took too long over a batch."""
         log.error("worker %s hangs: killed", self.name)
         self._lost(0.0)
+        if self.shared and self._link is not None:
+            self._link.kill()
 
     async def load_adapter(self, name: str, adapter: WantedAdapter) -> None:
         """Loads an adapter now if the worker is ready, and after every restart. Raises `ServeError`

@@ -109,7 +109,7 @@ def test_workers_come_and_go_and_one_that_is_missing_holds_up_no_other_model(
             assert_golden(embedding, golden, MODEL, "base", "text")
         # Who comes later waits for the next one.
         wait_until(lambda: server.status("") == NOT_SERVING)
-        waiting = server.embedding.Embed.future(request(), timeout=START_SECONDS)
+        waiting = server.embedding.Embed.future(request(), timeout=2 * START_SECONDS)
         wait_until(lambda: server.metric("queue_tokens", model=MODEL) > 0)
         with site.worker():
             (embedding,) = waiting.result().embeddings

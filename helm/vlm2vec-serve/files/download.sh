@@ -14,19 +14,19 @@ folder_of() {
 
 for source in "$@"; do
   folder=$(folder_of "$source")
+  # What a pod began that was ended is continued, and pods that start together share it.
+  part=$aside/$(echo "$source" | tr / +)
   if [ -d "$folder" ]; then
     echo "$source: there already"
   else
-    # What a pod began that was ended is continued, and pods that start together share it.
-    part=$aside/$(echo "$source" | tr / +)
     timeout "$SECONDS_AT_MOST" hf download "${source%%@*}" --revision "${source#*@}" --local-dir "$part" \
       --include '*.json' --include '*.safetensors'
     sync -f "$part" || true
     mkdir -p "${folder%/*}"
     # Whoever was quicker has the same files.
     mv -T "$part" "$folder" 2>/dev/null || [ -d "$folder" ]
-    rm -rf "$part" "$folder/.cache"
   fi
+  rm -rf "$part" "$folder/.cache" || true
   touch "$folder" 2>/dev/null || true
 done
 

@@ -97,7 +97,7 @@
 {{- if hasKey .Values.podAnnotations "checksum/config" -}}
 {{- fail "podAnnotations: checksum/config is the chart's own, which rolls out a changed configuration" -}}
 {{- end -}}
-{{- $env := list "HOME" "HF_HUB_DISABLE_TELEMETRY" "HF_ENDPOINT" "HF_TOKEN" "MODELS" "KEEP" "SECONDS_AT_MOST" "MLFLOW_TRACKING_USERNAME" "MLFLOW_TRACKING_PASSWORD" -}}
+{{- $env := list "HOME" "HF_HUB_DISABLE_TELEMETRY" "HF_XET_CHUNK_CACHE_SIZE_BYTES" "HF_ENDPOINT" "HF_TOKEN" "MODELS" "KEEP" "SECONDS_AT_MOST" "MLFLOW_TRACKING_USERNAME" "MLFLOW_TRACKING_PASSWORD" -}}
 {{- include "vlm2vec.checkNames" (dict "value" "extraEnv" "items" .Values.extraEnv "taken" $env) -}}
 {{- $volumes := list "tmp" "models" "config" "registry" "tls" "auth" "webhook" "mlflow-credentials" -}}
 {{- include "vlm2vec.checkNames" (dict "value" "extraVolumes" "items" .Values.extraVolumes "taken" $volumes) -}}

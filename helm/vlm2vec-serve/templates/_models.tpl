@@ -40,6 +40,8 @@ initContainers:
     env:
       - {name: HOME, value: /tmp}
       - {name: HF_HUB_DISABLE_TELEMETRY, value: "1"}
+      # It would fill /tmp, whose size is limited.
+      - {name: HF_XET_CHUNK_CACHE_SIZE_BYTES, value: "0"}
       - {name: MODELS, value: {{ .Values.modelCache.mountPath | quote }}}
       - {name: KEEP, value: {{ .Values.modelCache.download.keepRevisions | quote }}}
       - {name: SECONDS_AT_MOST, value: {{ .Values.modelCache.download.seconds | quote }}}

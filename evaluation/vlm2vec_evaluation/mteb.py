@@ -1,4 +1,5 @@
-"""An MTEB encoder on the client, so that any MTEB task of texts and images runs on the service.
+"""An MTEB encoder on the client, so that any MTEB task of texts, images and videos runs on the
+service.
 
     with vlm2vec.Client("localhost:50051") as client:
         encoder = ServedEncoder(client, "vlm2vec-v2@champion")
@@ -25,8 +26,13 @@ if TYPE_CHECKING:
     from mteb.types import BatchedInput, EncodeKwargs
     from torch.utils.data import DataLoader
 
-REPRESENT = "Represent the given image."
-"""VLM2Vec's instruction for a picture that is looked for."""
+REPRESENT = {
+    "image": "Represent the given image.",
+    "video": "Understand the content of the provided video.",
+}
+"""VLM2Vec's instruction for what is looked for, by what is shown of it."""
+FRAMES = 8
+"""How many frames of a video are embedded, evenly spaced, as in MMEB."""
 
 
 class ServedEncoder(AbsEncoder):
@@ -51,7 +57,7 @@ class ServedEncoder(AbsEncoder):
 
         ``instructions`` are by the name of a task, the type of a task, "query" or "document"; each
         is a string, or strings by "query" and "document". Without one, queries have the task's own
-        prompt, and documents none, or `REPRESENT` where there is a picture.
+        prompt, and documents none, or that of `REPRESENT` where there is a picture or a video.
 
         Raises `EvaluationError` if no such model is served.
         """
@@ -63,7 +69,7 @@ class ServedEncoder(AbsEncoder):
             {
                 "name": f"vlm2vec-serve/{target.model}",
                 "revision": target.space,
-                "modalities": ["text", "image"],
+                "modalities": ["text", "image", "video"],
                 "embed_dim": served.dimension,
                 "similarity_fn_name": ScoringFunction.COSINE,
                 "use_instructions": True,
@@ -91,9 +97,14 @@ class ServedEncoder(AbsEncoder):
             Input(
                 text=text,
                 images=[] if image is None else [image],
-                instruction=self._instruction(task_metadata, prompt_type, image is not None),
+                video=frames,
+                instruction=self._instruction(
+                    task_metadata,
+                    prompt_type,
+                    "video" if frames else None if image is None else "image",
+                ),
             )
-            for text, image in _rows(inputs)
+            for text, image, frames in _rows(inputs)
         )
         found = dict(
             self._client.stream(
@@ -107,20 +118,36 @@ class ServedEncoder(AbsEncoder):
         return np.stack([np.asarray(found[index], np.float32) for index in range(len(found))])
 
     def _instruction(
-        self, task: "TaskMetadata", prompt_type: PromptType | None, has_image: bool
+        self, task: "TaskMetadata", prompt_type: PromptType | None, shown: str | None
     ) -> str | None:
         own = {task.name, task.type, "document"} & set(self.prompts_dict or {})
         if prompt_type is PromptType.document and not own:
-            return REPRESENT if has_image else None
+            return REPRESENT[shown] if shown else None
         return self.get_instruction(task, prompt_type) or None
 
 
-def _rows(inputs: "DataLoader[BatchedInput]") -> Iterator[tuple[str | None, Any]]:
-    """Text and picture of each row; either may be missing."""
+def _rows(
+    inputs: "DataLoader[BatchedInput]",
+) -> Iterator[tuple[str | None, Any, list[npt.NDArray[np.uint8]] | None]]:
+    """Text, picture and frames of each row, each of which may be missing."""
     for batch in inputs:
         columns = dict(batch)
-        if unknown := {"audio", "video"} & set(columns):
-            raise EvaluationError(f"the task has {', '.join(sorted(unknown))}, not text or images")
-        texts, images = columns.get("text"), columns.get("image")
-        size = len(texts or images or [])
-        yield from zip(texts or [None] * size, images or [None] * size, strict=True)
+        if "audio" in columns:
+            raise EvaluationError("the task has audio; texts, images and videos are taken")
+        lists = [columns.get(key) for key in ("text", "image", "video")]
+        size = max(len(one) for one in lists if one is not None)
+        for text, image, video in zip(*(one or [None] * size for one in lists), strict=True):
+            yield text, image, None if video is None else _frames(video)
+
+
+def _frames(video: Any) -> list[npt.NDArray[np.uint8]]:
+    """Takes `FRAMES` pictures ``(height, width, 3)`` of a video: of a decoder, which has them when
+    they are asked for, or of all frames as an array, with the colours in front or behind."""
+    places = np.linspace(0, len(video) - 1, min(FRAMES, len(video))).astype(int).tolist()
+    if hasattr(video, "get_frames_at"):
+        frames = np.asarray(video.get_frames_at(places).data)
+    else:
+        frames = np.stack([np.asarray(video[place]) for place in places])
+    if frames.shape[1] == 3:
+        frames = frames.transpose(0, 2, 3, 1)
+    return [np.ascontiguousarray(frame, np.uint8) for frame in frames]

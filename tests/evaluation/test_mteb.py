@@ -1,6 +1,7 @@
 """An MTEB task that is made here, against a real server."""
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import mteb
@@ -62,7 +63,7 @@ def test_a_task_has_the_scores_of_the_clients_vectors(server: Server, tmp_path: 
         result = mteb.evaluate(encoder, task, cache=None, show_progress_bar=False)
         queries = client.embed(list(TEXTS.values()), instruction=QUERY, model="qwen", version="2")
         paths = [task.pictures / f"{index}.png" for index in range(small.CROPS)]
-        documents = client.embed(paths, instruction=REPRESENT, model="qwen", version="2")
+        documents = client.embed(paths, instruction=REPRESENT["image"], model="qwen", version="2")
         space = client.embed("a", details=True, model="qwen", version="2").space
     ranks = [
         1 + int(np.count_nonzero(scores > scores[right]))
@@ -97,11 +98,39 @@ def test_instructions_and_refusals(server: Server) -> None:
         plain = ServedEncoder(client, "qwen")
         named = ServedEncoder(client, "qwen", instructions={"document": "Describe it."})
         np.testing.assert_allclose(encode(plain, batch, "query"), expected(QUERY), atol=1e-5)
-        np.testing.assert_allclose(encode(plain, batch, "document"), expected(REPRESENT), atol=1e-5)
+        shown = expected(REPRESENT["image"])
+        np.testing.assert_allclose(encode(plain, batch, "document"), shown, atol=1e-5)
         np.testing.assert_allclose(
             encode(named, batch, "document"), expected("Describe it."), atol=1e-5
         )
-        with pytest.raises(EvaluationError, match="the task has video, not text or images"):
-            encode(plain, {"video": []}, "query")
+        with pytest.raises(EvaluationError, match="the task has audio; texts, images and videos"):
+            encode(plain, {"audio": []}, "query")
         with pytest.raises(EvaluationError, match="a model 'none' is not served; there are"):
             ServedEncoder(client, "none")
+
+
+def test_videos_are_eight_of_their_frames(server: Server) -> None:
+    film = np.random.default_rng(0).integers(0, 256, (20, 56, 56, 3), np.uint8)
+    chosen = [film[place] for place in (0, 2, 5, 8, 10, 13, 16, 19)]
+    with Client(server.address) as client:
+        expected = client.embed([Input(video=chosen, instruction=REPRESENT["video"])], model="qwen")
+        for video in (film, film.transpose(0, 3, 1, 2), Decoder(film)):
+            found = ServedEncoder(client, "qwen").encode(
+                [{"video": [video]}],  # type: ignore[arg-type]
+                task_metadata=SmallRetrieval.metadata, hf_split="test", hf_subset="default",
+                prompt_type=mteb.types.PromptType.document,
+            )  # fmt: skip
+            np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
+class Decoder:
+    """Gives frames when they are asked for, as torchcodec's does."""
+
+    def __init__(self, film: Any) -> None:
+        self._film = film
+
+    def __len__(self) -> int:
+        return len(self._film)
+
+    def get_frames_at(self, indices: list[int]) -> Any:
+        return SimpleNamespace(data=self._film[indices].transpose(0, 3, 1, 2))

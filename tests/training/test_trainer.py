@@ -15,9 +15,11 @@ import torch
 from safetensors.torch import load_file
 
 from tests.training.data import write_data
+from vlm2vec_registry import preset
 from vlm2vec_registry.store import Registry
 from vlm2vec_service.backbones import load_preprocessor
 from vlm2vec_service.engine import Engine
+from vlm2vec_service.errors import AdapterError
 from vlm2vec_service.settings import EngineSettings
 from vlm2vec_training import gradcache
 from vlm2vec_training.adapter import load_model, save_adapter
@@ -116,6 +118,18 @@ def test_a_state_of_other_settings_is_refused_by_name(
     states.save(output / "states", 1, model.peft, optimizer, {"settings": {"seed": 1}})
     with pytest.raises(TrainingError, match=r"other settings: .*seed"):
         train(small_run(base, data, output))
+
+
+def test_adapter_wants_what_its_preset_says(base: Path) -> None:
+    settings = AdapterSettings(rank=4, image="max_pixels=50176")
+    form = preset.read("gme-qwen2-vl").embedding
+    model = load_model(base, settings, "cpu", "float32", checkpointing=False, form=form)
+    assert (model.embedding.prompt, model.embedding.positions) == (form.prompt, "plain")
+    assert model.embedding.image == {"min_pixels": 200704, "max_pixels": 50176}
+    assert model.embedding.backbone == "qwen2_vl"
+    form = preset.read("vlm2vec-full").embedding
+    with pytest.raises(AdapterError, match="--preset: made for phi3_v, the base is qwen2_vl"):
+        load_model(base, settings, "cpu", "float32", checkpointing=False, form=form)
 
 
 def test_gradient_checkpointing_changes_no_gradient(base: Path, data: Path) -> None:

@@ -10,7 +10,8 @@ from click.testing import CliRunner, Result
 
 from tests.conftest import adapter_folder
 from vlm2vec_cli.main import vlm2vec
-from vlm2vec_registry import artifact, traffic
+from vlm2vec_registry import artifact, preset, traffic
+from vlm2vec_registry.embedding_config import EmbeddingConfig
 from vlm2vec_registry.errors import ArtifactError, MissingError, OutageError
 from vlm2vec_registry.snapshot import Snapshot
 from vlm2vec_registry.space import base_digest, space_of
@@ -146,6 +147,12 @@ def test_publish_from_the_command_line(own: Registry, base: Path, tmp_path: Path
     assert done.exit_code == 0, done.output
     assert done.output.startswith(f"{MODEL} version 3, space {own.version(MODEL, '2').space}")
     assert own.metrics(own.version(MODEL, "canary")) == {"hit1": 0.75}
+    done = command(store, "publish", DORA, "--model", MODEL, "--base", base, "--preset", "chat")
+    assert done.exit_code == 0, done.output
+    published = own.version(MODEL, "4")
+    said = EmbeddingConfig.from_dict(published.embedding)
+    assert said.prompt == preset.read("chat").embedding.prompt
+    assert published.space != own.version(MODEL, "2").space
 
 
 def test_publish_checks_the_shapes(own: Registry, checkpoints: Path, tmp_path: Path) -> None:

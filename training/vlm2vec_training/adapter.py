@@ -95,6 +95,7 @@ def embedding_of(
     Raises `TrainingError` for settings of pictures that ``backbone`` does not have, and
     `AdapterError` for those in ``form``.
     """
+    check_embedding(backbone.name, form, "--preset")
     image = dict(form.image)
     known = FAMILIES[backbone.name].image_settings
     for item in filter(None, settings.image.split(",")):
@@ -108,11 +109,9 @@ def embedding_of(
             raise TrainingError(f"--image: {item!r} is not KEY=NUMBER, a positive whole number")
         image[name] = int(value)
     name, revision = named(base)
-    embedding = replace(
+    return replace(
         form, backbone=backbone.name, base_model=name, base_revision=revision, image=image
     )
-    check_embedding(backbone.name, embedding, "--preset")
-    return embedding
 
 
 def checkpoint_layers(backbone: Backbone) -> None:

@@ -75,16 +75,18 @@ def with_embedding(folder: Path, embedding: EmbeddingConfig) -> Path:
     that says otherwise.
     """
     try:
-        own = EmbeddingConfig.read(folder) if (folder / FILE_NAME).exists() else None
+        own = _unnamed(EmbeddingConfig.read(folder))
     except ValueError as error:
         raise StartError(str(error)) from error
-    if own is not None:
-        if _unnamed(own) != _unnamed(embedding):
-            raise StartError(
-                f"{folder / FILE_NAME} says otherwise than the settings given for it; leave one out"
-            )
+    if own == _unnamed(embedding):
         return folder
-    files = sorted(path.absolute() for path in folder.iterdir() if path.is_file())
+    if own != EmbeddingConfig():
+        raise StartError(
+            f"{folder / FILE_NAME} says otherwise than the settings given for it; leave one out"
+        )
+    files = sorted(
+        path.absolute() for path in folder.iterdir() if path.is_file() and path.name != FILE_NAME
+    )
     text = embedding.to_json()
     digest = hashlib.sha256("\0".join([text, *map(str, files)]).encode()).hexdigest()
     parent = Path(tempfile.gettempdir()) / LINKS.format(os.getuid())

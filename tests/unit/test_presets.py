@@ -113,6 +113,8 @@ def test_folder_that_says_otherwise_is_refused(folder: Path) -> None:
     assert with_embedding(folder, CHAT.embedding) == folder
     with pytest.raises(StartError, match=r"embedding\.json says otherwise than the settings given"):
         with_embedding(folder, GME.embedding)
+    own.write_text('{"backbone": "qwen2_vl"}')  # which says nothing of the form
+    assert EmbeddingConfig.read(with_embedding(folder, GME.embedding)) == GME.embedding
     own.write_text('{"pooling": "best"}')
     with pytest.raises(StartError, match="pooling: 'best' is not one of"):
         with_embedding(folder, GME.embedding)

@@ -36,7 +36,7 @@ BAD_TAGS: list[dict[str, Any]] = [
        json.dumps(dict.fromkeys(artifact.FILES, 5)),
        json.dumps(dict.fromkeys(artifact.FILES, "../../etc")))),
     *({**TAGS, EMBEDDING: text} for text in
-      ("", "5", "[]", "null", "{", '{"pooling": "mean"}', '{"pooling": NaN}', '{"x": 1}')),
+      ("", "5", "[]", "null", "{", '{"pooling": "first"}', '{"pooling": NaN}', '{"x": 1}')),
     *({**TAGS, SPACE: text} for text in ("", "x" * 32, "0" * 31, "0" * 32 + "\n")),
     *({**TAGS, BASE: text} for text in ("", "no digest", "0" * 65)),
 ]  # fmt: skip
@@ -118,7 +118,7 @@ def test_a_damaged_state_file_is_as_good_as_none(tmp_path: Path, text: str) -> N
     "version",
     [
         5, [], {}, {**VERSION, "digests": 5}, {**VERSION, "embedding": [1]},
-        {**VERSION, "embedding": {"pooling": "mean"}}, {**VERSION, "created": "x"},
+        {**VERSION, "embedding": {"pooling": "first"}}, {**VERSION, "created": "x"},
         {**VERSION, "digests": {}}, {**VERSION, "space": 5}, {**VERSION, "tags": {"a": 1}},
     ],
 )  # fmt: skip

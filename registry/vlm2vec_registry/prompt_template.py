@@ -1,6 +1,7 @@
 """``prompt`` of ``embedding.json``: the form that a model's prompts have, as data."""
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -126,7 +127,7 @@ def _order(given: Fields) -> tuple[str, ...]:
     return order
 
 
-_TAKEN = {
+_TAKEN: dict[str, Callable[[Fields], Any]] = {
     "brackets": _brackets,
     "order": _order,
     "empty": lambda given: given.text("empty", None),

@@ -27,10 +27,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+import torch
 from PIL import Image
 
 from benchmarks.load import Load
-from benchmarks.models import write_checkpoint
+from benchmarks.models import random_backbone, write_checkpoint, write_dora
 from benchmarks.null_worker import DIMENSION
 from benchmarks.service import MODEL, WORDS, wait_until_ready
 from tests.e2e.server import free_ports
@@ -71,16 +72,25 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=4.0, help="how long each is measured")
     parser.add_argument("--clients", type=int, default=1, help="processes that make the load")
     parser.add_argument("--workloads", nargs="+", help="some of them, by name; the default is all")
+    parser.add_argument(
+        "--adapter", action="store_true", help="ask a version with an adapter, not the base model"
+    )
     parser.add_argument("--json", action="store_true", help="end with one line, an object")
     args = parser.parse_args()
     chosen = [one for one in workloads() if not args.workloads or one.name in args.workloads]
     rates: dict[str, dict[str, float]] = {}
     with tempfile.TemporaryDirectory() as scratch:
         base = Path(scratch)
-        write_checkpoint(base, "tiny")
+        backbone = random_backbone("tiny", torch.device("cpu"), torch.float32)
+        write_checkpoint(base, "tiny", backbone)
+        version = []
+        if args.adapter:
+            (base / "adapter").mkdir()
+            write_dora(base / "adapter", backbone, rank=4, seed=0)
+            version = ["--adapter", f"{MODEL}/1={base / 'adapter'}"]
         for processes in args.processes:
             print(f"front-end processes: {processes}\n  {'':26} inputs/s   CPU ms an input")
-            with served(base, processes) as server:
+            with served(base, processes, version) as server:
                 rows = rates[str(processes)] = {}
                 for one in chosen:
                     requests, cpu = measure(one, server, args.clients, args.seconds)
@@ -212,8 +222,9 @@ def cpu_seconds(pid: int) -> float:
 
 
 @contextlib.contextmanager
-def served(base: Path, processes: int) -> Iterator[Served]:
-    """Runs a null worker and the front end, and keeps this process off its core if it has one."""
+def served(base: Path, processes: int, more: Sequence[str]) -> Iterator[Served]:
+    """Runs a null worker and the front end, which has the flags ``more``, and keeps this process
+    off its core if it has one."""
     cores = sorted(os.sched_getaffinity(0))
     grpc, http = (f"127.0.0.1:{port}" for port in free_ports(2))
     worker = f"unix:{base}/{grpc}.sock"
@@ -223,7 +234,7 @@ def served(base: Path, processes: int) -> Iterator[Served]:
     serve = [
         sys.executable, "-m", "vlm2vec_cli", "serve", "--model", f"{MODEL}={base}",
         "--worker", f"{MODEL}={worker}", "--listen", grpc, "--http-listen", http,
-        "--metrics-listen", "", "--log-level", "WARNING",
+        "--metrics-listen", "", "--log-level", "WARNING", *more,
     ]  # fmt: skip
     if processes > 1:
         serve += ["--processes", str(processes)]

@@ -8,7 +8,6 @@ import pytest
 from vlm2vec.v1 import embedding_pb2 as pb
 from vlm2vec_service.errors import InvalidInputError
 from vlm2vec_service.frontend.http.bodies import EmbeddingsBody, RerankBody
-from vlm2vec_service.versions.catalog import Catalog
 
 GOOD: dict[type[EmbeddingsBody | RerankBody], dict[str, Any]] = {
     EmbeddingsBody: {"model": "v2", "input": "a", "instruction": "é", "user": None},
@@ -45,9 +44,6 @@ def test_the_first_unknown_key_ends_it(body: type[EmbeddingsBody | RerankBody]) 
     assert len(str(long.value)) < 800
 
 
-CATALOG = Catalog({})
-
-
 @pytest.mark.parametrize(
     ("given", "priority"),
     [
@@ -58,10 +54,10 @@ CATALOG = Catalog({})
 )  # fmt: skip
 def test_priorities_of_other_servers(given: Any, priority: int) -> None:
     body = EmbeddingsBody.model_validate({"input": "a", "priority": given, "user": "me"})
-    options = body.options(CATALOG, None)
+    options = body.options(None)
     assert (options.priority, options.routing_key) == (priority, "me")
     assert not options.HasField("truncate")
-    assert body.options(CATALOG, 0).HasField("truncate")
+    assert body.options(0).HasField("truncate")
 
 
 def test_names_of_one_field_have_to_agree() -> None:

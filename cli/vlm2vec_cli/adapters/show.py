@@ -1,4 +1,4 @@
-"""The commands ``vlm2vec adapters list``, ``show``, ``diff`` and ``history``: they change nothing."""
+"""The commands ``vlm2vec adapters list``, ``show``, ``diff`` and ``history``, which only read."""
 
 import difflib
 import json

@@ -16,7 +16,7 @@ from vlm2vec_service.preprocess import Prepared
 from vlm2vec_service.settings import EngineSettings
 
 FAMILIES = tuple(CASES)
-LONGEST = 4000
+LONGEST = 2000
 """Tokens of all inputs that are run one by one and in bfloat16, which takes long on a CPU."""
 
 

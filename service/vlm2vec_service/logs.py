@@ -81,7 +81,13 @@ def _extras(record: logging.LogRecord) -> Iterator[tuple[str, Any]]:
 def _word(value: Any) -> str:
     """A value as one word, in quotes where it has none or several."""
     text = str(value)
-    return text if WORD.fullmatch(text) else json.dumps(text, ensure_ascii=False)
+    if WORD.fullmatch(text):
+        return text
+    quoted = json.dumps(text, ensure_ascii=False)
+    if len(quoted) <= MOST_CHARACTERS:
+        return quoted
+    # Quotes double what is escaped already.
+    return json.dumps(f"{text[: MOST_CHARACTERS // 2]}...", ensure_ascii=False)
 
 
 def _traceback(formatter: logging.Formatter, record: logging.LogRecord) -> list[str]:

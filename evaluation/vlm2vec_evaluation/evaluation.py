@@ -10,7 +10,7 @@ from tqdm import tqdm
 from vlm2vec_evaluation.errors import EvaluationError, UnsupportedError
 from vlm2vec_evaluation.metrics import DataSetScores, Scores, averages, groups, mean, of_query
 from vlm2vec_evaluation.ranking import Ranking
-from vlm2vec_evaluation.reading import Reading, Row
+from vlm2vec_evaluation.reading import Reading, Row, label
 from vlm2vec_evaluation.source import Embed, Key, by_client
 from vlm2vec_evaluation.suite import METRICS, MISSING
 from vlm2vec_evaluation.task import PoolTask, Task
@@ -156,5 +156,5 @@ def _embed(
         item, reason = failures[0]
         raise EvaluationError(
             f"{name}: {len(failures)} of {asked} inputs have no vector, the first "
-            f"{str(item)[:300]}: {reason}"
+            f"{label(item, whole=True)[:300]}: {reason}"
         )

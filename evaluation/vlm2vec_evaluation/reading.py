@@ -193,15 +193,17 @@ class _Held:
         return self._matrix[indices]
 
 
-def label(item: "InputLike") -> str:
-    """Names an input for people: its words, and the files of its media."""
+def label(item: "InputLike", *, whole: bool = False) -> str:
+    """Names an input for people: its words, and the files of its media, by their ``whole`` paths or
+    by their names."""
     if isinstance(item, str | PathLike):
         return str(item)
     words = [getattr(item, key, None) for key in ("prompt", "instruction", "text")]
     media = getattr(item, "images", ())
     return " ".join([
         *(word for word in words if word),
-        *(f"[{Path(one).name}]" for one in media if isinstance(one, str | PathLike)),
+        *(f"[{one if whole else Path(one).name}]" for one in media
+          if isinstance(one, str | PathLike)),
     ])  # fmt: skip
 
 

@@ -220,7 +220,7 @@ def test_what_cannot_be_done_is_said(
     picture = suite.parent / "pictures" / "5.png"
     picture.write_text("no picture")
     found = refusal(*base, "--only", "captions")
-    assert "captions: 1 of 9 inputs have no vector, the first Input(" in found
+    assert "captions: 1 of 9 inputs have no vector, the first <|image_pad|> " in found
     assert str(picture) in found
     picture.unlink()
     done = process(*base)

@@ -125,7 +125,7 @@ def test_a_notice_is_small(path: str, said: bool) -> None:
         sent.append(message)
 
     headers = [(b"content-length", b"%d" % size)] if said else []
-    scope = {"type": "http", "path": path, "headers": headers}
+    scope = {"type": "http", "method": "POST", "path": path, "headers": headers}
     middleware = Middleware(app, access(10, received=10**8), HttpSettings())
     asyncio.run(middleware(scope, receive, send))
     if path == "/v1/embeddings":

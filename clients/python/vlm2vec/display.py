@@ -34,7 +34,11 @@ def summary(value: Any) -> str:
     if isinstance(value, Mapping) or is_dataclass(value):
         return ", ".join(f"{name}: {summary(part)}" for name, part in _named_parts(value))
     words = str(value)
-    return words if len(words) <= _CHARACTERS else f"{words[: _CHARACTERS - 3]}..."
+    if len(words) <= _CHARACTERS:
+        return words
+    if isinstance(value, os.PathLike):  # its end is what tells it from others
+        return f"...{words[3 - _CHARACTERS :]}"
+    return f"{words[: _CHARACTERS - 3]}..."
 
 
 def ranking_html(ranking: "Ranking") -> str:

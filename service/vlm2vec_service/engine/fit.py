@@ -20,9 +20,9 @@ def fit(
 
     PEFT writes a tensor under the name that it saw, so the names in the file say which generation
     of names the settings are meant in. Tools may have put the names of the original checkpoint in
-    their place, as some versions of ``transformers`` do, but never later ones. So of the file's
-    generation and those after it, as far as the settings fit the tensors there, that is right in
-    which most keys of ``alpha_pattern`` apply; one before is right only if none of these fits.
+    their place, as some versions of ``transformers`` do, but never others. So of all generations
+    for those names, and else of the file's own, as far as the settings fit the tensors there, that
+    is right in which most keys of ``alpha_pattern`` apply; another only if none of these fits.
     Raises `AdapterError` that lists what does not fit.
     """
     shapes = {name: (linear.out_features, linear.in_features) for name, linear in linears.items()}
@@ -31,7 +31,8 @@ def fit(
     found = placements(config, known)
     problems = [_problems(placement, config, contents, shapes, linears) for placement in found]
     written = _generation(contents, known)
-    for generations in (range(written, len(found)), range(written)):
+    meant = [written] if written else list(range(len(found)))
+    for generations in (meant, [index for index in range(len(found)) if index not in meant]):
         if fitting := [found[index] for index in generations if not problems[index]]:
             return max(fitting, key=lambda placement: placement.alphas_used)
     nearest = min(

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypeAlias
 
 import orjson
 from pydantic import BaseModel
@@ -117,7 +117,8 @@ def error_headers(error: ServeError) -> dict[str, str]:
     return headers
 
 
-RESPONSES: dict[int | str, dict[str, Any]] = {
+Responses: TypeAlias = dict[int | str, dict[str, Any]]
+RESPONSES: Responses = {
     status: {"model": ErrorBody, "description": text}
     for status, text in {
         400: "Malformed: the message names the field and the limit.",

@@ -7,7 +7,7 @@ from fastapi import APIRouter, Response
 
 from vlm2vec_service.errors import NotFoundError, listed
 from vlm2vec_service.frontend.http.bodies import Status
-from vlm2vec_service.frontend.http.errors import RESPONSES
+from vlm2vec_service.frontend.http.errors import RESPONSES, Responses
 from vlm2vec_service.frontend.metrics_server import CONTENT_TYPE, exposition
 from vlm2vec_service.frontend.pipeline import Pipeline
 
@@ -22,7 +22,7 @@ def routes(pipeline: Pipeline) -> APIRouter:
         """Whether the process is alive; it is if this answers."""
         return Status(status="alive")
 
-    asked_by_model = {404: RESPONSES[404], 503: {"model": Status}}
+    asked_by_model: Responses = {404: RESPONSES[404], 503: {"model": Status}}
 
     @router.get("/health", responses=asked_by_model)
     @router.get("/readyz", responses=asked_by_model)

@@ -5,6 +5,7 @@ matrix product alone, in turns. ``suite`` scores all of MMEB-V2 at its real size
 for the embedder. Both print the peak of the memory that they held.
 """
 
+import os
 import resource
 import tempfile
 import time
@@ -38,20 +39,27 @@ PAGES = 6000
 
 
 class OnDisk:
-    """A pool of random unit vectors in a file."""
+    """A pool of random unit vectors in a file, of which only what is asked for is in memory."""
 
     def __init__(self, path: Path, count: int, dim: int) -> None:
-        self._matrix = np.memmap(path, np.float32, "w+", shape=(count, dim))
+        self._count, self._dim = count, dim
         random = np.random.default_rng(0)
-        for start in range(0, count, BLOCK):
-            block = random.standard_normal((min(BLOCK, count - start), dim), np.float32)
-            self._matrix[start : start + BLOCK] = block / np.linalg.norm(block, axis=1)[:, None]
+        with path.open("wb") as file:
+            for start in range(0, count, BLOCK):
+                block = random.standard_normal((min(BLOCK, count - start), dim), np.float32)
+                file.write((block / np.linalg.norm(block, axis=1)[:, None]).tobytes())
+        self._file = os.open(path, os.O_RDONLY)
 
     def __len__(self) -> int:
-        return len(self._matrix)
+        return self._count
 
     def take(self, indices: npt.NDArray[np.int64]) -> Matrix:
-        return np.asarray(self._matrix[indices])
+        first, count, row = int(indices[0]), len(indices), 4 * self._dim
+        if count == indices[-1] - first + 1:
+            data = os.pread(self._file, count * row, first * row)
+        else:
+            data = b"".join(os.pread(self._file, row, int(index) * row) for index in indices)
+        return np.frombuffer(data, np.float32).reshape(count, self._dim)
 
 
 @click.group()
@@ -133,7 +141,7 @@ def _task(data_set: DataSet) -> PoolTask:
 
 
 def peak() -> float:
-    """The most gigabytes that this process held, without what the file of vectors has in cache."""
+    """The most gigabytes that this process held."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
 
 

@@ -1,7 +1,6 @@
 """Gives the workers of one model their batches, and every request its answer."""
 
 import asyncio
-import contextlib
 import contextvars
 import logging
 import time
@@ -120,14 +119,13 @@ class Scheduler:
             else:
                 self.queue.put(queued)
         self._wake_all()
-        waiting = list(inputs)
+        waiting = {queued.future: queued for queued in inputs}
+        ended: asyncio.Queue[asyncio.Future[Embedded]] = asyncio.Queue()
+        for future in waiting:
+            future.add_done_callback(ended.put_nowait)
         try:
-            while waiting:
-                await _one_of(waiting)
-                ready = [queued for queued in waiting if queued.future.done()]
-                waiting = [queued for queued in waiting if not queued.future.done()]
-                for queued in ready:
-                    answered(queued)
+            for _ in inputs:
+                answered(waiting[await ended.get()])
         except BaseException:
             # Who gives up leaves nothing in memory, and no tokens before those of others.
             for queued in inputs:
@@ -249,16 +247,6 @@ class Scheduler:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return task
-
-
-async def _one_of(inputs: Sequence[QueuedInput]) -> None:
-    """Waits until there is a vector or an error for one of ``inputs``."""
-    futures = [queued.future for queued in inputs]
-    if len(futures) > 1:
-        await asyncio.wait(futures, return_when=asyncio.FIRST_COMPLETED)
-    else:  # as most, for less
-        with contextlib.suppress(Exception):
-            await futures[0]
 
 
 def _answer(inputs: Sequence[QueuedInput], error: ServeError) -> None:

@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 class Evaluation:
     """The scores of every data set, by name and in the order of evaluation.
 
-    ``skipped`` says why the model cannot take others, which ``missing`` keeps out of the averages
-    or counts as 0, as a suite says; their scores are in ``zeros``.
+    ``skipped`` says why the model cannot take others; ``zeros`` has the scores of those, where they
+    count 0 in the averages.
     """
 
     data_sets: dict[str, DataSetScores]

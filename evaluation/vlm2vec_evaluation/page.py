@@ -58,11 +58,11 @@ def render(report: Report) -> str:
 
 
 def _averages(report: Report) -> Iterable[str]:
-    evaluation = report.evaluation
+    evaluation, headline = report.evaluation, report.evaluation.headline
     yield "<h2>Averages</h2><table>"
     yield _head("", ["score", "hit@1", "MRR", "nDCG@5", *report.beside])
     for group, scores in evaluation.averages.items():
-        score = evaluation.headline[group]
+        score = headline[group]
         theirs = [of_group(evaluation, group, known) for known in report.beside.values()]
         numbers = [score, scores.hit1, scores.mrr, scores.ndcg5, *theirs]
         yield _row(escape(group), _bars([score, *theirs]), numbers)

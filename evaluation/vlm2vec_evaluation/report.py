@@ -22,8 +22,9 @@ def to_json(evaluation: Evaluation) -> dict[str, Any]:
         about = {"meta_task": row.meta_task, "split": row.split, "queries": row.queries}
         own = {"metric": row.metric, "score": row.score, "each": row.each.round(4).tolist()}
         rows[name] = {**about, "data": row.data, **own, **asdict(row.scores)}
+    headline = evaluation.headline
     averages = {
-        group: {"score": evaluation.headline[group], **asdict(scores)}
+        group: {"score": headline[group], **asdict(scores)}
         for group, scores in evaluation.averages.items()
     }
     return {"averages": averages, "data_sets": rows, "skipped": evaluation.skipped}
@@ -49,8 +50,9 @@ def table(evaluation: Evaluation, beside: Mapping[str, Mapping[str, float]] | No
         theirs = {model: scores.get(name) for model, scores in beside.items()}
         lines.append(about + _numbers(row.score if own else None, row.scores) + _beside(theirs))
     lines.append("")
+    headline = evaluation.headline
     for group, scores in evaluation.averages.items():
-        score = evaluation.headline[group] if own else None
+        score = headline[group] if own else None
         theirs = {model: of_group(evaluation, group, known) for model, known in beside.items()}
         about = f"{group:{width}}  {'':{kind}}  {'':5}  {'':7}"
         lines.append(about + _numbers(score, scores) + _beside(theirs))

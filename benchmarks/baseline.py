@@ -97,7 +97,7 @@ class Padded:
         assert isinstance(self.backbone, QwenVL)
         for item in media:
             if id(item) not in _CUT:
-                _CUT[id(item)] = self.backbone.cut(item.pixels[None]).to(self.dtype)
+                _CUT[id(item)] = self.backbone.cut(item.values[None]).to(self.dtype)
         return torch.cat([_CUT[id(item)] for item in media])
 
 

@@ -1,12 +1,13 @@
-"""The files of an adapter version, and what identifies them.
+"""The files of a version, and what identifies them.
 
-An artifact is a PEFT folder: safetensors and settings, nothing that can run code.
+An artifact is a PEFT folder: safetensors and settings, nothing that can run code. That of a base,
+which servers have already, is its settings alone.
 """
 
 import hashlib
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from vlm2vec_registry import embedding_config
@@ -15,7 +16,9 @@ from vlm2vec_registry.space import ADAPTER_FILES
 
 CONFIG, WEIGHTS = ADAPTER_FILES
 FILES = (CONFIG, WEIGHTS, embedding_config.FILE_NAME)
-"""What a version holds; each is needed, and nothing else is ever fetched."""
+"""What an adapter's version holds; each is needed, and nothing else is ever fetched."""
+BASE_FILES = (embedding_config.FILE_NAME,)
+"""What a version holds that is the base itself."""
 NOT_CODE = (".json", ".md", ".safetensors", ".txt", ".yaml", ".yml")
 """What a folder may hold to be published; only `FILES` and the README go along."""
 NAMES = ("MLmodel", "LICENSE", ".gitattributes", "tokenizer.model")
@@ -49,10 +52,11 @@ def check_folder(folder: Path) -> None:
         )
 
 
-def digests(folder: Path) -> dict[str, str]:
-    """SHA-256 of each of `FILES` in ``folder``, in hexadecimal. Raises `ArtifactError`."""
+def digests(folder: Path, names: Sequence[str] = FILES) -> dict[str, str]:
+    """SHA-256 of each file in ``folder`` of these ``names``, in hexadecimal. Raises
+    `ArtifactError`."""
     try:
-        return {name: _digest(folder / name) for name in FILES}
+        return {name: _digest(folder / name) for name in names}
     except OSError as error:
         raise ArtifactError(f"{folder}: {error}") from error
 

@@ -18,6 +18,8 @@ POOLINGS = ("last", "mean", "mean_without_system")
 """What a vector is made of: the last token, all, or all but those of the system prompt."""
 ATTENTIONS = ("causal", "bidirectional")
 """Which tokens the decoder's look at: those before them, or all of the input."""
+AUDIO_SHORTS = ("refuse", "drop")
+"""What becomes of an audio that is too short for the model."""
 POSITIONS = ("family", "plain")
 """Where tokens stand: by the family's rule, or one after the other."""
 
@@ -31,7 +33,9 @@ class EmbeddingConfig:
     other when it loads the adapter. Its other keys are ``image_rules``. ``pooling``, ``attention``
     and ``positions`` are of `POOLINGS`, `ATTENTIONS` and `POSITIONS`. ``max_text_tokens`` is where
     the text of an input is cut; None is nowhere. ``dimensions`` lists the prefixes that the vector
-    was trained to be cut to; empty means that it does not say.
+    was trained to be cut to; empty means that it does not say. ``audio_max_seconds`` is how much of
+    an audio is taken, from its head; None leaves it to the family. ``audio_short`` is of
+    `AUDIO_SHORTS`.
     """
 
     backbone: str | None = None
@@ -47,6 +51,8 @@ class EmbeddingConfig:
     video: VideoRules = field(default_factory=VideoRules)
     max_text_tokens: int | None = None
     dimensions: tuple[int, ...] = ()
+    audio_max_seconds: float | None = None
+    audio_short: str = AUDIO_SHORTS[0]
 
     @classmethod
     def read(cls, folder: Path) -> "EmbeddingConfig":
@@ -78,6 +84,8 @@ class EmbeddingConfig:
             video=VideoRules.read(given.object("video")),
             max_text_tokens=given.count("max_text_tokens", None),
             dimensions=tuple(given.list_of("dimensions", is_count, "positive whole numbers") or ()),
+            audio_max_seconds=given.number("audio_max_seconds", None, 0.025, 3600.0),
+            audio_short=given.choice("audio_short", AUDIO_SHORTS[0], AUDIO_SHORTS),
         )
         given.done()
         return config
@@ -95,6 +103,8 @@ class EmbeddingConfig:
             "positions": self.positions != POSITIONS[0],
             "video": bool(values["video"]),
             "max_text_tokens": self.max_text_tokens is not None,
+            "audio_max_seconds": self.audio_max_seconds is not None,
+            "audio_short": self.audio_short != AUDIO_SHORTS[0],
         }
         return {key: value for key, value in values.items() if said.get(key, True)}
 

@@ -11,6 +11,8 @@ SYSTEM, CONTENT = "{system}", "{content}"
 """Where the system prompt and the caller's content stand in the turns of a form."""
 KINDS = ("image", "video", "text")
 """What an input is made of, in the order of prompts without another."""
+AUDIO = "audio"
+"""The kind that an ``order`` may have as well; without it audios are behind the other media."""
 GIVEN = ("given",)
 """The ``order`` that leaves the parts of an input as the caller wrote them."""
 INSTRUCTIONS = ("text", "system")
@@ -121,9 +123,12 @@ def _order(given: Fields) -> tuple[str, ...]:
     found = given.list_of("order", is_text, f"the kinds {', '.join(KINDS)}")
     order = KINDS if found is None else tuple(found)
     media = [kind for kind in order if kind != "text"]
-    text_is_last = order[-1:] == ("text",) or order[:1] == ("text",)
-    if order != GIVEN and not (sorted(order) == sorted(KINDS) and text_is_last and media):
-        given.fail("order", f'each of {", ".join(KINDS)}, media together; or ["given"]', found)
+    is_whole = sorted(order) in (sorted(KINDS), sorted((*KINDS, AUDIO)))
+    if order != GIVEN and not (is_whole and "text" in (order[0], order[-1])):
+        kinds = ", ".join((*KINDS, AUDIO))
+        given.fail("order", f'each of {kinds} once, media together; or ["given"]', found)
+    if media[-1:] == [AUDIO]:  # where it is without being said: both are one order, and one space
+        return tuple(kind for kind in order if kind != AUDIO)
     return order
 
 

@@ -1,4 +1,5 @@
-"""Makes a PEFT folder a version: a model of MLflow's with its files, and a version that is it."""
+"""Makes a PEFT folder, or a base, a version: a model of MLflow's with its files, and a version that
+is it."""
 
 import json
 import re
@@ -27,7 +28,7 @@ ABOUT = "about this version"
 
 
 @dataclass(frozen=True)
-class StagedAdapter:
+class Staged:
     """A folder as a version will hold it. ``tags`` are what servers read of the version, and
     ``parameters`` what people look for."""
 
@@ -40,29 +41,37 @@ class StagedAdapter:
         """The space of its vectors."""
         return self.tags[SPACE]
 
+    @property
+    def format(self) -> str:
+        """What its files are: a PEFT folder, or the settings of a base."""
+        return "base" if self.parameters["adapter"] == "none" else "peft"
 
-def stage(folder: Path, staged: Path, base: Path) -> StagedAdapter:
-    """Copies what a version of the PEFT folder ``folder`` holds to ``staged``, which is new, with
-    a whole ``embedding.json``. Raises `ArtifactError`."""
-    artifact.check_folder(folder)
+
+def stage(folder: Path | None, staged: Path, base: Path) -> Staged:
+    """Copies what a version of the PEFT folder ``folder``, or without one of ``base`` itself, holds
+    to ``staged``, which is new, with a whole ``embedding.json``. Raises `ArtifactError`."""
+    files = artifact.FILES if folder else artifact.BASE_FILES
+    if folder:
+        artifact.check_folder(folder)
     backbone = _backbone(base)
-    embedding = _copy(folder, staged, backbone)
-    digests = artifact.digests(staged)
+    embedding = _copy(folder or base, staged, backbone, files)
+    digests = artifact.digests(staged, files)
     digest = base_digest(base)
     try:
-        space = space_of(digest, staged)
+        space = space_of(digest, staged if folder else None, EmbeddingConfig.from_dict(embedding))
     except ValueError as error:
         raise ArtifactError(f"{folder}: {error}") from error
     tags = {
         SPACE: space, BASE: digest.hex(), DIGESTS: json.dumps(digests, sort_keys=True),
         EMBEDDING: json.dumps(embedding, sort_keys=True),
     }  # fmt: skip
-    parameters = {"backbone": backbone, "base_model": named(base)[0], **_of_adapter(staged)}
-    return StagedAdapter(staged, tags, parameters)
+    adapter = _of_adapter(staged) if folder else {"adapter": "none"}
+    parameters = {"backbone": backbone, "base_model": named(base)[0], **adapter}
+    return Staged(staged, tags, parameters)
 
 
 def log_model(
-    client: "MlflowClient", model: str, adapter: StagedAdapter, run: str,
+    client: "MlflowClient", model: str, made_of: Staged, run: str,
     metrics: Mapping[str, float],
 ) -> tuple[str, str]:  # fmt: skip
     """Makes ``adapter`` a logged model of MLflow's that the run ``run`` has brought about, with

@@ -28,8 +28,8 @@ SPACE_FORM, DIGEST_FORM = re.compile("[0-9a-f]{32}"), re.compile("[0-9a-f]{2,64}
 
 @dataclass(frozen=True)
 class PublishedVersion:
-    """One adapter version as the registry describes it. ``uri`` is where its files are,
-    ``digests`` are theirs, ``base`` is the hexadecimal digest of the base it was made for."""
+    """One version as the registry describes it: an adapter, or the base itself. ``uri`` is where
+    its files are, ``digests`` are theirs, ``base`` is the hexadecimal digest of the base."""
 
     model: str
     name: str
@@ -41,6 +41,11 @@ class PublishedVersion:
     digests: dict[str, str]
     embedding: dict[str, Any]
     tags: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def is_base(self) -> bool:
+        """Whether there is no adapter."""
+        return artifact.WEIGHTS not in self.digests
 
     @classmethod
     def from_tags(
@@ -83,7 +88,7 @@ class PublishedVersion:
 
 
 def _check_digests(digests: Mapping[str, Any], where: str) -> None:
-    if set(digests) != set(artifact.FILES):
+    if set(digests) not in (set(artifact.FILES), set(artifact.BASE_FILES)):
         raise FormatError(f"{where}: they are not of {', '.join(artifact.FILES)}")
     for name, digest in digests.items():
         if not (is_text(digest) and DIGEST_FORM.fullmatch(digest)):

@@ -88,7 +88,7 @@ def test_pixels_and_features(base: Path, prepared: list[Prepared], engine: Engin
         media = sorted(found.media, key=lambda item: item.kind)
         film = "videos" in case
         with torch.inference_mode():
-            pixels = torch.cat([backbone.cut(one.pixels[None]).flatten() for one in media]).numpy()
+            pixels = torch.cat([backbone.cut(one.values[None]).flatten() for one in media]).numpy()
             features = backbone.encode(media, engine.vision.run_blocks)
         spread = pixels.std(dtype=np.float64)
         statistics = [pixels.size, pixels.mean(dtype=np.float64), spread, pixels.min()]

@@ -168,8 +168,8 @@ def test_pictures_of_qwen2_5_vl_are_as_vlm2vec_shows_them_unless_a_rule_says_oth
     see_through = Request(images=(measure_image(file.getvalue(), Limits()),))
     ribbon = Request(images=(Image.new("RGB", (5700, 28)),))
     usual, viewed = EmbeddingConfig(), EmbeddingConfig.from_dict({"image": {"small": "keep"}})
-    assert preprocessor.prepare(see_through, usual).media[0].pixels.max() == 0
-    assert preprocessor.prepare(see_through, viewed).media[0].pixels.min() == 255
-    assert preprocessor.prepare(ribbon, usual).media[0].pixels.shape == (1, 448, 448, 3)
+    assert preprocessor.prepare(see_through, usual).media[0].values.max() == 0
+    assert preprocessor.prepare(see_through, viewed).media[0].values.min() == 255
+    assert preprocessor.prepare(ribbon, usual).media[0].values.shape == (1, 448, 448, 3)
     with pytest.raises(InvalidInputError, match="5700x28 is longer than 200 to 1"):
         preprocessor.prepare(ribbon, viewed)

@@ -15,6 +15,10 @@ def media(kind: str, frames: int, side: int) -> Media:
     return Media.of("video" if kind == "video" else "image", pixels, 1, 4)
 
 
+def audio(frames: int) -> Media:
+    return Media.of("audio", NOISE.standard_normal((frames, 128), np.float32), 1, 4)
+
+
 def prepared(tokens: int, *media: Media, moved: int = 0) -> Prepared:
     plain = Prepared.in_sequence(range(tokens), media)
     return Prepared(plain.token_ids, plain.positions + np.int32(moved), media)
@@ -27,6 +31,10 @@ INPUTS = {
     "positions of its own": prepared(9, moved=3),
     "an image": prepared(9, media("image", 1, 28)),
     "an image of one pixel": prepared(9, media("image", 1, 1)),
+    "an audio": prepared(9, audio(100)),
+    "images, a video and audios": prepared(
+        9, media("image", 1, 56), audio(3), media("video", 4, 28), audio(1)
+    ),
     "images and a video": prepared(
         9, media("image", 1, 56), media("video", 4, 28), media("image", 1, 300)
     ),
@@ -73,6 +81,7 @@ def same(arrived: Prepared, sent: Prepared) -> None:
     np.testing.assert_array_equal(arrived.positions, sent.positions)
     assert len(arrived.media) == len(sent.media)
     for one, other in zip(arrived.media, sent.media, strict=True):
-        np.testing.assert_array_equal(one.pixels, other.pixels)
+        np.testing.assert_array_equal(one.values, other.values)
+        assert one.values.dtype == other.values.dtype
         assert (one.kind, one.start, one.tokens) == (other.kind, other.start, other.tokens)
         assert one.digest == other.digest

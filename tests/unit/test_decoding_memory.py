@@ -40,7 +40,7 @@ before = peak()
 request = parse_input(message, Limits(), 24)
 measured = peak()
 prepared = preprocessor.prepare(request, embedding)
-print(measured - before, peak() - before, sum(len(media.pixels) for media in prepared.media))
+print(measured - before, peak() - before, sum(len(media.values) for media in prepared.media))
 """
 
 

@@ -152,7 +152,14 @@ def test_error_in_a_file_names_the_file_and_the_key(tmp_path: Path) -> None:
         ({"video": {"fps": 0}}, "video.fps: expected a number from 0.001 to 1000"),
         ({"video": {"frames": 8}}, "video: unknown key frames"),
         ({"prompt": {"brackets": ["<"]}}, "prompt.brackets: expected a list of two strings"),
-        ({"prompt": {"order": ["text"]}}, "prompt.order: expected each of image, video, text"),
+        (
+            {"prompt": {"order": ["text"]}},
+            "prompt.order: expected each of image, video, audio, text",
+        ),
+        ({"prompt": {"order": ["image", "audio", "text"]}}, "prompt.order: expected each of"),
+        ({"prompt": {"order": ["image", "image", "video", "text"]}}, "prompt.order: expected each"),
+        ({"audio_short": "pad"}, "audio_short: expected one of refuse, drop"),
+        ({"audio_max_seconds": 0}, "audio_max_seconds: expected"),
         ({"prompt": {"order": ["image", "text", "video"]}}, "prompt.order: expected each of"),
         ({"prompt": {"user_turn": "<user>"}}, "prompt.user_turn: expected {content} once in it"),
         ({"prompt": {"system_turn": "{system}{system}"}}, "prompt.system_turn: expected {system}"),
@@ -193,3 +200,20 @@ def test_json_that_python_alone_would_take_is_refused(tmp_path: Path, text: str)
     (tmp_path / FILE_NAME).write_text(text)
     with pytest.raises(ValueError, match=f"{FILE_NAME}: no JSON"):
         EmbeddingConfig.read(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("order", "kept"),
+    [
+        (["image", "video", "text"], None),
+        (["image", "video", "audio", "text"], None),
+        (["text", "image", "video", "audio"], ["text", "image", "video"]),
+        (["audio", "image", "video", "text"], ["audio", "image", "video", "text"]),
+    ],
+)
+def test_audio_behind_the_other_media_is_the_order_without_it(
+    order: list[str], kept: list[str] | None
+) -> None:
+    config = EmbeddingConfig.from_dict({"prompt": {"order": order}})
+    assert config.to_dict()["prompt"].get("order") == kept
+    assert EmbeddingConfig.from_dict(config.to_dict()) == config

@@ -69,9 +69,9 @@ def test_resize_of_upstream_for_the_large_pictures_of_v1(
     (media,) = (
         preprocessors["qwen2_vl"].prepare(Request(images=(noise(640, 480),)), embedding).media
     )
-    assert (media.pixels.shape, media.tokens) == ((1, 1344, 1344, 3), 48 * 48)
+    assert (media.values.shape, media.tokens) == ((1, 1344, 1344, 3), 48 * 48)
     expected = noise(640, 480).resize((1344, 1344))
-    np.testing.assert_array_equal(media.pixels[0], np.asarray(expected))
+    np.testing.assert_array_equal(media.values[0], np.asarray(expected))
 
 
 def test_resize_leaves_frames_alone(preprocessors: dict[str, Preprocessor]) -> None:

@@ -73,7 +73,7 @@ def test_tokens_are_as_many_as_the_crops_make(
     (media,) = prepared.media
     rows, columns = grid
     assert media.kind == "image"
-    assert media.pixels.shape == (1, 336 * rows, 336 * columns, 3)
+    assert media.values.shape == (1, 336 * rows, 336 * columns, 3)
     # Lines of 12 tokens a crop and one that ends the line; the global view is one crop, and one
     # token parts the two.
     expected = 12 * rows * (12 * columns + 1) + 1 + 12 * (12 + 1)
@@ -160,7 +160,7 @@ def test_adapter_overrides_the_crops(
 ) -> None:
     embedding = EmbeddingConfig(image={"num_crops": num_crops})
     (media,) = preprocessor.prepare(Request(images=(blank(800, 450),)), embedding).media
-    assert media.pixels.shape == shape
+    assert media.values.shape == shape
 
 
 def test_words_are_rendered_by_the_template(preprocessor: Preprocessor) -> None:
@@ -219,7 +219,7 @@ def test_placeholder_in_words_is_refused(
 
 def test_video_is_refused(preprocessor: Preprocessor) -> None:
     request = Request("a", videos=(Frames((blank(30, 30),)),))
-    with pytest.raises(InvalidInputError, match="reads images only") as caught:
+    with pytest.raises(InvalidInputError, match="takes no video") as caught:
         preprocessor.prepare(request, DEFAULT)
     assert caught.value.field == "video"
 

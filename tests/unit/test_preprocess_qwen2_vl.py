@@ -68,7 +68,7 @@ def their_positions(model: Qwen2VLModel, prepared: Prepared) -> npt.NDArray[np.i
     # Grids count patches; pixels are of the size that becomes patches.
     grids: dict[str, list[list[int]]] = {"image": [], "video": []}
     for media in prepared.media:
-        count, height, width, _ = media.pixels.shape
+        count, height, width, _ = media.values.shape
         grids[media.kind].append([math.ceil(count / 2), height // 14, width // 14])
     ids = prepared.token_ids.tolist()
     kinds = [{IMAGE_ID: 1, VIDEO_ID: 2}.get(token, 0) for token in ids]
@@ -164,7 +164,7 @@ def test_media_in_any_order_of_the_prompt(preprocessor: Preprocessor) -> None:
     request = Request(prompt, images=pictures, videos=film(3))
     prepared = preprocessor.prepare(request, DEFAULT)
     assert [media.kind for media in prepared.media] == ["image", "video", "image"]
-    assert [media.pixels.shape for media in prepared.media] == [
+    assert [media.values.shape for media in prepared.media] == [
         (1, 84, 56, 3),
         (3, 84, 112, 3),
         (1, 56, 112, 3),
@@ -269,7 +269,7 @@ def test_pixels_are_those_of_transformers(
     theirs = Qwen2VLImageProcessorPil.from_pretrained(folder)
     expected = theirs(image, do_rescale=False, do_normalize=False)
     patches, height, width = theirs.patchify(
-        media.pixels[0].transpose(2, 0, 1), patch_size=14, merge_size=2, temporal_patch_size=2
+        media.values[0].transpose(2, 0, 1), patch_size=14, merge_size=2, temporal_patch_size=2
     )
     assert expected["image_grid_thw"].tolist() == [[1, height, width]]
     np.testing.assert_array_equal(patches, expected["pixel_values"])
@@ -280,7 +280,7 @@ def test_picture_smaller_than_a_token_becomes_two_by_two(
     preprocessor: Preprocessor, size: tuple[int, int]
 ) -> None:
     (media,) = preprocessor.prepare(Request(images=(noise(*size),)), DEFAULT).media
-    assert media.pixels.shape == (1, 56, 56, 3)
+    assert media.values.shape == (1, 56, 56, 3)
     assert media.tokens == 4
 
 
@@ -288,7 +288,7 @@ def test_picture_smaller_than_a_token_becomes_two_by_two(
 def test_two_frames_share_their_tokens(preprocessor: Preprocessor, count: int, tokens: int) -> None:
     (media,) = preprocessor.prepare(Request(videos=film(count)), DEFAULT).media
     assert media.tokens == tokens
-    assert media.pixels.shape == (count, 84, 112, 3)
+    assert media.values.shape == (count, 84, 112, 3)
 
 
 def test_frames_of_different_sizes_are_refused(preprocessor: Preprocessor) -> None:
@@ -312,7 +312,7 @@ def test_adapter_overrides_the_sizes(
 ) -> None:
     request = Request(images=(noise(800, 500),))
     (media,) = preprocessor.prepare(request, EmbeddingConfig(image=override)).media
-    assert media.pixels.shape == shape
+    assert media.values.shape == shape
     assert media.tokens == shape[1] * shape[2] // 784
 
 

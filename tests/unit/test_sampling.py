@@ -94,7 +94,7 @@ def test_a_version_says_which_frames_of_a_file_its_model_sees(tmp_path: Path) ->
     found = prepared.token_ids.tolist()
     for stamp, media in zip(ids, prepared.media, strict=True):
         assert found[media.start - 1 - len(stamp) : media.start - 1] == stamp
-        assert media.pixels.shape[0] == 2
+        assert media.values.shape[0] == 2
     # A list of the same frames is shown at the rate that is assumed, or that its caller says.
     frames = tuple(Pictures.of(sampled, "raw"))
     for fps, first in ((None, "<0.2 seconds>"), (0.5, "<1.0 seconds>")):

@@ -1,6 +1,7 @@
 """Client of vlm2vec-serve, which turns text, images and video into vectors, over gRPC."""
 
 from vlm2vec.aio.client import AsyncClient
+from vlm2vec.audio import Samples
 from vlm2vec.errors import (
     DeadlineExceeded,
     FailedPrecondition,
@@ -15,6 +16,7 @@ from vlm2vec.errors import (
     VLM2VecError,
 )
 from vlm2vec.inputs import Input
+from vlm2vec.media import Frames
 from vlm2vec.options import Options
 from vlm2vec.results import Embedding, Model, ModelVersion, Ranked, Ranking, Timings
 from vlm2vec.sync.client import Client
@@ -26,6 +28,7 @@ __all__ = [
     "DeadlineExceeded",
     "Embedding",
     "FailedPrecondition",
+    "Frames",
     "Input",
     "Internal",
     "InvalidInput",
@@ -37,6 +40,7 @@ __all__ = [
     "Ranked",
     "Ranking",
     "ResourceExhausted",
+    "Samples",
     "SpaceChanged",
     "Timings",
     "Unauthenticated",

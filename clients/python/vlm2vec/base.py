@@ -56,8 +56,8 @@ class BaseClient:
                 may be twice as long.
             max_message_bytes: The largest message to send or receive; no more than the server's
                 limit.
-            fetch_timeout: Seconds in which a picture or video that is named by a URL has to be
-                fetched; it may have as many bytes as a message.
+            fetch_timeout: Seconds in which a picture, video or audio that is named by a URL has to
+                be fetched; it may have as many bytes as a message.
             keepalive: Seconds of silence after which a connection is probed. A server that allows
                 fewer probes ends the connection, which is then opened again.
             user_agent: A name of the caller, which is put before that of this client.

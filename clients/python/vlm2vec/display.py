@@ -61,12 +61,21 @@ def ranking_html(ranking: "Ranking") -> str:
 
 
 def _named_parts(value: Any) -> Iterable[tuple[str, Any]]:
-    """Yields the fields of an `Input` or a row that hold something, the items of lists each."""
+    """Yields the fields of an `Input` or a row that hold something, those of what they hold and the
+    items of lists each."""
     for name, part in (value if isinstance(value, Mapping) else vars(value)).items():
-        if isinstance(part, list | tuple):
-            yield from ((f"{name}[{index}]", item) for index, item in enumerate(part))
-        elif part is not None:
-            yield name, part
+        for place, item in _places(name, part):
+            if is_dataclass(item):
+                yield from ((f"{place}.{field}", held) for field, held in _named_parts(item))
+            elif item is not None:
+                yield place, item
+
+
+def _places(name: str, part: Any) -> Iterable[tuple[str, Any]]:
+    """Yields the items of a list with their places, or ``part`` alone."""
+    if isinstance(part, list | tuple):
+        return ((f"{name}[{index}]", item) for index, item in enumerate(part))
+    return [(name, part)]
 
 
 def _thumbnails(candidate: Any) -> str:

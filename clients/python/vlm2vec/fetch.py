@@ -1,4 +1,4 @@
-"""Fetches pictures and videos that are named by a URL, or are written out in a data URI."""
+"""Fetches media that are named by a URL, or are written out in a data URI."""
 
 import base64
 import http.client

@@ -10,30 +10,32 @@ from typing import TYPE_CHECKING, Any, TypeAlias, Union, cast
 import numpy as np
 import numpy.typing as npt
 
+from vlm2vec.audio import AudioLike, Samples, audio
 from vlm2vec.display import summary
 from vlm2vec.errors import InvalidInput
 from vlm2vec.fetch import UNLIMITED, Limits
-from vlm2vec.media import ImageLike, VideoLike, image_bytes, is_pixels, video
+from vlm2vec.media import Frames, ImageLike, VideoLike, image_bytes, is_pixels, video
 from vlm2vec.v1 import embedding_pb2 as pb
 
 if TYPE_CHECKING:
     from PIL.Image import Image as PILImage
 
 _MEDIA_TEXT = re.compile(
-    r"\s*(?:data:(?:image|video)/[\w.+-]+[^,\s]*,|https?://[^\s?#]+\."
-    r"(?:jpe?g|png|webp|gif|bmp|tiff?|avif|hei[cf]|mp4|m4v|webm|mov|mkv|avi)(?:[?#]\S*)?\s*$)",
+    r"\s*(?:data:(?:image|video|audio)/[\w.+-]+[^,\s]*,|https?://[^\s?#]+\."
+    r"(?:jpe?g|png|webp|gif|bmp|tiff?|avif|hei[cf]|mp4|m4v|webm|mov|mkv|avi|"
+    r"wav|flac|mp3|ogg|oga|opus|m4a|aac)(?:[?#]\S*)?\s*$)",
     re.IGNORECASE,
 )
-"""How a string starts that is a data URI, or that is the URL of a picture or video alone."""
+"""How a string starts that is a data URI, or that is the URL of a picture, video or audio alone."""
 
 
 @dataclass(frozen=True)
 class Input:
-    """Words, images and a video that together become one vector.
+    """Words, images, a video and audios that together become one vector.
 
     The words are either ``instruction`` and ``text``, which the server joins with the media by the
     prompt template of the model, or ``prompt``. Raises ValueError if both are given, and TypeError
-    if ``images`` is one image and not a sequence.
+    if ``images`` is one image, or ``audios`` one audio, and not a sequence.
     """
 
     text: str | None = None
@@ -44,9 +46,13 @@ class Input:
     """Paths, URLs or data URIs, which are fetched here, encoded files (bytes), PIL images, or uint8
     RGB arrays ``(height, width, 3)``."""
     video: VideoLike | None = None
-    """A path, a URL, an encoded file (bytes), or frames of one size, each as in ``images``."""
+    """A path, a URL, an encoded file (bytes), or frames of one size, each as in ``images``, with
+    their rate as `Frames`. Its sound is not heard: give the same file in ``audios`` for that."""
+    audios: Sequence[AudioLike] = ()
+    """Paths, URLs or data URIs, encoded files (bytes), or `Samples`."""
     prompt: str | None = None
-    """The whole prompt, with the model's own placeholders for the media: images, then video."""
+    """The whole prompt, with the model's own placeholders for the media: images, then video, then
+    audios."""
 
     def __post_init__(self) -> None:
         for name in ("text", "instruction", "prompt"):
@@ -57,10 +63,10 @@ class Input:
             raise ValueError(
                 "a prompt is the whole text: give no text and no instruction beside it"
             )
-        if isinstance(self.images, str | bytes | np.ndarray) or not isinstance(
-            self.images, Sequence
-        ):
-            raise TypeError("images is a sequence: for one image write images=[image]")
+        for one in ("image", "audio"):
+            many = getattr(self, f"{one}s")
+            if isinstance(many, str | bytes | np.ndarray) or not isinstance(many, Sequence):
+                raise TypeError(f"{one}s is a sequence: for one {one} write {one}s=[{one}]")
 
     def __repr__(self) -> str:
         return f"<Input {summary(self)}>"
@@ -71,13 +77,15 @@ InputLike: TypeAlias = Union[
 ]
 """An `Input`; a string, which stands for a text; a pathlib.Path, a PIL image or an array, which is
 an image; or a row with the keys `KEYS`."""
-KEYS = ("id", "text", "instruction", "prompt", "image", "images", "video")
-"""The keys that a row may have. All but ``id`` and ``image``, which is one of ``images``, are
-fields of `Input`."""
+MEDIA_KEYS = ("image", "images", "video", "audio", "audios")
+"""The keys of a row that hold media. ``image`` is one of ``images``, ``audio`` one of ``audios``;
+the others are fields of `Input`."""
+KEYS = ("id", "text", "instruction", "prompt", *MEDIA_KEYS)
+"""The keys that a row may have."""
 _TAKEN = (
     "an input is a text (str), a picture (pathlib.Path, PIL image, uint8 array), a row (dict with "
     f"any of {', '.join(KEYS)}) or vlm2vec.Input, which takes encoded files and URLs as well: "
-    "Input(images=[...]), Input(video=...)"
+    "Input(images=[...]), Input(video=...), Input(audios=[...])"
 )
 
 
@@ -85,14 +93,15 @@ def as_input(item: InputLike, name: str) -> Input:
     """Returns the `Input` that ``item``, called ``name`` in errors, stands for.
 
     Raises TypeError for what is no input. Raises `InvalidInput` for a string that is a data URI or
-    the URL of a picture and nothing else: it may be meant either way, and the words of somebody
-    else must not make this process fetch anything.
+    the URL of a picture, video or audio and nothing else: it may be meant either way, and the words
+    of somebody else must not make this process fetch anything.
     """
     if isinstance(item, str):
         if _MEDIA_TEXT.match(item):
             raise InvalidInput(
                 f"{name}: a data URI or a URL would be embedded as text; write "
-                "Input(images=[...]) for what it shows, or Input(text=...) for its characters",
+                "Input(images=[...]), Input(video=...) or Input(audios=[...]) for what it holds, or "
+                "Input(text=...) for its characters",
                 field=name,
             )
         return Input(text=item)
@@ -122,21 +131,29 @@ def _from_row(row: Mapping[str, Any], name: str) -> Input:
             "out, as in frame[['id', 'text']]"
         )
     given = {key: value for key, value in row.items() if key != "id" and not _is_missing(value)}
-    if "image" in given:
-        if "images" in given:
-            raise ValueError(f"{name} has both image and images: give either")
-        given["images"] = [given.pop("image")]
-    if "images" in given and not isinstance(given["images"], str | bytes):
-        given["images"] = [_media(image) for image in given["images"]]
+    for one, many in (("image", "images"), ("audio", "audios")):
+        if one in given:
+            if many in given:
+                raise ValueError(f"{name} has both {one} and {many}: give either")
+            given[many] = [given.pop(one)]
+        if many in given and not isinstance(given[many], str | bytes | Mapping):
+            given[many] = [_media(cell) for cell in given[many]]
     if "video" in given:
         given["video"] = _media(given["video"])
     return Input(**given)
 
 
 def _media(value: Any) -> Any:
-    """Returns what a cell holds; ``datasets`` has a file that it has not decoded as a dict."""
-    if isinstance(value, Mapping) and value.keys() == {"bytes", "path"}:
+    """Returns what a cell holds. ``datasets`` has a file that it has not decoded, and samples, as
+    dicts; frames with their rate are one as well."""
+    if not isinstance(value, Mapping):
+        return value
+    if value.keys() == {"bytes", "path"}:
         return value["path"] if value["bytes"] is None else value["bytes"]
+    if value.keys() >= {"array", "sampling_rate"}:
+        return Samples(value["array"], value["sampling_rate"])
+    if {"frames"} <= value.keys() <= {"frames", "fps"}:
+        return Frames([_media(frame) for frame in value["frames"]], value.get("fps"))
     return value
 
 
@@ -186,9 +203,9 @@ def has_media(item: object) -> bool:
     if isinstance(item, tuple) and item:
         return has_media(item[-1])
     if isinstance(item, Input):
-        return bool(item.images) or item.video is not None
+        return bool(item.images or item.audios) or item.video is not None
     if isinstance(item, Mapping):
-        return not {"image", "images", "video"}.isdisjoint(item)
+        return not set(MEDIA_KEYS).isdisjoint(item)
     return not isinstance(item, str)
 
 
@@ -198,5 +215,7 @@ def _parts(source: Input, limits: Limits) -> Iterator[pb.Part]:
         yield pb.Part(image=image_bytes(image, f"images[{index}]", limits))
     if source.video is not None:
         yield pb.Part(video=video(source.video, "video", limits))
+    for index, one in enumerate(source.audios):
+        yield pb.Part(audio=audio(one, f"audios[{index}]", limits))
     if source.text is not None:
         yield pb.Part(text=source.text)

@@ -4,6 +4,7 @@ import io
 import os
 import sys
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias, Union
 
 import numpy as np
@@ -21,8 +22,21 @@ FilePath: TypeAlias = Union[str, "os.PathLike[str]"]
 ImageLike: TypeAlias = Union[FilePath, bytes, "PILImage", npt.NDArray[np.uint8]]
 """A path, a URL or data URI, an encoded file, a PIL image, or uint8 RGB pixels
 ``(height, width, 3)``."""
-VideoLike: TypeAlias = FilePath | bytes | Sequence[ImageLike] | npt.NDArray[np.uint8]
-"""A path, a URL or data URI, an encoded file, or frames of one size, in order."""
+
+
+@dataclass(frozen=True, eq=False)
+class Frames:
+    """The frames of a video with their rate, by which some models place them in time."""
+
+    images: "Sequence[ImageLike] | npt.NDArray[np.uint8]"
+    """The frames, of one size, in order."""
+    fps: float | None = None
+    """How many are shown in a second, from 0.001 to 1000; None does not say."""
+
+
+VideoLike: TypeAlias = FilePath | bytes | Sequence[ImageLike] | npt.NDArray[np.uint8] | Frames
+"""A path, a URL or data URI, an encoded file, or frames of one size, in order, with their rate or
+without."""
 
 # What PNG and TIFF store as it is; the rest is converted to RGB, as the server would.
 _PNG_MODES = {"1", "L", "LA", "P", "RGB", "RGBA", "I;16"}
@@ -68,13 +82,17 @@ def video(source: VideoLike, field: str, limits: Limits) -> pb.Video:
     """Returns the message for a video; raises what `image_bytes` raises."""
     if isinstance(source, bytes | str | os.PathLike):
         return pb.Video(file=file_bytes(source, field, limits))
-    if isinstance(source, Mapping) or is_pixels(source) or not isinstance(source, Iterable):
+    images, fps = (source.images, source.fps) if isinstance(source, Frames) else (source, None)
+    if isinstance(images, Mapping) or is_pixels(images) or not isinstance(images, Iterable):
         raise TypeError(
-            f"{field} is {type(source).__name__}, which is none of: the path or URL of a video "
-            "(str, pathlib.Path), its encoded file (bytes), a list of pictures, its frames"
+            f"{field} is {type(images).__name__}, which is none of: the path or URL of a video "
+            "(str, pathlib.Path), its encoded file (bytes), a list of pictures, its frames, "
+            "vlm2vec.Frames([...], fps=2)"
         )
-    frames = [image_bytes(frame, f"{field}[{index}]", limits) for index, frame in enumerate(source)]
-    return pb.Video(frames=pb.Frames(images=frames))
+    if fps is not None and not fps > 0:  # which would travel as a rate that is not said
+        raise InvalidInput(f"{field}: fps is {fps}, not above 0", field=field)
+    frames = [image_bytes(frame, f"{field}[{index}]", limits) for index, frame in enumerate(images)]
+    return pb.Video(frames=pb.Frames(images=frames, fps=fps or 0.0))
 
 
 def file_bytes(source: FilePath | bytes, field: str, limits: Limits) -> bytes:

@@ -35,7 +35,7 @@ class Embedding:
     space: str
     """The vector space: vectors of different spaces do not compare."""
     tokens: int
-    """Tokens of the input, image and video tokens included."""
+    """Tokens of the input, those of its media included."""
     truncated: bool
     """Whether the end of its text was left out, as ``truncate`` or the adapter wants it."""
     timings: Timings

@@ -24,7 +24,10 @@ if TYPE_CHECKING:
     from vlm2vec_service.engine.backbone import Backbone
 
 
-NOT_BY_ALL = ("positions", "video", "image.first", "image.small", "image.long")
+NOT_BY_ALL = (
+    "positions", "video", "image.first", "image.small", "image.long",
+    "audio_max_seconds", "audio_short",
+)  # fmt: skip
 """Settings of ``embedding.json`` that only some families heed; each does what the default says."""
 
 
@@ -60,7 +63,7 @@ class Family:
         return found
 
 
-QWEN_READS = frozenset(NOT_BY_ALL)
+QWEN_READS = frozenset(key for key in NOT_BY_ALL if not key.startswith("audio_"))
 QWEN_TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
 FAMILIES = {

@@ -13,11 +13,11 @@ from tokenizers import Tokenizer
 from vlm2vec_registry.embedding_config import EmbeddingConfig
 from vlm2vec_registry.media_rules import ImageRules, VideoRules
 from vlm2vec_registry.prompt_template import PromptTemplate
-from vlm2vec_service.errors import CheckpointError, InvalidInputError
+from vlm2vec_service.errors import CheckpointError, InvalidInputError, listed
 from vlm2vec_service.preprocess.chat_template import ChatTemplate
 from vlm2vec_service.preprocess.limits import check_media, check_token_ids, check_tokens
 from vlm2vec_service.preprocess.pictures import Pictures
-from vlm2vec_service.preprocess.prepared import Draft, Prepared, Request
+from vlm2vec_service.preprocess.prepared import Draft, Prepared, Request, Sources
 from vlm2vec_service.preprocess.prompts import check_text, render
 from vlm2vec_service.preprocess.sampling import FrameCount, FrameRate, Sampling
 from vlm2vec_service.preprocess.tokens import Prompt, PromptTokenizer, cut_text
@@ -52,6 +52,8 @@ class FamilyPreprocessor(ABC):
     """What neither instruction nor text may contain, because the family reads it as media."""
     media_token_ids: Collection[int] = ()
     """The token ids that stand for media; a request of token ids may not contain them."""
+    takes: Collection[str] = ("image", "video")
+    """The kinds of media that the family reads."""
     placeholder = r"(?!)"
     """A regular expression of what stands for media in a raw prompt and is no control token."""
     pictures = ImageRules()
@@ -74,6 +76,7 @@ class FamilyPreprocessor(ABC):
         """
         if embedding.image_rules == ImageRules():
             embedding = replace(embedding, image_rules=self.pictures)
+        self._check_taken(request)
         check_text(request, self.reserved_text, self.limits.max_text_bytes, embedding.prompt)
         images = [Pictures.of((image,), embedding.image_rules.decode) for image in request.images]
         videos = [Pictures.of(video, embedding.image_rules.decode) for video in request.videos]
@@ -83,9 +86,22 @@ class FamilyPreprocessor(ABC):
         if embedding.image_rules.resize:
             images = [image.resized(embedding.image_rules.resize) for image in images]
             check_media(images, videos, self.limits)
-        prompt, draft = self._draft(request, images, videos, embedding)
+        sources = Sources(images, videos, request.audios)
+        prompt, draft = self._draft(request, sources, embedding)
         check_tokens(draft.tokens, self.limits)
         return self._to_read(draft.finish(), embedding, draft.truncated, prompt)
+
+    def _check_taken(self, request: Request) -> None:
+        """Refuses media of a kind that the family does not read."""
+        for kind, field, media in (
+            ("image", "images", request.images),
+            ("video", "video", request.videos),
+            ("audio", "audio", request.audios),
+        ):
+            if media and kind not in self.takes:
+                raise InvalidInputError(
+                    field, f"the model takes no {kind}: {listed(self.takes)} and text only"
+                )
 
     def _prepare_ids(self, request: Request, embedding: EmbeddingConfig) -> Prepared:
         check_token_ids(request.token_ids, self.vocabulary, self.media_token_ids)
@@ -133,19 +149,18 @@ class FamilyPreprocessor(ABC):
     def _draft(
         self,
         request: Request,
-        images: Sequence[Pictures],
-        videos: Sequence[Pictures],
+        sources: Sources,
         embedding: EmbeddingConfig,
     ) -> tuple[Prompt, Draft]:
         """Makes the prompt and its draft, with as much of its text as ``truncate`` leaves."""
         prompt = self._prompt(request, embedding)
-        draft = self.draft(prompt, images, videos, embedding)
+        draft = self.draft(prompt, sources, embedding)
         if request.truncate is None:
             return prompt, draft
         most, extra = request.truncate or self.limits.max_tokens, 0
         while (excess := draft.tokens - most) > 0:
             prompt = self._shortened(prompt, excess + extra, most)
-            draft = replace(self.draft(prompt, images, videos, embedding), truncated=True)
+            draft = replace(self.draft(prompt, sources, embedding), truncated=True)
             extra = 2 * extra + 1  # what is left of a word may be more tokens than the word was
         return prompt, draft
 
@@ -209,18 +224,12 @@ class FamilyPreprocessor(ABC):
 
     @abstractmethod
     def placeholders(self, request: Request) -> list[str]:
-        """Lists what stands in a rendered prompt for each image and video of ``request``."""
+        """Lists what stands in a rendered prompt for each image, video and audio of ``request``."""
 
     @abstractmethod
-    def draft(
-        self,
-        prompt: Prompt,
-        images: Sequence[Pictures],
-        videos: Sequence[Pictures],
-        embedding: EmbeddingConfig,
-    ) -> Draft:
-        """Tokenises ``prompt``, cuts its text (`cut_text`), and puts ``images`` and ``videos``
-        where its placeholders stand.
+    def draft(self, prompt: Prompt, sources: Sources, embedding: EmbeddingConfig) -> Draft:
+        """Tokenises ``prompt``, cuts its text (`cut_text`), and puts ``sources`` where its
+        placeholders stand.
 
         The text and the number and sizes of the media are within the limits already. The tokens
         are not: nothing is decoded before the draft is finished. Raises `InvalidInputError`.

@@ -5,23 +5,46 @@ import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
 from vlm2vec_registry.embedding_config import EmbeddingConfig
-from vlm2vec_service.preprocess.pictures import Frames, Picture, VideoSource
+from vlm2vec_service.preprocess.pictures import Frames, Picture, Pictures, VideoSource
 from vlm2vec_service.preprocess.sampling import Sampling
 
 DIGEST_BYTES = 16
 
+Kind: TypeAlias = Literal["image", "video", "audio"]
+
 
 class Medium(Enum):
-    """What stands among the parts of a request for its next image, or its next video."""
+    """What stands among the parts of a request for its next image, video or audio."""
 
     IMAGE = "image"
     VIDEO = "video"
+    AUDIO = "audio"
+
+
+class AudioSource(Protocol):
+    """An audio that has been measured and is not decoded yet."""
+
+    def samples(self, seconds: float) -> npt.NDArray[np.float32]:
+        """Decodes the first ``seconds`` of it, mixed to one channel of 16,000 samples a second.
+
+        Raises `InvalidInputError` that names the field of a damaged one, and what `Stop.check`
+        does.
+        """
+
+
+@dataclass(frozen=True)
+class Sources:
+    """The media of a request, in order within each kind, for which a preprocessor finds places."""
+
+    images: Sequence[Pictures] = ()
+    videos: Sequence[Pictures] = ()
+    audios: Sequence[AudioSource] = ()
 
 
 @dataclass(frozen=True)
@@ -31,9 +54,9 @@ class Request:
     It has a raw ``prompt`` with the model's own placeholders, or an ``instruction`` and a
     ``text`` that the adapter's prompt template joins, or ``token_ids`` of the model's own
     tokenizer and nothing else. ``parts`` has the texts instead of ``text`` where there are several
-    or the media stand among them; without it they are images, videos and text. ``images`` and
-    ``videos`` are files that are decoded when the input is prepared, as the adapter wants it, or
-    RGB pictures; a video may be its frames.
+    or the media stand among them; without it they are images, videos, audios and text. ``images``
+    and ``videos`` are files that are decoded when the input is prepared, as the adapter wants it,
+    or RGB pictures; a video may be its frames. ``audios`` are files or samples.
     ``truncate`` is how many tokens the input is cut to where it has more, from the end of its text;
     0 is as many as there may be, None cuts nothing.
     """
@@ -44,6 +67,7 @@ class Request:
     parts: tuple[str | Medium, ...] = ()
     images: tuple[Picture, ...] = ()
     videos: tuple[Frames | VideoSource, ...] = ()
+    audios: tuple[AudioSource, ...] = ()
     token_ids: tuple[int, ...] = ()
     truncate: int | None = None
 
@@ -58,20 +82,21 @@ class Request:
     def in_order(self) -> tuple[str | Medium, ...]:
         """Lists texts and media in the caller's order."""
         media = (Medium.IMAGE,) * len(self.images) + (Medium.VIDEO,) * len(self.videos)
-        return self.parts or media + self.texts
+        return self.parts or media + (Medium.AUDIO,) * len(self.audios) + self.texts
 
 
 @dataclass(frozen=True)
 class Media:
-    """One image or video that has been resized and is ready for the engine.
+    """One image, video or audio that is ready for the engine.
 
-    ``pixels`` is uint8 of shape ``(frames, height, width, 3)``; ``start`` is the index of its
-    first token in the input and ``tokens`` the number of tokens that it takes there. ``digest``
-    is `DIGEST_BYTES` long; two digests are equal exactly where the pixels and the kind are.
+    ``values`` are the resized pixels of an image or video, uint8 ``(frames, height, width, 3)``, or
+    the log-mel of an audio, float32 ``(frames, bands)``. ``start`` is the index of its first token
+    in the input and ``tokens`` the number of tokens that it takes there. ``digest`` is
+    `DIGEST_BYTES` long; two digests are equal exactly where the values and the kind are.
     """
 
-    kind: Literal["image", "video"]
-    pixels: npt.NDArray[np.uint8]
+    kind: Kind
+    values: npt.NDArray[Any]
     start: int
     tokens: int
     digest: bytes
@@ -79,16 +104,16 @@ class Media:
     @classmethod
     def of(
         cls,
-        kind: Literal["image", "video"],
-        pixels: npt.NDArray[np.uint8],
+        kind: Kind,
+        values: npt.NDArray[Any],
         start: int,
         tokens: int,
     ) -> "Media":
-        """Makes a `Media` and computes its digest from ``kind`` and ``pixels``."""
+        """Makes a `Media` and computes its digest from ``kind`` and ``values``."""
         # Processors have instructions for it: it takes half the time of BLAKE2.
-        digest = hashlib.sha256(f"{kind}{pixels.shape}".encode())
-        digest.update(np.ascontiguousarray(pixels).data)
-        return cls(kind, pixels, start, tokens, digest.digest()[:DIGEST_BYTES])
+        digest = hashlib.sha256(f"{kind}{values.shape}".encode())
+        digest.update(np.ascontiguousarray(values).data)
+        return cls(kind, values, start, tokens, digest.digest()[:DIGEST_BYTES])
 
 
 @dataclass(frozen=True)
@@ -121,8 +146,8 @@ class Prepared:
     @property
     def nbytes(self) -> int:
         """Bytes that its arrays take in memory, at most."""
-        pixels = sum(media.pixels.nbytes for media in self.media)
-        return self.token_ids.nbytes + self.positions.nbytes + pixels
+        media = sum(media.values.nbytes for media in self.media)
+        return self.token_ids.nbytes + self.positions.nbytes + media
 
 
 @dataclass(frozen=True)

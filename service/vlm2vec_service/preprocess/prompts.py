@@ -22,7 +22,8 @@ class Rendered:
 def render(template: PromptTemplate, request: Request, placeholders: Sequence[str]) -> Rendered:
     """Joins the parts of ``request`` to a prompt, as ``template`` says.
 
-    ``placeholders`` are the model's own, one for each image and then for each video of the request.
+    ``placeholders`` are the model's own, one for each image of the request, then for each video and
+    for each audio.
     The checkpoint's own template has become turns already (see `chat_template`).
     """
     instruction, system = request.instruction or "", template.system
@@ -62,6 +63,7 @@ def _by_kind(
     if placeholders:
         marks = _marks(template, request, placeholders)
         kinds = [Medium(kind) for kind in template.order if kind != "text"]
+        kinds += [Medium.AUDIO] * (Medium.AUDIO not in kinds)
         media = template.between_media.join(mark for kind in kinds for mark in marks[kind])
     text = _clean(template, template.text_separator.join(texts)) if texts else ""
     instruction = _clean(template, instruction) if instruction else ""
@@ -105,8 +107,12 @@ def _marks(
     """The placeholders in their brackets, by kind."""
     start, end = template.brackets
     marks = [f"{start}{one}{end}" for one in placeholders]
-    images = len(request.images)
-    return {Medium.IMAGE: marks[:images], Medium.VIDEO: marks[images:]}
+    images, films = len(request.images), len(request.images) + len(request.videos)
+    return {
+        Medium.IMAGE: marks[:images],
+        Medium.VIDEO: marks[images:films],
+        Medium.AUDIO: marks[films:],
+    }
 
 
 def _clean(template: PromptTemplate, text: str) -> str:
@@ -143,9 +149,9 @@ def check_text(
                 raise InvalidInputError(
                     name, f"holds the placeholder {placeholder}; write a raw prompt to place it"
                 )
-    others = any(fields.values()) or request.images or request.videos
+    others = any(fields.values()) or request.images or request.videos or request.audios
     if request.token_ids and others:
         raise InvalidInputError("token_ids", "give nothing beside them: they are the whole prompt")
     nothing = not request.token_ids and not others
     if nothing and (template.empty is None or request.prompt is not None):
-        raise InvalidInputError("text", "the input is empty: give a prompt, text, image or video")
+        raise InvalidInputError("text", "the input is empty: give a prompt, text, or media")

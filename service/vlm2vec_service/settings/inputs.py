@@ -9,9 +9,9 @@ from vlm2vec_service.settings.field import count, setting
 class Limits:
     """What one input may cost. Whatever is larger is refused, with the limit in the message."""
 
-    max_tokens: int = count(8192, "Tokens per input, image and video tokens included.")
+    max_tokens: int = count(8192, "Tokens per input, those of media included.")
     max_text_bytes: int = count(262_144, "Bytes of prompt, instruction or text per input.")
-    max_parts: int = count(256, "Parts per input: texts, images, videos.")
+    max_parts: int = count(256, "Parts per input: texts, images, videos, audios.")
     max_images: int = setting(16, "Images per input.", least=0)
     max_image_bytes: int = count(20_971_520, "Bytes per encoded image.")
     max_image_pixels: int = count(50_000_000, "Pixels per image, before any resizing.")
@@ -28,6 +28,14 @@ class Limits:
     max_video_decoded_frames: int = count(
         20_000, "Frames a video file may hold; they are decoded to sample from them."
     )
+    max_audios: int = setting(4, "Audios per input.", least=0)
+    max_audio_bytes: int = count(52_428_800, "Bytes per encoded audio, or of its samples.")
+    max_audio_seconds: int = count(
+        300,
+        "Seconds of an audio that a model may take. Of a longer one the model takes its first ones "
+        "and the rest is not decoded.",
+    )
+    max_audio_channels: int = count(32, "Channels of an audio, which are mixed to one.")
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from vlm2vec.worker.v1 import worker_pb2
-from vlm2vec_service.preprocess.prepared import Media, Prepared, in_order
+from vlm2vec_service.preprocess.prepared import Kind, Media, Prepared, in_order
 
 ARITHMETIC = 1
 """Version of the engine's arithmetic: raised whenever vectors change by more than rounding, so that
@@ -50,7 +50,7 @@ def _item(prepared: Prepared, adapter: str, normalize: bool | None) -> list[Buff
     )
     pieces: list[Buffer] = [item.SerializeToString()]
     for media in prepared.media:
-        frames, height, width, _ = media.pixels.shape
+        frames, height, width = (*media.values.shape, 0)[:3]
         rest = worker_pb2.Media(
             frames=frames,
             height=height,
@@ -58,10 +58,11 @@ def _item(prepared: Prepared, adapter: str, normalize: bool | None) -> list[Buff
             start=media.start,
             tokens=media.tokens,
             video=media.kind == "video",
+            audio=media.kind == "audio",
             digest=media.digest,
         )
-        pixels = np.ascontiguousarray(media.pixels).data.cast("B")
-        pieces += _field(MEDIA, [*_field(PIXELS, [pixels]), rest.SerializeToString()])
+        values = np.ascontiguousarray(media.values).data.cast("B")
+        pieces += _field(MEDIA, [*_field(PIXELS, [values]), rest.SerializeToString()])
     return pieces
 
 
@@ -83,17 +84,18 @@ def decode_item(item: worker_pb2.Item) -> Prepared:
         positions = np.frombuffer(item.positions, np.int32).reshape(3, -1)
     else:
         positions = in_order(len(token_ids))
-    media = tuple(
-        Media(
-            "video" if part.video else "image",
-            np.frombuffer(part.pixels, np.uint8).reshape(part.frames, part.height, part.width, 3),
-            part.start,
-            part.tokens,
-            part.digest,
-        )
-        for part in item.media
-    )
+    media = tuple(map(_media, item.media))
     return Prepared(token_ids, positions, media, pooled=item.pooled or 1, both_ways=item.both_ways)
+
+
+def _media(part: worker_pb2.Media) -> Media:
+    kind: Kind = "audio" if part.audio else "video" if part.video else "image"
+    if kind == "audio":
+        values = np.frombuffer(part.pixels, np.float32).reshape(part.frames, part.height)
+        return Media(kind, values, part.start, part.tokens, part.digest)
+    shape = part.frames, part.height, part.width, 3
+    pixels = np.frombuffer(part.pixels, np.uint8).reshape(shape)
+    return Media(kind, pixels, part.start, part.tokens, part.digest)
 
 
 def decode_vectors(response: worker_pb2.RunBatchResponse, count: int) -> npt.NDArray[np.float32]:

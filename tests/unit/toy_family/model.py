@@ -39,7 +39,7 @@ class Toy(Backbone):
 
     def encode(self, media: Sequence[Media], run_blocks: RunBlocks | None = None) -> list[Tensor]:
         project: Any = self.vision["project"]
-        pixels = torch.cat([torch.tensor(item.pixels).flatten(0, 2) for item in media])
+        pixels = torch.cat([torch.tensor(item.values).flatten(0, 2) for item in media])
         rescaled = (pixels / 255 - self.mean).to(project.weight)
         return list(project(rescaled).split([item.tokens for item in media]))
 

@@ -1,14 +1,11 @@
 """Prompts and pictures to token ids and square pictures."""
 
-from collections.abc import Sequence
-
 import numpy as np
 
 from vlm2vec_registry.embedding_config import EmbeddingConfig
 from vlm2vec_service.errors import InvalidInputError
 from vlm2vec_service.preprocess.family import CheckpointFiles, FamilyPreprocessor
-from vlm2vec_service.preprocess.pictures import Pictures
-from vlm2vec_service.preprocess.prepared import Draft, Media, Prepared, Request
+from vlm2vec_service.preprocess.prepared import Draft, Media, Prepared, Request, Sources
 from vlm2vec_service.preprocess.tokens import Prompt, cut_text
 from vlm2vec_service.settings import Limits
 
@@ -29,13 +26,8 @@ class ToyPreprocessor(FamilyPreprocessor):
     def placeholders(self, request: Request) -> list[str]:
         return [IMAGE] * len(request.images)
 
-    def draft(
-        self,
-        prompt: Prompt,
-        images: Sequence[Pictures],
-        videos: Sequence[Pictures],
-        embedding: EmbeddingConfig,
-    ) -> Draft:
+    def draft(self, prompt: Prompt, sources: Sources, embedding: EmbeddingConfig) -> Draft:
+        images = sources.images
         whole = prompt.encode(prompt.text)
         ids = cut_text(whole, prompt.max_text_tokens, self.media_token_ids)
         if ids.count(self.image_id) != len(images):

@@ -95,7 +95,7 @@ class Phi3V(Backbone):
         crops = torch.cat([self.crops(item) for item in media])
         states = embedding.clip_states(crops, run_blocks or embedding.run_blocks)
         assembled = [
-            embedding.assemble(part, item.pixels.shape[1] // CROP, item.pixels.shape[2] // CROP)
+            embedding.assemble(part, item.values.shape[1] // CROP, item.values.shape[2] // CROP)
             for item, part in zip(
                 media, states.split([self._crops(item) for item in media]), strict=True
             )
@@ -110,7 +110,7 @@ class Phi3V(Backbone):
         resized after normalising and without antialiasing.
         """
         device = self.model.embed_tokens.weight.device
-        pixels = to_device(media.pixels.copy(), device).float()
+        pixels = to_device(media.values.copy(), device).float()
         pixels = (pixels / 255 - self.mean.to(device)) / self.std.to(device)
         pixels = pixels.permute(0, 3, 1, 2)
         whole = F.interpolate(pixels, size=(CROP, CROP), mode="bicubic")
@@ -140,7 +140,7 @@ class Phi3V(Backbone):
         return angles.cos() * scale, angles.sin() * scale
 
     def _crops(self, media: Media) -> int:
-        _, height, width, _ = media.pixels.shape
+        _, height, width, _ = media.values.shape
         return (height // CROP) * (width // CROP) + 1
 
 

@@ -5,7 +5,6 @@ microsoft/Phi-3.5-vision-instruct.
 """
 
 import re
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -14,8 +13,7 @@ from PIL import Image
 from vlm2vec_registry.embedding_config import EmbeddingConfig
 from vlm2vec_service.errors import InvalidInputError
 from vlm2vec_service.preprocess.family import CheckpointFiles, FamilyPreprocessor
-from vlm2vec_service.preprocess.pictures import Pictures
-from vlm2vec_service.preprocess.prepared import Draft, Media, Prepared, Request
+from vlm2vec_service.preprocess.prepared import Draft, Media, Prepared, Request, Sources
 from vlm2vec_service.preprocess.tokens import Prompt, cut_text
 from vlm2vec_service.settings import Limits
 
@@ -34,6 +32,7 @@ class Phi3VPreprocessor(FamilyPreprocessor):
     # Without a number: all placeholders start alike.
     reserved_text = ("<|image_",)
     placeholder = PLACEHOLDER.pattern
+    takes = ("image",)
 
     def __init__(self, files: CheckpointFiles, limits: Limits) -> None:
         super().__init__(files, limits)
@@ -43,16 +42,9 @@ class Phi3VPreprocessor(FamilyPreprocessor):
         """Numbers the images from 1."""
         return [f"<|image_{i + 1}|>" for i in range(len(request.images))]
 
-    def draft(
-        self,
-        prompt: Prompt,
-        images: Sequence[Pictures],
-        videos: Sequence[Pictures],
-        embedding: EmbeddingConfig,
-    ) -> Draft:
-        """Gives the tokens of image N the id ``-N``. Raises `InvalidInputError` for any video."""
-        if videos:
-            raise InvalidInputError("video", "Phi-3.5-vision reads images only; send the frames")
+    def draft(self, prompt: Prompt, sources: Sources, embedding: EmbeddingConfig) -> Draft:
+        """Gives the tokens of image N the id ``-N``."""
+        images = sources.images
         # Odd elements are the numbers of the placeholders between the even ones, the text.
         pieces = PLACEHOLDER.split(prompt.text)
         self._check_placeholders(pieces[1::2], len(images))

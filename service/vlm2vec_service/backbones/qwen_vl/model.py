@@ -126,8 +126,8 @@ class QwenVL(Backbone):
     def _patches(self, media: Sequence[Media]) -> Tensor:
         """Cuts all of ``media`` into patches, neighbours of one size together."""
         cut = []
-        for _, run in itertools.groupby(media, key=lambda item: item.pixels.shape):
-            cut.append(self.cut(np.stack([item.pixels for item in run])))
+        for _, run in itertools.groupby(media, key=lambda item: item.values.shape):
+            cut.append(self.cut(np.stack([item.values for item in run])))
         return torch.cat(cut)
 
     def cut(self, pixels: npt.NDArray[np.uint8]) -> Tensor:
@@ -171,7 +171,7 @@ class QwenVL(Backbone):
 
     def grid(self, media: Media) -> Grid:
         """Counts the patches in time, height and width."""
-        frames, height, width, _ = media.pixels.shape
+        frames, height, width, _ = media.values.shape
         side = self.vision.patch_size
         return -(-frames // self.vision.temporal_patch_size), height // side, width // side
 

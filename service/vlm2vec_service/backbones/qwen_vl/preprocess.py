@@ -14,7 +14,7 @@ from vlm2vec_registry.media_rules import Area, VideoRules
 from vlm2vec_service.errors import InvalidInputError
 from vlm2vec_service.preprocess.family import CheckpointFiles, FamilyPreprocessor
 from vlm2vec_service.preprocess.pictures import Pictures
-from vlm2vec_service.preprocess.prepared import Draft, Media, Prepared, Request, in_order
+from vlm2vec_service.preprocess.prepared import Draft, Media, Prepared, Request, Sources, in_order
 from vlm2vec_service.preprocess.sampling import uniform
 from vlm2vec_service.preprocess.tokens import Prompt, cut_text
 from vlm2vec_service.settings import Limits
@@ -90,15 +90,10 @@ class QwenVLPreprocessor(FamilyPreprocessor):
         """Lists the images first, and one placeholder for the frames of each video."""
         return [IMAGE] * len(request.images) + [VIDEO] * len(request.videos)
 
-    def draft(
-        self,
-        prompt: Prompt,
-        images: Sequence[Pictures],
-        videos: Sequence[Pictures],
-        embedding: EmbeddingConfig,
-    ) -> Draft:
+    def draft(self, prompt: Prompt, sources: Sources, embedding: EmbeddingConfig) -> Draft:
         """Repeats each placeholder's id as often as its image or film has tokens."""
         ids = prompt.encode(prompt.text)
+        images, videos = sources.images, sources.videos
         self._check_placeholders(ids, len(images), len(videos))
         if not ids:
             raise InvalidInputError("text", "the prompt has no tokens")

@@ -99,7 +99,7 @@ class Item(_message.Message):
     """Tokens attend to those behind them as well."""
     @_builtins.property
     def media(self) -> _containers.RepeatedCompositeFieldContainer[Global___Media]:
-        """Images and videos."""
+        """Images, videos and audios."""
 
     def __init__(
         self,
@@ -124,7 +124,7 @@ Global___Item: _TypeAlias = Item  # noqa: Y015
 
 @_typing.final
 class Media(_message.Message):
-    """One image or video of an input."""
+    """One image, video or audio of an input."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -136,12 +136,13 @@ class Media(_message.Message):
     TOKENS_FIELD_NUMBER: _builtins.int
     VIDEO_FIELD_NUMBER: _builtins.int
     DIGEST_FIELD_NUMBER: _builtins.int
+    AUDIO_FIELD_NUMBER: _builtins.int
     pixels: _builtins.bytes
-    """uint8 (frames, height, width, 3)."""
+    """uint8 (frames, height, width, 3); of an audio float32 (frames, height), its log-mel."""
     frames: _builtins.int
-    """Pictures: 1 for an image."""
+    """Pictures, 1 for an image; of an audio the frames of its log-mel."""
     height: _builtins.int
-    """Pixels of a picture, top to bottom."""
+    """Pixels of a picture, top to bottom; of an audio the bands of its log-mel."""
     width: _builtins.int
     """Pixels of a picture, left to right."""
     start: _builtins.int
@@ -151,7 +152,9 @@ class Media(_message.Message):
     video: _builtins.bool
     """Whether it is a video."""
     digest: _builtins.bytes
-    """16 bytes, equal where the resized pixels are."""
+    """16 bytes, equal where the pixels are."""
+    audio: _builtins.bool
+    """Whether it is an audio."""
     def __init__(
         self,
         *,
@@ -163,10 +166,11 @@ class Media(_message.Message):
         tokens: _builtins.int = ...,
         video: _builtins.bool = ...,
         digest: _builtins.bytes = ...,
+        audio: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["digest", b"digest", "frames", b"frames", "height", b"height", "pixels", b"pixels", "start", b"start", "tokens", b"tokens", "video", b"video", "width", b"width"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["audio", b"audio", "digest", b"digest", "frames", b"frames", "height", b"height", "pixels", b"pixels", "start", b"start", "tokens", b"tokens", "video", b"video", "width", b"width"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -6,8 +6,8 @@ The method is that of `make_checkpoints`, with other gains: attention is sharp e
 position or a wrong order to show in the pooled vector. ``qwen3_vl`` has the nested configuration of
 `Qwen/Qwen3-VL-Embedding-8B` and four shards; ``qwen3_vl_eot`` has the same tensors in one file, and
 a tokenizer that appends ``<|endoftext|>`` to every text; ``qwen2_5_vl`` has the flat configuration,
-old names and two shards of `Qwen/Qwen2.5-VL-3B-Instruct`. ``qwen2_5_omni`` and
-``qwen2_5_omni_thinker`` are those of `omni`. SHA-256 sums are in ``data/backbones/checkpoints.json``.
+old names and two shards of `Qwen/Qwen2.5-VL-3B-Instruct`. The two of Qwen2.5-Omni are in `omni`.
+SHA-256 sums are in ``data/backbones/checkpoints.json``.
 """
 
 import hashlib
@@ -23,7 +23,7 @@ import numpy as np
 import numpy.typing as npt
 from safetensors.numpy import save_file
 
-from tests.parity.omni import OMNI, OMNI_PROCESSOR, PATCHES_14, THINKER, omni, thinker
+from tests.parity.omni import OMNI, THINKER, WHISPER, omni, thinker
 from tests.parity.shapes import Config, Shapes, decoder, qwen2_5_tower, qwen3_tower
 
 DATA = Path(__file__).parent / "data" / "backbones"
@@ -132,6 +132,18 @@ QWEN2_5_VL = {
     },
 }
 
+PATCHES_14 = {
+    "image_processor_type": "Qwen2VLImageProcessor",
+    "processor_class": "Qwen2_5_VLProcessor",
+    "min_pixels": 3136,
+    "max_pixels": 200704,
+    "patch_size": 14,
+    "temporal_patch_size": 2,
+    "merge_size": 2,
+    "image_mean": [0.48145466, 0.4578275, 0.40821073],
+    "image_std": [0.26862954, 0.26130258, 0.27577711],
+}
+
 PATCHES_16 = {
     "patch_size": 16,
     "temporal_patch_size": 2,
@@ -142,6 +154,8 @@ PATCHES_16 = {
     "image_processor_type": "Qwen2VLImageProcessorFast",
     "size": {"longest_edge": 16777216, "shortest_edge": 65536},
 }
+
+PATCHES_OMNI = {**PATCHES_14, **WHISPER, "processor_class": "Qwen2_5OmniProcessor"}
 
 
 def qwen3_vl(c: Config) -> Shapes:
@@ -200,8 +214,8 @@ CHECKPOINTS = {
     "qwen3_vl": Checkpoint(QWEN3_VL, PATCHES_16, qwen3_vl, 4, "qwen3_vl"),
     "qwen3_vl_eot": Checkpoint(QWEN3_VL, PATCHES_16, qwen3_vl, 1, "qwen3_vl_eot"),
     "qwen2_5_vl": Checkpoint(QWEN2_5_VL, PATCHES_14, qwen2_5_vl, 2, "qwen2_5_vl"),
-    "qwen2_5_omni": Checkpoint(OMNI, OMNI_PROCESSOR, omni, 3, "qwen2_5_omni"),
-    "qwen2_5_omni_thinker": Checkpoint(THINKER, OMNI_PROCESSOR, thinker, 1, "qwen2_5_omni"),
+    "qwen2_5_omni": Checkpoint(OMNI, PATCHES_OMNI, omni, 3, "qwen2_5_omni"),
+    "qwen2_5_omni_thinker": Checkpoint(THINKER, PATCHES_OMNI, thinker, 1, "qwen2_5_omni"),
 }
 
 

@@ -18,8 +18,9 @@ from vlm2vec_service.preprocess import Prepared
 from vlm2vec_service.scheduling.batch import BatchInput, BatchResult
 from vlm2vec_service.settings import EngineSettings
 from vlm2vec_service.supervision import process
+from vlm2vec_service.supervision.child import flags
 from vlm2vec_service.supervision.link import Link, WorkerStatus
-from vlm2vec_service.supervision.process import DEATHS, Worker, _flags
+from vlm2vec_service.supervision.process import DEATHS, Worker
 from vlm2vec_service.versions.wanted import WantedAdapter
 from vlm2vec_service.worker.codec import ARITHMETIC
 
@@ -225,6 +226,6 @@ def test_worker_gets_the_settings_of_its_front_end(flipped: bool) -> None:
     def command(**values: Any) -> None:
         read.append(take(EngineSettings, values))
 
-    result = CliRunner().invoke(command, _flags(given), catch_exceptions=False)
+    result = CliRunner().invoke(command, flags(given), catch_exceptions=False)
     assert result.exit_code == 0, result.output
     assert read == [given]

@@ -3,13 +3,10 @@
 import asyncio
 import contextlib
 import logging
-import os
-import sys
 import tempfile
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
-from dataclasses import fields
 from pathlib import Path
 
 from vlm2vec_service.errors import (
@@ -24,15 +21,13 @@ from vlm2vec_service.metrics import Metrics
 from vlm2vec_service.scheduling.batch import BatchInput, BatchResult
 from vlm2vec_service.settings import EngineSettings
 from vlm2vec_service.supervision.backoff import Backoff
+from vlm2vec_service.supervision.child import STOP_SECONDS, child, kill
 from vlm2vec_service.supervision.link import Link, WorkerStatus, open_link
 from vlm2vec_service.versions.wanted import WantedAdapter
 from vlm2vec_service.worker.codec import ARITHMETIC
-from vlm2vec_service.worker.parent import PARENT
 
 log = logging.getLogger(__name__)
 
-STOP_SECONDS = 8.0
-"""What a worker is given to stop by itself."""
 LOAD_SECONDS = 120.0
 """What a worker is given to load one adapter, and to answer its probe, before it is taken to
 hang."""
@@ -187,13 +182,8 @@ class Worker:
     def kill(self, after: float = 0.0) -> None:
         """Kills the process, if it still runs ``after`` so many seconds; `keep_running` starts
         another."""
-        process = self._process
-
-        def now() -> None:
-            if process is not None and process.returncode is None:
-                process.kill()
-
-        asyncio.get_running_loop().call_later(after, now)
+        if self._process is not None:
+            asyncio.get_running_loop().call_later(after, kill, self._process)
 
     def _lost(self, kill_after: float) -> None:
         # Before the process's end is noticed: a batch would come back at once and fail again, as if
@@ -205,35 +195,23 @@ class Worker:
         """One life of a process: start, serve, end."""
         with tempfile.TemporaryDirectory(prefix="vlm2vec-") as folder:
             address = f"unix:{self.socket or Path(folder) / 'worker.sock'}"
-            self._process = await asyncio.create_subprocess_exec(
-                sys.executable, "-m", "vlm2vec_service.worker",
-                "--base", str(self.base), "--address", address, *_flags(self.settings),
-                env={**os.environ, "PYTHONUNBUFFERED": "1", PARENT: str(os.getpid())},
-                # Ctrl-C is for the front end, which needs its workers to finish.
-                start_new_session=True,
-            )  # fmt: skip
-            ended = asyncio.create_task(self._process.wait())
-            try:
-                async with open_link(address) as link:
-                    greeting = asyncio.create_task(self._greet(link))
-                    try:
-                        await asyncio.wait({greeting, ended}, return_when=asyncio.FIRST_COMPLETED)
-                        if greeting.done():
-                            greeting.result()
-                        # Awaiting it would cancel it when we are cancelled.
-                        await asyncio.wait({ended})
-                    finally:
-                        greeting.cancel()
-                        # While there still is a channel for who comes too late.
-                        self._set_ready(False)
-                    log.warning("worker %s ended with status %s", self.name, ended.result())
-            finally:
-                with contextlib.suppress(ProcessLookupError):
-                    self._process.terminate()
-                stopped, _ = await asyncio.wait({ended}, timeout=STOP_SECONDS)
-                if not stopped:
-                    self.kill()
-                await asyncio.shield(ended)
+            async with (
+                child(self.base, address, self.settings) as self._process,
+                open_link(address) as link,
+            ):
+                ended = asyncio.create_task(self._process.wait())
+                greeting = asyncio.create_task(self._greet(link))
+                try:
+                    await asyncio.wait({greeting, ended}, return_when=asyncio.FIRST_COMPLETED)
+                    if greeting.done():
+                        greeting.result()
+                    # Awaiting it would cancel it when we are cancelled.
+                    await asyncio.wait({ended})
+                finally:
+                    greeting.cancel()
+                    # While there still is a channel for who comes too late.
+                    self._set_ready(False)
+                log.warning("worker %s ended with status %s", self.name, ended.result())
 
     async def _watch(self, address: str) -> None:
         """A worker on another host, while it answers."""
@@ -334,15 +312,3 @@ class Worker:
     def _count_adapters(self) -> None:
         held = len(self.wanted.keys() - self.refused.keys()) if self.ready else 0
         self.metrics.adapters.labels(self.model, self.name).set(held)
-
-
-def _flags(settings: EngineSettings) -> list[str]:
-    """Lists the command line's flags for ``settings``, which the worker's options read back."""
-    flags = []
-    for item in fields(settings):
-        name, value = item.name.replace("_", "-"), getattr(settings, item.name)
-        if isinstance(value, bool):
-            flags.append(f"--{name}" if value else f"--no-{name}")
-        else:
-            flags += [f"--{name}", str(value)]
-    return flags

@@ -41,7 +41,7 @@ def settings_schema() -> dict[str, Any]:
             allowed = {
                 "minimum": getattr(option.type, "min", None),
                 "maximum": getattr(option.type, "max", None),
-                "enum": list(getattr(option.type, "choices", ())) or None,
+                "enum": _choices(option.type),
             }
             properties[name] = {
                 "type": TYPES[option.type.name],
@@ -49,6 +49,14 @@ def settings_schema() -> dict[str, Any]:
                 "description": getattr(option, "help", ""),
             }
     return {"type": "object", "additionalProperties": False, "properties": properties}
+
+
+def _choices(kind: Any) -> list[str] | None:
+    """What an option takes, as it is listed and in small letters where the case does not matter."""
+    choices = list(getattr(kind, "choices", ()))
+    if not getattr(kind, "case_sensitive", True):
+        choices += [choice.lower() for choice in choices if choice.lower() not in choices]
+    return choices or None
 
 
 def documented(text: str) -> Iterator[tuple[str, str, Any]]:

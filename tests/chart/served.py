@@ -15,7 +15,7 @@ def chart_values(checkpoints: Path) -> dict[str, Any]:
         "modelCache": {"type": "hostPath", "mountPath": str(checkpoints)},
         "device": "cpu",
         "drainSeconds": 10,
-        "settings": {"dtype": "float32", "log-format": "json", "log-level": "WARNING"},
+        "settings": {"dtype": "float32", "log-format": "json", "log-level": "warning"},
     }
 
 

@@ -46,15 +46,18 @@ def image(path: Path, instruction: str = "") -> pb.Input:
 
 
 def test_embed(photos: Path, service: Service) -> None:
+    (photos / "rain.wav").write_bytes(b"RIFF")
     done = run(
         photos, "embed", "photos/**/*.png", "photos/more/c [1].png",
-        "--text", "a cat", "--text=dog",
+        "--text", "a cat", "--text=dog", "--audio", "*.wav",
         "--server", service.address, "--output", "out.npz", "--instruction", "Represent.",
         "--model", "m", "--model-version", "3", "--progress", "--truncate", "0",
     )  # fmt: skip
     assert (done.returncode, done.stdout) == (0, ""), done.stderr
-    assert "6/6" in done.stderr
-    names = ["photos/a.png", "photos/b.png", *["photos/more/c [1].png"] * 2, "a cat", "dog"]
+    assert "7/7" in done.stderr
+    names = ["photos/a.png", "photos/b.png", *["photos/more/c [1].png"] * 2]
+    names += ["rain.wav", "a cat", "dog"]
+    rain = pb.Input(instruction="Represent.", parts=[pb.Part(audio=pb.Audio(file=b"RIFF"))])
     with np.load(photos / "out.npz") as file:
         assert file["ids"].tolist() == names
         assert (str(file["model"]), str(file["space"])) == ("made-up", "space-1")
@@ -62,13 +65,14 @@ def test_embed(photos: Path, service: Service) -> None:
         np.testing.assert_array_equal(
             file["vectors"],
             [vector_of(image(photos / name, "Represent.")) for name in names[:4]]
-            + [vector_of(text(name, "Represent.")) for name in names[4:]],
+            + [vector_of(rain)]
+            + [vector_of(text(name, "Represent.")) for name in names[5:]],
         )
     options = service.stream_requests[0].options
     assert options.model == pb.ModelRef(name="m", version="3")
     assert options.priority == pb.PRIORITY_BULK
     assert (options.HasField("truncate"), options.truncate) == (True, 0)
-    assert sorted(os.listdir(photos)) == ["out.npz", "photos"]
+    assert sorted(os.listdir(photos)) == ["out.npz", "photos", "rain.wav"]
 
 
 @pytest.mark.parametrize("extension", [".jsonl", ".parquet"])
@@ -165,7 +169,7 @@ def test_mutual_tls(photos: Path, secure: Service) -> None:
 @pytest.mark.parametrize(
     ("arguments", "problem"),
     [
-        (["embed", "--output", "o.npz"], "give images, or --text"),
+        (["embed", "--output", "o.npz"], "give images, --audio or --text"),
         (["embed", "none/*.jpg", "--output", "o.npz"], "no file matches 'none/*.jpg'"),
         (["embed", "--text", "a"], "--output"),
         (["embed", "--text", "a", "--output", "no/o.npz"], "the folder no does not exist"),

@@ -36,12 +36,14 @@ def test_a_ranking_shows_the_pictures_that_are_at_hand(client: Any, tmp_path: Pa
         tmp_path / "gone.png",
         vlm2vec.Input(images=["data:image/png;base64,AAAA"], text="a URI"),
         vlm2vec.Input(video=b"no picture"),
+        vlm2vec.Input(video=vlm2vec.Frames([path, path], fps=2)),
+        vlm2vec.Input(audios=[vlm2vec.Samples(np.zeros(9), 8000), path.read_bytes()]),
     ]
     ranking = client.rank("query", candidates)
     (tmp_path / "gone.png").unlink()
     page = ranking._repr_html_()
-    assert [max(image.size) for image in thumbnails(page)].count(128) == 5
-    assert len(thumbnails(page)) == 6
+    assert [max(image.size) for image in thumbnails(page)].count(128) == 7
+    assert len(thumbnails(page)) == 8
     assert "&lt;script&gt;" in page
     assert "<script" not in page
     assert "a &lt;b&gt;.png" in page
@@ -66,6 +68,13 @@ def test_reprs_are_short(client: Any) -> None:
     assert repr(given) == (
         f"<Input text: {'x' * 77}..., images[0]: 70,000 bytes, images[1]: a.png, "
         "images[2]: uint8 (300, 600, 3)>"
+    )
+    media = vlm2vec.Input(
+        video=vlm2vec.Frames([PIXELS], fps=2), audios=["a.wav", vlm2vec.Samples(np.zeros(9), 8000)]
+    )
+    assert repr(media) == (
+        "<Input video.images[0]: uint8 (300, 600, 3), video.fps: 2, audios[0]: a.wav, "
+        "audios[1].array: float64 (9,), audios[1].rate: 8000>"
     )
     ranking = client.rank("q", ["x" * 500] * 30)
     assert len(repr(ranking)) < 400

@@ -48,10 +48,17 @@ def test_rows(client: Any, service: Service, tmp_path: Path) -> None:
             {"image": {"bytes": None, "path": str(path)}, "text": float("nan")},
             {"prompt": "<|image_pad|>", "image": path},
             {"video": [path, path]},
+            {"video": {"frames": [path, data], "fps": 2}},
+            {"audio": str(path), "text": "heard"},
+            {"audios": [data, {"bytes": data, "path": None}]},
+            {"audio": {"array": np.zeros(3, np.float32), "sampling_rate": 8000, "path": None}},
         ],
         instruction="given",
     )
     video = pb.Part(video=pb.Video(frames=pb.Frames(images=[data, data])))
+    timed = pb.Part(video=pb.Video(frames=pb.Frames(images=[data, data], fps=2)))
+    audio = pb.Part(audio=pb.Audio(file=data))
+    samples = pb.Samples(data=bytes(12), format=pb.SAMPLE_FORMAT_FLOAT32, rate=8000, channels=1)
     assert list(service.calls[0][0].inputs) == [
         text("a cat", "given"),
         pb.Input(instruction="own", parts=[picture, pb.Part(text="words")]),
@@ -60,6 +67,10 @@ def test_rows(client: Any, service: Service, tmp_path: Path) -> None:
         pb.Input(instruction="given", parts=[picture]),
         pb.Input(prompt="<|image_pad|>", parts=[picture]),
         pb.Input(instruction="given", parts=[video]),
+        pb.Input(instruction="given", parts=[timed]),
+        pb.Input(instruction="given", parts=[audio, pb.Part(text="heard")]),
+        pb.Input(instruction="given", parts=[audio, audio]),
+        pb.Input(instruction="given", parts=[pb.Part(audio=pb.Audio(samples=samples))]),
     ]
     assert client.embed({"text": "a cat"}).shape == (DIMENSION,)
 
@@ -85,6 +96,11 @@ WRONG: dict[str, tuple[Any, str]] = {
     "image": (lambda: vlm2vec.Input(images=[3]), r"images\[0\] is int, .* encoded file \(bytes\)"),  # type: ignore[list-item]
     "image in a row": ([{"image": 3}], r"images\[0\] is int, which is none of: the path"),
     "video": (lambda: vlm2vec.Input(video=3), "video is int, which is none of: the path"),  # type: ignore[arg-type]
+    "one audio": (lambda: vlm2vec.Input(audios="a.wav"), r"audios=\[audio\]"),
+    "an array as audios": (lambda: vlm2vec.Input(audios=np.zeros(9)), r"audios=\[audio\]"),  # type: ignore[arg-type]
+    "audio": (lambda: vlm2vec.Input(audios=[3]), r"audios\[0\] is int, .* vlm2vec.Samples"),  # type: ignore[list-item]
+    "audio in a row": ([{"audio": np.zeros(9)}], r"audios\[0\] is ndarray, which is none of"),
+    "frames": (lambda: vlm2vec.Input(video=vlm2vec.Frames(3)), "video is int, .* fps=2"),  # type: ignore[arg-type]
     "a picture as video": (lambda: vlm2vec.Input(video=PIXELS), "video is ndarray, .* a list of"),
 }
 
@@ -147,9 +163,11 @@ def test_top_k(client: Any, top_k: Any) -> None:
         " Data:video/mp4;base64,AAAA",
         "https://example.com/cat.JPG",
         "http://example.com/a.mp4?size=3",
+        "data:audio/wav;base64,UklGRg==",
+        "https://example.com/rain.flac",
     ],
 )
-def test_pictures_that_are_written_as_text(client: Any, service: Service, words: str) -> None:
+def test_media_that_are_written_as_text(client: Any, service: Service, words: str) -> None:
     with pytest.raises(vlm2vec.InvalidInput, match=r"inputs\[1\]: .*Input\(images=\[") as caught:
         client.embed(["fine", words])
     assert caught.value.id == 1

@@ -1,4 +1,4 @@
-"""Images and videos of every kind."""
+"""Images, videos and audios of every kind."""
 
 import io
 from pathlib import Path
@@ -134,6 +134,59 @@ def test_pixels_of_another_shape(client: Any, pixels: Any) -> None:
     with pytest.raises(vlm2vec.InvalidInput, match=r"images\[1\]: not uint8") as caught:
         client.embed(["fine", vlm2vec.Input(images=[PIXELS, pixels])])
     assert (caught.value.field, caught.value.id) == ("images[1]", 1)
+
+
+def test_audios(client: Any, service: Service, tmp_path: Path) -> None:
+    path = tmp_path / "sound.wav"
+    path.write_bytes(b"RIFF")
+    ramp = np.arange(6, dtype=np.int16).reshape(3, 2)
+    audios: list[Any] = [
+        path,
+        b"encoded",
+        "data:audio/wav;base64,UklGRg==",
+        vlm2vec.Samples(ramp, 44_100),
+        vlm2vec.Samples(ramp.astype(">i2")[:, 0], np.int64(8000)),
+        vlm2vec.Samples(np.linspace(-1, 1, 5), 16_000),
+    ]
+    client.embed(vlm2vec.Input(text="words", audios=audios, images=[b"picture"], video=b"film"))
+    parts = service.calls[0][0].inputs[0].parts
+    kinds = [part.WhichOneof("part") for part in parts]
+    assert kinds == ["image", "video", *["audio"] * 6, "text"]
+    files = [part.audio.file for part in parts[2:5]]
+    assert files == [b"RIFF", b"encoded", b"RIFF"]
+    stereo, mono, floats = (part.audio.samples for part in parts[5:8])
+    assert (stereo.format, stereo.rate, stereo.channels) == (pb.SAMPLE_FORMAT_INT16, 44_100, 2)
+    assert np.frombuffer(stereo.data, "<i2").tolist() == [0, 1, 2, 3, 4, 5]
+    assert (mono.format, mono.rate, mono.channels) == (pb.SAMPLE_FORMAT_INT16, 8000, 1)
+    assert np.frombuffer(mono.data, "<i2").tolist() == [0, 2, 4]
+    assert (floats.format, floats.channels) == (pb.SAMPLE_FORMAT_FLOAT32, 1)
+    assert np.frombuffer(floats.data, "<f4").tolist() == [-1, -0.5, 0, 0.5, 1]
+
+
+@pytest.mark.parametrize(
+    ("audio", "problem"),
+    [
+        ("none.wav", r"audios\[0\]: cannot read 'none.wav'"),
+        (vlm2vec.Samples(np.zeros((2, 3, 4)), 8000), r"audios\[0\]: not float .* \(2, 3, 4\)"),
+        (vlm2vec.Samples(np.zeros(3, np.int32), 8000), r"audios\[0\]: not float .* int32 \(3,\)"),
+        (vlm2vec.Samples(np.zeros(3), 0), r"audios\[0\]: the rate is 0 samples"),
+    ],
+)
+def test_audios_that_cannot_be_sent(client: Any, audio: Any, problem: str) -> None:
+    with pytest.raises(vlm2vec.InvalidInput, match=problem) as caught:
+        client.embed(["fine", vlm2vec.Input(audios=[audio])])
+    assert (caught.value.field, caught.value.id) == ("audios[0]", 1)
+
+
+def test_frames_with_their_rate(client: Any, service: Service) -> None:
+    stacked = np.stack([PIXELS, PIXELS])
+    for fps, sent in ((None, 0.0), (2, 2.0), (0.5, 0.5)):
+        client.embed(vlm2vec.Input(video=vlm2vec.Frames(stacked, fps=fps)))
+        frames = service.calls[-1][0].inputs[0].parts[0].video.frames
+        assert (len(frames.images), frames.fps) == (2, sent)
+    for fps in (0, -1, float("nan")):
+        with pytest.raises(vlm2vec.InvalidInput, match=f"video: fps is {fps}, not above 0"):
+            client.embed(vlm2vec.Input(video=vlm2vec.Frames(stacked, fps=fps)))
 
 
 def test_missing_file(client: Any, tmp_path: Path) -> None:

@@ -81,12 +81,17 @@ def test_kinds_of_rows(tmp_path: Path, service: Service) -> None:
         {"id": 8, "video": "b.png"},
         {"id": 2**62, "prompt": "raw", "video": ["a.png", "b.png"]},
         {"id": 9, "text": ""},
+        {"id": 10, "audio": "a.png", "text": "heard"},
+        {"id": 11, "audios": ["b.png", "data:audio/wav;base64,Qg=="]},
+        {"id": 12, "video": {"frames": ["a.png", "b.png"], "fps": 2}},
     ]
     source = write_lines(tmp_path / "in.jsonl", ["", *rows, " \t"])
     run(settings(service, source, tmp_path / "out", window=1, streams=1))
     assert pq.read_table(tmp_path / "out").column("id").to_pylist() == [row["id"] for row in rows]
     images = {name: pb.Part(image=name) for name in (b"A", b"B")}
+    audios = {name: pb.Part(audio=pb.Audio(file=name)) for name in (b"A", b"B")}
     frames = pb.Part(video=pb.Video(frames=pb.Frames(images=[b"A", b"B"])))
+    timed = pb.Part(video=pb.Video(frames=pb.Frames(images=[b"A", b"B"], fps=2)))
     assert [request.input for request in service.stream_requests] == [
         pb.Input(instruction="own", parts=[pb.Part(text="words")]),
         pb.Input(instruction="Represent.", parts=[images[b"A"]]),
@@ -96,6 +101,9 @@ def test_kinds_of_rows(tmp_path: Path, service: Service) -> None:
         pb.Input(instruction="Represent.", parts=[pb.Part(video=pb.Video(file=b"B"))]),
         pb.Input(prompt="raw", parts=[frames]),
         pb.Input(instruction="Represent.", parts=[pb.Part(text="")]),
+        pb.Input(instruction="Represent.", parts=[audios[b"A"], pb.Part(text="heard")]),
+        pb.Input(instruction="Represent.", parts=[audios[b"B"], audios[b"B"]]),
+        pb.Input(instruction="Represent.", parts=[timed]),
     ]
 
 
@@ -106,6 +114,7 @@ def test_columns_of_parquet(tmp_path: Path, service: Service) -> None:
             "id": pa.array([3, 4], pa.uint8()),
             "image": pa.array([b"A", b"B"], pa.binary()),
             "text": pa.array(["x", None]).dictionary_encode(),
+            "audio": pa.array([None, b"C"], pa.binary()),
         }
     )
     pq.write_table(table, tmp_path / "in.parquet")
@@ -119,7 +128,7 @@ def test_columns_of_parquet(tmp_path: Path, service: Service) -> None:
     assert found.column("id").to_pylist() == [3, 4]
     assert [request.input.parts for request in service.stream_requests] == [
         [pb.Part(image=b"A"), pb.Part(text="x")],
-        [pb.Part(image=b"B")],
+        [pb.Part(image=b"B"), pb.Part(audio=pb.Audio(file=b"C"))],
     ]
     assert all(request.options.HasField("truncate") for request in service.stream_requests)
 

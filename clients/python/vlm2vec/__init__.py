@@ -1,4 +1,4 @@
-"""Client of vlm2vec-serve, which turns text, images and video into vectors, over gRPC."""
+"""Client of vlm2vec-serve, which turns text, images, video and audio into vectors, over gRPC."""
 
 from vlm2vec.aio.client import AsyncClient
 from vlm2vec.audio import Samples

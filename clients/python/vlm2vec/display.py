@@ -108,7 +108,9 @@ def _thumbnail(picture: Any) -> str:
         image.thumbnail((SIDE, SIDE))
         buffer = io.BytesIO()
         image.convert("RGB").save(buffer, "PNG")
-    except (OSError, ValueError, TypeError, SyntaxError, Image.DecompressionBombError):
+    except (
+        OSError, ValueError, TypeError, AttributeError, SyntaxError, Image.DecompressionBombError
+    ):  # fmt: skip
         # What cannot be shown, a video or a file that is gone by now, still has its line of text.
         return ""
     return f'<img src="data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}">'

@@ -99,9 +99,9 @@ def as_input(item: InputLike, name: str) -> Input:
     if isinstance(item, str):
         if _MEDIA_TEXT.match(item):
             raise InvalidInput(
-                f"{name}: a data URI or a URL would be embedded as text; write "
-                "Input(images=[...]), Input(video=...) or Input(audios=[...]) for what it holds, or "
-                "Input(text=...) for its characters",
+                f"{name}: a data URI or a URL would be embedded as text; write Input(images=[...]),"
+                " Input(video=...) or Input(audios=[...]) for what it holds, or Input(text=...) for"
+                " its characters",
                 field=name,
             )
         return Input(text=item)

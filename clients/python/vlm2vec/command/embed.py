@@ -1,4 +1,4 @@
-"""``python -m vlm2vec embed``: images and texts to a file of vectors."""
+"""``python -m vlm2vec embed``: images, audios and texts to a file of vectors."""
 
 import argparse
 import sys
@@ -14,10 +14,10 @@ from vlm2vec.progress import wanted
 from vlm2vec.results import Embedding, OneSpace
 
 DESCRIPTION = """\
-Embeds images and texts, and writes a file by its extension. .npz has the arrays ids (n,), the paths
-and texts; vectors (n, dim), float32; truncated (n,), whether a text lost its end; model and space.
-.jsonl has a line, and .parquet a row, for each: id, vector, truncated. What cannot be embedded is
-reported, and the rest still written."""
+Embeds images, audios and texts, and writes a file by its extension. .npz has the arrays ids (n,),
+the paths and texts; vectors (n, dim), float32; truncated (n,), whether a text lost its end; model
+and space. .jsonl has a line, and .parquet a row, for each: id, vector, truncated. What cannot be
+embedded is reported, and the rest still written."""
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:

@@ -1,4 +1,4 @@
-"""``vlm2vec-client rank``: images and texts, in the order in which they match a query."""
+"""``vlm2vec-client rank``: images, audios and texts, in the order in which they match a query."""
 
 import argparse
 
@@ -7,8 +7,8 @@ from vlm2vec.command.server_flags import add_server_flags, open_client, options
 from vlm2vec.command.sources import add_source_flags, sources
 
 DESCRIPTION = """\
-Orders images and texts by how well they match a query, and prints a table: the rank, the cosine of
-the vectors, and the path or text."""
+Orders images, audios and texts by how well they match a query, and prints a table: the rank, the
+cosine of the vectors, and the path or text."""
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
@@ -17,7 +17,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     add_flag(parser, "--query", "what to look for", required=True)
     add_flag(parser, "--top-k", "print only the best so many; 0 is all", type=int, default=0)
     add_flag(parser, "--instruction", "the task of the query")
-    add_flag(parser, "--candidate-instruction", "the task of the images and texts")
+    add_flag(parser, "--candidate-instruction", "the task of what is ranked")
     add_server_flags(parser)
 
 

@@ -6,8 +6,8 @@ from typing import Any, Literal, TypeAlias
 
 from vlm2vec.errors import InvalidInput
 from vlm2vec.fetch import is_url
-from vlm2vec.inputs import KEYS, Input
-from vlm2vec.media import ImageLike, VideoLike
+from vlm2vec.inputs import KEYS, MEDIA_KEYS, Input
+from vlm2vec.media import Frames, VideoLike
 from vlm2vec.stream_items import Id
 
 IdType: TypeAlias = Literal["int64", "string"]
@@ -35,19 +35,16 @@ def parse(
     for key in TEXTS:
         if key in given:
             _check_text(key, given[key])
-    if "image" in given and "images" in given:
-        raise _bad("image", "give either image or images")
-    images = [given["image"]] if "image" in given else given.get("images", [])
-    video = given.get("video")
-    if not (images or video or "text" in given or "prompt" in given):
-        raise _bad("text", "the row has none of text, image, images, video and prompt")
+    if not any(given.get(key) for key in MEDIA_KEYS) and not {"text", "prompt"} & given.keys():
+        raise _bad("text", f"the row has none of text, prompt, {', '.join(MEDIA_KEYS)}")
     try:
         source = Input(
             text=given.get("text"),
             instruction=given.get("instruction"),
             prompt=given.get("prompt"),
-            images=_media_list(images, "image" if "image" in given else "images", folder),
-            video=_video(video, folder),
+            images=_several(given, "image", folder),
+            video=_video(given.get("video"), folder),
+            audios=_several(given, "audio", folder),
         )
     except ValueError as error:
         raise _bad("prompt", str(error)) from error
@@ -71,13 +68,30 @@ def id_type_of(id: object) -> IdType | None:
     return None
 
 
+def _several(given: Mapping[str, Any], one: str, folder: Path) -> list[Path | str | bytes]:
+    """Returns the media of a kind, which stand under its name, ``one``, or under its plural."""
+    if one not in given:
+        return _media_list(given.get(f"{one}s", []), f"{one}s", folder)
+    if f"{one}s" in given:
+        raise _bad(one, f"give either {one} or {one}s")
+    return [_media(given[one], one, folder)]
+
+
 def _video(source: Any, folder: Path) -> VideoLike | None:
+    """Returns a path, a URL, a file, or frames, which may be a list or have their rate beside."""
     if isinstance(source, list):
         return _media_list(source, "video", folder)
-    return None if source is None else _media(source, "video", folder)
+    if not isinstance(source, dict):
+        return None if source is None else _media(source, "video", folder)
+    if unknown := sorted(source.keys() - {"frames", "fps"}):
+        raise _bad(f"video.{unknown[0]}", "unknown key; known are frames, fps")
+    fps = source.get("fps")
+    if isinstance(fps, bool) or not isinstance(fps, int | float | None):
+        raise _bad("video.fps", f"expected a number, got {type(fps).__name__}")
+    return Frames(_media_list(source.get("frames"), "video.frames", folder), fps)
 
 
-def _media_list(sources: Any, key: str, folder: Path) -> list[ImageLike]:
+def _media_list(sources: Any, key: str, folder: Path) -> list[Path | str | bytes]:
     if not isinstance(sources, list):
         raise _bad(key, f"expected a list of paths, got {type(sources).__name__}")
     return [_media(source, f"{key}[{i}]", folder) for i, source in enumerate(sources)]

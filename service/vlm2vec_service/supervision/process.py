@@ -97,6 +97,8 @@ class Worker:
     async def keep_running(self) -> None:
         """Runs until cancelled; then the process is stopped."""
         self._tell(False)
+        if self._reports:
+            self.metrics.silence.labels(self.model, self.name).set(0)
         while True:
             started = asyncio.get_running_loop().time()
             try:
@@ -232,20 +234,21 @@ class Worker:
         clock = asyncio.get_running_loop().time
         asked, said = clock(), SILENCE_SECONDS / 2
         silence = self.metrics.silence.labels(self.model, self.name)
-        while True:
-            try:
-                status = await link.status(timeout=SILENCE_SECONDS)
-                silence.set(0)
-                return status
-            except (DeadlineError, WorkerLostError) as error:
-                silent = clock() - asked
-                silence.set(silent)
-                if silent >= 2 * said:
-                    said = silent
-                    log.warning(
-                        "worker %s does not answer for %.0f s: %s", self.name, silent, error
-                    )
-            await asyncio.sleep(REACH_PAUSE)
+        try:
+            while True:
+                try:
+                    return await link.status(timeout=SILENCE_SECONDS)
+                except (DeadlineError, WorkerLostError) as error:
+                    silent = clock() - asked
+                    silence.set(silent)
+                    if silent >= 2 * said:
+                        said = silent
+                        log.warning(
+                            "worker %s does not answer for %.0f s: %s", self.name, silent, error
+                        )
+                await asyncio.sleep(REACH_PAUSE)
+        finally:
+            silence.set(0)  # it answers, or nobody waits for it any more
 
     async def _greet(self, link: Link) -> None:
         """Waits for the worker, loads what it should hold, and calls it ready."""

@@ -6,15 +6,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vlm2vec_evaluation.data import read_task
-from vlm2vec_evaluation.errors import EvaluationError, UnsupportedError
+from vlm2vec_evaluation.errors import EvaluationError
+from vlm2vec_evaluation.prompts import takes
 from vlm2vec_evaluation.suite import DataSet, Suite
-from vlm2vec_evaluation.task import PoolTask
+from vlm2vec_evaluation.task import PoolTask, Task
+from vlm2vec_service.backbones import FAMILIES
 
 if TYPE_CHECKING:
     from vlm2vec.inputs import InputLike
 
-BACKBONE = "qwen2_vl"
-"""A family that takes all that any does: which one is asked later is not known."""
+MOST = 3
+"""How many of the missing files are named."""
 
 
 @dataclass(frozen=True)
@@ -30,55 +32,75 @@ class Checked:
 
 
 def check(suite: Suite, data_sets: Sequence[DataSet], limit: int | None) -> Iterator[Checked]:
-    """Reads each data set, and looks for each picture that it names, without decoding any."""
+    """Reads each data set, and looks for each file that it names, without decoding any.
+
+    It reads them for the family that takes the most: which one is asked later is not known.
+    """
+    backbone = max(FAMILIES, key=lambda name: len(takes(name)))
     for data_set in data_sets:
-        try:
-            yield _check(suite, data_set, limit)
-        except UnsupportedError as error:
-            yield Checked(data_set.name, problem=f"will be skipped: {error}")
-        except EvaluationError as error:
-            yield Checked(data_set.name, problem=str(error), fetch=suite.fetch_of(data_set))
+        yield _check(suite, data_set, backbone, limit)
 
 
-def _check(suite: Suite, data_set: DataSet, limit: int | None) -> Checked:
-    task = read_task(suite, data_set, BACKBONE, limit)
+def _check(suite: Suite, data_set: DataSet, backbone: str, limit: int | None) -> Checked:
+    names: set[object] = set()
+    missing: list[Path] = []
+    problems: list[str] = []
+    queries = 0
+    try:
+        asked, candidates = _inputs(read_task(suite, data_set, backbone, limit, missing), names)
+        for items in (candidates, asked):
+            try:
+                queries = _looked_for(items, missing)  # of the queries, which are the last
+            except EvaluationError as error:
+                problems.append(str(error))
+    except EvaluationError as error:
+        problems.append(str(error))
+    if lacking := list(dict.fromkeys(missing)):
+        named = ", ".join(str(path) for path in lacking[:MOST])
+        more = f", and {len(lacking) - MOST} more" if len(lacking) > MOST else ""
+        problems.append(f"data set {data_set.name}: {len(lacking)} not there: {named}{more}")
+    if problems:
+        problem = "\n         ".join(dict.fromkeys(problems))
+        return Checked(data_set.name, problem=problem, fetch=suite.fetch_of(data_set))
+    return Checked(data_set.name, queries, len(names))
+
+
+def _inputs(
+    task: Task | PoolTask, names: set[object]
+) -> "tuple[Iterable[InputLike], Iterable[InputLike]]":
+    """Gives the queries of a task, and its candidates, whose names are added to ``names``."""
     if isinstance(task, PoolTask):
-        queries = _there(query.input for query in task.queries())
-        names: set[str] = set()
-        _there(_named(task.candidates(), names))
-        return Checked(data_set.name, queries, len(names))
+        return (query.input for query in task.queries()), _named(task.candidates(), names)
     found = {id(item): item for record in task.records for item in record.candidates}
-    return Checked(
-        data_set.name, _there(record.query for record in task.records), _there(found.values())
-    )
+    return (record.query for record in task.records), _named(found.items(), names)
 
 
-def _named(candidates: "Iterable[tuple[str, InputLike]]", names: set[str]) -> "Iterator[InputLike]":
-    """Adds each candidate's name to ``names``."""
+def _named(
+    candidates: "Iterable[tuple[object, InputLike]]", names: set[object]
+) -> "Iterator[InputLike]":
     for name, item in candidates:
         names.add(name)
         yield item
 
 
-def _there(items: "Iterable[InputLike]") -> int:
-    """Counts inputs. Raises `EvaluationError` for the first file that is not there."""
+def _looked_for(items: "Iterable[InputLike]", missing: list[Path]) -> int:
+    """Counts inputs, and adds the files of their media that are not there to ``missing``."""
     known: set[Path] = set()
-    count = 0
+    number = 0
     for item in items:
-        count += 1
+        number += 1
         video = getattr(item, "video", None)
-        for one in (*getattr(item, "images", ()), *(video if isinstance(video, list) else ())):
+        frames = video if isinstance(video, list) else ()
+        for one in (*getattr(item, "images", ()), *frames, *getattr(item, "audios", ())):
             if isinstance(one, Path) and one not in known:
-                if not one.is_file():
-                    raise EvaluationError(f"{one}: there is no such file")
                 known.add(one)
-    return count
+                if not one.is_file():
+                    missing.append(one)
+    return number
 
 
 def line(one: Checked) -> str:
     """Writes a line for a data set, and below it the command that fetches what is missing."""
     if not one.problem:
         return f"ok       {one.name}: {one.queries} queries, {one.candidates} candidates"
-    if not one.fetch:
-        return f"skipped  {one.name}: {one.problem}"
     return f"missing  {one.problem}\n         {one.fetch}"

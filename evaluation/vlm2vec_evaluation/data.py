@@ -26,15 +26,20 @@ KEYS = ("qry_text", "tgt_text")
 
 
 def read_task(
-    suite: Suite, data_set: DataSet, backbone: str, limit: int | None = None
+    suite: Suite,
+    data_set: DataSet,
+    backbone: str,
+    limit: int | None = None,
+    missing: list[Path] | None = None,
 ) -> Task | PoolTask:
-    """Reads a data set, of at most ``limit`` queries, with prompts for ``backbone``.
+    """Reads a data set, of at most ``limit`` queries, with prompts for ``backbone``; ``missing`` is
+    that of `Source`.
 
     Raises `EvaluationError` that names the data set, the row and the key at fault, and
     `UnsupportedError` where the backbone cannot take what it has. A `PoolTask` raises them when it
     is gone through.
     """
-    return LAYOUTS[data_set.layout].read(Source(suite, data_set, backbone, limit))
+    return LAYOUTS[data_set.layout].read(Source(suite, data_set, backbone, limit, missing))
 
 
 def read(source: Source) -> Task:
@@ -46,7 +51,7 @@ def read(source: Source) -> Task:
         source.limit,
     )
     path = suite.path(data_set)
-    reader = _RowReader(suite, data_set, prompts.placeholder(backbone))
+    reader = _RowReader(suite, data_set, prompts.placeholder(backbone), source.writer.by_form)
     records = []
     for number, row in enumerate(islice(_rows(path), limit), 1):
         try:
@@ -67,6 +72,7 @@ class _RowReader:
     suite: Suite
     data_set: DataSet
     image: str
+    by_form: bool
     seen: dict[tuple[str, str, str, str], Input] = field(default_factory=dict)
 
     def record(self, row: dict[str, Any]) -> Record:
@@ -140,6 +146,9 @@ class _RowReader:
         )
 
     def _input(self, prompt: str, image: str) -> Input:
+        if self.by_form:
+            words = prompt.replace(self.image, "")
+            return Input(text=words or None, images=self._images(image))
         return Input(prompt=prompt, images=self._images(image))
 
     def _images(self, image: str) -> list[Path]:

@@ -5,17 +5,26 @@ image_cls, image_qa, image_i2t, image_t2i and image_i2i_vg in src/data/eval_data
 white space alone, and white space changes a vector.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
 
 from vlm2vec import Input
 from vlm2vec_evaluation.errors import EvaluationError, UnsupportedError
 from vlm2vec_service.backbones import FAMILIES
 from vlm2vec_service.offline import mmeb
 
-VIDEOS = {"<|image_pad|>": "<|video_pad|>"}
-"""The placeholder of a video, by that of an image, in families that have videos."""
+if TYPE_CHECKING:
+    from vlm2vec.audio import AudioLike
+
+Pixels: TypeAlias = npt.NDArray[np.uint8]
+"""A picture ``(height, width, 3)``, RGB."""
+VIDEO = "<|video_pad|>"
+"""The placeholder of a video in families whose prompts are written here and that take videos."""
 
 
 def placeholder(backbone: str) -> str:
@@ -25,6 +34,15 @@ def placeholder(backbone: str) -> str:
             f"backbone {backbone!r} has no known image placeholder; known are {', '.join(FAMILIES)}"
         )
     return FAMILIES[backbone].image_placeholder
+
+
+def takes(backbone: str) -> Collection[str]:
+    """Returns the kinds of media that ``backbone`` takes: "image", "video", "audio".
+
+    Raises `EvaluationError` if it is unknown.
+    """
+    placeholder(backbone)
+    return FAMILIES[backbone].preprocessor_class().takes
 
 
 def query(
@@ -64,12 +82,14 @@ class Writer:
     """Writes the inputs of all data sets but MMEB v1's, which have one form.
 
     That form is the media's placeholder, a space, the instruction, and a space and the text where
-    there is one. ``image`` and ``video`` are the placeholders, ``video`` None in a family without
-    videos; with ``template`` the adapter's ``embedding.json`` joins the parts instead.
+    there is one; ``image`` is the placeholder of an image. ``takes`` are the kinds of media that
+    the family takes. With ``template`` the adapter's ``embedding.json`` joins instruction and text
+    instead. To a family that takes audio MMEB-V3 gives no placeholders: the media and the words go
+    apart, the version's form puts them into its turns, and a video is so many images.
     """
 
     image: str
-    video: str | None
+    takes: Collection[str]
     template: bool = False
 
     @classmethod
@@ -78,8 +98,12 @@ class Writer:
 
         Raises `EvaluationError` if the backbone is unknown.
         """
-        image = placeholder(backbone)
-        return cls(image, VIDEOS.get(image), prompts == "template")
+        return cls(placeholder(backbone), takes(backbone), prompts == "template")
+
+    @property
+    def by_form(self) -> bool:
+        """Whether the words go to the version's own form whole, without placeholders."""
+        return "audio" in self.takes and not self.template
 
     def write(
         self,
@@ -87,23 +111,35 @@ class Writer:
         text: str = "",
         *,
         images: Sequence[Path | bytes] = (),
-        video: Sequence[Path] = (),
+        video: Sequence[Path] | Sequence[Pixels] = (),
+        audios: "Sequence[AudioLike]" = (),
         gap: str = " ",
+        between: str = " ",
+        moving: bool = False,
     ) -> Input:
-        """Writes one input. ``video`` is its frames, ``gap`` what stands behind a placeholder.
+        """Writes one input.
 
-        Raises `UnsupportedError` for a video where the family has none.
+        ``video`` is its frames, ``gap`` what stands behind a placeholder and ``between`` what
+        stands between instruction and text. A ``moving`` video is one for every family. Raises
+        `UnsupportedError` for media that the family does not take.
         """
-        if video and self.video is None:
-            raise UnsupportedError("the backbone takes no video")
-        frames = list(video) or None
+        for kind, given in (("video", video), ("audio", audios)):
+            if len(given) and kind not in self.takes:
+                raise UnsupportedError(f"the backbone takes no {kind}")
         if self.template:
             return Input(
                 instruction=instruction or None, text=text or None, images=list(images),
-                video=frames,
+                video=list(video) or None, audios=list(audios),
             )  # fmt: skip
-        words = f"{instruction} {text}" if instruction and text else instruction or text
-        marks = [self.image] * len(images) + [self.video or ""] * bool(video)
+        words = instruction + between + text if instruction and text else instruction or text
+        if self.by_form:
+            stills, film = ([], list(video)) if moving else (list(video), [])
+            return Input(
+                text=words or None, images=[*images, *stills], video=film or None,
+                audios=list(audios),
+            )  # fmt: skip
+        marks = [self.image] * len(images) + [VIDEO] * bool(len(video))
         return Input(
-            prompt="".join(mark + gap for mark in marks) + words, images=list(images), video=frames
-        )
+            prompt="".join(mark + gap for mark in marks) + words, images=list(images),
+            video=list(video) or None,
+        )  # fmt: skip

@@ -19,6 +19,7 @@ from vlm2vec_evaluation.evaluation import Evaluation, Ranked, evaluate
 from vlm2vec_evaluation.gallery import Example, worst
 from vlm2vec_evaluation.leaderboard import PAGE, write_all, write_data_set
 from vlm2vec_evaluation.page import Report, render
+from vlm2vec_evaluation.prompts import takes
 from vlm2vec_evaluation.published import of_models
 from vlm2vec_evaluation.record import record
 from vlm2vec_evaluation.report import table, to_json
@@ -74,9 +75,6 @@ def run(arguments: EvaluateArguments) -> None:
     if arguments.check:
         _check(chosen, arguments.limit)
         return
-    for data_set in chosen.data_sets:
-        if data_set.modality != "audio":  # it is skipped
-            suite.path(data_set)  # what is missing is said before hours of embedding
     beside = of_models(arguments.beside)
     earlier = Earlier.read(arguments.compare) if arguments.compare else None
     examples: dict[str, list[Example]] = {}
@@ -85,6 +83,9 @@ def run(arguments: EvaluateArguments) -> None:
             f"{arguments.output}: the folder {arguments.output.parent} does not exist"
         )
     with _source(arguments) as (embed, target):
+        for data_set in chosen.data_sets:
+            if data_set.modality != "audio" or "audio" in takes(target.backbone):
+                suite.path(data_set)  # what is missing is said before hours of embedding
         version = _version(arguments, target) if arguments.record else None
         with open_vectors(arguments.cache, target.space) as vectors:
             tasks = (

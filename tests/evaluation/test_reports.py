@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from collections import Counter
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from tests.evaluation.small import write_suite
 from tests.evaluation.test_ranking import embed
 from vlm2vec_cli.evaluate import evaluate as evaluate_command
 from vlm2vec_evaluation import EvaluationError, evaluate
+from vlm2vec_evaluation.check import check
 from vlm2vec_evaluation.compare import difference
 from vlm2vec_evaluation.data import read_task
 from vlm2vec_evaluation.metrics import DataSetScores, Scores, averages
@@ -89,22 +91,30 @@ def test_missing_files_are_said_with_what_fetches_them(tmp_path: Path) -> None:
         path.rename(tmp_path / "elsewhere" / path.name)
     told = run("--suite", "mmeb_v2", "--data", tmp_path, "--modality", "video", "--check", status=2)
     assert "ok       K700: 2 queries, 701 candidates\n" in told
-    assert re.search(r"missing  data set MSVD: .*v0: no picture is there\n +hf download", told)
+    assert re.search(r"missing  data set MSVD: 1 not there: \S+/v0\n +hf download", told)
     assert "--local-dir" in told
     assert "1 of 18 data sets lack files" in told
 
 
-def test_sound_is_said_to_be_skipped(tmp_path: Path) -> None:
-    flags: list[str | Path] = [
-        "--suite",
-        "mmeb_v3",
-        "--data",
-        tmp_path,
-        "--only",
-        "ESC-50",
-        "--check",
-    ]
-    assert "skipped  ESC-50: will be skipped: inputs of audio" in run(*flags)
+def test_every_file_that_is_missing_is_said(tmp_path: Path) -> None:
+    """Of a data set whose rows are there: folders of frames, pictures, and a table of grades."""
+    suite = read_suite("mmeb_v3", tmp_path)
+    chosen = {item.name: item for item in suite.data_sets
+              if item.name in ("MSVD", "QVHighlight", "VisRAG_ChartQA", "MCMR")}  # fmt: skip
+    for item in chosen.values():
+        trees.LAYOUTS[item.layout](suite, item)
+    for name in ("MSVD", "QVHighlight", "MCMR"):
+        options = chosen[name].options
+        shutil.rmtree(tmp_path / (options.get("frames") or options["pictures"]))
+    shutil.rmtree(tmp_path / chosen["VisRAG_ChartQA"].path / "qrels")
+    next((tmp_path / chosen["VisRAG_ChartQA"].options["pictures"]).iterdir()).unlink()
+    found = {one.name: one.problem for one in check(suite, list(chosen.values()), None)}
+    assert re.fullmatch(r"data set MSVD: 2 not there: \S+/v0, \S+/v1", found["MSVD"])
+    assert re.search(r"QVHighlight: 2 not there: \S+/v, \S+/v/query$", found["QVHighlight"])
+    assert re.search(r"MCMR: 3 not there: \S+/p0.png, \S+/p1.png, \S+/p2.png$", found["MCMR"])
+    grades, pictures = found["VisRAG_ChartQA"].split("\n")
+    assert "qrels: no .parquet" in grades
+    assert "VisRAG_ChartQA: 1 not there: " in pictures
 
 
 @pytest.mark.parametrize(

@@ -1,23 +1,13 @@
 """Writes the files of every data set of MMEB-V2, V3 and OmniSET, each in the form that people
 download, with two queries and few candidates."""
 
-import csv
-import functools
-import io
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
-from PIL import Image
-
+from tests.evaluation import audio_trees
+from tests.evaluation.files import Row, film, picture, rows, sound
 from vlm2vec_evaluation.suite import DataSet, Suite
-
-Row = dict[str, Any]
-SIDE = 56
 
 
 def write(suite: Suite) -> None:
@@ -26,47 +16,6 @@ def write(suite: Suite) -> None:
         picture(suite.root / suite.images / name)
     for data_set in suite.data_sets:
         LAYOUTS[data_set.layout](suite, data_set)
-
-
-def picture(path: Path) -> None:
-    """Draws a picture that is the file's name's own."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(drawn(path.name))
-
-
-@functools.cache
-def drawn(name: str) -> bytes:
-    """Draws a PNG of noise, another one for each name."""
-    random = np.random.default_rng(list(name.encode()))
-    file = io.BytesIO()
-    Image.fromarray(random.integers(0, 256, (SIDE, SIDE, 3), np.uint8)).save(file, "PNG")
-    return file.getvalue()
-
-
-def film(folder: Path, count: int = 10) -> None:
-    for index in range(count):
-        picture(folder / f"frame_{index}.png")
-
-
-def rows(path: Path, found: list[Row]) -> None:
-    """Writes rows as the end of ``path`` says; of a pattern the one file; a folder gets parquet."""
-    path = path.with_name(path.name.replace("*", "00000-of-00001"))
-    if path.suffix not in (".parquet", ".jsonl", ".json", ".csv", ".tsv"):
-        path = path / "test-00000-of-00001.parquet"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    if path.suffix == ".parquet":
-        pq.write_table(pa.Table.from_pylist(found), path)
-    elif path.suffix == ".jsonl":
-        path.write_text("".join(json.dumps(row) + "\n" for row in found))
-    elif path.suffix == ".json":
-        path.write_text(json.dumps(found))
-    else:
-        with path.open("w", newline="") as file:
-            table = csv.DictWriter(
-                file, list(found[0]), delimiter="\t" if path.suffix == ".tsv" else ","
-            )
-            table.writeheader()
-            table.writerows(found)
 
 
 def mmeb(suite: Suite, data_set: DataSet) -> None:
@@ -278,18 +227,15 @@ def omniset(suite: Suite, data_set: DataSet) -> None:
         for name in names
     ])  # fmt: skip
     for name in names:
+        sound(folder / "audios" / f"{name}.wav")
         picture(folder / "val2014" / f"{name}.png")
         film(folder / "frames_omni" / name, 3)
-
-
-def audio(suite: Suite, data_set: DataSet) -> None:
-    (suite.root / data_set.path).mkdir(parents=True, exist_ok=True)
 
 
 LAYOUTS: dict[str, Callable[[Suite, DataSet], None]] = {
     one.__name__: one
     for one in (
         mmeb, video_classes, video_questions, video_search, video_clips, video_moments, pages,
-        passages, bright, tools, gui, memories, products, omniset, audio,
+        passages, bright, tools, gui, memories, products, omniset,
     )
-}  # fmt: skip
+} | audio_trees.LAYOUTS  # fmt: skip

@@ -73,7 +73,7 @@ def _input(source: Source, row: Mapping[str, Any], side: str, where: str) -> Inp
             f"{where}: {side}_text has {text.count(IMAGE)} {IMAGE} for {len(names)} pictures"
         )
     images = [source.folder("pictures") / name for name in names]
-    if source.writer.template:
+    if source.writer.template or source.writer.by_form:
         return Input(text=text.replace(IMAGE, "").strip() or None, images=images)
     return Input(prompt=text.replace(IMAGE, source.writer.image), images=images)
 

@@ -14,7 +14,6 @@ from vlm2vec_evaluation.layouts.source import (
     Source,
     listed,
     natural,
-    pictures,
     rows,
     value,
 )
@@ -44,7 +43,7 @@ def clips(source: Source) -> PoolTask:
 
     def candidates() -> "Iterator[tuple[str, InputLike]]":
         for number, row in source.some(rows(source.path)):
-            for clip in _clips(folder(row, f"row {number}")):
+            for clip in _clips(source, folder(row, f"row {number}")):
                 yield (
                     _name(clip),
                     source.writer.write(source.text("target"), video=source.frames(clip)),
@@ -53,7 +52,7 @@ def clips(source: Source) -> PoolTask:
     def queries() -> Iterator[Query]:
         for number, row in source.some(rows(source.path)):
             place = folder(row, f"row {number}")
-            found = _clips(place)
+            found = _clips(source, place)
             right = {_name(clip): 1.0 for clip in found if clip.name.startswith("positive")}
             query = source.writer.write(
                 source.text("instruction"), str(value(row, f"row {number}", "query")),
@@ -64,11 +63,12 @@ def clips(source: Source) -> PoolTask:
     return source.task(queries, candidates)
 
 
-def _clips(folder: Path) -> list[Path]:
+def _clips(source: Source, folder: Path) -> list[Path]:
     try:
         found = [path for path in folder.iterdir() if path.is_dir() and path.name != "query"]
     except OSError as error:
-        raise EvaluationError(f"{folder}: {error.strerror}") from error
+        source.lacks(folder, EvaluationError(f"{folder}: {error.strerror}"))
+        return []
     # What is right is among those that are kept, however many there are.
     found.sort(key=lambda path: (not path.name.startswith("positive"), natural(path)))
     return found[:MOST_CLIPS]
@@ -94,7 +94,10 @@ def moments(source: Source) -> PoolTask:
     def candidates() -> "Iterator[tuple[str, InputLike]]":
         for _, row in source.some(rows(source.path)):
             for name in names(row, "positive_frames") + names(row, "negative_frames"):
-                yield name, source.writer.write(source.text("target"), video=pictures(clip(name)))
+                yield (
+                    name,
+                    source.writer.write(source.text("target"), video=source.pictures(clip(name))),
+                )
 
     def query(row: Row, where: str) -> "Input":
         shown = str(row.get("input_frames") or "")
@@ -104,7 +107,7 @@ def moments(source: Source) -> PoolTask:
         return source.writer.write(
             ASKED[kind], str(value(row, where, "query")),
             images=[frames / f"query_{shown}"] if kind == ".jpg" else [],
-            video=pictures(clip(shown)) if kind == ".mp4" else [],
+            video=source.pictures(clip(shown)) if kind == ".mp4" else [],
         )  # fmt: skip
 
     def queries() -> Iterator[Query]:

@@ -1,12 +1,11 @@
-"""OmniSET: the same scenes as text, picture, video and sound, each of which looks for another."""
+"""OmniSET: the same scenes as text, image, video and audio, each of which looks for another."""
 
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vlm2vec_evaluation.errors import EvaluationError
-from vlm2vec_evaluation.layouts import audio
-from vlm2vec_evaluation.layouts.source import FRAMES, Row, Source, listed, pictures, rows, sample
+from vlm2vec_evaluation.layouts.source import FRAMES, Row, Source, listed, rows, sample
 from vlm2vec_evaluation.layouts.source import value as value_of
 from vlm2vec_evaluation.task import PoolTask, Query
 
@@ -21,13 +20,11 @@ REPRESENT = "Represent the given text, image, video, or audio."
 def read(source: Source) -> PoolTask:
     """Reads one direction: the option ``asks`` names what is shown, ``sought`` what is looked for.
 
-    A query's candidates are the right scene and others like it, each in every kind: a system that
-    passes over the kind that was asked for finds the wrong one.
+    A query's candidates are the right scene and others like it, each in every kind that the family
+    takes: a system that passes over the kind that was asked for finds the wrong one.
     """
     asks, sought = source.text("asks"), source.text("sought")
-    if "audio" in (asks, sought):
-        return audio.read(source)
-    kinds = KINDS[:3]
+    kinds = KINDS if "audio" in source.writer.takes else KINDS[:3]
 
     def catalog() -> dict[str, Row]:
         file = source.path / "catalog.jsonl"
@@ -67,7 +64,7 @@ def read(source: Source) -> PoolTask:
                 [f"{scene}/{kind}" for scene in names for kind in kinds],
             )
 
-    return source.task(queries, candidates)
+    return source.task(queries, candidates, "audio" if "audio" in (asks, sought) else "")
 
 
 def _item(source: Source, scene: Row, kind: str, words: str) -> "Input":
@@ -76,8 +73,10 @@ def _item(source: Source, scene: Row, kind: str, words: str) -> "Input":
         return source.writer.write(words, images=[folder / "val2014" / scene["image_filename"]])
     if kind == "video":
         name = Path(str(scene["video_filename"])).stem
-        frames = sample(pictures(folder / "frames_omni" / name), FRAMES)
-        return source.writer.write(words, video=frames)
+        frames = sample(source.pictures(folder / "frames_omni" / name), FRAMES)
+        return source.writer.write(words, video=frames, moving=True)
+    if kind == "audio":
+        return source.writer.write(words, audios=[folder / "audios" / scene["audio_filename"]])
     return source.writer.write(text=words)
 
 

@@ -28,7 +28,7 @@ def read(source: Source) -> PoolTask:
         for number, row in enumerate(rows(source.path / "corpus"), 1):
             where = f"corpus row {number}"
             name = str(value(row, where, "corpus-id"))
-            page = _bytes(row.get("image")) or _file(source, name)
+            page = encoded(row.get("image")) or _file(source, name)
             yield name, source.writer.write(source.text("target"), images=[page])
 
     def queries() -> Iterator[Query]:
@@ -69,8 +69,8 @@ def _of_language(source: Source) -> Iterator[Row]:
             yield row
 
 
-def _bytes(image: Any) -> bytes | None:
-    """The encoded picture of a parquet column, which the hub's own keep as a struct."""
+def encoded(image: Any) -> bytes | None:
+    """Returns the encoded picture of a parquet column, which the hub's own keep as a struct."""
     found = image.get("bytes") if isinstance(image, dict) else image
     return found if isinstance(found, bytes) else None
 
@@ -84,4 +84,5 @@ def _file(source: Source, name: str) -> Path:
     for path in (folder / f"{name}.png", folder / name, short):
         if path.is_file():
             return path
-    raise EvaluationError(f"{folder}: there is no picture of page {name}")
+    source.lacks(short, EvaluationError(f"{folder}: there is no picture of page {name}"))
+    return short

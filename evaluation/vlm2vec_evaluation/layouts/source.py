@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 import numpy as np
 
@@ -29,17 +29,27 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True)
 class Source:
-    """One data set of a suite, on disk. ``limit`` is how many queries are read, None for all."""
+    """One data set of a suite, on disk. ``limit`` is how many queries are read, None for all.
+
+    In ``missing`` the places of media are collected at which there is nothing, for a check that
+    goes on behind the first one. Nothing is decoded then.
+    """
 
     suite: Suite
     data_set: DataSet
     backbone: str
     limit: int | None = None
+    missing: list[Path] | None = None
 
     @property
     def writer(self) -> Writer:
         """What writes the inputs."""
         return Writer.of(self.backbone, self.suite.prompts)
+
+    @property
+    def checking(self) -> bool:
+        """Whether media are only looked for."""
+        return self.missing is not None
 
     @property
     def path(self) -> Path:
@@ -64,9 +74,15 @@ class Source:
         self,
         queries: Callable[[], Iterable[Query]],
         candidates: Callable[[], "Iterable[tuple[str, InputLike]]"],
+        needs: str = "",
     ) -> PoolTask:
-        """Makes the data set's task. Errors that a row raises name the data set and its rows."""
+        """Makes the data set's task. Errors that a row raises name the data set and its rows.
+
+        Where the family does not take the kind of media that it ``needs``, no file is read.
+        """
         data_set = self.data_set
+        if needs and needs not in self.writer.takes:
+            queries = candidates = lambda: _refuse(needs)
         return PoolTask(
             data_set.name, data_set.meta_task,
             lambda: self._named(queries()), lambda: self._named(candidates()),
@@ -88,7 +104,27 @@ class Source:
         taken. Raises `EvaluationError` if there is none.
         """
         count = int(self.data_set.options.get("count", FRAMES))
-        return sample(pictures(folder), count, pad=bool(self.data_set.options.get("pad", False)))
+        pad = bool(self.data_set.options.get("pad", False))
+        return sample(self.pictures(folder), count, pad=pad)
+
+    def pictures(self, folder: Path) -> list[Path]:
+        """Lists the pictures in ``folder``, as `pictures` does; in a check, none if none is
+        there."""
+        try:
+            return pictures(folder)
+        except EvaluationError as error:
+            self.lacks(folder, error)
+            return []
+
+    def lacks(self, place: Path, error: EvaluationError) -> None:
+        """Notes in a check that there is nothing at ``place``; else raises ``error``."""
+        if self.missing is None:
+            raise error
+        self.missing.append(place)
+
+
+def _refuse(kind: str) -> NoReturn:
+    raise UnsupportedError(f"the backbone takes no {kind}")
 
 
 def sample(frames: Sequence[Path], count: int, *, pad: bool = False) -> list[Path]:
@@ -96,7 +132,7 @@ def sample(frames: Sequence[Path], count: int, *, pad: bool = False) -> list[Pat
 
     Of fewer it takes all, or, with ``pad``, some of them several times.
     """
-    if not count or (len(frames) <= count and not pad):
+    if not count or not frames or (len(frames) <= count and not pad):
         return list(frames)
     places = np.linspace(0, len(frames) - 1, count).astype(int)
     return [frames[place] for place in places]
@@ -149,7 +185,7 @@ def files(path: Path) -> list[Path]:
     if "*" in path.name:
         found = sorted(path.parent.glob(path.name))
     else:
-        for pattern in ("*.parquet", "*.jsonl", "*.json", "**/*.parquet", "**/*.jsonl"):
+        for pattern in ("*.parquet", "*.jsonl", "*.json", "**/*.parquet", "**/*.jsonl", "*.csv"):
             if found := sorted(path.glob(pattern)):
                 break
         found = [file for file in found if file.name.startswith("test")] or found

@@ -32,6 +32,8 @@ class Layout:
 FRAMES = {"frames": str, "instruction": str, "count": int, "pad": bool}
 """The folder of frames, what is asked, how many frames are taken, and whether fewer are repeated
 until they are so many."""
+AUDIO = {"instruction": str, "file": str}
+"""What is asked, and where the file of a row's audio is: a pattern with the row's keys."""
 
 LAYOUTS = {
     "mmeb": Layout("data:read"),
@@ -55,5 +57,10 @@ LAYOUTS = {
     "memories": Layout("layouts.passages:memories", {"instructions": str}),
     "products": Layout("layouts.products:read", {"instruction": str, "pictures": str}),
     "omniset": Layout("layouts.omniset:read", {"asks": str, "sought": str, "folder": str}),
-    "audio": Layout("layouts.audio:read", {"instruction": str}),
+    "audio_classes": Layout("layouts.audio:classes", AUDIO),
+    "audio_captions": Layout("layouts.audio:captions", AUDIO),
+    "audio_descriptions": Layout("layouts.audio:descriptions", AUDIO),
+    "audio_speech": Layout("layouts.audio:speech", {**AUDIO, "target": str}),
+    "audio_videos": Layout("layouts.events:videos", {**AUDIO, "target": str}),
+    "audio_segments": Layout("layouts.events:segments", {**AUDIO, "strict": bool}),
 }

@@ -126,20 +126,21 @@ class Writer:
         for kind, given in (("video", video), ("audio", audios)):
             if len(given) and kind not in self.takes:
                 raise UnsupportedError(f"the backbone takes no {kind}")
+        frames: list[Path | Pixels] = list(video)
         if self.template:
             return Input(
                 instruction=instruction or None, text=text or None, images=list(images),
-                video=list(video) or None, audios=list(audios),
+                video=frames or None, audios=list(audios),
             )  # fmt: skip
         words = instruction + between + text if instruction and text else instruction or text
         if self.by_form:
-            stills, film = ([], list(video)) if moving else (list(video), [])
+            stills = [] if moving else frames
             return Input(
-                text=words or None, images=[*images, *stills], video=film or None,
-                audios=list(audios),
+                text=words or None, images=[*images, *stills],
+                video=(frames or None) if moving else None, audios=list(audios),
             )  # fmt: skip
-        marks = [self.image] * len(images) + [VIDEO] * bool(len(video))
+        marks = [self.image] * len(images) + [VIDEO] * bool(frames)
         return Input(
             prompt="".join(mark + gap for mark in marks) + words, images=list(images),
-            video=list(video) or None,
+            video=frames or None,
         )  # fmt: skip

@@ -1,5 +1,7 @@
 """Writes the files of MMEB-V3's data sets of audio, each in the form that people download."""
 
+from collections.abc import Callable
+
 from tests.evaluation.files import Row, drawn, film, heard, moving, rows, sound
 from vlm2vec_evaluation.suite import DataSet, Suite
 
@@ -97,7 +99,7 @@ def audio_segments(suite: Suite, data_set: DataSet) -> None:
     sound(folder / "audio/street/b003.wav", 1.2, 44_100, 2)
 
 
-LAYOUTS = {
+LAYOUTS: dict[str, Callable[[Suite, DataSet], None]] = {
     one.__name__: one
     for one in (
         audio_classes, audio_captions, audio_descriptions, audio_speech, audio_videos,

@@ -87,7 +87,7 @@ def moving(path: Path, frames: int = 12, rate: int = 22_050) -> None:
         for index in range(frames):
             shown = Image.open(io.BytesIO(drawn(f"{path.name}{index}")))
             out.mux(picture.encode(av.VideoFrame.from_image(shown)))
-        with av.open(io.BytesIO(heard(path.name, frames / 12, rate))) as source:
+        with av.open(io.BytesIO(heard(path.name, frames / 12, rate)), "r") as source:
             for frame in source.decode(audio=0):
                 frame.pts = None
                 out.mux(tone.encode(frame))

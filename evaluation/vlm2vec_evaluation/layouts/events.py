@@ -82,10 +82,10 @@ def _film(source: Source, name: str) -> Sequence[Pixels]:
         with av.open(str(film)) as container:
             total = sum(1 for _ in container.decode(video=0))
             saved = [index * total // SAVED for index in range(SAVED)]
-            places = sample(saved if total > SAVED else range(total), FRAMES, pad=True)
+            places = sample(saved if total > SAVED else list(range(total)), FRAMES, pad=True)
             container.seek(0)
             shown = {
-                place: _square(frame.to_image())
+                place: _square(Image.fromarray(frame.to_ndarray(format="rgb24")))
                 for place, frame in enumerate(container.decode(video=0))
                 if place in places
             }

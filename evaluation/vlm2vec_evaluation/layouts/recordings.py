@@ -29,7 +29,7 @@ def recording(source: Source, row: Row, where: str) -> "AudioLike":
     none of these.
     """
     cell = row.get("audio")
-    found = cell if isinstance(cell, dict) else {"bytes": row.get("audio_bytes")}
+    found: Row = cell if isinstance(cell, dict) else {"bytes": row.get("audio_bytes")}
     if found.get("bytes"):
         return bytes(found["bytes"])
     if found.get("array") is not None:
@@ -39,7 +39,7 @@ def recording(source: Source, row: Row, where: str) -> "AudioLike":
         return (source.path if source.path.is_dir() else source.path.parent) / str(path)
     try:
         pattern = source.data_set.options["file"]
-        return source.suite.root / pattern.format_map(row)
+        return source.suite.root / str(pattern).format_map(row)
     except KeyError:
         raise EvaluationError(f"{where}: there is no audio; there are {', '.join(row)}") from None
 
@@ -93,4 +93,5 @@ def _mixed(path: Path) -> tuple[npt.NDArray[np.float32], int]:
 
 def _mean(frame: Any, channels: int) -> npt.NDArray[np.float32]:
     samples: npt.NDArray[np.float32] = frame.to_ndarray().reshape(-1, channels)
-    return samples.mean(axis=1, dtype=np.float32)
+    mixed: npt.NDArray[np.float32] = samples.mean(axis=1, dtype=np.float32)
+    return mixed

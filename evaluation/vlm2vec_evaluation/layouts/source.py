@@ -64,7 +64,7 @@ class Source:
         """Returns the place that an option names, which starts at the suite's root."""
         return self.suite.root / self.text(key)
 
-    def some(self, rows: Iterator[Row]) -> Iterator[tuple[int, Row]]:
+    def some(self, rows: Iterator[T]) -> Iterator[tuple[int, T]]:
         """Numbers the rows of queries from 1, as far as they are read: to the limit, and to the
         ``first`` of the data set that count."""
         most = [most for most in (self.limit, self.data_set.options.get("first")) if most]
@@ -127,7 +127,7 @@ def _refuse(kind: str) -> NoReturn:
     raise UnsupportedError(f"the backbone takes no {kind}")
 
 
-def sample(frames: Sequence[Path], count: int, *, pad: bool = False) -> list[Path]:
+def sample(frames: Sequence[T], count: int, *, pad: bool = False) -> list[T]:
     """Takes ``count`` of ``frames`` at evenly spaced places; 0 takes all of them.
 
     Of fewer it takes all, or, with ``pad``, some of them several times.

@@ -18,6 +18,9 @@ POOLINGS = ("last", "mean", "mean_without_system")
 """What a vector is made of: the last token, all, or all but those of the system prompt."""
 ATTENTIONS = ("causal", "bidirectional")
 """Which tokens the decoder's look at: those before them, or all of the input."""
+CUTS = ("text", "text_alone", "all")
+"""What ``max_text_tokens`` counts: the text of an input, that of an input without media, or all
+tokens, those of media included."""
 AUDIO_SHORTS = ("refuse", "drop")
 """What becomes of an audio that is too short for the model."""
 POSITIONS = ("family", "plain")
@@ -32,10 +35,10 @@ class EmbeddingConfig:
     ``num_crops``); which of them a backbone reads is for the service to say, which refuses any
     other when it loads the adapter. Its other keys are ``image_rules``. ``pooling``, ``attention``
     and ``positions`` are of `POOLINGS`, `ATTENTIONS` and `POSITIONS`. ``max_text_tokens`` is where
-    the text of an input is cut; None is nowhere. ``dimensions`` lists the prefixes that the vector
-    was trained to be cut to; empty means that it does not say. ``audio_max_seconds`` is how much of
-    an audio is taken, from its head; None leaves it to the family. ``audio_short`` is of
-    `AUDIO_SHORTS`.
+    the text of an input is cut, counted as ``cut``, one of `CUTS`, says; None is nowhere.
+    ``dimensions`` lists the prefixes that the vector was trained to be cut to; empty means that it
+    does not say. ``audio_max_seconds`` is how much of an audio is taken, from its head; None leaves
+    it to the family. ``audio_short`` is of `AUDIO_SHORTS`.
     """
 
     backbone: str | None = None
@@ -50,6 +53,7 @@ class EmbeddingConfig:
     image_rules: ImageRules = field(default_factory=ImageRules)
     video: VideoRules = field(default_factory=VideoRules)
     max_text_tokens: int | None = None
+    cut: str = CUTS[0]
     dimensions: tuple[int, ...] = ()
     audio_max_seconds: float | None = None
     audio_short: str = AUDIO_SHORTS[0]
@@ -83,11 +87,14 @@ class EmbeddingConfig:
             image_rules=image_rules,
             video=VideoRules.read(given.object("video")),
             max_text_tokens=given.count("max_text_tokens", None),
+            cut=given.choice("cut", CUTS[0], CUTS),
             dimensions=tuple(given.list_of("dimensions", is_count, "positive whole numbers") or ()),
             audio_max_seconds=given.number("audio_max_seconds", None, 0.025, 3600.0),
             audio_short=given.choice("audio_short", AUDIO_SHORTS[0], AUDIO_SHORTS),
         )
         given.done()
+        if config.cut != CUTS[0] and config.max_text_tokens is None:
+            given.fail("cut", "max_text_tokens with it", config.cut)
         return config
 
     def to_dict(self) -> dict[str, Any]:
@@ -103,6 +110,7 @@ class EmbeddingConfig:
             "positions": self.positions != POSITIONS[0],
             "video": bool(values["video"]),
             "max_text_tokens": self.max_text_tokens is not None,
+            "cut": self.cut != CUTS[0],
             "audio_max_seconds": self.audio_max_seconds is not None,
             "audio_short": self.audio_short != AUDIO_SHORTS[0],
         }

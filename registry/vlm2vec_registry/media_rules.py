@@ -86,7 +86,8 @@ class VideoRules:
 
     Of a file ``fps`` frames a second are taken, ``min_frames`` at least and ``max_frames`` at most;
     a longer list of frames is thinned to ``max_frames``, and shown at ``assumed_fps`` unless it
-    says another. A frame has ``min_pixels`` to ``max_pixels``, and the frames of a file together
+    says another. With ``fixed_fps`` that is the rate of what the model sees of any film, whatever
+    the film says. A frame has ``min_pixels`` to ``max_pixels``, and the frames of a file together
     ``total_pixels``, those of a list ``list_total_pixels``. The frames of a list are resized to
     ``list_first`` before that.
     """
@@ -95,6 +96,7 @@ class VideoRules:
     min_frames: int | None = None
     max_frames: int | None = None
     assumed_fps: float | None = None
+    fixed_fps: float | None = None
     min_pixels: int | None = None
     max_pixels: int | None = None
     total_pixels: int | None = None
@@ -111,6 +113,7 @@ class VideoRules:
             min_frames=given.count("min_frames", None),
             max_frames=given.count("max_frames", None),
             assumed_fps=given.number("assumed_fps", None, 0.001, MOST_FPS),
+            fixed_fps=given.number("fixed_fps", None, 0.001, MOST_FPS),
             min_pixels=given.count("min_pixels", None),
             max_pixels=given.count("max_pixels", None),
             total_pixels=given.count("total_pixels", None),

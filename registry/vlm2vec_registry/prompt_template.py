@@ -9,6 +9,8 @@ from vlm2vec_registry.strict import Fields, is_text
 
 SYSTEM, CONTENT = "{system}", "{content}"
 """Where the system prompt and the caller's content stand in the turns of a form."""
+KIND = "{kind}"
+"""Where the kind of an input stands in the closing words of a form."""
 KINDS = ("image", "video", "text")
 """What an input is made of, in the order of prompts without another."""
 AUDIO = "audio"
@@ -17,6 +19,8 @@ GIVEN = ("given",)
 """The ``order`` that leaves the parts of an input as the caller wrote them."""
 INSTRUCTIONS = ("text", "system")
 """Where the instruction goes: before the text, or in the place of the system prompt."""
+TURNS = ("system_turn", "user_turn", "assistant_turn", "brackets", "audio_brackets")
+"""The keys for which a checkpoint's own template stands."""
 SHA256 = re.compile("[0-9a-f]{64}")
 
 
@@ -27,19 +31,21 @@ class PromptTemplate:
     The content is made of placeholders, with ``between_media`` between two of them, and of words:
     the instruction and the texts, with ``separator`` and ``text_separator`` between them.
     ``media_separator`` stands between placeholders and words. A part that is absent takes its
-    separator along. ``brackets`` stand around each placeholder. ``order`` has the kinds of parts in
-    the order that they get, or is `GIVEN`, which keeps the caller's and puts nothing between parts.
+    separator along. ``brackets`` stand around each placeholder, ``audio_brackets`` around that of
+    an audio. ``order`` has the kinds of parts in the order that they get, or is `GIVEN`, which
+    keeps the caller's and puts nothing between parts. ``closing`` ends the content, with the kind
+    of its media, or ``text``, at ``{kind}``.
     ``empty`` is the content of an input that has none; None refuses it. In a text whatever
     ``blanked`` lists becomes a space, and with ``collapse`` all white space at a place one space,
-    at the ends none; what is empty then becomes a space. Control tokens in words are plain text,
-    unless ``control_tokens`` has them read as such.
+    at the ends none; words that are empty then, or absent, become a space. Control tokens in words
+    are plain text, unless ``control_tokens`` has them read as such.
 
     The prompt is ``system_turn`` around the system prompt, where there is one; ``user_turn`` around
     the content; with ``generation_prompt`` the ``assistant_turn``; and ``suffix``. Where
     ``chat_template`` is the SHA-256 of the checkpoint's own template, in hexadecimal digits, that
-    stands for turns and brackets. ``system`` is the system
-    prompt; with an ``instruction`` of ``system`` it is the default of one, which gets a full stop,
-    with ``full_stop``, where it ends in no punctuation.
+    stands for turns and brackets. ``system`` is the system prompt; with an ``instruction`` of
+    ``system`` it is the default of one, which gets a full stop, with ``full_stop``, where it ends
+    in no punctuation.
     """
 
     media_separator: str = " "
@@ -48,7 +54,9 @@ class PromptTemplate:
     between_media: str = " "
     text_separator: str = " "
     brackets: tuple[str, str] = ("", "")
+    audio_brackets: tuple[str, str] = ("", "")
     order: tuple[str, ...] = KINDS
+    closing: str = ""
     empty: str | None = None
     blanked: tuple[str, ...] = ()
     collapse: bool = False
@@ -95,7 +103,7 @@ class PromptTemplate:
         if self.chat_template:
             if not SHA256.fullmatch(self.chat_template):
                 given.fail("chat_template", "64 hexadecimal digits", self.chat_template)
-            for key in ("system_turn", "user_turn", "assistant_turn", "brackets"):
+            for key in TURNS:
                 if getattr(self, key) != getattr(PromptTemplate, key):
                     given.fail(key, "none beside chat_template", getattr(self, key))
         if self.user_turn.count(CONTENT) != 1:
@@ -110,12 +118,12 @@ class PromptTemplate:
             given.fail("generation_prompt", "an assistant_turn or chat_template with it", True)
 
 
-def _brackets(given: Fields) -> tuple[str, str]:
-    found = given.list_of("brackets", is_text, "two strings")
+def _brackets(given: Fields, key: str) -> tuple[str, str]:
+    found = given.list_of(key, is_text, "two strings")
     if found is None:
         return "", ""
     if len(found) != 2:
-        given.fail("brackets", "a list of two strings", found)
+        given.fail(key, "a list of two strings", found)
     return found[0], found[1]
 
 
@@ -133,7 +141,8 @@ def _order(given: Fields) -> tuple[str, ...]:
 
 
 _TAKEN: dict[str, Callable[[Fields], Any]] = {
-    "brackets": _brackets,
+    "brackets": lambda given: _brackets(given, "brackets"),
+    "audio_brackets": lambda given: _brackets(given, "audio_brackets"),
     "order": _order,
     "empty": lambda given: given.text("empty", None),
     "blanked": lambda given: tuple(given.list_of("blanked", is_text, "strings") or ()),

@@ -1,9 +1,9 @@
-"""The goldens of Qwen3-VL, Qwen2.5-VL and Qwen2-VL in chat form, as our own code takes them."""
+"""The goldens of the Qwen families, Qwen2-VL's in chat form, as our own code takes them."""
 
 import functools
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,19 +12,25 @@ import numpy.typing as npt
 from PIL import Image
 from sklearn.datasets import load_sample_images
 
+from tests.parity.audio_specs import waveform
 from vlm2vec_registry import preset
 from vlm2vec_registry.embedding_config import EmbeddingConfig
 from vlm2vec_service.backbones import load_preprocessor
 from vlm2vec_service.preprocess import Prepared, Preprocessor, Request
 from vlm2vec_service.preprocess.pictures import Frames, VideoSource
+from vlm2vec_service.preprocess.resample import RATE, resample
 from vlm2vec_service.preprocess.sampling import Sampling
 from vlm2vec_service.preprocess.viewed import on_white
 
 DATA = Path(__file__).parent / "data" / "backbones"
 CASES: dict[str, list[dict[str, Any]]] = json.loads((DATA / "cases.json").read_text())
+for one in CASES["qwen2_5_omni"]:  # whose placeholders have other names in the chat
+    one["form"] = one["form"].replace("chat", "omni_chat")
 PRESETS = {
     "qwen3_vl_embedding": "qwen3-vl-embedding", "vlm2vec": "vlm2vec", "chat": "chat",
-    "gme": "gme-qwen2-vl", "ops_mm": "ops-mm",
+    "gme": "gme-qwen2-vl", "ops_mm": "ops-mm", "vlm2vec_v3": "vlm2vec-v3",
+    "vlm2vec_v3_mean": "vlm2vec-v3-mean", "nemotron": "omni-embed-nemotron",
+    "e5_omni": "e5-omni", "omni_chat": "omni-chat",
 }  # fmt: skip
 """The preset of each form."""
 
@@ -42,8 +48,11 @@ def photographs() -> dict[str, npt.NDArray[np.uint8]]:
 
 
 def embedding_of(case: dict[str, Any]) -> EmbeddingConfig:
-    """What the preset of the form of ``case`` says."""
-    return preset.read(PRESETS[case["form"]]).embedding
+    """What the preset of the form of ``case`` says, with the crop of its audios."""
+    embedding = preset.read(PRESETS[case["form"]]).embedding
+    if "max_samples" in case:
+        embedding = replace(embedding, audio_max_seconds=case["max_samples"] / RATE)
+    return embedding
 
 
 def prepare(preprocessor: Preprocessor, case: dict[str, Any]) -> Prepared:
@@ -59,7 +68,8 @@ def prepare(preprocessor: Preprocessor, case: dict[str, Any]) -> Prepared:
             pictures = tuple(_frame(pan, index) for index in range(pan["count"]))
             videos.append(Frames(pictures, video.get("fps")))
     images = tuple(_rgb(_picture(spec), raw) for spec in case.get("images", ()))
-    request = Request(prompt=case["text"], images=images, videos=tuple(videos))
+    audios = tuple(map(Sound, case.get("audios", ())))
+    request = Request(prompt=case["text"], images=images, videos=tuple(videos), audios=audios)
     return preprocessor.prepare(request, embedding)
 
 
@@ -67,6 +77,17 @@ def prepare_all(base: Path) -> list[Prepared]:
     """Prepares all cases of the family whose checkpoint is ``base``."""
     preprocessor = load_preprocessor(base)
     return [prepare(preprocessor, case) for case in CASES[base.name]]
+
+
+@dataclass(frozen=True)
+class Sound:
+    """An audio without a decoder: its samples are those of ``spec``."""
+
+    spec: dict[str, Any]
+
+    def samples(self, seconds: float) -> npt.NDArray[np.float32]:
+        mono = waveform(self.spec).mean(axis=1, dtype=np.float32)
+        return resample(mono, self.spec["rate"])[: int(seconds * RATE)]
 
 
 @dataclass(frozen=True)

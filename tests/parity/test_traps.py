@@ -15,11 +15,14 @@ from tests.parity.make_backbones import write_all
 from vlm2vec_service.backbones import load_preprocessor
 from vlm2vec_service.backbones.qwen3_vl import preprocess as qwen3_vl
 from vlm2vec_service.backbones.qwen_vl.model import QwenVL
+from vlm2vec_service.backbones.qwen_vl.placing import placed
 from vlm2vec_service.engine import Engine
 from vlm2vec_service.preprocess import Prepared, Preprocessor
+from vlm2vec_service.preprocess.pictures import Pictures
 from vlm2vec_service.settings import EngineSettings
 
 Patch = pytest.MonkeyPatch
+PLACED = "vlm2vec_service.backbones.qwen_vl.preprocess.placed"
 WAYS: dict[tuple[str, str], Callable[[Patch, Any, Any], None]] = {}
 """What makes the preprocessor or backbone wrong, by the family and the case that shows it."""
 
@@ -54,8 +57,10 @@ def frames_resized_once(patch: Patch, preprocessor: Any, backbone: Any) -> None:
 
 @way("qwen3_vl", "video-2")
 def stamps_off(patch: Patch, preprocessor: Any, backbone: Any) -> None:
-    times = qwen3_vl._times
-    patch.setattr(qwen3_vl, "_times", lambda film: [time + 0.3 for time in times(film)])
+    stamps = qwen3_vl._stamps
+    patch.setattr(
+        qwen3_vl, "_stamps", lambda film, pairs: [time + 0.3 for time in stamps(film, pairs)]
+    )
 
 
 @way("qwen3_vl", "image-two")
@@ -109,26 +114,27 @@ def other_tokens_per_second(patch: Patch, preprocessor: Any, backbone: Any) -> N
 
 @way("qwen2_5_vl", "chat-video-6-fps3")
 def seconds_not_cut_off(patch: Patch, preprocessor: Any, backbone: Any) -> None:
-    patch.setattr(
-        preprocessor, "film_step", lambda film: int(preprocessor.tokens_per_second * 2 / film.fps)
-    )
+    def times(film: Pictures, steps: int) -> list[int]:
+        assert film.fps is not None
+        step = int(preprocessor.tokens_per_second * 2 / film.fps)
+        return [step * index for index in range(steps)]
+
+    patch.setattr(preprocessor, "film_times", times)
 
 
 @way("qwen2_vl", "gme-image")
 def positions_of_a_grid(patch: Patch, preprocessor: Any, backbone: Any) -> None:
-    placed = preprocessor._placed
-    patch.setattr(preprocessor, "_placed", lambda ids, shown, spatial: placed(ids, shown, True))
+    start = preprocessor.vision_start_id
+    patch.setattr(PLACED, lambda ids, shown, opening: placed(ids, shown, start))
 
 
 @way("qwen2_5_vl", "image-two")
 def bare_placeholders_with_a_grid(patch: Patch, preprocessor: Any, backbone: Any) -> None:
-    placed = preprocessor._placed
-
-    def spatial(ids: Any, shown: Any, _: bool) -> Any:
-        token_ids, spans = placed(ids, shown, True)
+    def spatial(ids: Any, shown: Any, opening: int | None) -> Any:
+        token_ids, spans = placed(ids, shown, opening)
         return token_ids, [replace(span, spatial=True) for span in spans]
 
-    patch.setattr(preprocessor, "_placed", spatial)
+    patch.setattr(PLACED, spatial)
 
 
 def positions_plain(prepared: Prepared) -> Prepared:

@@ -19,6 +19,7 @@ from vlm2vec_service.preprocess.chat_template import ChatTemplate
 TOKENIZERS = DATA / "backbones/tokenizers"
 IM_END = 2001
 IMAGE, VIDEO = "<|image_pad|>", "<|video_pad|>"
+MEDIA = {"image": IMAGE, "video": VIDEO}
 CHAT = preset.read("chat").embedding.prompt
 GOOD = (
     "{% for m in messages %}<{{ m.role }}>{% if m.content is string %}{{ m.content }}{% else %}"
@@ -30,7 +31,8 @@ GOOD = (
 
 def filled(text: str, video: str = VIDEO) -> PromptTemplate:
     template = ChatTemplate(text, {"eos_token": "</s>"})
-    return template.fill(PromptTemplate(chat_template=template.digest), IMAGE, video)
+    media = {"image": IMAGE, "video": video} if video else {"image": IMAGE}
+    return template.fill(PromptTemplate(chat_template=template.digest), media)
 
 
 @pytest.mark.parametrize(("name", "system"), [("qwen2_5_vl", CHAT.system), ("qwen3_vl", "")])
@@ -45,8 +47,8 @@ def test_template_of_a_checkpoint_gives_the_form_by_its_turns(name: str, system:
         **{key: getattr(PromptTemplate, key)
            for key in ("system_turn", "user_turn", "assistant_turn", "brackets")},
     )  # fmt: skip
-    assert template.fill(own, IMAGE, VIDEO) == by_turns
-    mine = template.fill(replace(own, system="Represent the input."), IMAGE, VIDEO)
+    assert template.fill(own, MEDIA) == by_turns
+    mine = template.fill(replace(own, system="Represent the input."), MEDIA)
     assert mine == replace(by_turns, system="Represent the input.")
 
 
@@ -103,7 +105,7 @@ def test_special_tokens_and_a_family_without_video() -> None:
 def test_another_template_than_the_form_names_is_refused() -> None:
     template = ChatTemplate(GOOD)
     with pytest.raises(CheckpointError, match=f"is another, of SHA-256 {template.digest}"):
-        template.fill(PromptTemplate(chat_template="0" * 64), IMAGE, VIDEO)
+        template.fill(PromptTemplate(chat_template="0" * 64), MEDIA)
 
 
 @pytest.mark.parametrize(

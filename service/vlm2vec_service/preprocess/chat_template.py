@@ -8,7 +8,7 @@ import hashlib
 import json
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -59,9 +59,9 @@ class ChatTemplate:
         tokens = {name: _token(known.get(name)) for name in SPECIAL}
         return cls(text, {name: token for name, token in tokens.items() if token is not None})
 
-    def fill(self, form: PromptTemplate, image: str, video: str) -> PromptTemplate:
-        """Returns ``form`` with the template's turns and brackets. ``image`` and ``video`` are the
-        placeholders that it writes, the latter empty in a family without video.
+    def fill(self, form: PromptTemplate, placeholders: Mapping[str, str]) -> PromptTemplate:
+        """Returns ``form`` with the template's turns and brackets. ``placeholders`` are those that
+        it writes for the kinds of media that the family takes, ``image`` among them.
 
         Raises `CheckpointError` for a template that is another than the form names, or that cannot
         be taken apart.
@@ -70,25 +70,28 @@ class ChatTemplate:
             raise CheckpointError(
                 f"prompt.chat_template: the checkpoint's is another, of SHA-256 {self.digest}"
             )
-        alone, both, begun, without, pictures, films = self._render(bool(video))
+        alone, both, begun, without, *shown = self._render(placeholders)
         start, _, end = both.partition(FIRST)
         before, _, behind = alone.partition(ABOUT)
         user = start.removeprefix(alone)
-        brackets = _brackets(pictures.removeprefix(start).partition(FIRST)[0], image)
+        brackets = {
+            kind: _brackets(one.removeprefix(start).partition(FIRST)[0], placeholders[kind])
+            for kind, one in zip(placeholders, shown, strict=True)
+        }
+        audio = brackets.get("audio", ("", ""))
         system = _between(before, without.removesuffix(f"{user}{FIRST}{end}"), behind)
-        seen = (alone, both, begun, pictures, films, without)
+        seen = [alone, both, begun, without, *shown]
         assistant = begun.removeprefix(both)
-        content = f"{FIRST}{SECOND}"
         turns = f"{before}{ABOUT}{behind}{user}"
-        film = _marked(brackets, video) * 2 if video else ""
-        said = (
+        said = [
             f"{before}{ABOUT}{behind}",
             f"{turns}{FIRST}{end}",
             f"{turns}{FIRST}{end}{assistant}",
-            f"{turns}{_marked(brackets, image) * 2}{content}{end}",
-            f"{turns}{film}{FIRST}{end}",
             f"{f'{before}{system}{behind}' if system else ''}{user}{FIRST}{end}",
-        )
+        ]
+        for kind, placeholder in placeholders.items():
+            marked = _marked(audio if kind == "audio" else brackets["image"], placeholder)
+            said.append(f"{turns}{marked * 2}{FIRST}{SECOND}{end}")
         if seen != said or CONTENT in turns + end:
             raise CheckpointError(
                 "prompt.chat_template: the checkpoint's does more than to put turns around any "
@@ -101,13 +104,14 @@ class ChatTemplate:
             system_turn=f"{before}{SYSTEM}{behind}",
             user_turn=f"{user}{CONTENT}{end}",
             assistant_turn=assistant,
-            brackets=brackets,
+            brackets=brackets["image"],
+            audio_brackets=audio,
         )
 
-    def _render(self, has_video: bool) -> list[str]:
-        """Renders the chats that show what the template does."""
+    def _render(self, kinds: Iterable[str]) -> list[str]:
+        """Renders the chats that show what the template does, the last ones with two media of each
+        of ``kinds``."""
         first, second = ({"type": "text", "text": text} for text in (FIRST, SECOND))
-        picture, film = {"type": "image"}, {"type": "video"}
         about = {"role": "system", "content": ABOUT}
 
         def user(*parts: dict[str, str]) -> dict[str, Any]:
@@ -118,9 +122,9 @@ class ChatTemplate:
             ([about, user(first)], False),
             ([about, user(first)], True),
             ([user(first)], False),
-            ([about, user(picture, picture, first, second)], False),
-            ([about, user(*(film, film) * has_video, first)], False),
-        ]
+            *(([about, user({"type": kind}, {"type": kind}, first, second)], False)
+              for kind in kinds),
+        ]  # fmt: skip
         task = {"template": self.text, "tokens": dict(self.tokens), "chats": chats}
         try:
             answer = subprocess.run(
@@ -140,7 +144,7 @@ class ChatTemplate:
 
 
 def _brackets(two: str, placeholder: str) -> tuple[str, str]:
-    """What stands before and behind the placeholder of each of two pictures."""
+    """What stands before and behind the placeholder of each of two media."""
     start, _, end = two[: len(two) // 2].partition(placeholder)
     return start, end
 

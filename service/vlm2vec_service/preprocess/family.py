@@ -15,7 +15,12 @@ from vlm2vec_registry.media_rules import ImageRules, VideoRules
 from vlm2vec_registry.prompt_template import PromptTemplate
 from vlm2vec_service.errors import CheckpointError, InvalidInputError, listed
 from vlm2vec_service.preprocess.chat_template import ChatTemplate
-from vlm2vec_service.preprocess.limits import check_media, check_token_ids, check_tokens
+from vlm2vec_service.preprocess.limits import (
+    check_audios,
+    check_media,
+    check_token_ids,
+    check_tokens,
+)
 from vlm2vec_service.preprocess.pictures import Pictures
 from vlm2vec_service.preprocess.prepared import Draft, Prepared, Request, Sources
 from vlm2vec_service.preprocess.prompts import check_text, render
@@ -49,10 +54,11 @@ class FamilyPreprocessor(ABC):
     """
 
     reserved_text: Sequence[str]
-    """What neither instruction nor text may contain, because the family reads it as media."""
+    """What neither instruction nor text may contain, because the family reads it as media: of each
+    kind that it takes, in that order."""
     media_token_ids: Collection[int] = ()
     """The token ids that stand for media; a request of token ids may not contain them."""
-    takes: Collection[str] = ("image", "video")
+    takes: Sequence[str] = ("image", "video")
     """The kinds of media that the family reads."""
     placeholder = r"(?!)"
     """A regular expression of what stands for media in a raw prompt and is no control token."""
@@ -81,13 +87,17 @@ class FamilyPreprocessor(ABC):
         images = [Pictures.of((image,), embedding.image_rules.decode) for image in request.images]
         videos = [Pictures.of(video, embedding.image_rules.decode) for video in request.videos]
         check_media(images, videos, self.limits)
+        check_audios(len(request.audios), self.limits)
         if request.token_ids:
             return self._prepare_ids(request, embedding)
         if embedding.image_rules.resize:
             images = [image.resized(embedding.image_rules.resize) for image in images]
             check_media(images, videos, self.limits)
+        request = self.heard(request, embedding)
         sources = Sources(images, videos, request.audios)
         prompt, draft = self._draft(request, sources, embedding)
+        if embedding.cut == "all" and embedding.max_text_tokens is not None:
+            draft = draft.cut(embedding.max_text_tokens)
         check_tokens(draft.tokens, self.limits)
         return self._to_read(draft.finish(), embedding, draft.truncated, prompt)
 
@@ -146,11 +156,13 @@ class FamilyPreprocessor(ABC):
         most = rules.max_frames or self.limits.max_video_frames
         return FrameRate(rules.fps, rules.min_frames or 1, most)
 
+    def heard(self, request: Request, embedding: EmbeddingConfig) -> Request:
+        """Decodes the audios of ``request`` as far as ``embedding`` has them taken, in a family
+        that takes any; what it has left out is not in the result."""
+        return request
+
     def _draft(
-        self,
-        request: Request,
-        sources: Sources,
-        embedding: EmbeddingConfig,
+        self, request: Request, sources: Sources, embedding: EmbeddingConfig
     ) -> tuple[Prompt, Draft]:
         """Makes the prompt and its draft, with as much of its text as ``truncate`` leaves."""
         prompt = self._prompt(request, embedding)
@@ -179,7 +191,9 @@ class FamilyPreprocessor(ABC):
         return shorter
 
     def _prompt(self, request: Request, embedding: EmbeddingConfig) -> Prompt:
-        most = embedding.max_text_tokens
+        has_media = request.images or request.videos or request.audios
+        uncut = embedding.cut == "all" or (embedding.cut == "text_alone" and has_media)
+        most = None if uncut else embedding.max_text_tokens
         if request.prompt is not None:
             words = self._longest_words(request.prompt)
             return Prompt(request.prompt, self.tokenizer.encode_raw, most, words)
@@ -196,8 +210,9 @@ class FamilyPreprocessor(ABC):
         _, spell = self._encoder(template)
         parts = {part.name: getattr(template, part.name) for part in fields(PromptTemplate)}
         spelt: dict[str, Any] = {k: spell(v) for k, v in parts.items() if isinstance(v, str)}
-        start, end = template.brackets
-        return replace(template, **spelt, brackets=(spell(start), spell(end)))
+        for name in ("brackets", "audio_brackets"):
+            spelt[name] = tuple(map(spell, getattr(template, name)))
+        return replace(template, **spelt)
 
     def _encoder(
         self, template: PromptTemplate
@@ -211,8 +226,7 @@ class FamilyPreprocessor(ABC):
         found = ChatTemplate.read(self.base) if self.base else None
         if found is None:
             raise CheckpointError("prompt.chat_template: the checkpoint has no chat template")
-        image, *video = self.reserved_text
-        return found.fill(template, image, "".join(video[:1]))
+        return found.fill(template, dict(zip(self.takes, self.reserved_text, strict=True)))
 
     def _longest_words(self, prompt: str) -> tuple[int, int]:
         """The place of the longest text between the placeholders and control tokens of a raw

@@ -36,6 +36,12 @@ def check_media(images: Sequence[Pictures], videos: Sequence[Pictures], limits: 
         check_pixels(sum(width * height for width, height in sizes), limits, name)
 
 
+def check_audios(audios: int, limits: Limits) -> None:
+    """Refuses more ``audios`` than there may be. Raises `InvalidInputError`."""
+    if audios > limits.max_audios:
+        raise InvalidInputError("audio", f"{audios} are more than max_audios, {limits.max_audios}")
+
+
 def check_tokens(count: int, limits: Limits) -> None:
     """Refuses an input whose ``count`` of tokens is more than ``limits.max_tokens``.
 

@@ -3,7 +3,7 @@
 import functools
 import hashlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum
 from typing import Any, Literal, Protocol, TypeAlias
 
@@ -11,10 +11,13 @@ import numpy as np
 import numpy.typing as npt
 
 from vlm2vec_registry.embedding_config import EmbeddingConfig
+from vlm2vec_service.errors import InvalidInputError
 from vlm2vec_service.preprocess.pictures import Frames, Picture, Pictures, VideoSource
 from vlm2vec_service.preprocess.sampling import Sampling
 
 DIGEST_BYTES = 16
+FRAMES_A_SECOND = 100
+"""Frames that the log-mel of an audio has for a second of it."""
 
 Kind: TypeAlias = Literal["image", "video", "audio"]
 
@@ -144,6 +147,12 @@ class Prepared:
         return len(self.token_ids)
 
     @property
+    def audio_seconds(self) -> float:
+        """Seconds of its audios, by the frames of their log-mels."""
+        frames = sum(len(media.values) for media in self.media if media.kind == "audio")
+        return frames / FRAMES_A_SECOND
+
+    @property
     def nbytes(self) -> int:
         """Bytes that its arrays take in memory, at most."""
         media = sum(media.values.nbytes for media in self.media)
@@ -155,12 +164,31 @@ class Draft:
     """An input whose tokens are known, and whose pictures are not decoded yet.
 
     ``truncated`` is as in the `Prepared` that ``finish`` makes, which decodes one picture at a time
-    and raises `InvalidInputError` for one that is damaged.
+    and raises `InvalidInputError` for one that is damaged. The last of its media ends before the
+    token ``media_end``.
     """
 
     tokens: int
     truncated: bool
     finish: Callable[[], Prepared]
+    media_end: int = 0
+
+    def cut(self, most: int) -> "Draft":
+        """Leaves out the tokens behind the first ``most``. Raises `InvalidInputError` where that
+        would be those of media."""
+        if self.tokens <= most:
+            return self
+        if self.media_end > most:
+            raise InvalidInputError(
+                "input", f"its media end at token {self.media_end}, and the model takes {most}"
+            )
+
+        def finish() -> Prepared:
+            whole = self.finish()
+            ids, positions = whole.token_ids[:most], whole.positions[:, :most]
+            return replace(whole, token_ids=ids, positions=positions)
+
+        return replace(self, tokens=most, truncated=True, finish=finish)
 
 
 @functools.lru_cache(256)

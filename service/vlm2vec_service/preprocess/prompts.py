@@ -4,7 +4,7 @@ import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from vlm2vec_registry.prompt_template import CONTENT, GIVEN, SYSTEM, PromptTemplate
+from vlm2vec_registry.prompt_template import CONTENT, GIVEN, KIND, SYSTEM, PromptTemplate
 from vlm2vec_service.errors import InvalidInputError
 from vlm2vec_service.preprocess.prepared import Medium, Request
 
@@ -23,8 +23,7 @@ def render(template: PromptTemplate, request: Request, placeholders: Sequence[st
     """Joins the parts of ``request`` to a prompt, as ``template`` says.
 
     ``placeholders`` are the model's own, one for each image of the request, then for each video and
-    for each audio.
-    The checkpoint's own template has become turns already (see `chat_template`).
+    for each audio. The checkpoint's own template has become turns already (see `chat_template`).
     """
     instruction, system = request.instruction or "", template.system
     if template.instruction == "system":
@@ -35,6 +34,7 @@ def render(template: PromptTemplate, request: Request, placeholders: Sequence[st
         content, words = _as_given(template, instruction, request, placeholders)
     else:
         content, words = _by_kind(template, instruction, request, placeholders)
+    content += template.closing.replace(KIND, _kind(request))
     turn = template.system_turn.replace(SYSTEM, system) if system else ""
     start, end = template.user_turn.split(CONTENT)
     end += template.assistant_turn if template.generation_prompt else ""
@@ -44,6 +44,12 @@ def render(template: PromptTemplate, request: Request, placeholders: Sequence[st
         (place + words[0], place + words[1]),
         len(turn),
     )
+
+
+def _kind(request: Request) -> str:
+    """The kind of the last media of ``request``; ``text`` where there are none."""
+    media = [part for part in request.in_order if isinstance(part, Medium)]
+    return media[-1].value if media else "text"
 
 
 def _sentence(instruction: str) -> str:
@@ -57,16 +63,18 @@ def _by_kind(
 ) -> tuple[str, tuple[int, int]]:
     """The content with its parts by their kind, and where the texts stand in it."""
     texts = request.texts
-    if not placeholders and not texts and not instruction:
-        return template.empty or "", (0, 0)
+    if template.empty is not None and not (placeholders or texts or instruction):
+        return template.empty, (0, 0)
     media = ""
     if placeholders:
         marks = _marks(template, request, placeholders)
         kinds = [Medium(kind) for kind in template.order if kind != "text"]
         kinds += [Medium.AUDIO] * (Medium.AUDIO not in kinds)
         media = template.between_media.join(mark for kind in kinds for mark in marks[kind])
-    text = _clean(template, template.text_separator.join(texts)) if texts else ""
-    instruction = _clean(template, instruction) if instruction else ""
+    text = _clean(template, template.text_separator.join(texts))
+    instruction = _clean(template, instruction)
+    if template.collapse and not (instruction or text):
+        text = " "
     head = instruction + template.separator if instruction and text else instruction
     if media and head + text and template.order[0] != "text":
         head = media + template.media_separator + head
@@ -82,10 +90,10 @@ def _as_given(
     """The content with its parts in the caller's order, and where the longest text stands in it.
     The instruction is before the first text, or else at the end."""
     parts = request.in_order
-    if not parts and not instruction:
-        return template.empty or "", (0, 0)
+    if template.empty is not None and not (parts or instruction):
+        return template.empty, (0, 0)
     marks = {kind: iter(found) for kind, found in _marks(template, request, placeholders).items()}
-    instruction = _clean(template, instruction) if instruction else ""
+    instruction = _clean(template, instruction)
     content, words = "", (0, 0)
     for part in parts:
         if isinstance(part, Medium):
@@ -94,7 +102,7 @@ def _as_given(
         if instruction:
             content += instruction + template.separator
             instruction = ""
-        text = _clean(template, part)
+        text = _clean(template, part) or " " * template.collapse
         if len(text) >= words[1] - words[0]:
             words = (len(content), len(content) + len(text))
         content += text
@@ -105,20 +113,21 @@ def _marks(
     template: PromptTemplate, request: Request, placeholders: Sequence[str]
 ) -> dict[Medium, list[str]]:
     """The placeholders in their brackets, by kind."""
-    start, end = template.brackets
-    marks = [f"{start}{one}{end}" for one in placeholders]
     images, films = len(request.images), len(request.images) + len(request.videos)
     return {
-        Medium.IMAGE: marks[:images],
-        Medium.VIDEO: marks[images:films],
-        Medium.AUDIO: marks[films:],
+        kind: [f"{start}{one}{end}" for one in found]
+        for kind, (start, end), found in (
+            (Medium.IMAGE, template.brackets, placeholders[:images]),
+            (Medium.VIDEO, template.brackets, placeholders[images:films]),
+            (Medium.AUDIO, template.audio_brackets, placeholders[films:]),
+        )
     }
 
 
 def _clean(template: PromptTemplate, text: str) -> str:
     for blanked in template.blanked:
         text = text.replace(blanked, " ")
-    return " ".join(text.split()) or " " if template.collapse else text
+    return " ".join(text.split()) if template.collapse else text
 
 
 def check_text(

@@ -16,6 +16,7 @@ class ToyPreprocessor(FamilyPreprocessor):
     """Makes a picture ``side`` by ``side`` tokens, each of one pixel."""
 
     reserved_text = (IMAGE,)
+    takes = ("image",)
 
     def __init__(self, files: CheckpointFiles, limits: Limits) -> None:
         super().__init__(files, limits)

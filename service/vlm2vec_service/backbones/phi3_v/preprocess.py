@@ -71,7 +71,8 @@ class Phi3VPreprocessor(FamilyPreprocessor):
             )
             return Prepared.in_sequence(token_ids, media)
 
-        return Draft(len(token_ids), len(kept) < len(placed), finish)
+        last = starts[-1] + token_count(grids[-len(starts)]) if starts else 0
+        return Draft(len(token_ids), len(kept) < len(placed), finish, last)
 
     def _check_placeholders(self, numbers: list[str], images: int) -> None:
         if numbers != [str(number) for number in range(1, images + 1)]:

@@ -1,5 +1,7 @@
 """Qwen2.5-VL: prompts, pictures and films to token ids, positions and resized pixels."""
 
+from collections.abc import Sequence
+
 from vlm2vec_registry.media_rules import ImageRules, VideoRules
 from vlm2vec_service.backbones.qwen_vl.preprocess import QwenVLPreprocessor
 from vlm2vec_service.preprocess.family import CheckpointFiles
@@ -20,8 +22,9 @@ class Qwen2_5VLPreprocessor(QwenVLPreprocessor):
         super().__init__(files, limits)
         self.tokens_per_second: int = files.config["vision_config"].get("tokens_per_second", 4)
 
-    def film_step(self, film: Pictures) -> int:
-        """Counts the positions of the whole seconds that a step in time takes: ``transformers``
-        cuts off the rest, so that from three frames a second on all frames are at one time."""
+    def film_times(self, film: Pictures, steps: int) -> Sequence[int]:
+        """Counts the whole seconds that a step in time takes: ``transformers`` cuts off the rest,
+        so that from three frames a second on all frames are at one time."""
         assert film.fps is not None
-        return self.tokens_per_second * int(self.temporal_patch_size / film.fps)
+        step = self.tokens_per_second * int(self.temporal_patch_size / film.fps)
+        return [step * index for index in range(steps)]

@@ -3,16 +3,17 @@
 import re
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Literal
 
 from vlm2vec_registry.media_rules import Area, VideoRules
-from vlm2vec_service.backbones.qwen_vl.preprocess import VIDEO, QwenVLPreprocessor, Shown
+from vlm2vec_service.backbones.qwen_vl.placing import Shown
+from vlm2vec_service.backbones.qwen_vl.preprocess import QwenVLPreprocessor
 from vlm2vec_service.preprocess.family import CheckpointFiles
 from vlm2vec_service.preprocess.pictures import Pictures
+from vlm2vec_service.preprocess.prepared import Kind
 from vlm2vec_service.preprocess.tokens import Prompt
 from vlm2vec_service.settings import Limits
 
-START, END = "<|vision_start|>", "<|vision_end|>"
+START, VIDEO, END = "<|vision_start|>", "<|video_pad|>", "<|vision_end|>"
 LEAST, MOST = 4, 1800
 """Tokens of a picture, as the authors of Qwen3-VL-Embedding want them."""
 
@@ -43,26 +44,25 @@ class Qwen3VLPreprocessor(QwenVLPreprocessor):
         start, pad, end = (prompt.spell(token) for token in (START, VIDEO, END))
         bracketed = "|".join(map(re.escape, (start + pad + end, pad)))
         stamps = iter([
-            "".join(f"<{seconds:.1f} seconds>{start}{pad}{end}" for seconds in _times(film))
+            "".join(f"<{seconds:.1f} seconds>{start}{pad}{end}" for seconds in film.stamps)
             for film in films
         ])  # fmt: skip
         return re.sub(bracketed, lambda _: next(stamps), prompt.text)
 
-    def shown(
-        self, kind: Literal["image", "video"], pictures: Pictures, size: tuple[int, int]
-    ) -> Shown:
+    def shown(self, kind: Kind, pictures: Pictures, size: tuple[int, int]) -> Shown:
         """Gives each pair of frames a placeholder of its own."""
         shown = super().shown(kind, pictures, size)
         pairs, height, width = shown.grid
-        return replace(shown, grid=(1, height, width), places=pairs)
+        stamps = _stamps(pictures, pairs) if kind == "video" else ()
+        return replace(shown, grid=(1, height, width), places=pairs, stamps=stamps)
 
 
-def _times(film: Shown) -> list[float]:
+def _stamps(film: Pictures, pairs: int) -> list[float]:
     """Computes the middle of each pair's two times, in seconds."""
-    pictures, count = film.pictures, 2 * film.places
-    if pictures.seconds:
-        times = [*pictures.seconds, pictures.seconds[-1]][:count]
+    count = 2 * pairs
+    if film.seconds:
+        times = [*film.seconds, film.seconds[-1]][:count]
     else:
-        assert pictures.fps is not None
-        times = [index / pictures.fps for index in range(count)]
+        assert film.fps is not None
+        times = [index / film.fps for index in range(count)]
     return [(first + second) / 2 for first, second in zip(times[::2], times[1::2], strict=True)]

@@ -27,7 +27,7 @@ CASES: list[tuple[str, dict[str, Any], str, str]] = [
     (EMBED, {"input": ["a", {"text": "a" * 262_145}]}, "input[1].text", "max_text_bytes"),
     (EMBED, {"input": ["a", {"image_url": FRAMES}]}, "input[1].image_url", "no base64"),
     (EMBED, {"input": ["a", {"video_url": FRAMES}]}, "input[1].video_url", "frame 0: no JPEG"),
-    (EMBED, {"input": ["a", GIF]}, "input[1]", 'send {"image_url": "..."} for what it shows'),
+    (EMBED, {"input": ["a", GIF]}, "input[1]", 'send {"image_url": "..."} for what it holds'),
     (EMBED, {"input": "https://example.com/a.JPG?x=1"}, "input", 'send {"image_url": "..."}'),
     (EMBED, {"input": " https://example.com/a.mp4\n"}, "input", 'send {"video_url": "..."}'),
     (RERANK, {"query": "a", "documents": ["b", {"image": "AAAA"}]}, "documents[1].image", "no JP"),

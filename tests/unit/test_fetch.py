@@ -23,10 +23,11 @@ from vlm2vec_service.frontend.http.fetch import (
     RemoteMedia,
 )
 from vlm2vec_service.frontend.http.origins import is_public, parse_origins
+from vlm2vec_service.preprocess.prepared import Medium
 from vlm2vec_service.scheduling.fair_queue import Flow
 from vlm2vec_service.settings import HttpSettings, Limits
 
-LIMITS = Limits(max_image_bytes=1000, max_video_bytes=5000)
+LIMITS = Limits(max_image_bytes=1000, max_video_bytes=5000, max_audio_bytes=3500)
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -80,7 +81,7 @@ def origin() -> Iterator[str]:
 
 
 def fetch(
-    *urls: str, kind: str = "image_url", call: Call | None = None, **settings: Any
+    *urls: str, medium: Medium = Medium.IMAGE, call: Call | None = None, **settings: Any
 ) -> list[pb.Part]:
     """The parts that ``urls`` fill."""
 
@@ -89,7 +90,7 @@ def fetch(
         parts = [pb.Part() for _ in urls]
         try:
             pairs = zip(parts, urls, strict=True)
-            items = [RemoteMedia(part, kind, url, "input") for part, url in pairs]
+            items = [RemoteMedia(part, medium, url, "input") for part, url in pairs]
             await fetcher.fill(items, Call("Embed", "a", "") if call is None else call)
         finally:
             await fetcher.close()
@@ -121,8 +122,12 @@ def allowed(origin: str, **settings: Any) -> dict[str, Any]:
 def test_what_is_allowed_is_fetched(origin: str) -> None:
     first, second = fetch(f"{origin}/bytes/10", f"{origin}/bytes/1000#part", **allowed(origin))
     assert (first.image, second.image) == (b"x" * 10, b"x" * 1000)
-    (video,) = fetch(f"{origin}/bytes/4000", kind="video_url", **allowed(origin))
+    (video,) = fetch(f"{origin}/bytes/4000", medium=Medium.VIDEO, **allowed(origin))
     assert len(video.video.file) == 4000
+    (audio,) = fetch(f"{origin}/bytes/3000", medium=Medium.AUDIO, **allowed(origin))
+    assert len(audio.audio.file) == 3000
+    with pytest.raises(InvalidInputError, match="more than 3500 bytes"):
+        fetch(f"{origin}/bytes/4000", medium=Medium.AUDIO, **allowed(origin))
     (_, headers), *_ = Handler.seen
     assert set(headers) == {"host", "accept", "user-agent"}
 
@@ -205,12 +210,12 @@ def test_one_caller_does_not_take_every_place(origin: str) -> None:
     async def run() -> None:
         fetcher = Fetcher(HttpSettings(**allowed(origin, fetch_seconds=20.0)), LIMITS)
         urls = [f"{origin}/slow/{number}" for number in range(2 * AT_ONCE)]
-        greedy = [RemoteMedia(pb.Part(), "image_url", url, "input") for url in urls]
+        greedy = [RemoteMedia(pb.Part(), Medium.IMAGE, url, "input") for url in urls]
         taken = asyncio.create_task(fetcher.fill(greedy, Call("Embed", "greedy", "")))
         while slow() < AT_ONCE_FOR_ONE:
             await asyncio.sleep(0.01)
         part = pb.Part()
-        small = [RemoteMedia(part, "image_url", f"{origin}/bytes/5", "input")]
+        small = [RemoteMedia(part, Medium.IMAGE, f"{origin}/bytes/5", "input")]
         await fetcher.fill(small, Call("Embed", "other", ""))
         assert (part.image, taken.done()) == (b"x" * 5, False)
         taken.cancel()

@@ -17,7 +17,17 @@ from vlm2vec_service.settings import Limits
 STRINGS = ["", "a", "https://example.com/a.png", "data:image/png;base64,AAAA", "data:,"]
 VALUES = ["a", 0, -1, 2**32, 1.5, True, None, [], ["a"], [7], {}, {"url": "a"}, {"type": "text"}]
 KEYS = ["text", "type", "url", "detail", "role", "name", "content", "instruction", "other"]
-WORDS = ["text", "image_url", "video_url", "user", "system", "developer", "assistant", "tool"]
+WORDS = [
+    "text",
+    "image_url",
+    "audio_url",
+    "input_audio",
+    "user",
+    "system",
+    "developer",
+    "assistant",
+    "tool",
+]
 
 Read = Callable[[InputReader, Any], object]
 FIELDS: dict[str, tuple[type[EmbeddingsBody | RerankBody], Read]] = {
@@ -33,7 +43,7 @@ FIELDS: dict[str, tuple[type[EmbeddingsBody | RerankBody], Read]] = {
 
 def refusal(field: str, value: Any) -> str:
     """The place that the server finds fault with; empty where it accepts the shape."""
-    reader = InputReader(Limits(max_images=1000), max_inputs=1000)
+    reader = InputReader(Limits(max_images=1000, max_videos=1000, max_audios=1000), max_inputs=1000)
     try:
         FIELDS[field][1](reader, value)
     except InvalidInputError as error:
@@ -125,6 +135,10 @@ def test_the_page_and_the_server_agree(field: str) -> None:
         ("input", {"image_url": {"href": "a"}}, "input.image_url.href"),
         ("input", {"image_url": {"url": None}}, "input.image_url.url"),
         ("input", {"image_url": ["a"]}, "input.image_url"),
+        ("input", {"input_audio": "AAAA"}, "input.input_audio"),
+        ("input", {"input_audio": {"format": "wav"}}, "input.input_audio.data"),
+        ("input", {"content": [{"type": "input_audio", "input_audio": {"url": "a"}}]},
+         "input.content[0].input_audio.url"),
         ("input", {"content": {"type": "text"}}, "input.content"),
         ("input", {"content": ["a"]}, "input.content[0].type"),
         ("input", {"content": [{"type": ["text"]}]}, "input.content[0].type"),
@@ -154,9 +168,28 @@ def test_errors_name_the_place(field: str, value: Any, place: str) -> None:
     [
         (
             {"words": "a"},
-            "known are instruction, prompt, text, image_url, video_url, image, content",
+            "known are instruction, prompt, text, image_url, video_url, audio_url, input_audio",
         ),
-        ({"content": [{"type": "audio"}]}, "expected text, image_url or video_url"),
+        (
+            {"content": [{"type": "audio"}]},
+            "expected text, image_url, video_url, audio_url or input_audio",
+        ),
+        (
+            {"input_audio": {"data": "AAAA", "format": "pcm16"}},
+            "expected wav, mp3, flac, ogg, opus",
+        ),
+        ({"video_url": "data:video/jpeg;fps=0;base64,AAAA"}, "fps=0: expected a number from 0.001"),
+        ({"video_url": "data:video/jpeg;fps=two;base64,AAAA"}, "fps=two: expected a number"),
+        ({"video_url": "data:video/mp4;fps=2;base64,AAAA"}, "fps is for frames: data:video/jpeg"),
+        ({"image_url": "data:image/png;fps=2;base64,AAAA"}, "fps is for frames"),
+        (
+            {"content": [{"type": "audio_url", "audio_url": "data:,a"}] * 5},
+            "more than max_audios, 4",
+        ),
+        (
+            {"content": [{"type": "video_url", "video_url": "data:,a"}] * 5},
+            "more than max_videos, 4",
+        ),
         ({"content": [{"type": "text", "url": "a"}]}, "known are type, text"),
         (5, "expected a string, token ids or an object"),
         (["a"] * 3, "3 given; 1 to max_inputs, 2, are accepted"),

@@ -1,7 +1,7 @@
 """Data URIs (RFC 2397) to the bytes that they hold, in all the ways in which people write them."""
 
 import binascii
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Self
 from urllib.parse import unquote_to_bytes
@@ -22,11 +22,12 @@ UNUSUAL = b"-_" + BLANKS
 
 @dataclass(frozen=True)
 class DataUri:
-    """A data URI taken apart: its media type in lower case, without parameters; whether the data,
-    which start at ``start`` of ``uri``, are base64 or percent-encoded bytes."""
+    """A data URI taken apart: its media type in lower case and its ``parameters``; whether the
+    data, which start at ``start`` of ``uri``, are base64 or percent-encoded bytes."""
 
     uri: str
     type: str
+    parameters: Mapping[str, str]
     base64: bool
     start: int
 
@@ -38,7 +39,9 @@ class DataUri:
             raise InvalidInputError(field, "no data URI: write data:TYPE;base64,...")
         type, *parameters = uri[len(SCHEME) : comma].lower().split(";")
         encoded = bool(parameters) and parameters[-1].strip() == "base64"
-        return cls(uri, type.strip(), encoded, comma + 1)
+        named = (parameter.partition("=")[::2] for parameter in parameters)
+        values = {name.strip(): value.strip() for name, value in named}
+        return cls(uri, type.strip(), values, encoded, comma + 1)
 
     def read(self, field: str, limits: Limits, limit: str) -> bytes:
         """Decodes the data. Raises `InvalidInputError` naming ``field``; for more bytes than the

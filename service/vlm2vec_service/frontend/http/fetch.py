@@ -23,6 +23,7 @@ from vlm2vec_service.errors import InvalidInputError
 from vlm2vec_service.frontend.access import Call
 from vlm2vec_service.frontend.http.errors import OriginError
 from vlm2vec_service.frontend.http.origins import PORTS, is_host, is_public, parse_origins
+from vlm2vec_service.preprocess.prepared import Medium
 from vlm2vec_service.settings import HttpSettings, Limits
 
 AT_ONCE = 32
@@ -33,15 +34,28 @@ MOST_RETRY_SECONDS = 300
 """What an origin may ask our callers to wait."""
 
 
+ACCEPTED = "image/*, video/*, audio/*"
+
+
 @dataclass(frozen=True)
 class RemoteMedia:
-    """A part of an input that is to be filled with what ``url`` points to: an image or a video, as
-    ``kind`` says (``image_url``, ``video_url``). ``field`` names the URL in errors."""
+    """A part of an input that is to be the image, video or audio, as ``medium`` says, to which
+    ``url`` points. ``field`` names the URL in errors."""
 
     part: pb.Part
-    kind: str
+    medium: Medium
     url: str
     field: str
+
+
+def fill_part(part: pb.Part, medium: Medium, data: bytes) -> None:
+    """Makes ``part`` the image, video or audio in the file ``data``."""
+    if medium is Medium.IMAGE:
+        part.image = data
+    elif medium is Medium.VIDEO:
+        part.video.file = data
+    else:
+        part.audio.file = data
 
 
 class Refused(Exception):
@@ -86,9 +100,9 @@ class Fetcher:
                 items[0].field, "URLs are not fetched here; send a data URI: data:TYPE;base64,..."
             )
         left = [self.settings.http_max_body_bytes]
-        equal: dict[tuple[str, str], list[RemoteMedia]] = {}
+        equal: dict[tuple[Medium, str], list[RemoteMedia]] = {}
         for item in items:
-            equal.setdefault((item.kind, item.url.partition("#")[0]), []).append(item)
+            equal.setdefault((item.medium, item.url.partition("#")[0]), []).append(item)
         places = self._places_of.setdefault(call.caller, asyncio.Semaphore(AT_ONCE_FOR_ONE))
         try:
             async with asyncio.TaskGroup() as group:
@@ -104,9 +118,9 @@ class Fetcher:
     async def _fill(
         self, items: Sequence[RemoteMedia], call: Call, places: asyncio.Semaphore, left: list[int]
     ) -> None:
-        """Fills ``items``, which are of one kind and URL."""
-        field, video = items[0].field, items[0].kind == "video_url"
-        most = self.limits.max_video_bytes if video else self.limits.max_image_bytes
+        """Fills ``items``, which are of one medium and URL."""
+        field, medium = items[0].field, items[0].medium
+        most = getattr(self.limits, f"max_{medium.value}_bytes")
         seconds = self.settings.fetch_seconds
         try:
             async with places, self._places, asyncio.timeout(seconds):
@@ -123,10 +137,7 @@ class Fetcher:
                 raise InvalidInputError(field, f"{problem}: there is no such host") from error
             raise OriginError(502, field, problem) from error
         for item in items:
-            if video:
-                item.part.video.file = data
-            else:
-                item.part.image = data
+            fill_part(item.part, medium, data)
 
     async def _follow(
         self, items: Sequence[RemoteMedia], call: Call, most: int, left: list[int]
@@ -136,7 +147,7 @@ class Fetcher:
         for _ in range(self.settings.fetch_redirects + 1):
             url = self._checked(url)
             async with self._pool.stream(
-                "GET", url, headers={"accept": "image/*, video/*", "user-agent": "vlm2vec-serve"}
+                "GET", url, headers={"accept": ACCEPTED, "user-agent": "vlm2vec-serve"}
             ) as answer:
                 headers = {k.lower(): v.decode("latin-1") for k, v in answer.headers}
                 if answer.status in (301, 302, 303, 307, 308) and b"location" in headers:

@@ -13,12 +13,21 @@ from vlm2vec_service.frontend.http.shapes import (
     TokenIds,
 )
 
+AUDIO_FORMATS = ("wav", "mp3", "flac", "ogg", "opus", "m4a", "aac")
 TEXT = Text()
 IGNORED = Text(description="For other servers; this one has no use for it.")
 URL = ByType(
     {str: TEXT, dict: Object({"url": TEXT, "detail": IGNORED}, required=("url",))},
     expected="a string or an object",
     description="A data URI; or an https URL, where the server fetches from its origin.",
+)
+INPUT_AUDIO = Object(
+    {
+        "data": TEXT.described("Base64, or what audio_url may be."),
+        "format": Choice(AUDIO_FORMATS, description="The file itself says which it is."),
+    },
+    required=("data",),
+    description="An audio, as OpenAI's chats have it.",
 )
 TOKENS = TokenIds(description="Ids of the model's own tokenizer.")
 
@@ -33,8 +42,14 @@ def _content(*parts: Object) -> ByType:
 
 
 TEXT_PART = _part("text", TEXT)
-CONTENT = _content(TEXT_PART, _part("image_url", URL), _part("video_url", URL))
-"""A string, or a list of text, images and videos, as a chat has them."""
+CONTENT = _content(
+    TEXT_PART,
+    _part("image_url", URL),
+    _part("video_url", URL),
+    _part("audio_url", URL),
+    _part("input_audio", INPUT_AUDIO),
+)
+"""A string, or a list of text, images, videos and audios, as a chat has them."""
 
 ITEM = Object(
     {
@@ -43,6 +58,8 @@ ITEM = Object(
         "text": TEXT,
         "image_url": URL,
         "video_url": URL,
+        "audio_url": URL,
+        "input_audio": INPUT_AUDIO,
         "image": TEXT.described("The same as image_url, or bare base64."),
         "content": CONTENT,
     }

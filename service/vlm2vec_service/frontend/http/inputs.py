@@ -8,19 +8,31 @@ from typing import Any, TypeVar
 from vlm2vec.v1 import embedding_pb2 as pb
 from vlm2vec_service.errors import InvalidInputError
 from vlm2vec_service.frontend.access import current
-from vlm2vec_service.frontend.http.fetch import Fetcher, RemoteMedia
+from vlm2vec_service.frontend.http.fetch import Fetcher, RemoteMedia, fill_part
 from vlm2vec_service.frontend.http.input_shapes import INPUT, MANY, MESSAGES, ONE, PICTURES
 from vlm2vec_service.frontend.http.media_text import IN_CHAT, IN_INPUT, check_no_media
 from vlm2vec_service.frontend.http.own_words import Wording, in_own_words
 from vlm2vec_service.frontend.http.shapes import Shape
 from vlm2vec_service.frontend.parsing import parsed
 from vlm2vec_service.preprocess.data_uri import DataUri, is_data_uri, read_base64
+from vlm2vec_service.preprocess.pictures import MAX_FPS, MIN_FPS
+from vlm2vec_service.preprocess.prepared import Medium
 from vlm2vec_service.settings import Limits
 
 T = TypeVar("T")
 
 FRAMES = "video/jpeg"
-"""The media type of a video as JPEG frames, base64, with commas between."""
+"""The media type of a video as JPEG frames, base64, with commas between; ``fps`` is a parameter."""
+MEDIA = {
+    "image_url": Medium.IMAGE,
+    "video_url": Medium.VIDEO,
+    "audio_url": Medium.AUDIO,
+    "input_audio": Medium.AUDIO,
+    "image": Medium.IMAGE,
+}
+"""The keys of an input that hold media, and the types of parts."""
+BARE = ("input_audio", "image")
+"""Those of them that may be base64 without anything before it."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +47,7 @@ class InputReader:
     """Checks and converts the inputs of one request, all within `taken`.
 
     ``field`` is where a value stands in the body, for errors. What is wrong raises
-    `InvalidInputError`. ``ways`` is what such an error says to who sends a picture as text.
+    `InvalidInputError`. ``ways`` is what such an error says to who sends media as text.
     """
 
     def __init__(self, limits: Limits, max_inputs: int, ways: str = IN_INPUT) -> None:
@@ -145,9 +157,8 @@ class InputReader:
             message.instruction, wording.instruction = values["instruction"], f"{field}.instruction"
         if "text" in values:
             self._text(message, wording, values["text"], f"{field}.text")
-        for kind in ("image_url", "video_url", "image"):
-            if kind in values:
-                self._media(message, wording, kind, values[kind], f"{field}.{kind}")
+        for kind in (kind for kind in MEDIA if kind in values):
+            self._media(message, wording, kind, values[kind], f"{field}.{kind}")
         if "content" in values:
             self._content(message, wording, values["content"], f"{field}.content")
 
@@ -172,34 +183,55 @@ class InputReader:
     def _media(
         self, message: pb.Input, wording: Wording, kind: str, value: Any, field: str
     ) -> None:
-        """Adds a `URL` of an image or a video, or bare base64 of an ``image``."""
-        url = value if isinstance(value, str) else value["url"]
+        """Adds a medium: a `URL`, or what `INPUT_AUDIO` has; where ``kind`` is of `BARE`, it may be
+        bare base64."""
+        medium = MEDIA[kind]
+        url = value if isinstance(value, str) else value["data" if kind == "input_audio" else "url"]
         part = message.parts.add()
-        wording.parts.append(("video_url" if kind == "video_url" else "image_url", field))
-        if sum(kind != "text" for kind, _ in wording.parts) > self.limits.max_images + 1:
-            # One of them may be the video.
-            raise InvalidInputError(field, f"more than max_images, {self.limits.max_images}")
-        if kind == "image" and not is_data_uri(url) and "://" not in url[:20]:
-            part.image = read_base64(url, field, self.limits, "max_image_bytes")
-        elif not is_data_uri(url):
-            self._remote.append(RemoteMedia(part, kind, url, field))
+        wording.parts.append((medium.value, field))
+        limit = f"max_{medium.value}s"
+        most = getattr(self.limits, limit)
+        if sum(medium.value == one for one, _ in wording.parts) > most:
+            raise InvalidInputError(field, f"more than {limit}, {most}")
+        if is_data_uri(url):
+            self._data(part, medium, DataUri.parse(url, field), field)
+        elif kind in BARE and "://" not in url[:20]:
+            limit = f"max_{medium.value}_bytes"
+            fill_part(part, medium, read_base64(url, field, self.limits, limit))
         else:
-            self._data(part, kind, DataUri.parse(url, field), field)
+            self._remote.append(RemoteMedia(part, medium, url, field))
 
-    def _data(self, part: pb.Part, kind: str, data: DataUri, field: str) -> None:
+    def _data(self, part: pb.Part, medium: Medium, data: DataUri, field: str) -> None:
         """Fills ``part`` with what a data URI holds."""
-        if kind != "video_url":
-            part.image = data.read(field, self.limits, "max_image_bytes")
-        elif data.type != FRAMES or not data.base64:
-            part.video.file = data.read(field, self.limits, "max_video_bytes")
-        elif data.uri.count(",", data.start) >= self.limits.max_video_frames:
+        if medium is not Medium.VIDEO or data.type != FRAMES or not data.base64:
+            if "fps" in data.parameters:
+                raise InvalidInputError(
+                    field, f"fps is for frames: data:{FRAMES};fps=2;base64,FRAME,FRAME"
+                )
+            fill_part(part, medium, data.read(field, self.limits, f"max_{medium.value}_bytes"))
+            return
+        if data.uri.count(",", data.start) >= self.limits.max_video_frames:
             most = self.limits.max_video_frames
             raise InvalidInputError(field, f"more frames than max_video_frames, {most}")
-        else:
-            frames = data.uri[data.start :].split(",")
-            part.video.frames.images.extend(
-                read_base64(frame, field, self.limits, "max_image_bytes") for frame in frames
-            )
+        if "fps" in data.parameters:
+            part.video.frames.fps = _fps(data.parameters["fps"], field)
+        part.video.frames.images.extend(
+            read_base64(frame, field, self.limits, "max_image_bytes")
+            for frame in data.uri[data.start :].split(",")
+        )
+
+
+def _fps(value: str, field: str) -> float:
+    """Reads how many frames are shown in a second. Raises `InvalidInputError`."""
+    try:
+        fps = float(value)
+    except ValueError:
+        fps = 0.0
+    if not MIN_FPS <= fps <= MAX_FPS:
+        raise InvalidInputError(
+            field, f"fps={value[:20]}: expected a number from {MIN_FPS:g} to {MAX_FPS:g}"
+        )
+    return fps
 
 
 def _words(content: Any) -> str:

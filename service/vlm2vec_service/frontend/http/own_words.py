@@ -8,14 +8,16 @@ from vlm2vec_service.errors import InvalidInputError
 
 INPUT = re.compile(r"(?:(?:inputs|candidates)\[(\d+)\]|query)(?:\.(.*))?", re.DOTALL)
 """A field of gRPC's calls: which input it is of, and what is named within that."""
-PIECE = re.compile(r"(parts|images|video|token_ids|text|instruction|prompt)(?:\[(\d+)\])?(.*)")
+PIECE = re.compile(
+    r"(parts|images|video|audio|token_ids|text|instruction|prompt)(?:\[(\d+)\])?(.*)"
+)
 """A field within an input, by its name, the index if it has one, and the rest."""
 
 
 @dataclasses.dataclass
 class Wording:
     """How the caller wrote one input: the ``field`` in which it stands, and those of its pieces:
-    the ``parts`` with their kind (``text``, ``image_url``, ``video_url``), ``instruction`` and
+    the ``parts`` with their kind (``text``, ``image``, ``video``, ``audio``), ``instruction`` and
     ``prompt``."""
 
     field: str
@@ -33,9 +35,11 @@ class Wording:
             frame = re.search(r"frames\.images\[(\d+)\]", rest)
             return self.parts[number][1], f"frame {frame[1]}: " if frame else ""
         if kind == "images":
-            return (self._of_kind("image_url", number), "") if index else (self.field, "images: ")
+            return (self._of_kind("image", number), "") if index else (self.field, "images: ")
         if kind == "video":
-            return self._of_kind("video_url", 0), f"frame {index}: " if index else ""
+            return self._of_kind("video", 0), f"frame {index}: " if index else ""
+        if kind == "audio":
+            return self._of_kind("audio", number), ""
         if kind == "token_ids":
             return self.field + piece.removeprefix(kind), ""
         if kind == "text" and sum(part == "text" for part, _ in self.parts) == 1:

@@ -20,7 +20,10 @@ NAMED = ("key:", "certificate:", "jwt:")
 UNNAMED, OTHER, SHADOW = "unnamed", "other", "shadow"
 """Stand for callers without a credential, for those with one that are too many, and for copies that
 nobody asked for."""
-MODALITIES = ("text", "image", "video", "image_text", "video_text")
+MODALITIES = (
+    "text", "image", "video", "audio", "image_text", "video_text", "audio_text", "image_audio",
+    "video_audio", "image_audio_text", "video_audio_text",
+)  # fmt: skip
 
 Metric = TypeVar("Metric", Counter, Gauge, Histogram)
 
@@ -67,6 +70,7 @@ class Metrics:
         )
         self.modalities = counter("modalities_total", "Inputs by modality.", "modality")
         self.tokens = counter("tokens_total", "Tokens embedded.", "model", "version")
+        self.audio_seconds = counter("audio_seconds_total", "Seconds of audio embedded.", "model")
         self.stage = histogram(
             "stage_seconds", "Seconds of an input in a stage.", SECONDS, "model", "stage"
         )
@@ -203,12 +207,20 @@ class Metrics:
         )
 
     def answered(
-        self, model: str, version: str, tokens: int, queue_seconds: float, inference_seconds: float
+        self,
+        model: str,
+        version: str,
+        tokens: int,
+        audio_seconds: float,
+        queue_seconds: float,
+        inference_seconds: float,
     ) -> None:
-        """Counts an input of so many ``tokens`` that was answered, and how long it waited and
-        ran."""
+        """Counts an input of so many ``tokens`` and ``audio_seconds`` that was answered, and how
+        long it waited and ran."""
         self.inputs.labels(model, version, Code.OK.name).inc()
         self.tokens.labels(model, version).inc(tokens)
+        if audio_seconds:
+            self.audio_seconds.labels(model).inc(audio_seconds)
         self.stage.labels(model, "queue").observe(queue_seconds)
         self.stage.labels(model, "inference").observe(inference_seconds)
 

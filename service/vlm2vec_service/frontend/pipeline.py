@@ -325,8 +325,8 @@ class Pipeline:
         prepared, found = queued.input.prepared, queued.future.result()
         self._shadow(asked.message, prepared, route, found)
         self.metrics.answered(
-            route.served.model.name, route.version.name, len(prepared), found.queue_seconds,
-            found.inference_seconds,
+            route.served.model.name, route.version.name, len(prepared), prepared.audio_seconds,
+            found.queue_seconds, found.inference_seconds,
         )  # fmt: skip
         return Answer(
             route, found.vector, len(prepared), prepared.truncated, preprocess,

@@ -1,4 +1,4 @@
-"""Whether a video file is cut off, by the lengths that its container gives.
+"""Whether a video or audio file is cut off, by the lengths that its container gives.
 
 FFmpeg plays what is there of a file without a word, which is right for a player; a vector of it
 would be one of another video.
@@ -7,6 +7,7 @@ would be one of another video.
 import struct
 from collections.abc import Callable, Iterator
 
+CUT_OFF = "the file is cut off: there is less of it than it says"
 MOST_ELEMENTS = 1_000_000
 """Elements of a file that are walked through at most; one with more counts as whole."""
 Ends = Iterator[int]
@@ -221,6 +222,66 @@ def _table(flags: int) -> int:
     return 3 << (flags & 7) + 1 if flags & 0x80 else 0
 
 
+UNKNOWN = 0x7FFFF000
+"""The least length of a chunk of samples that programs write who do not know it."""
+
+
+def _wav(data: bytes) -> bool:
+    order = "big" if data[:4] == b"RIFX" else "little"
+    length, start = _chunk(data, b"data", order)
+    if data[:4] == b"RF64" and data[12:16] == b"ds64":
+        length = _number(data, 28, 8, "little")
+    elif length >= UNKNOWN:
+        return False
+    return start + length > len(data)
+
+
+def _aiff(data: bytes) -> bool:
+    length, start = _chunk(data, b"SSND", "big")
+    return start + length > len(data)
+
+
+def _chunk(data: bytes, name: bytes, order: str) -> tuple[int, int]:
+    """The length and the place of what is in a chunk. Raises `IndexError` where there is none."""
+    place = 12
+    while data[place : place + 4] != name:
+        length = _number(data, place + 4, 4, order)
+        place += 8 + length + length % 2
+    return _number(data, place + 4, 4, order), place + 8
+
+
+def _mp3(data: bytes) -> bool:
+    """Most encoders write a first frame that says how many bytes the frames have."""
+    place = _after_id3(data)
+    tag = data.find(b"Xing", place, place + 64)
+    tag = tag if tag >= 0 else data.find(b"Info", place, place + 64)
+    if tag < 0 or not _number(data, tag + 4, 4) & 2:
+        return place > len(data)
+    has_frames = _number(data, tag + 4, 4) & 1
+    return place + _number(data, tag + 8 + 4 * has_frames, 4) > len(data)
+
+
+def _after_id3(data: bytes) -> int:
+    """Where a file's tags end, whose length has seven bits a byte."""
+    if data[:3] != b"ID3":
+        return 0
+    length = 0
+    for place in range(6, 10):
+        length = length << 7 | data[place] & 0x7F
+    return 10 + length
+
+
+def _adts(data: bytes) -> bool:
+    return _overshoots(_adts_frames(data), len(data))
+
+
+def _adts_frames(data: bytes) -> Ends:
+    place = _after_id3(data)
+    while data[place : place + 1] == b"\xff":
+        place += max(7, _number(data, place + 3, 3) >> 5 & 0x1FFF)
+        yield place
+
+
 CHECKS: dict[str, Callable[[bytes], bool]] = {
     "mov,mp4,m4a,3gp,3g2,mj2": _mp4,
     "matroska,webm": _matroska,
@@ -231,5 +292,9 @@ CHECKS: dict[str, Callable[[bytes], bool]] = {
     "asf": _asf,
     "ogg": _ogg,
     "gif": _gif,
+    "wav": _wav,
+    "aiff": _aiff,
+    "mp3": _mp3,
+    "aac": _adts,
 }
 """How each container that is read is checked, by FFmpeg's name of the demuxer."""

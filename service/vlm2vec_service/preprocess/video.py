@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image
 
 from vlm2vec_service.errors import InvalidInputError
-from vlm2vec_service.preprocess.containers import is_cut_off
+from vlm2vec_service.preprocess.containers import CUT_OFF, is_cut_off
 from vlm2vec_service.preprocess.images import check_pixels, check_size
 from vlm2vec_service.preprocess.runs import Run, Unplannable, packets_shown, plan
 from vlm2vec_service.preprocess.runs import decode as decode_runs
@@ -37,7 +37,6 @@ WITHOUT_LENGTHS = ("mpegts", "mpeg")
 MOST_TAIL = 1_000
 """Packets of such a container that are decoded once more, at most, of each of its last two groups:
 the frames behind a key frame may refer to those before it."""
-CUT_OFF = "the file is cut off: there is less of it than it says"
 Turn = tuple[tuple[int, int], tuple[int, int]]
 """A display matrix of quarter turns and mirrors: where a frame's x and y axes go, as x and y."""
 UPRIGHT: Turn = ((1, 0), (0, 1))

@@ -1,0 +1,188 @@
+"""Audio, as a file that PyAV decodes or as samples, to one channel of 16,000 samples a second."""
+
+import dataclasses
+import io
+from collections.abc import Callable, Generator, Iterator
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+
+import av
+import numpy as np
+import numpy.typing as npt
+
+from vlm2vec_service.errors import InvalidInputError
+from vlm2vec_service.preprocess.containers import CUT_OFF, is_cut_off
+from vlm2vec_service.preprocess.resample import RATE, resampled
+from vlm2vec_service.preprocess.stop import NEVER, Stop
+from vlm2vec_service.settings import Limits
+
+FORMATS = "wav,flac,mp3,ogg,aac,aiff,mov,matroska,avi,mpegts,mpeg,flv,asf"
+"""The containers that are read, by FFmpeg's names; of those of a film, its sound."""
+CODECS = {
+    "aac", "ac3", "adpcm_ima_wav", "adpcm_ms", "alac", "eac3", "flac", "mp2", "mp3", "opus",
+    "pcm_alaw", "pcm_f32be", "pcm_f32le", "pcm_f64be", "pcm_f64le", "pcm_mulaw", "pcm_s16be",
+    "pcm_s16le", "pcm_s24be", "pcm_s24le", "pcm_s32be", "pcm_s32le", "pcm_s8", "pcm_u8", "vorbis",
+    "wmav1", "wmav2",
+}  # fmt: skip
+OPTIONS = {"format_whitelist": FORMATS, "max_probe_packets": "1", "max_size": "65536"}
+"""FFmpeg would search a WAV for other codecs, which takes longer than to decode it, and would read
+it in pieces so small that most of the time goes into what is done for each."""
+RATES = (1_000, 768_000)
+"""The lowest and the highest rate that is resampled."""
+FULL_SCALE = {"u8": 2**7, "s16": 2**15, "s32": 2**31, "flt": 1, "dbl": 1}
+"""What is 1.0 of the samples of a format, by FFmpeg's name."""
+LOUDEST = 1e12
+"""The loudest sample, of which the power of a frame still is a number in single precision."""
+
+EMPTY = "the audio holds no sample"
+Floats = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Audio:
+    """An audio that has been measured and is not decoded yet.
+
+    ``rate`` is its samples a second, ``field`` where it stands in the input, for errors. ``decode``
+    starts over and gives it piece by piece, mixed to one channel of ``rate``: float32 ``(n,)``.
+    """
+
+    rate: int
+    field: str
+    decode: Callable[[], Generator[Floats]] = dataclasses.field(repr=False)
+
+    def samples(self, seconds: float) -> Floats:
+        """Decodes its first ``seconds``: float32 ``(n,)`` at 16,000 a second.
+
+        What follows them is not decoded. Raises `InvalidInputError` that names the field of an
+        audio that is damaged, cut off before or not of numbers, and what `Stop.check` does.
+        """
+        most, taken, count = int(seconds * RATE), [np.zeros(0, np.float32)], 0
+        with closing(self.decode()) as pieces:
+            for piece in resampled(pieces, self.rate):
+                taken.append(piece[: most - count])
+                count += len(taken[-1])
+                if count >= most:
+                    break
+        found = np.concatenate(taken)
+        if not count:
+            raise InvalidInputError(self.field, EMPTY)
+        if not np.abs(found).max() <= LOUDEST:
+            raise InvalidInputError(
+                self.field, f"a sample is no number, or beyond {LOUDEST:g} times full scale"
+            )
+        return found
+
+
+def measure_audio(data: bytes, limits: Limits, field: str = "audio", stop: Stop = NEVER) -> Audio:
+    """Opens a file and decodes its first frame, which tells its rate and channels.
+
+    Of a film it is the first sound track. Raises `InvalidInputError` that names ``field``, also for
+    a file that is cut off, and what `Stop.check` does.
+    """
+    if len(data) > limits.max_audio_bytes:
+        raise InvalidInputError(
+            field, f"{len(data)} bytes are more than max_audio_bytes, {limits.max_audio_bytes}"
+        )
+    with _opened(data, field) as (container, stream):
+        if is_cut_off(data, container.format.name):
+            raise InvalidInputError(field, CUT_OFF)
+        first = next(_frames(container, stream, stop, field), None)
+        if first is None:
+            raise InvalidInputError(field, EMPTY)
+        rate = first.sample_rate
+        _check(rate, first.layout.nb_channels, limits, field)
+
+    def decode() -> Generator[Floats]:
+        with _opened(data, field) as (container, stream):
+            for frame in _frames(container, stream, stop, field):
+                if frame.sample_rate != rate:
+                    raise InvalidInputError(
+                        field, f"its rate changes from {rate} to {frame.sample_rate} Hz"
+                    )
+                _check(rate, frame.layout.nb_channels, limits, field)
+                yield _mixed(_planes(frame), FULL_SCALE[frame.format.name.rstrip("p")])
+
+    return Audio(rate, field, decode)
+
+
+def raw_audio(samples: Floats, rate: int, limits: Limits, field: str = "audio") -> Audio:
+    """Takes samples as they are: float32 ``(n, channels)`` at ``rate`` a second.
+
+    Raises `InvalidInputError` that names ``field``.
+    """
+    _check(rate, samples.shape[1], limits, field)
+    if not len(samples):
+        raise InvalidInputError(field, EMPTY)
+
+    def decode() -> Generator[Floats]:
+        for start in range(0, len(samples), rate):
+            yield _mixed(samples[start : start + rate].T, 1)
+
+    return Audio(rate, field, decode)
+
+
+def _check(rate: int, channels: int, limits: Limits, field: str) -> None:
+    if not RATES[0] <= rate <= RATES[1]:
+        raise InvalidInputError(field, f"a rate of {rate} Hz is not in {RATES[0]} to {RATES[1]}")
+    if not 1 <= channels <= limits.max_audio_channels:
+        raise InvalidInputError(
+            field,
+            f"{channels} channels are not in 1 to max_audio_channels, {limits.max_audio_channels}",
+        )
+
+
+def _planes(frame: av.AudioFrame) -> npt.NDArray[np.generic]:
+    """The samples of a frame: ``(channels, n)`` of its own type."""
+    values = frame.to_ndarray()
+    if frame.format.is_planar:
+        return values
+    return values.reshape(-1, frame.layout.nb_channels).T
+
+
+def _mixed(planes: npt.NDArray[np.generic], full_scale: int) -> Floats:
+    """The mean over the channels of ``(channels, n)``, where ``full_scale`` becomes 1.0."""
+    total = np.zeros(planes.shape[1], np.float32)
+    for plane in planes:
+        np.add(total, plane, out=total, casting="same_kind")
+    if planes.dtype == np.uint8:
+        total -= np.float32(full_scale * len(planes))
+    total /= np.float32(full_scale * len(planes))
+    return total
+
+
+@contextmanager
+def _opened(
+    data: bytes, field: str
+) -> Iterator[tuple[av.container.InputContainer, av.AudioStream]]:
+    """Opens a file and its first sound track; whatever PyAV raises is the input's fault."""
+    try:
+        with av.open(
+            io.BytesIO(data), mode="r", options=OPTIONS, metadata_errors="ignore"
+        ) as container:
+            if not container.streams.audio:
+                raise InvalidInputError(field, "the file has no audio stream")
+            stream = container.streams.audio[0]
+            context = stream.codec_context  # None where FFmpeg knows no decoder
+            codec = context.codec.canonical_name if context else "unknown"
+            if codec not in CODECS:
+                raise InvalidInputError(
+                    field, f"the codec {codec} is none of {', '.join(sorted(CODECS))}"
+                )
+            yield container, stream
+    except (av.FFmpegError, ValueError) as error:
+        raise InvalidInputError(field, f"undecodable audio: {error}") from error
+
+
+def _frames(
+    container: av.container.InputContainer, stream: av.AudioStream, stop: Stop, field: str
+) -> Iterator[av.AudioFrame]:
+    """Decodes ``stream``, until it is to stop."""
+    count = 0
+    for packet in container.demux(stream):
+        stop.check(field)
+        for frame in packet.decode():
+            count += frame.samples
+            yield frame
+    # Of the containers without lengths of their own, this one says how many samples there are.
+    if container.format.name == "flac" and count < (stream.duration or 0):
+        raise InvalidInputError(field, CUT_OFF)

@@ -67,9 +67,10 @@ def embed(**values: Any) -> None:
     A line holds "id", perhaps "adapter" (a NAME; without one the base model answers), and either
     "prompt", with the model's own placeholders, or "instruction" and "text", which the adapter's
     prompt template joins. "images" is a list of paths or data URIs; "video" is the path of a video,
-    a list of its frames, or {"frames": [...], "fps": 2}, and "videos" a list of such. Instead of
-    these and "text", "parts" is a list of {"text": ...}, {"image": ...} and {"video": ...} in the
-    order that a template may keep. Paths are relative to the folder of the input file.
+    a list of its frames, or {"frames": [...], "fps": 2}, and "videos" a list of such; "audio" is
+    the path of an audio, and "audios" a list of such. Instead of these and "text", "parts" is a
+    list of {"text": ...}, {"image": ...}, {"video": ...} and {"audio": ...} in the order that a
+    template may keep. Paths are relative to the folder of the input file.
 
     With --preset NAME the base, and its adapter if it has one, are those of a published model,
     unless they are given; lines that name no adapter are for that one.

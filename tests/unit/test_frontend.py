@@ -1,12 +1,14 @@
 """Messages to requests, and vectors to bytes."""
 
 import io
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pytest
 from PIL import Image
 
+from tests.parity.audio_specs import wav, waveform
 from vlm2vec.v1 import embedding_pb2 as pb
 from vlm2vec_service.errors import InvalidInputError
 from vlm2vec_service.frontend.limits import check_options
@@ -28,6 +30,22 @@ def png() -> bytes:
 
 TEXT, IMAGE = pb.Part(text="a"), pb.Part(image=png())
 FRAMES = pb.Part(video=pb.Video(frames=pb.Frames(images=[png(), png()])))
+SOUND = {
+    "rate": 22_050,
+    "samples": 6_615,
+    "format": "int16",
+    "channels": [
+        {"kind": "tones", "tones": [[220, 0.4], [330, 0.2]]},
+        {"kind": "noise", "seed": 1, "gain": 0.5},
+    ],
+}
+AUDIO = pb.Part(audio=pb.Audio(file=wav(SOUND)))
+
+
+def samples(**values: Any) -> pb.Part:
+    """The part of samples that are fine but for ``values``."""
+    given = {"data": bytes(64), "rate": 16_000, **values}
+    return pb.Part(audio=pb.Audio(samples=pb.Samples(**given)))
 
 
 def encoded(vector: npt.NDArray[np.float32], options: pb.OutputOptions, unit: bool) -> pb.Vector:
@@ -76,9 +94,40 @@ def test_parts_become_a_request() -> None:
     assert (raw.prompt, raw.text, len(raw.images)) == ("p", None, 1)
 
 
+def test_samples_are_what_their_file_is() -> None:
+    sound = waveform(SOUND)
+    whole = (sound * 32768).astype("<i2").tobytes()
+    parts = [
+        AUDIO,
+        samples(data=whole, format=pb.SAMPLE_FORMAT_INT16, rate=22_050, channels=2),
+        samples(data=sound.tobytes(), format=pb.SAMPLE_FORMAT_FLOAT32, rate=22_050, channels=2),
+        samples(data=sound.tobytes(), rate=22_050, channels=2),
+        TEXT,
+    ]
+    request = parse_input(pb.Input(parts=parts), Limits(), 8)
+    assert request.parts == (*[Medium.AUDIO] * 4, "a")
+    file, *others = (audio.samples(0.2) for audio in request.audios)
+    assert file.shape == (3200,)
+    for other in others:
+        np.testing.assert_allclose(other, file, atol=1e-6)
+    (mono,) = parse_input(pb.Input(parts=[samples(rate=16_000)]), Limits(), 8).audios
+    assert mono.samples(1.0).shape == (16,)
+
+
 @pytest.mark.parametrize(
     ("message", "field"),
     [
+        (pb.Input(parts=[AUDIO] * 5), "parts"),
+        (pb.Input(parts=[pb.Part(audio=pb.Audio())]), "parts[0].audio"),
+        (pb.Input(parts=[TEXT, pb.Part(audio=pb.Audio(file=png()))]), "parts[1].audio.file"),
+        (pb.Input(parts=[samples(rate=999)]), "parts[0].audio.samples.rate"),
+        (pb.Input(parts=[samples(rate=768_001)]), "parts[0].audio.samples.rate"),
+        (pb.Input(parts=[samples(channels=33)]), "parts[0].audio.samples.channels"),
+        (pb.Input(parts=[samples(format=9)]), "parts[0].audio.samples.format"),
+        (pb.Input(parts=[samples(channels=3)]), "parts[0].audio.samples.data"),
+        (pb.Input(parts=[samples(data=b"abc")]), "parts[0].audio.samples.data"),
+        (pb.Input(parts=[samples(data=bytes(52_428_804))]), "parts[0].audio.samples.data"),
+        (pb.Input(parts=[samples(data=b"")]), "parts[0].audio.samples"),
         (pb.Input(parts=[pb.Part()]), "parts[0]"),
         (pb.Input(parts=[TEXT, pb.Part(image=b"x")]), "parts[1].image"),
         (pb.Input(prompt="p", parts=[TEXT]), "parts[0].text"),
@@ -132,6 +181,10 @@ def test_bad_options_are_named(options: pb.CallOptions, field: str) -> None:
         (pb.Input(parts=[IMAGE]), "image"),
         (pb.Input(parts=[IMAGE], instruction="i"), "image_text"),
         (pb.Input(parts=[FRAMES, TEXT]), "video_text"),
+        (pb.Input(parts=[AUDIO]), "audio"),
+        (pb.Input(parts=[AUDIO], prompt="p"), "audio_text"),
+        (pb.Input(parts=[AUDIO, IMAGE]), "image_audio"),
+        (pb.Input(parts=[AUDIO, IMAGE, FRAMES, TEXT]), "video_audio_text"),
     ],
 )
 def test_modality(message: pb.Input, expected: str) -> None:

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tests.parity.audio_specs import wav
 from vlm2vec_service.errors import InvalidInputError
 from vlm2vec_service.offline.lines import Line, LineReader
 from vlm2vec_service.preprocess.pictures import Pictures
@@ -62,6 +63,45 @@ def test_video_is_a_list_of_frames(tmp_path: Path) -> None:
     line = parse(tmp_path, id=1, video=[data_uri(png(8, 8)), data_uri(png(8, 8))])
     (video,) = line.request.videos
     assert Pictures.of(video, "viewed").sizes == ((8, 8), (8, 8))
+
+
+def sound(samples: int) -> bytes:
+    voice = {"kind": "tones", "tones": [[220, 0.4]]}
+    return wav({"rate": 16_000, "samples": samples, "format": "int16", "channels": [voice]})
+
+
+def test_audios_are_files_and_data_uris(tmp_path: Path) -> None:
+    (tmp_path / "a.wav").write_bytes(sound(3200))
+    (audio,) = parse(tmp_path, id=1, audio="a.wav", text="a").request.audios
+    assert audio.samples(1.0).shape == (3200,)
+    uri = data_uri(sound(1600), "audio/wav")
+    several = parse(tmp_path, id=1, prompt="<|AUDIO|>", audios=[uri, "a.wav"]).request
+    assert [audio.samples(1.0).shape for audio in several.audios] == [(1600,), (3200,)]
+    parts = [{"audio": "a.wav"}, {"text": "a"}, {"audio": uri}]
+    request = parse(tmp_path, id=1, parts=parts).request
+    assert request.parts == (Medium.AUDIO, "a", Medium.AUDIO)
+    assert len(request.audios) == 2
+
+
+@pytest.mark.parametrize(
+    ("values", "problem"),
+    [
+        ({"audio": "none.wav"}, "audio: "),
+        ({"audio": ["a.wav"]}, "audio: expected a path or a data URI"),
+        ({"audios": "a.wav"}, "audios: expected a list of audios"),
+        ({"audios": ["a.wav"] * 5}, "audios: 5 are more than max_audios, 4"),
+        ({"audio": "a.wav", "audios": []}, "audios: beside audio: give one or the other"),
+        ({"audio": data_uri(png())}, "audio: "),
+        ({"parts": [{"audio": 3}]}, "parts[0].audio: expected a path"),
+        ({"parts": [{"audio": "a.wav"}] * 5}, "parts: 5 audios are more than max_audios, 4"),
+        ({"parts": [], "audio": "a.wav"}, "audio: beside parts: give one or the other"),
+        ({"audio": data_uri(bytes(300))}, "audio: 300 bytes are more than max_audio_bytes, 299"),
+    ],
+)
+def test_what_is_wrong_with_an_audio(tmp_path: Path, values: Any, problem: str) -> None:
+    with pytest.raises(InvalidInputError) as refused:
+        parse(tmp_path, Limits(max_audio_bytes=299), id=1, **values)
+    assert str(refused.value).startswith(problem)
 
 
 def test_parts_keep_their_order(tmp_path: Path) -> None:

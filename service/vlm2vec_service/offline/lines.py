@@ -1,4 +1,4 @@
-"""From the lines of a JSON-lines file to requests, with pictures measured and limits kept."""
+"""From the lines of a JSON-lines file to requests, with media measured and limits kept."""
 
 import json
 import re
@@ -12,13 +12,13 @@ from vlm2vec_service.errors import InvalidInputError
 from vlm2vec_service.preprocess.data_uri import DataUri, is_data_uri
 from vlm2vec_service.preprocess.images import EncodedImage, measure_image
 from vlm2vec_service.preprocess.pictures import MAX_FPS, MIN_FPS, Frames, VideoSource
-from vlm2vec_service.preprocess.prepared import Medium, Request
+from vlm2vec_service.preprocess.prepared import AudioSource, Medium, Request
 from vlm2vec_service.preprocess.sampling import Sampling
 from vlm2vec_service.settings import Limits
 
-KEYS = {"id", "adapter", "prompt", "instruction", "text", "images", "video", "videos", "parts"}
-BESIDE_PARTS = ("prompt", "text", "images", "video", "videos")
+BESIDE_PARTS = ("prompt", "text", "images", "video", "videos", "audio", "audios")
 """Keys that say what ``parts`` says."""
+KEYS = {"id", "adapter", "instruction", "parts", *BESIDE_PARTS}
 UNWRITABLE = re.compile(r"[\0\ud800-\udfff]")
 """Characters that JSON can hold and a name in an output file cannot."""
 
@@ -66,8 +66,9 @@ class LineReader:
             raise InvalidInputError(
                 "id", "longer than 1024, or with a NUL or half a surrogate pair"
             )
-        if "video" in values and "videos" in values:
-            raise InvalidInputError("videos", "beside video: give one or the other")
+        for one in ("video", "audio"):
+            if one in values and f"{one}s" in values:
+                raise InvalidInputError(f"{one}s", f"beside {one}: give one or the other")
         if "parts" in values:
             return Line(str(values["id"]), values.get("adapter"), self._of_parts(values))
         request = Request(
@@ -76,6 +77,7 @@ class LineReader:
             text=values.get("text"),
             images=self._images(values.get("images", []), "images", "max_images"),
             videos=self._videos(values),
+            audios=self._audios(values),
         )
         return Line(str(values["id"]), values.get("adapter"), request)
 
@@ -85,15 +87,17 @@ class LineReader:
         if beside := [key for key in BESIDE_PARTS if key in values]:
             raise InvalidInputError(beside[0], "beside parts: give one or the other")
         if not isinstance(given, list) or not all(_is_part(part) for part in given):
-            kinds = '{"text": ...}, {"image": ...} or {"video": ...}'
+            kinds = '{"text": ...}, {"image": ...}, {"video": ...} or {"audio": ...}'
             raise InvalidInputError("parts", f"expected a list, each of it {kinds}")
-        for kind, limit in (("image", "max_images"), ("video", "max_videos")):
+        for medium in Medium:
+            kind, limit = medium.value, f"max_{medium.value}s"
             count, most = sum(kind in part for part in given), getattr(self.limits, limit)
             if count > most:
                 raise InvalidInputError("parts", f"{count} {kind}s are more than {limit}, {most}")
         parts: list[str | Medium] = []
         images: list[EncodedImage] = []
         videos: list[Frames | VideoSource] = []
+        audios: list[AudioSource] = []
         for index, part in enumerate(given):
             ((kind, source),) = part.items()
             field = f"parts[{index}].{kind}"
@@ -103,6 +107,8 @@ class LineReader:
             parts.append(Medium(kind))
             if kind == "image":
                 images.append(self._image(source, field))
+            elif kind == "audio":
+                audios.append(self._audio(source, field))
             else:
                 videos.append(self._video(source, field, values.get("adapter")))
         return Request(
@@ -110,6 +116,7 @@ class LineReader:
             parts=tuple(parts),
             images=tuple(images),
             videos=tuple(videos),
+            audios=tuple(audios),
         )
 
     def _images(self, sources: Any, field: str, limit: str) -> tuple[EncodedImage, ...]:
@@ -123,16 +130,30 @@ class LineReader:
         return measure_image(self._read(source, field, "max_image_bytes"), self.limits, field)
 
     def _videos(self, values: dict[str, Any]) -> tuple[Frames | VideoSource, ...]:
-        sources = values.get("videos", [])
-        if not isinstance(sources, list):
-            raise InvalidInputError("videos", "expected a list of videos")
-        if len(sources) > (most := self.limits.max_videos):
-            raise InvalidInputError("videos", f"{len(sources)} are more than max_videos, {most}")
-        named = {f"videos[{index}]": source for index, source in enumerate(sources)}
-        if values.get("video", []) != []:
-            named = {"video": values["video"]}
-        adapter = values.get("adapter")
+        adapter, named = values.get("adapter"), self._several(values, "video")
         return tuple(self._video(source, field, adapter) for field, source in named.items())
+
+    def _audios(self, values: dict[str, Any]) -> tuple[AudioSource, ...]:
+        named = self._several(values, "audio")
+        return tuple(self._audio(source, field) for field, source in named.items())
+
+    def _several(self, values: dict[str, Any], one: str) -> dict[str, Any]:
+        """The media under the name of a kind, ``one``, or under its plural, by their fields."""
+        many = f"{one}s"
+        sources = values.get(many, [])
+        if not isinstance(sources, list):
+            raise InvalidInputError(many, f"expected a list of {many}")
+        if len(sources) > (most := getattr(self.limits, f"max_{many}")):
+            raise InvalidInputError(many, f"{len(sources)} are more than max_{many}, {most}")
+        if values.get(one, []) != []:
+            return {one: values[one]}
+        return {f"{many}[{index}]": source for index, source in enumerate(sources)}
+
+    def _audio(self, source: Any, field: str) -> AudioSource:
+        # PyAV is needed, and so imported, for files of audio and video alone.
+        from vlm2vec_service.preprocess.audio import measure_audio
+
+        return measure_audio(self._read(source, field, "max_audio_bytes"), self.limits, field)
 
     def _video(self, source: Any, field: str, adapter: str | None) -> Frames | VideoSource:
         """Takes the frames of a video, which may say how many are shown in a second, or a file."""
@@ -148,7 +169,6 @@ class LineReader:
                 )
             pictures = self._images(source.get("frames"), f"{field}.frames", "max_video_frames")
             return Frames(pictures, fps)
-        # PyAV is needed, and so imported, for video files alone.
         from vlm2vec_service.preprocess.video import sample_video
 
         data = self._read(source, field, "max_video_bytes")
@@ -178,4 +198,6 @@ def _is_part(part: Any) -> bool:
     if not isinstance(part, dict) or len(part) != 1:
         return False
     ((kind, content),) = part.items()
-    return kind in ("image", "video") or (kind == "text" and isinstance(content, str))
+    return kind in {medium.value for medium in Medium} or (
+        kind == "text" and isinstance(content, str)
+    )

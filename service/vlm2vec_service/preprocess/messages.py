@@ -1,41 +1,53 @@
-"""Inputs of the public API to requests, checked and with their pictures measured."""
+"""Inputs of the public API to requests, checked and with their media measured."""
+
+import numpy as np
 
 from vlm2vec.v1 import embedding_pb2 as pb
 from vlm2vec_service.errors import InvalidInputError
+from vlm2vec_service.preprocess.audio import RATES, measure_audio, raw_audio
 from vlm2vec_service.preprocess.images import EncodedImage, measure_image
 from vlm2vec_service.preprocess.pictures import MAX_FPS, MIN_FPS, Frames, VideoSource
-from vlm2vec_service.preprocess.prepared import Medium, Request
+from vlm2vec_service.preprocess.prepared import AudioSource, Medium, Request
 from vlm2vec_service.preprocess.sampling import Sampling
 from vlm2vec_service.preprocess.stop import NEVER, Stop
 from vlm2vec_service.preprocess.video import sample_video
 from vlm2vec_service.settings import Limits
 
+SAMPLE_FORMATS = {
+    pb.SAMPLE_FORMAT_UNSPECIFIED: ("<f4", 1),
+    pb.SAMPLE_FORMAT_FLOAT32: ("<f4", 1),
+    pb.SAMPLE_FORMAT_INT16: ("<i2", 32768),
+}
+"""The dtype of samples of each format, and which value of theirs is 1.0."""
+
 
 def modality(message: pb.Input) -> str:
     """Says which kinds of parts ``message`` has, by one of the names in `metrics.MODALITIES`."""
     kinds = {part.WhichOneof("part") for part in message.parts}
-    media = "video" if "video" in kinds else "image" if "image" in kinds else ""
-    text = "text" if "text" in kinds or message.prompt or message.instruction or not media else ""
-    return "_".join(part for part in (media, text) if part)
+    seen = "video" if "video" in kinds else "image" if "image" in kinds else ""
+    heard = "audio" if "audio" in kinds else ""
+    says = "text" in kinds or message.prompt or message.instruction or not (seen or heard)
+    return "_".join(kind for kind in (seen, heard, "text" if says else "") if kind)
 
 
 def parse_input(
     message: pb.Input, limits: Limits, frames: int | Sampling, stop: Stop = NEVER
 ) -> Request:
-    """Turns one input into a `Request` and measures its images and its videos.
+    """Turns one input into a `Request` and measures its media.
 
     ``frames`` says which frames to sample from a video file, or how many; ``stop`` says until when
-    the pictures are measured, and decoded later. Raises `InvalidInputError` that names the part at
-    fault, and what `Stop.check` does.
+    media are measured, and decoded later. Raises `InvalidInputError` that names the part at fault,
+    and what `Stop.check` does.
     """
     images: list[EncodedImage] = []
     parts: list[str | Medium] = []
     videos: list[Frames | VideoSource] = []
+    audios: list[AudioSource] = []
     kinds = [part.WhichOneof("part") for part in message.parts]
-    if (count := kinds.count("image")) > limits.max_images:
-        raise InvalidInputError("parts", f"{count} images, max_images {limits.max_images}")
-    if (count := kinds.count("video")) > limits.max_videos:
-        raise InvalidInputError("parts", f"{count} videos, max_videos {limits.max_videos}")
+    for medium in Medium:
+        limit = f"max_{medium.value}s"
+        if (count := kinds.count(medium.value)) > (most := getattr(limits, limit)):
+            raise InvalidInputError("parts", f"{count} {medium.value}s, {limit} {most}")
     for index, part in enumerate(message.parts):
         place = f"parts[{index}]"
         kind = part.WhichOneof("part")
@@ -45,6 +57,9 @@ def parse_input(
         elif kind == "video":
             videos.append(_video(part.video, limits, frames, f"{place}.video", stop))
             parts.append(Medium.VIDEO)
+        elif kind == "audio":
+            audios.append(_audio(part.audio, limits, f"{place}.audio", stop))
+            parts.append(Medium.AUDIO)
         elif kind == "text":
             if message.HasField("prompt"):
                 raise InvalidInputError(
@@ -52,13 +67,14 @@ def parse_input(
                 )
             parts.append(part.text)
         else:
-            raise InvalidInputError(place, "empty: set text, image or video")
+            raise InvalidInputError(place, "empty: set text, image, video or audio")
     return Request(
         prompt=message.prompt if message.HasField("prompt") else None,
         instruction=message.instruction or None,
         parts=tuple(parts),
         images=tuple(images),
         videos=tuple(videos),
+        audios=tuple(audios),
         token_ids=tuple(message.token_ids),
     )
 
@@ -86,3 +102,39 @@ def _video(
         for index, data in enumerate(message.frames.images)
     )
     return Frames(pictures, fps)
+
+
+def _audio(message: pb.Audio, limits: Limits, field: str, stop: Stop) -> AudioSource:
+    source = message.WhichOneof("source")
+    if source == "file":
+        return measure_audio(message.file, limits, f"{field}.file", stop)
+    if source is None:
+        raise InvalidInputError(field, "empty: set file or samples")
+    return _samples(message.samples, limits, f"{field}.samples")
+
+
+def _samples(message: pb.Samples, limits: Limits, field: str) -> AudioSource:
+    if message.format not in SAMPLE_FORMATS:
+        raise InvalidInputError(f"{field}.format", f"{message.format} is no format of samples")
+    dtype, one = SAMPLE_FORMATS[message.format]
+    if not RATES[0] <= message.rate <= RATES[1]:
+        raise InvalidInputError(
+            f"{field}.rate", f"{message.rate} is not in {RATES[0]} to {RATES[1]}"
+        )
+    channels = message.channels or 1
+    if channels > limits.max_audio_channels:
+        raise InvalidInputError(
+            f"{field}.channels",
+            f"{channels} are more than max_audio_channels, {limits.max_audio_channels}",
+        )
+    if len(message.data) > limits.max_audio_bytes:
+        raise InvalidInputError(
+            f"{field}.data",
+            f"{len(message.data)} bytes are more than max_audio_bytes, {limits.max_audio_bytes}",
+        )
+    if len(message.data) % (width := channels * np.dtype(dtype).itemsize):
+        raise InvalidInputError(
+            f"{field}.data", f"{len(message.data)} bytes are no multiple of {width}, a moment's"
+        )
+    samples = np.frombuffer(message.data, dtype).astype(np.float32, copy=False) / np.float32(one)
+    return raw_audio(samples.reshape(-1, channels), message.rate, limits, field)

@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
+from tests.parity.audio_specs import wav
 from vlm2vec_registry.embedding_config import EmbeddingConfig
 from vlm2vec_service.backbones import load_preprocessor
 from vlm2vec_service.preprocess import Request
@@ -37,7 +38,13 @@ def subset(folder: Path, *rows: Any, name: str = "rows.jsonl") -> Subset:
     return found
 
 
-EXPECTED = Example(Side(MMEB["qry"], "a.png"), Side("a square", ""), (Side("a disc", ""),))
+SOUND = {
+    "rate": 16_000,
+    "samples": 1600,
+    "format": "int16",
+    "channels": [{"kind": "tones", "tones": [[220, 0.4]]}],
+}
+EXPECTED = Example(Side(MMEB["qry"], "a.png"), Side("a square"), (Side("a disc"),))
 
 
 def test_mmeb_train_rows_in_json_lines(tmp_path: Path) -> None:
@@ -62,7 +69,23 @@ def test_mmeb_train_rows_in_parquet_under_upstreams_keys(tmp_path: Path) -> None
 
 def test_negatives_may_be_lists(tmp_path: Path) -> None:
     row = {**MMEB, "neg_text": ["x", "<|image_1|>"], "neg_image_path": [None, "b.png"]}
-    assert subset(tmp_path, row)[0].negatives == (Side("x", ""), Side("<|image_1|>", "b.png"))
+    assert subset(tmp_path, row)[0].negatives == (Side("x"), Side("<|image_1|>", "b.png"))
+
+
+def test_audios_stand_beside_texts_and_images(tmp_path: Path) -> None:
+    row = {
+        "qry_audio_path": "a.wav", "qry_inst": "What is heard?", "pos_text": "rain",
+        "pos_image_path": "b.png", "neg_text": ["x", None], "neg_audio_path": [None, "c.wav"],
+    }  # fmt: skip
+    query = Side("", audio="a.wav", instruction="What is heard?")
+    negatives = (Side("x"), Side("", audio="c.wav"))
+    expected = Example(query, Side("rain", "b.png"), negatives)
+    assert subset(tmp_path, row)[0] == expected
+    pq.write_table(pa.Table.from_pylist([row]), tmp_path / "rows.parquet")
+    (tmp_path / "parquet.yaml").write_text("one:\n  path: rows.parquet\n")
+    (found,) = read_data(tmp_path / "parquet.yaml")
+    assert found[0] == expected
+    assert query.content != Side("", image="a.wav", instruction="What is heard?").content
 
 
 @pytest.mark.parametrize(
@@ -72,14 +95,14 @@ def test_negatives_may_be_lists(tmp_path: Path) -> None:
         ("[1]", r"rows.jsonl: line 2: expected a JSON object"),
         (
             {**MMEB, "qry": None, "qry_image_path": ""},
-            "line 2: qry_text and qry_image_path are both",
+            "line 2: qry_text, qry_image_path, qry_audio_path are all empty",
         ),
-        ({**MMEB, "pos_text": ""}, "line 2: pos_text and pos_image_path are both empty"),
+        ({**MMEB, "pos_text": ""}, "line 2: pos_text, pos_image_path, pos_audio_path are all"),
         ({**MMEB, "pos_text": 3}, "line 2: pos_text: expected a string, got int"),
         ({**MMEB, "neg_text": [3]}, "line 2: neg_text: expected a string or a list"),
         (
             {**MMEB, "neg_text": ["x", "y"], "neg_image_path": ["z.png"]},
-            "neg_text has 2 and neg_image_path 1",
+            "neg_text has 2 and neg_image_path has 1: as many",
         ),
     ],
 )
@@ -120,6 +143,16 @@ def test_an_unreadable_image_is_named_with_its_line(checkpoints: Path, tmp_path:
     (tmp_path / "a.png").write_text("no image")
     with pytest.raises(DataError, match=r"line 1: query image .*a.png: no JPEG, PNG"):
         reader.batch([Row(0, 0)])
+
+
+def test_audios_are_read_for_models_that_take_them(checkpoints: Path, tmp_path: Path) -> None:
+    (tmp_path / "a.wav").write_bytes(wav(SOUND))
+    rows = [{"qry_audio_path": name, "qry_inst": "", "pos_text": "b"} for name in ("a.wav", "b")]
+    reader = loader(checkpoints / "qwen2_vl", subset(tmp_path, *rows))
+    with pytest.raises(DataError, match=r"line 1: query .*: the model takes no audio"):
+        reader.batch([Row(0, 0)])
+    with pytest.raises(DataError, match=r"line 2: query audio: .*b: No such file"):
+        reader.batch([Row(0, 1)])
 
 
 def test_tokens_and_pixels_are_those_of_serving(checkpoints: Path, tmp_path: Path) -> None:

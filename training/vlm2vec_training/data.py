@@ -4,7 +4,8 @@ Keys of a row: ``qry`` (or ``qry_text``), ``qry_image_path``, ``pos_text``, ``po
 for hard negatives ``neg_text``, ``neg_image_path``, each a value or a list. MMEB-train's texts are
 whole prompts, with ``<|image_1|>`` for the image. With ``qry_inst`` (and ``pos_inst``,
 ``neg_inst``) a text is no prompt, and the adapter's prompt template joins both, as the service
-does.
+does. ``qry_audio_path``, ``pos_audio_path`` and ``neg_audio_path`` are ours; in a whole prompt the
+model's own placeholder stands for an audio.
 """
 
 import hashlib
@@ -18,18 +19,21 @@ import yaml
 from vlm2vec_service.offline.rows import RowError, RowFile, find_files
 from vlm2vec_training.errors import DataError
 
-COLUMNS = (
-    "qry", "qry_text", "qry_inst", "qry_image_path", "pos_text", "pos_inst", "pos_image_path",
-    "neg_text", "neg_inst", "neg_image_path",
-)  # fmt: skip
+MEDIA = ("image", "audio")
+COLUMNS = {"qry"} | {
+    f"{role}_{what}"
+    for role in ("qry", "pos", "neg")
+    for what in ("text", "inst", *(f"{kind}_path" for kind in MEDIA))
+}
 
 
 @dataclass(frozen=True)
 class Side:
-    """A query or a target as the data have it; ``image`` is a path, or empty for none."""
+    """A query or a target as the data have it; ``image`` and ``audio`` are paths, or empty."""
 
     text: str
-    image: str
+    image: str = ""
+    audio: str = ""
     instruction: str | None = None
 
     @property
@@ -55,7 +59,7 @@ class SubsetSettings:
     path: str
     """A .parquet or .jsonl file, a folder of such, or a pattern with ``*`` in the file's name."""
     image_dir: str = ""
-    """Where the rows' image paths start; the file's folder if not given."""
+    """Where the rows' paths start; the file's folder if not given."""
     weight: float = 1.0
     """How often a sub-batch is taken from this subset, compared with the others."""
     num_sample_per_subset: int = 0
@@ -160,29 +164,30 @@ def _settings(where: str, row: Any) -> SubsetSettings:
 
 def _example(row: Mapping[str, Any], where: str) -> Example:
     text = "qry" if row.get("qry") is not None else "qry_text"
-    query = _side(row, where, text, "qry_image_path", "qry_inst")
-    positive = _side(row, where, "pos_text", "pos_image_path", "pos_inst")
-    texts, images = _list(row, where, "neg_text"), _list(row, where, "neg_image_path")
-    if texts and images and len(texts) != len(images):
-        raise DataError(
-            f"{where}: neg_text has {len(texts)} and neg_image_path {len(images)} negatives"
-        )
+    query = _side(row, where, "qry", text)
+    positive = _side(row, where, "pos", "pos_text")
+    columns = {key: _list(row, where, key) for key in ("neg_text", *_paths("neg"))}
+    counts = {key: len(items) for key, items in columns.items() if items}
+    if len({*counts.values()}) > 1:
+        said = " and ".join(f"{key} has {count}" for key, count in counts.items())
+        raise DataError(f"{where}: {said}: as many negatives are needed")
+    count = max(counts.values(), default=0)
     instruction = _text(row, where, "neg_inst")
-    count = max(len(texts), len(images))
-    pairs = zip(texts or [""] * count, images or [""] * count, strict=True)
-    negatives = tuple(Side(*pair, instruction) for pair in pairs if any(pair))
+    sides = zip(*(items or [""] * count for items in columns.values()), strict=True)
+    negatives = tuple(Side(*side, instruction) for side in sides if any(side))
     return Example(query, positive, negatives)
 
 
-def _side(row: Mapping[str, Any], where: str, text: str, image: str, instruction: str) -> Side:
-    side = Side(
-        _text(row, where, text) or "",
-        _text(row, where, image) or "",
-        _text(row, where, instruction),
-    )
-    if not (side.text or side.image):
-        raise DataError(f"{where}: {text} and {image} are both empty")
-    return side
+def _paths(role: str) -> list[str]:
+    return [f"{role}_{kind}_path" for kind in MEDIA]
+
+
+def _side(row: Mapping[str, Any], where: str, role: str, text: str) -> Side:
+    keys = (text, *_paths(role))
+    contents = [_text(row, where, key) or "" for key in keys]
+    if not any(contents):
+        raise DataError(f"{where}: {', '.join(keys)} are all empty")
+    return Side(*contents, _text(row, where, f"{role}_inst"))
 
 
 def _text(row: Mapping[str, Any], where: str, key: str) -> str | None:

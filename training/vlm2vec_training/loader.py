@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 from vlm2vec_registry.embedding_config import EmbeddingConfig
@@ -9,6 +10,7 @@ from vlm2vec_service.backbones import FAMILIES
 from vlm2vec_service.errors import InvalidInputError
 from vlm2vec_service.offline.mmeb import prompt_of
 from vlm2vec_service.preprocess import Prepared, Preprocessor, Request
+from vlm2vec_service.preprocess.audio import Audio, measure_audio
 from vlm2vec_service.preprocess.images import EncodedImage, measure_image
 from vlm2vec_service.settings import Limits
 from vlm2vec_training.data import Example, Side, Subset
@@ -90,14 +92,14 @@ class BatchLoader:
 
     def _prepare(self, side: Side, subset: Subset, role: str) -> Prepared:
         try:
-            images = self._images(side, subset)
+            media = Request(images=self._images(side, subset), audios=self._audios(side, subset))
             if side.instruction is not None:
-                request = Request(
-                    instruction=side.instruction or None, text=side.text or None, images=images
+                request = replace(
+                    media, instruction=side.instruction or None, text=side.text or None
                 )
             else:
-                prompt = prompt_of(side.text, self.placeholder if images else None)
-                request = Request(prompt=prompt, images=images)
+                prompt = prompt_of(side.text, self.placeholder if media.images else None)
+                request = replace(media, prompt=prompt)
             return self.preprocessor.prepare(request, self.embedding)
         except InvalidInputError as error:
             raise InvalidInputError(f"{role} {error.field}", error.problem) from error
@@ -106,11 +108,20 @@ class BatchLoader:
         if not side.image:
             return ()
         path = subset.images / side.image
-        try:
-            data = Path(path).read_bytes()
-        except OSError as error:
-            raise InvalidInputError("image", f"{path}: {error.strerror}") from error
-        return (measure_image(data, self.limits, f"image {path}"),)
+        return (measure_image(_read(path, "image"), self.limits, f"image {path}"),)
+
+    def _audios(self, side: Side, subset: Subset) -> tuple[Audio, ...]:
+        if not side.audio:
+            return ()
+        path = subset.images / side.audio
+        return (measure_audio(_read(path, "audio"), self.limits, f"audio {path}"),)
+
+
+def _read(path: Path, kind: str) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise InvalidInputError(kind, f"{path}: {error.strerror}") from error
 
 
 class _Ready:

@@ -2,6 +2,7 @@
 
 import functools
 import json
+import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -33,6 +34,14 @@ PRESETS = {
     "e5_omni": "e5-omni", "omni_chat": "omni-chat",
 }  # fmt: skip
 """The preset of each form."""
+
+
+def write_settings(folder: Path, tokenizer: str, config: Any, image: Any) -> Path:
+    """Writes what preprocessing reads of a checkpoint, which has no weights then."""
+    shutil.copytree(DATA / "tokenizers" / tokenizer, folder)
+    (folder / "config.json").write_text(json.dumps(config))
+    (folder / "preprocessor_config.json").write_text(json.dumps(image))
+    return folder
 
 
 @functools.cache

@@ -10,7 +10,7 @@ import pytest
 from tests.conftest import DATA
 from vlm2vec_registry import preset
 from vlm2vec_registry.embedding_config import EmbeddingConfig
-from vlm2vec_registry.prompt_template import PromptTemplate
+from vlm2vec_registry.prompt_template import TURNS, PromptTemplate
 from vlm2vec_service.backbones import load_preprocessor, read_embedding
 from vlm2vec_service.errors import CheckpointError
 from vlm2vec_service.preprocess import Request
@@ -44,12 +44,27 @@ def test_template_of_a_checkpoint_gives_the_form_by_its_turns(name: str, system:
         by_turns,
         chat_template=template.digest,
         system="",
-        **{key: getattr(PromptTemplate, key)
-           for key in ("system_turn", "user_turn", "assistant_turn", "brackets")},
-    )  # fmt: skip
+        **{key: getattr(PromptTemplate, key) for key in TURNS},
+    )
     assert template.fill(own, MEDIA) == by_turns
     mine = template.fill(replace(own, system="Represent the input."), MEDIA)
     assert mine == replace(by_turns, system="Represent the input.")
+
+
+def test_template_of_omni_gives_the_brackets_of_audio_as_well() -> None:
+    template = ChatTemplate.read(TOKENIZERS / "qwen2_5_omni")
+    assert template is not None
+    by_turns = preset.read("omni-chat").embedding.prompt
+    own = replace(
+        by_turns,
+        chat_template=template.digest,
+        system="",
+        **{key: getattr(PromptTemplate, key) for key in TURNS},
+    )
+    media = {"image": "<|IMAGE|>", "video": "<|VIDEO|>", "audio": "<|AUDIO|>"}
+    assert template.fill(own, media) == by_turns
+    with pytest.raises(CheckpointError, match="does more than to put turns"):
+        template.fill(own, media | {"audio": "<|VIDEO|>"})
 
 
 @pytest.fixture

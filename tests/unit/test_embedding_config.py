@@ -28,6 +28,8 @@ FORM = EmbeddingConfig(
     positions="plain",
     prompt=PromptTemplate(
         brackets=("<|vision_start|>", "<|vision_end|>"),
+        audio_brackets=("<|audio_bos|>", "<|audio_eos|>"),
+        closing="In one word:",
         order=("video", "image", "text"),
         empty="NULL",
         blanked=("<image>",),
@@ -39,7 +41,9 @@ FORM = EmbeddingConfig(
         generation_prompt=True,
     ),
     image_rules=ImageRules(first=Area(28, 3136, 12845056), small="keep", long="square"),
-    video=VideoRules(fps=1, max_frames=64, assumed_fps=2.0, list_first=Area(64, 16384, 67108864)),
+    video=VideoRules(
+        fps=1, max_frames=64, assumed_fps=2.0, fixed_fps=2.0, list_first=Area(64, 16384, 67108864)
+    ),
 )
 
 
@@ -171,6 +175,13 @@ def test_error_in_a_file_names_the_file_and_the_key(tmp_path: Path) -> None:
             "prompt.user_turn: expected none beside chat_template",
         ),
         ({"max_text_tokens": 0}, "max_text_tokens"),
+        (
+            {"max_text_tokens": 9, "cut": "media"},
+            "cut: 'media' is not one of text, text_alone, all",
+        ),
+        ({"cut": "all"}, "cut: expected max_text_tokens with it"),
+        ({"prompt": {"audio_brackets": ["<"]}}, "prompt.audio_brackets: expected a list of two"),
+        ({"video": {"fixed_fps": 0}}, "video.fixed_fps"),
         ({"max_text_tokens": True}, "max_text_tokens"),
     ],
 )

@@ -1,7 +1,5 @@
 """The presets' forms and the goldens': prompts byte for byte, from what a caller says."""
 
-import json
-import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,7 +10,7 @@ import pytest
 from PIL import Image
 
 from tests.parity import backbone_cases
-from tests.parity.make_backbones import DATA, PATCHES_14, PATCHES_16, QWEN2_5_VL, QWEN3_VL
+from tests.parity.make_backbones import PATCHES_14, PATCHES_16, QWEN2_5_VL, QWEN3_VL
 from tests.parity.omni import OMNI
 from vlm2vec_registry import preset
 from vlm2vec_registry.embedding_config import EmbeddingConfig
@@ -36,7 +34,8 @@ CASES = [
     if case["form"] in PRESETS
 ]
 PICTURE = Image.new("RGB", (8, 8))
-QWEN_VL = Qwen2VLPreprocessor.reserved_text
+SOUND = backbone_cases.Sound({})
+QWEN_VL = (*Qwen2VLPreprocessor.reserved_text, "<|audio_pad|>")
 OMNI_NAMES = Qwen2_5OmniPreprocessor.reserved_text
 
 
@@ -107,9 +106,7 @@ def preprocessors(
         ("qwen2_5_vl", QWEN2_5_VL, PATCHES_14),
         ("qwen2_5_omni", OMNI, PATCHES_14),
     ):
-        shutil.copytree(DATA / "tokenizers" / name, folder / name)
-        (folder / name / "config.json").write_text(json.dumps(config))
-        (folder / name / "preprocessor_config.json").write_text(json.dumps(image))
+        backbone_cases.write_settings(folder / name, name, config, image)
     (folder / "qwen2_vl").symlink_to(checkpoints / "qwen2_vl")
     return {path.name: load_preprocessor(path) for path in folder.iterdir()}
 
@@ -142,6 +139,13 @@ def test_tokens_of_a_golden_are_made_of_what_its_caller_said(
 def test_every_form_of_the_goldens_has_a_preset() -> None:
     assert len(CASES) == 113
     assert {case["form"] for _, case in CASES} == set(PRESETS)
+
+
+@pytest.mark.parametrize("case", [case for _, case in CASES if case["id"].startswith("lco-")])
+def test_line_of_lco_embedding_is_of_the_form(case: dict[str, Any]) -> None:
+    said = request_of(case)
+    template = preset.read("lco-embedding-omni").embedding.prompt
+    assert prompt_of(template, replace(said, parts=said.parts[:-1]), OMNI_NAMES) == case["text"]
 
 
 @pytest.mark.parametrize("name", preset.names())
@@ -216,6 +220,37 @@ SYSTEM = PromptTemplate(
             "[Default.]<a b>",
         ),
         (replace(SYSTEM, blanked=("<image>",), collapse=True), Request(text=" "), "[Default.]< >"),
+        (
+            replace(SYSTEM, collapse=True),
+            Request(images=(PICTURE,)),
+            "[Default.]<(<|image_pad|>) >",
+        ),
+        (
+            replace(SYSTEM, collapse=True, instruction="text", separator=": "),
+            Request(instruction=" Find ", text=" \n"),
+            "[Default.]<Find>",
+        ),
+        (
+            replace(SYSTEM, audio_brackets=("{", "}")),
+            Request(text="a", images=(PICTURE,), audios=(SOUND, SOUND)),
+            "[Default.]<(<|image_pad|>){<|audio_pad|>}{<|audio_pad|>}a>",
+        ),
+        (
+            replace(SYSTEM, order=("audio", "video", "image", "text")),
+            Request(text="a", images=(PICTURE,), audios=(SOUND,)),
+            "[Default.]<<|audio_pad|>(<|image_pad|>)a>",
+        ),
+        (replace(SYSTEM, closing=" This {kind}:"), Request(text="a"), "[Default.]<a This text:>"),
+        (
+            replace(SYSTEM, closing=" This {kind}:"),
+            Request(text="{kind}", audios=(SOUND,)),
+            "[Default.]<<|audio_pad|>{kind} This audio:>",
+        ),
+        (
+            replace(SYSTEM, order=("given",), closing=" This {kind}:"),
+            Request(parts=(Medium.IMAGE, "a"), images=(PICTURE,)),
+            "[Default.]<(<|image_pad|>)a This image:>",
+        ),
     ],
 )
 def test_what_a_template_may_say(template: PromptTemplate, request_: Request, prompt: str) -> None:

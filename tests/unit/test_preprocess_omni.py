@@ -1,7 +1,5 @@
 """Qwen2.5-Omni's preprocessing: what it makes of audio, and what it refuses."""
 
-import json
-import shutil
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -11,7 +9,7 @@ import numpy.typing as npt
 import pytest
 
 from tests.parity import backbone_cases
-from tests.parity.make_backbones import DATA, PATCHES_14
+from tests.parity.make_backbones import PATCHES_14
 from tests.parity.omni import OMNI, THINKER
 from tests.unit.pictures import noise
 from vlm2vec_registry import preset
@@ -42,17 +40,10 @@ class Noise:
         return np.random.default_rng(self.count).standard_normal(count, np.float32)
 
 
-def write(folder: Path, config: dict[str, Any]) -> Path:
-    """Writes what preprocessing reads of a checkpoint."""
-    shutil.copytree(DATA / "tokenizers/qwen2_5_omni", folder)
-    (folder / "config.json").write_text(json.dumps(config))
-    (folder / "preprocessor_config.json").write_text(json.dumps(PATCHES_14))
-    return folder
-
-
 @pytest.fixture(scope="module")
 def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write(tmp_path_factory.mktemp("omni") / "base", OMNI)
+    folder = tmp_path_factory.mktemp("omni") / "base"
+    return backbone_cases.write_settings(folder, "qwen2_5_omni", OMNI, PATCHES_14)
 
 
 @pytest.fixture(scope="module")
@@ -82,17 +73,18 @@ def test_log_mel_is_that_of_the_authors_code(
 def test_thinker_alone_is_prepared_like_the_whole_model(
     preprocessor: Preprocessor, tmp_path: Path
 ) -> None:
-    names = {"token_index": "token_id"}  # as newer versions of transformers save them
-    renamed = {
-        key.replace(old, new): value for key, value in THINKER.items() for old, new in names.items()
-    }
+    # As newer versions of transformers save it.
+    renamed = {key.replace("token_index", "token_id"): value for key, value in THINKER.items()}
     request = Request(
         parts=(Medium.VIDEO, Medium.AUDIO, "a", Medium.IMAGE), audios=(Noise(9000),),
         images=(noise(60, 90),), videos=(Frames((noise(56, 56),) * 4, 0.7),),
     )  # fmt: skip
     whole = preprocessor.prepare(request, CHAT)
     for index, config in enumerate((THINKER, renamed)):
-        alone = load_preprocessor(write(tmp_path / str(index), config)).prepare(request, CHAT)
+        base = backbone_cases.write_settings(
+            tmp_path / str(index), "qwen2_5_omni", config, PATCHES_14
+        )
+        alone = load_preprocessor(base).prepare(request, CHAT)
         np.testing.assert_array_equal(alone.token_ids, whole.token_ids)
         np.testing.assert_array_equal(alone.positions, whole.positions)
         assert [one.digest for one in alone.media] == [one.digest for one in whole.media]

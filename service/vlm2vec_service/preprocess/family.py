@@ -97,7 +97,7 @@ class FamilyPreprocessor(ABC):
         sources = Sources(images, videos, request.audios)
         prompt, draft = self._draft(request, sources, embedding)
         if embedding.cut == "all" and embedding.max_text_tokens is not None:
-            draft = draft.cut(embedding.max_text_tokens)
+            draft = draft.cut(embedding.max_text_tokens, self.tokenizer.tail)
         check_tokens(draft.tokens, self.limits)
         return self._to_read(draft.finish(), embedding, draft.truncated, prompt)
 

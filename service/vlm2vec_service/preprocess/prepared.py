@@ -173,20 +173,21 @@ class Draft:
     finish: Callable[[], Prepared]
     media_end: int = 0
 
-    def cut(self, most: int) -> "Draft":
-        """Leaves out the tokens behind the first ``most``. Raises `InvalidInputError` where that
-        would be those of media."""
+    def cut(self, most: int, tail: int) -> "Draft":
+        """Leaves ``most`` tokens: the first ones, and the last ``tail``, which end every input.
+        Raises `InvalidInputError` where tokens of media would be left out."""
         if self.tokens <= most:
             return self
-        if self.media_end > most:
+        if self.media_end > most - tail:
             raise InvalidInputError(
-                "input", f"its media end at token {self.media_end}, and the model takes {most}"
+                "input",
+                f"its media end at token {self.media_end}, and the model takes no more than {most}",
             )
 
         def finish() -> Prepared:
             whole = self.finish()
-            ids, positions = whole.token_ids[:most], whole.positions[:, :most]
-            return replace(whole, token_ids=ids, positions=positions)
+            ids = np.delete(whole.token_ids, slice(most - tail, self.tokens - tail))
+            return replace(whole, token_ids=ids, positions=whole.positions[:, :most])
 
         return replace(self, tokens=most, truncated=True, finish=finish)
 

@@ -1,5 +1,6 @@
 """Prompts to token ids, with callers' words as plain text."""
 
+import itertools
 import re
 import secrets
 from collections.abc import Callable, Collection, Sequence
@@ -63,6 +64,9 @@ class PromptTokenizer:
         longest_first = sorted(self._names, key=len, reverse=True)
         self.control = re.compile("|".join(map(re.escape, longest_first)) or r"(?!)")
         """Finds the control tokens in a raw prompt or a template."""
+        added = reversed(tokenizer.encode("a").special_tokens_mask)
+        self.tail = len(list(itertools.takewhile(bool, added)))
+        """How many tokens the tokenizer appends to every text."""
 
     def spell(self, template: str) -> str:
         """Writes the control tokens in a part of a template so that `encode` knows them."""

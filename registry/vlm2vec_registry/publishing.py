@@ -5,7 +5,7 @@ import json
 import re
 import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 README = "README.md"
 ABOUT = "about this version"
 """The part of a description that publishing writes."""
+NO_ADAPTER = "none"
+"""What the parameters of a version that is the base call its adapter."""
 
 
 @dataclass(frozen=True)
@@ -42,9 +44,9 @@ class Staged:
         return self.tags[SPACE]
 
     @property
-    def format(self) -> str:
-        """What its files are: a PEFT folder, or the settings of a base."""
-        return "base" if self.parameters["adapter"] == "none" else "peft"
+    def is_base(self) -> bool:
+        """Whether there is no adapter."""
+        return self.parameters["adapter"] == NO_ADAPTER
 
 
 def stage(folder: Path | None, staged: Path, base: Path) -> Staged:
@@ -60,21 +62,20 @@ def stage(folder: Path | None, staged: Path, base: Path) -> Staged:
     try:
         space = space_of(digest, staged if folder else None, EmbeddingConfig.from_dict(embedding))
     except ValueError as error:
-        raise ArtifactError(f"{folder}: {error}") from error
+        raise ArtifactError(f"{folder or base}: {error}") from error
     tags = {
         SPACE: space, BASE: digest.hex(), DIGESTS: json.dumps(digests, sort_keys=True),
         EMBEDDING: json.dumps(embedding, sort_keys=True),
     }  # fmt: skip
-    adapter = _of_adapter(staged) if folder else {"adapter": "none"}
+    adapter = _of_adapter(staged) if folder else {"adapter": NO_ADAPTER}
     parameters = {"backbone": backbone, "base_model": named(base)[0], **adapter}
     return Staged(staged, tags, parameters)
 
 
 def log_model(
-    client: "MlflowClient", model: str, made_of: Staged, run: str,
-    metrics: Mapping[str, float],
+    client: "MlflowClient", model: str, staged: Staged, run: str, metrics: Mapping[str, float]
 ) -> tuple[str, str]:  # fmt: skip
-    """Makes ``adapter`` a logged model of MLflow's that the run ``run`` has brought about, with
+    """Makes ``staged`` a logged model of MLflow's that the run ``run`` has brought about, with
     ``metrics``; returns its id and where its files are. Raises `OutageError`."""
     from mlflow.entities import LoggedModelOutput, Metric
     from mlflow.models import Model
@@ -85,16 +86,18 @@ def log_model(
             str(client.get_run(run).info.experiment_id),
             re.sub(r"[/:.%\"']", "-", model),  # which MLflow refuses
             source_run_id=run,
-            tags={**origin(), "vlm2vec.model": model, SPACE: adapter.space},
-            params=adapter.parameters,
-            model_type=adapter.parameters["adapter"],
+            tags={**origin(), "vlm2vec.model": model, SPACE: staged.space},
+            params=staged.parameters,
+            model_type=staged.parameters["adapter"],
         )
-        flavor = {"backbone": adapter.parameters["backbone"], "space": adapter.space}
-        description = Model(
-            run_id=run, model_id=made.model_id, flavors={"vlm2vec": {**flavor, "format": "peft"}}
-        )
-        description.save(str(adapter.folder / "MLmodel"))  # by which MLflow's tools know a model
-        client.log_model_artifacts(made.model_id, str(adapter.folder))
+        flavor = {
+            "backbone": staged.parameters["backbone"],
+            "space": staged.space,
+            "format": "base" if staged.is_base else "peft",
+        }
+        description = Model(run_id=run, model_id=made.model_id, flavors={"vlm2vec": flavor})
+        description.save(str(staged.folder / "MLmodel"))  # by which MLflow's tools know a model
+        client.log_model_artifacts(made.model_id, str(staged.folder))
         client.finalize_logged_model(made.model_id, "READY")
         client.log_outputs(run, [LoggedModelOutput(made.model_id, 0)])
         client.log_batch(
@@ -104,7 +107,7 @@ def log_model(
 
 
 def register(
-    client: "MlflowClient", model: str, adapter: StagedAdapter, run: str, logged: tuple[str, str],
+    client: "MlflowClient", model: str, staged: Staged, run: str, logged: tuple[str, str],
     tags: Mapping[str, str],
 ) -> str:  # fmt: skip
     """Makes the logged model ``logged`` a version of ``model``, which may be new; returns its name.
@@ -118,11 +121,11 @@ def register(
             if error.error_code != "RESOURCE_ALREADY_EXISTS":
                 raise
         model_id, place = logged
-        searched = {f"vlm2vec.{key}": value for key, value in adapter.parameters.items()}
+        searched = {f"vlm2vec.{key}": value for key, value in staged.parameters.items()}
         made = client.create_model_version(
             model, place, run_id=run, model_id=model_id,
-            tags={**searched, **adapter.tags, **tags, USER: origin()[USER], LOGGED_MODEL: model_id},
-            description=_description(adapter),
+            tags={**searched, **staged.tags, **tags, USER: origin()[USER], LOGGED_MODEL: model_id},
+            description=_description(staged),
         )  # fmt: skip
         # MLflow's server notes this by itself; a database without a server does not.
         known = [{"name": model, "version": int(made.version)}]
@@ -130,18 +133,15 @@ def register(
     return str(made.version)
 
 
-def _description(adapter: StagedAdapter) -> str:
-    weights = (adapter.folder / artifact.WEIGHTS).stat().st_size
-    about = {
-        "Adapter": f"{adapter.parameters['adapter']}, rank {adapter.parameters['rank']}, "
-        f"alpha {adapter.parameters['alpha']}",
-        "Base": f"{adapter.parameters['base_model']} ({adapter.parameters['backbone']})",
-        "Space": f"`{adapter.space}`",
-        "Weights": f"{weights / 1e6:.1f} MB",
-        "Published by": origin()[USER],
-    }
+def _description(staged: Staged) -> str:
+    known = staged.parameters
+    about = {"Adapter": known["adapter"], "Base": f"{known['base_model']} ({known['backbone']})"}
+    if not staged.is_base:
+        about["Adapter"] += f", rank {known['rank']}, alpha {known['alpha']}"
+        about["Weights"] = f"{(staged.folder / artifact.WEIGHTS).stat().st_size / 1e6:.1f} MB"
+    about |= {"Space": f"`{staged.space}`", "Published by": origin()[USER]}
     text = card.with_part("", ABOUT, card.facts(about))
-    readme = adapter.folder / README
+    readme = staged.folder / README
     table = card.first_table(readme.read_text(errors="replace")) if readme.is_file() else ""
     return card.with_part(text, "the model card", table) if table else text
 
@@ -165,8 +165,9 @@ def _backbone(base: Path) -> str:
         raise ArtifactError(f"{base}/config.json: {error!r}; is it a checkpoint folder?") from error
 
 
-def _copy(folder: Path, staged: Path, backbone: str) -> dict[str, Any]:
-    """Copies what a version holds, with a whole ``embedding.json``, and returns its values."""
+def _copy(folder: Path, staged: Path, backbone: str, files: Sequence[str]) -> dict[str, Any]:
+    """Copies the ``files`` of a version and its card, with a whole ``embedding.json``, whose values
+    it returns."""
     try:
         embedding = EmbeddingConfig.read(folder)
     except ValueError as error:
@@ -174,7 +175,7 @@ def _copy(folder: Path, staged: Path, backbone: str) -> dict[str, Any]:
     if embedding.backbone not in (None, backbone):
         raise ArtifactError(f"{folder}: made for {embedding.backbone}, the base is {backbone}")
     staged.mkdir()
-    for name in (artifact.CONFIG, artifact.WEIGHTS, README):
+    for name in (*files, README):
         if (folder / name).is_file():
             shutil.copyfile(folder / name, staged / name)
     values: dict[str, Any] = {**json.loads(embedding.to_json()), "backbone": backbone}

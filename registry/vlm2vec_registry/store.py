@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from vlm2vec_registry import artifact, card, publishing
+from vlm2vec_registry import card, publishing
 from vlm2vec_registry.errors import ArtifactError, MissingError, RegistryInputError
 from vlm2vec_registry.lineage import KIND, recorded_run
 from vlm2vec_registry.mlflow_errors import mlflow_errors
@@ -59,7 +59,7 @@ class Registry:
     def publish(
         self,
         model: str,
-        folder: Path,
+        folder: Path | None,
         *,
         base: Path,
         alias: str | None = None,
@@ -68,7 +68,7 @@ class Registry:
         run_id: str | None = None,
     ) -> PublishedVersion:
         """Makes the PEFT folder ``folder``, trained on the checkpoint ``base``, a version of
-        ``model``.
+        ``model``; without a folder, ``base`` itself, as its ``embedding.json`` has it embed.
 
         The files become a logged model of the run ``run_id`` or of one of its own, with
         ``metrics``. The same bytes on the same base have the same space. Raises `ArtifactError`
@@ -79,18 +79,18 @@ class Registry:
         if alias:
             check_alias(alias)
         with tempfile.TemporaryDirectory(prefix="vlm2vec-") as scratch:
-            adapter = publishing.stage(folder, Path(scratch) / "adapter", base)
+            staged = publishing.stage(folder, Path(scratch) / "version", base)
             with contextlib.ExitStack() as stack:
                 if not run_id:
-                    origins = {"vlm2vec.model": model, SPACE: adapter.space}
+                    origins = {"vlm2vec.model": model, SPACE: staged.space}
                     run_id = stack.enter_context(
                         recorded_run(
                             self.client, self.experiment(), f"publish {model}", origins,
-                            adapter.parameters,
+                            staged.parameters,
                         )
                     )  # fmt: skip
-                logged = publishing.log_model(self.client, model, adapter, run_id, metrics or {})
-            name = publishing.register(self.client, model, adapter, run_id, logged, tags or {})
+                logged = publishing.log_model(self.client, model, staged, run_id, metrics or {})
+            name = publishing.register(self.client, model, staged, run_id, logged, tags or {})
         if alias:
             self.set_alias(model, alias, name)
         return self.version(model, name)
@@ -121,7 +121,8 @@ class Registry:
         found = snapshot.versions.get(snapshot.aliases.get(name, name))
         if found is None:
             known = ", ".join([*sorted(snapshot.versions, key=_number), *sorted(snapshot.aliases)])
-            raise MissingError(f"model {model!r} has no version {name!r}; there are {known}")
+            way = "; vlm2vec adapters publish --base makes the base one" if name == "base" else ""
+            raise MissingError(f"model {model!r} has no version {name!r}; there are {known}{way}")
         return found
 
     def versions(self, model: str) -> list[PublishedVersion]:
@@ -174,11 +175,11 @@ class Registry:
                 Path(item.path).name: item.file_size or 0
                 for item in mlflow.artifacts.list_artifacts(uri, tracking_uri=self.uri)
             }
-        if missing := [name for name in artifact.FILES if name not in sizes]:
+        if missing := [name for name in version.digests if name not in sizes]:
             raise ArtifactError(f"{without_secrets(uri)} has no {', '.join(missing)}")
-        if (total := sum(sizes[name] for name in artifact.FILES)) > max_bytes:
+        if (total := sum(sizes[name] for name in version.digests)) > max_bytes:
             raise ArtifactError(f"{total} bytes, more than max_artifact_bytes, {max_bytes}")
-        for name in artifact.FILES:
+        for name in version.digests:
             with mlflow_errors():
                 mlflow.artifacts.download_artifacts(
                     f"{uri}/{name}", dst_path=str(folder), tracking_uri=self.uri,

@@ -18,8 +18,8 @@ from vlm2vec_registry.snapshot import PublishedVersion
 from vlm2vec_registry.store import Registry
 
 MODEL = "qwen"
-ADAPTERS = {"1": "lora", "2": "dora"}
-"""The parity adapter behind each version."""
+ADAPTERS = {"1": "lora", "2": "dora", "3": "base"}
+"""The parity adapter behind each version; the last one is the base itself."""
 CASES = ("text", "text-long", "image")
 """The parity cases that the traffic is made of."""
 FAILED = adapters_pb2.ADAPTER_STATE_FAILED

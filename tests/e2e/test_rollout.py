@@ -32,13 +32,14 @@ LOADED = adapters_pb2.ADAPTER_STATE_LOADED
 
 @pytest.fixture(scope="module")
 def rollout(checkpoints: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rollout]:
-    """Versions 1 (lora, champion) and 2 (dora), followed by a server."""
+    """Versions 1 (lora, champion), 2 (dora) and 3 (the base), followed by a server."""
     folder = tmp_path_factory.mktemp("rollout")
     base = checkpoints / "qwen2_vl"
     with running_mlflow(folder / "mlflow", environment=WEBHOOKS) as mlflow:
         registry = Registry(mlflow.url)
         for name in ADAPTERS.values():
-            registry.publish(MODEL, adapter_folder("qwen2_vl", name), base=base)
+            folder_of = None if name == "base" else adapter_folder("qwen2_vl", name)
+            registry.publish(MODEL, folder_of, base=base)
         traffic.promote(registry, MODEL, "1")
         flags = [
             "--model", f"{MODEL}={base}", "--dtype", "float32", "--registry", mlflow.url,
@@ -143,6 +144,27 @@ def test_the_shadow_is_compared_and_never_answers(rollout: Rollout, golden: Gold
         wait_until(lambda: rollout.aliases()["2"] == [])
 
 
+def test_the_base_is_rolled_out_like_an_adapter(rollout: Rollout, golden: Golden) -> None:
+    registry = rollout.registry
+    with Traffic(rollout, golden, pb.CallOptions()) as requests:
+        rollout.promote("3")
+        wait_until(lambda: requests.answers["3"] >= 50)
+        traffic.start_canary(registry, MODEL, "2", 0.5)
+        wait_until(lambda: requests.answers["2"] >= 50)
+        traffic.stop_canary(registry, MODEL)
+        wait_until(lambda: rollout.aliases()["2"] == [])
+        assert version_behind(rollout, "x-routing-key", "a") == "3"
+        assert traffic.rollback(registry, MODEL) == ("1", "3")
+        wait_until(lambda: rollout.champion() == "1")
+        before = requests.answers["3"]
+        traffic.start_canary(registry, MODEL, "3", 0.5)
+        wait_until(lambda: requests.answers["3"] >= before + 50)
+        traffic.stop_canary(registry, MODEL)
+        wait_until(lambda: rollout.aliases()["3"] == [])
+    assert requests.errors == []
+    assert rollout.aliases()["base"] == []
+
+
 def test_what_cannot_be_loaded_leaves_the_old_one(
     rollout: Rollout, golden: Golden, checkpoints: Path, tmp_path: Path
 ) -> None:
@@ -193,7 +215,7 @@ def test_what_cannot_be_loaded_leaves_the_old_one(
     traffic.promote(registry, MODEL, "1")
     for number, _ in cases.values():
         registry.client.delete_model_version(MODEL, number)
-    wait_until(lambda: set(rollout.aliases()) == {"base", "1", "2"})
+    wait_until(lambda: set(rollout.aliases()) == {"base", *ADAPTERS})
 
 
 def test_a_retired_space_says_so(rollout: Rollout, checkpoints: Path, tmp_path: Path) -> None:

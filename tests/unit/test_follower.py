@@ -71,6 +71,14 @@ class Following:
         )  # fmt: skip
         return self.published[name]
 
+    def publish_base(self, name: str, **said: str) -> None:
+        """Makes version ``name`` the base; what is ``said`` of it is not so."""
+        base = {"space": self.model.versions[BASE_VERSION].space, "base": BASE.hex(), **said}
+        digests = dict.fromkeys(artifact.BASE_FILES, "00")
+        self.published[name] = PublishedVersion(
+            "m", name, "", "", 0, base["space"], base["base"], digests, {}
+        )
+
     async def follow(self, **aliases: str) -> None:
         await self.follower.follow(Snapshot("m", dict(self.published), aliases))
 
@@ -204,6 +212,53 @@ def test_what_left_the_registry_leaves_the_workers(tmp_path: Path) -> None:
             one.model.choose(space=kept.space)
 
     run(tmp_path, check)
+
+
+def test_the_base_is_champion_and_has_nothing_to_load(tmp_path: Path) -> None:
+    async def check(one: Following) -> None:
+        one.publish("1", contents=1)
+        one.publish_base("2")
+        await one.follow(champion="2", canary="1")
+        assert (one.champion.name, one.champion.key) == ("2", "")
+        assert one.champion.space == one.model.versions[BASE_VERSION].space
+        assert one.residency.ready
+        assert one.worker.held == ["1"]
+        assert one.model.aliases_of(one.champion) == ["champion"]
+        assert one.model.aliases_of(one.model.versions[BASE_VERSION]) == []
+        # The number is used again, for an adapter.
+        one.publish("2", contents=2)
+        await one.follow(champion="2")
+        assert one.changed == 1
+        assert not one.champion.is_base
+        assert "2" in one.worker.held
+
+    run(tmp_path, check)
+
+
+@pytest.mark.parametrize(
+    ("said", "problem"),
+    [
+        ({"base": "00" * 32}, "another base (digest 000000000000"),
+        ({"space": "00" * 16}, "not 00000000000000000000000000000000; publish and serve"),
+    ],
+)
+def test_a_base_that_is_not_the_one_served_leaves_the_champion(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, said: dict[str, str], problem: str
+) -> None:
+    async def check(one: Following) -> None:
+        one.publish("1", contents=1)
+        one.publish_base("2", **said)
+        await one.follow(champion="1")
+        await one.follow(champion="2")
+        await one.follow(champion="2")
+        assert one.champion.name == "1"
+        assert problem in one.follower.broken["2"]
+        with pytest.raises(NotFoundError):
+            one.model.choose(version="2")
+
+    run(tmp_path, check)
+    # Once of the version, and once of the champion that stays.
+    assert sum(problem in message for message in caplog.messages) == 2
 
 
 def test_a_version_published_by_the_first_rule_keeps_its_space(tmp_path: Path) -> None:

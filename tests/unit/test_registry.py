@@ -136,6 +136,40 @@ def test_promote_and_roll_back(own: Registry) -> None:
         traffic.start_canary(own, MODEL, "1", 5.0)
 
 
+def test_a_base_is_a_version(own: Registry, base: Path, tmp_path: Path) -> None:
+    store = tmp_path / "store"
+    publish = ("publish", "--model", MODEL)
+    with pytest.raises(MissingError, match="publish --base makes the base one"):
+        traffic.promote(own, MODEL, "base")
+    done = command(store, *publish, "--base", base, "--alias", "canary")
+    assert done.exit_code == 0, done.output
+    published = own.version(MODEL, "canary")
+    assert published.space == space_of(base_digest(base), None)
+    assert (published.name, published.is_base) == ("3", True)
+    assert published.tags["vlm2vec.adapter"] == "none"
+    assert not own.version(MODEL, "1").is_base
+    snapshot = own.snapshot(MODEL)
+    assert Snapshot.from_json(snapshot.to_json()) == snapshot
+    done = command(store, *publish, "--base", base, "--preset", "chat")
+    assert done.exit_code == 0, done.output
+    embedding = preset.read("chat").embedding
+    assert own.version(MODEL, "4").space == space_of(base_digest(base), None, embedding)
+    differs = command(store, "diff", MODEL, "3", "1")
+    assert differs.exit_code == 1
+    assert '+  "adapter": {' in differs.output
+    assert command(store, "promote", MODEL, "--version", "canary").exit_code == 0
+    assert command(store, "rollback", MODEL).exit_code == 0
+    assert own.snapshot(MODEL).aliases == {"champion": "1"}
+    for flags, problem in (
+        ((), "give the FOLDER of an adapter, or --base DIR"),
+        (("--preset", "vlm2vec-v2"), "is of an adapter, VLM2Vec/VLM2Vec-V2.0: give that as FOLDER"),
+        (("--base", tmp_path), "config.json"),
+    ):
+        done = command(store, *publish, *flags)
+        assert done.exit_code != 0
+        assert problem in str(done.exception)
+
+
 def test_publish_from_the_command_line(own: Registry, base: Path, tmp_path: Path) -> None:
     store = tmp_path / "store"
     numbers = tmp_path / "metrics.json"

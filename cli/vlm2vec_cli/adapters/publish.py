@@ -1,4 +1,4 @@
-"""The command ``vlm2vec adapters publish``, which makes a PEFT folder a version of a model."""
+"""The command ``vlm2vec adapters publish``: makes an adapter, or a base, a version of a model."""
 
 import json
 import tempfile
@@ -10,17 +10,18 @@ from vlm2vec_cli.adapters.check import check_on_base
 from vlm2vec_cli.adapters.group import adapters, open_registry
 from vlm2vec_cli.adapters.import_ import named_base, report
 from vlm2vec_cli.parse import FILE
-from vlm2vec_cli.presets import preset_option
+from vlm2vec_cli.presets import preset_option, settle_base
 from vlm2vec_registry import artifact, hub
 from vlm2vec_registry.adapter_import import PICKLED, find_adapter, import_adapter, needs_import
 from vlm2vec_registry.names import check_alias
 from vlm2vec_registry.preset import Preset
+from vlm2vec_service.backbones import read_embedding
 from vlm2vec_service.errors import StartError
 from vlm2vec_service.folders import Source, here, source, with_embedding
 
 
 @adapters.command()
-@click.argument("folder", type=source)
+@click.argument("folder", type=source, required=False)
 @click.option("--model", required=True, help="The model it is a version of; made if it is new.")
 @click.option(
     "--base",
@@ -40,7 +41,7 @@ from vlm2vec_service.folders import Source, here, source, with_embedding
 @click.pass_context
 def publish(
     context: click.Context,
-    folder: Source,
+    folder: Source | None,
     model: str,
     base: Source | None,
     preset: Preset | None,
@@ -48,7 +49,8 @@ def publish(
     metrics: Path | None,
     run_id: str | None,
 ) -> None:
-    """Make the PEFT folder FOLDER, or an adapter of the hub, a version of a model.
+    """Make the PEFT folder FOLDER, or an adapter of the hub, a version of a model; without FOLDER,
+    the base itself.
 
     Every tensor is checked against the shapes of the base, whose weights are read only for their
     digest. The same bytes on the same base are the same vector space. What has to be imported first
@@ -57,35 +59,62 @@ def publish(
 
     With --preset NAME the version is prompted, pooled and shown pictures as that published model,
     and --base is that model's unless it is given.
+
+    A base can so be champion, canary or shadow, be evaluated and rolled back to, as an adapter can.
+    Its own embedding.json, or --preset, says how it embeds; a server has to be given the same.
     """
     from vlm2vec_registry.history import recorded  # MLflow takes seconds to import
 
     if alias:
         check_alias(alias)
-    given = here(folder, hub.ADAPTER)
-    adapter = find_adapter(given)
     if base is None and preset and preset.base:
         base = source(preset.base)
-    checkpoint = here(base, hub.BASE) if base else named_base(adapter)
-    if checkpoint is None:
-        raise StartError(
-            f"{adapter / artifact.CONFIG} names no base that is a folder here; give --base DIR"
-        )
-    with tempfile.TemporaryDirectory(prefix="vlm2vec-") as scratch:
-        if needs_import(given):
-            given = _imported(given, Path(scratch) / "adapter", checkpoint)
-        if preset:
-            given = with_embedding(given, preset.embedding)
-        check_on_base(given, checkpoint)
-        registry = open_registry(context)
-        published = registry.publish(
-            model, given, base=checkpoint, metrics=_numbers(metrics), run_id=run_id
-        )
+    registry, numbers = open_registry(context), _numbers(metrics)
+    if folder is None:
+        checkpoint = _embedding_base(base, preset)
+        published = registry.publish(model, None, base=checkpoint, metrics=numbers, run_id=run_id)
+    else:
+        with tempfile.TemporaryDirectory(prefix="vlm2vec-") as scratch:
+            given, checkpoint = _adapter_on_base(folder, base, preset, Path(scratch))
+            published = registry.publish(
+                model, given, base=checkpoint, metrics=numbers, run_id=run_id
+            )
     click.echo(f"{model} version {published.name}, space {published.space}")
     if alias:
         with recorded(registry, model, f"alias {alias}", published.name):
             registry.set_alias(model, alias, published.name)
         click.echo(f"{alias} is version {published.name} now")
+
+
+def _embedding_base(base: Source | None, preset: Preset | None) -> Path:
+    """The folder of a base that embeds by itself, as ``preset`` has it. Raises `StartError`."""
+    if base is None:
+        raise StartError("give the FOLDER of an adapter, or --base DIR, which then is the version")
+    if preset and preset.adapter:
+        raise StartError(f"is of an adapter, {preset.adapter}: give that as FOLDER", "preset")
+    checkpoint = settle_base(here(base, hub.BASE), preset)
+    read_embedding(checkpoint)
+    return checkpoint
+
+
+def _adapter_on_base(
+    folder: Source, base: Source | None, preset: Preset | None, scratch: Path
+) -> tuple[Path, Path]:
+    """The folder of an adapter as it is published, imported to ``scratch`` if need be and checked,
+    and that of its base. Raises `ServeError`."""
+    given = here(folder, hub.ADAPTER)
+    adapter = find_adapter(given)
+    checkpoint = here(base, hub.BASE) if base else named_base(adapter)
+    if checkpoint is None:
+        raise StartError(
+            f"{adapter / artifact.CONFIG} names no base that is a folder here; give --base DIR"
+        )
+    if needs_import(given):
+        given = _imported(given, scratch / "adapter", checkpoint)
+    if preset:
+        given = with_embedding(given, preset.embedding)
+    check_on_base(given, checkpoint)
+    return given, checkpoint
 
 
 def _imported(folder: Path, out: Path, base: Path) -> Path:

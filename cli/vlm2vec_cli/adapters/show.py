@@ -128,12 +128,13 @@ def _facts(registry: "Registry", version: "PublishedVersion") -> dict[str, Any]:
 
 
 def _comparable(registry: "Registry", version: "PublishedVersion") -> list[str]:
-    """What two versions may differ in, the adapter's settings with it, as lines of JSON."""
+    """What two versions may differ in, an adapter's settings with it, as lines of JSON."""
     facts = _facts(registry, version)
     facts = {key: facts[key] for key in ("space", "base", "digests", "embedding", "metrics")}
-    with tempfile.TemporaryDirectory() as scratch:
-        registry.download(version, Path(scratch), MOST_BYTES)
-        facts["adapter"] = read_object(Path(scratch) / "adapter_config.json")
+    if not version.is_base:
+        with tempfile.TemporaryDirectory() as scratch:
+            registry.download(version, Path(scratch), MOST_BYTES)
+            facts["adapter"] = read_object(Path(scratch) / "adapter_config.json")
     return json.dumps(facts, indent=2, sort_keys=True).splitlines()
 
 

@@ -28,8 +28,9 @@ TRAFFIC = (CHAMPION, CANARY, SHADOW)
 @dataclass(frozen=True)
 class Version:
     """One version of a model: an adapter in ``folder``, or one that is ``published`` in the
-    registry and fetched when it is needed, or neither: the base model. ``config`` is its
-    ``embedding.json``. ``former`` are the names that earlier rules gave its space."""
+    registry and fetched when it is needed, or neither: the base model, which a registry may have
+    under a name of its own. ``config`` is its ``embedding.json``. ``former`` are the names that
+    earlier rules gave its space."""
 
     name: str
     folder: Path | None
@@ -41,7 +42,7 @@ class Version:
     @property
     def is_base(self) -> bool:
         """Whether there is no adapter."""
-        return self.name == BASE_VERSION
+        return self.folder is None and self.published is None
 
     @functools.cached_property
     def key(self) -> str:
@@ -136,7 +137,8 @@ class ServedModel:
 
     def aliases_of(self, version: Version) -> list[str]:
         """The aliases that point to ``version``, in order."""
-        return sorted(alias for alias, v in self.aliases.items() if v.key == version.key)
+        wanted = version.name, version.key
+        return sorted(alias for alias, v in self.aliases.items() if (v.name, v.key) == wanted)
 
 
 @dataclass

@@ -11,19 +11,20 @@ import contextlib
 import logging
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
 
 from vlm2vec_registry.embedding_config import EmbeddingConfig
 from vlm2vec_registry.errors import MissingError, RegistryInputError
 from vlm2vec_registry.files import write_whole
-from vlm2vec_registry.snapshot import CANARY, CHAMPION, Snapshot
+from vlm2vec_registry.snapshot import CANARY, CHAMPION, PublishedVersion, Snapshot
 from vlm2vec_registry.strict import FormatError, shown
 from vlm2vec_service.errors import ServeError
 from vlm2vec_service.metrics import Metrics
 from vlm2vec_service.supervision.backoff import LONGEST_PAUSE, Backoff
 from vlm2vec_service.tasks import in_daemon_thread
-from vlm2vec_service.versions.catalog import TRAFFIC, Version
+from vlm2vec_service.versions.catalog import BASE_VERSION, TRAFFIC, Version
 from vlm2vec_service.versions.loader import Loader
 from vlm2vec_service.versions.residency import Residency
 
@@ -69,7 +70,7 @@ class Follower:
         self.on_poke: Callable[[], None] = lambda: None
         """Called for `poke`, where somebody else asks the registry."""
         self._registry = registry
-        self._own = dict(self.model.versions)
+        self._own, self._digest = dict(self.model.versions), self.model.digest.hex()
         residency.await_registry()
         self._poked = asyncio.Event()
         self._backoff = Backoff(poll_seconds, max(poll_seconds, longest_pause))
@@ -169,16 +170,14 @@ class Follower:
 
     def _take_versions(self, snapshot: Snapshot) -> None:
         versions, before, self.broken = dict(self._own), self.broken, dict(snapshot.broken)
-        for name, reason in snapshot.broken.items():
-            if before.get(name) != reason:
-                self.metrics.load_failures.labels(self.model.name).inc()
-                log.error("model %s: version %s: %s", self.model.name, name, reason)
         for name, published in snapshot.versions.items():
             if name in self._own:
                 self.broken[name] = "the base model has this name"
                 continue
-            config = EmbeddingConfig.from_dict(published.embedding)
-            version = Version(name, None, published.space, config, published)
+            if reason := self._no_base(published):
+                self.broken[name] = reason
+                continue
+            version = self._version(published)
             known = self.model.versions.get(name)
             if known is not None and known.key != version.key:
                 log.warning(
@@ -187,7 +186,32 @@ class Follower:
                 )  # fmt: skip
                 self.metrics.versions_changed.labels(self.model.name).inc()
             versions[name] = version
+        for name, reason in self.broken.items():
+            if before.get(name) != reason:
+                self.metrics.load_failures.labels(self.model.name).inc()
+                log.error("model %s: version %s: %s", self.model.name, name, reason)
         self.residency.take(versions)
+
+    def _version(self, published: PublishedVersion) -> Version:
+        if published.is_base:
+            return replace(self._own[BASE_VERSION], name=published.name)
+        config = EmbeddingConfig.from_dict(published.embedding)
+        return Version(published.name, None, published.space, config, published)
+
+    def _no_base(self, published: PublishedVersion) -> str:
+        """Why a version that is a base is not the base served here; empty where it is, and for an
+        adapter, of which its files say so."""
+        own = self._own[BASE_VERSION].space
+        if not published.is_base or (published.base, published.space) == (self._digest, own):
+            return ""
+        if published.base != self._digest:
+            return (
+                f"it is another base (digest {published.base[:12]}, served is {self._digest[:12]})"
+            )
+        return (
+            f"the base embeds otherwise here: its space is {own}, not {published.space}; publish "
+            "and serve it with the same embedding.json or --preset"
+        )
 
     def _meant(self, target: str | None) -> Version | None:
         """The version of that name; None where there is none."""

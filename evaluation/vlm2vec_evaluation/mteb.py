@@ -1,5 +1,5 @@
-"""An MTEB encoder on the client, so that any MTEB task of texts, images and videos runs on the
-service.
+"""An MTEB encoder on the client, so that any MTEB task of texts, images, videos and audio runs on
+the service.
 
     with vlm2vec.Client("localhost:50051") as client:
         encoder = ServedEncoder(client, "vlm2vec-v2@champion")
@@ -9,6 +9,7 @@ Needs the extra ``mteb``. The interface is that of mteb 2.
 """
 
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Unpack
 
 import numpy as np
@@ -17,8 +18,10 @@ from mteb.models.abs_encoder import AbsEncoder
 from mteb.models.model_meta import ModelMeta, ScoringFunction
 from mteb.types import PromptType
 
-from vlm2vec import Client, Input
+from vlm2vec import Client, Input, Samples
 from vlm2vec_evaluation.errors import EvaluationError
+from vlm2vec_evaluation.mteb_instructions import REPRESENT, mmeb_instructions
+from vlm2vec_evaluation.prompts import takes
 from vlm2vec_evaluation.target import find_target
 
 if TYPE_CHECKING:
@@ -26,11 +29,9 @@ if TYPE_CHECKING:
     from mteb.types import BatchedInput, EncodeKwargs
     from torch.utils.data import DataLoader
 
-REPRESENT = {
-    "image": "Represent the given image.",
-    "video": "Understand the content of the provided video.",
-}
-"""VLM2Vec's instruction for what is looked for, by what is shown of it."""
+__all__ = ["REPRESENT", "ServedEncoder", "mmeb_instructions"]
+
+KINDS = ("video", "image", "audio")
 FRAMES = 8
 """How many frames of a video are embedded, evenly spaced, as in MMEB."""
 
@@ -56,8 +57,9 @@ class ServedEncoder(AbsEncoder):
         It stays that one, whatever the alias does.
 
         ``instructions`` are by the name of a task, the type of a task, "query" or "document"; each
-        is a string, or strings by "query" and "document". Without one, queries have the task's own
-        prompt, and documents none, or that of `REPRESENT` where there is a picture or a video.
+        is a string, or strings by "query" and "document". `mmeb_instructions` has VLM2Vec's.
+        Without one, queries have the task's own prompt, and documents none, or that of `REPRESENT`
+        where there is more than a text.
 
         Raises `EvaluationError` if no such model is served.
         """
@@ -65,11 +67,12 @@ class ServedEncoder(AbsEncoder):
         target = find_target(models, model)
         (served,) = [item for item in models if item.name == target.model]
         self.prompts_dict = dict(instructions or {})
+        self._takes = takes(target.backbone)
         self.mteb_model_meta = ModelMeta.create_empty(
             {
                 "name": f"vlm2vec-serve/{target.model}",
                 "revision": target.space,
-                "modalities": ["text", "image", "video"],
+                "modalities": ["text", *self._takes],
                 "embed_dim": served.dimension,
                 "similarity_fn_name": ScoringFunction.COSINE,
                 "use_instructions": True,
@@ -95,16 +98,13 @@ class ServedEncoder(AbsEncoder):
         """
         items = (
             Input(
-                text=text,
-                images=[] if image is None else [image],
-                video=frames,
-                instruction=self._instruction(
-                    task_metadata,
-                    prompt_type,
-                    "video" if frames else None if image is None else "image",
-                ),
+                text=row.text,
+                images=[] if row.image is None else [row.image],
+                video=row.frames,
+                audios=[] if row.audio is None else [row.audio],
+                instruction=self._instruction(task_metadata, prompt_type, row.shown),
             )
-            for text, image, frames in _rows(inputs)
+            for row in self._rows(inputs)
         )
         found = dict(
             self._client.stream(
@@ -120,24 +120,51 @@ class ServedEncoder(AbsEncoder):
     def _instruction(
         self, task: "TaskMetadata", prompt_type: PromptType | None, shown: str | None
     ) -> str | None:
-        own = {task.name, task.type, "document"} & set(self.prompts_dict or {})
-        if prompt_type is PromptType.document and not own:
+        told = self.prompts_dict or {}
+        own = told.get(task.name, told.get(task.type))
+        if isinstance(own, Mapping):
+            kind = prompt_type.value if prompt_type else "query" if shown else "document"
+            return own.get(kind) or None
+        if prompt_type is PromptType.document and own is None and "document" not in told:
             return REPRESENT[shown] if shown else None
         return self.get_instruction(task, prompt_type) or None
 
+    def _rows(self, inputs: "DataLoader[BatchedInput]") -> "Iterator[_Row]":
+        """Reads rows. Raises `EvaluationError` for media that the model does not take."""
+        for batch in inputs:
+            columns = dict(batch)
+            lists = [columns.get(key) for key in ("text", "image", "video", "audio")]
+            if other := [key for key in KINDS if key in columns and key not in self._takes]:
+                raise EvaluationError(f"the model takes no {' and no '.join(other)}")
+            size = max(len(one) for one in lists if one is not None)
+            for text, image, video, audio in zip(
+                *(one or [None] * size for one in lists), strict=True
+            ):
+                yield _Row(
+                    text, image, None if video is None else _frames(video),
+                    None if audio is None else _samples(audio),
+                )  # fmt: skip
 
-def _rows(
-    inputs: "DataLoader[BatchedInput]",
-) -> Iterator[tuple[str | None, Any, list[npt.NDArray[np.uint8]] | None]]:
-    """Text, picture and frames of each row, each of which may be missing."""
-    for batch in inputs:
-        columns = dict(batch)
-        if "audio" in columns:
-            raise EvaluationError("the task has audio; texts, images and videos are taken")
-        lists = [columns.get(key) for key in ("text", "image", "video")]
-        size = max(len(one) for one in lists if one is not None)
-        for text, image, video in zip(*(one or [None] * size for one in lists), strict=True):
-            yield text, image, None if video is None else _frames(video)
+
+@dataclass(frozen=True)
+class _Row:
+    """What is embedded together; each may be missing."""
+
+    text: str | None
+    image: Any
+    frames: list[npt.NDArray[np.uint8]] | None
+    audio: Samples | None
+
+    @property
+    def shown(self) -> str | None:
+        """The first kind of media that there is."""
+        there = zip(KINDS, (self.frames, self.image, self.audio), strict=True)
+        return next((kind for kind, one in there if one is not None), None)
+
+
+def _samples(audio: Any) -> Samples:
+    """Takes the samples of a decoded audio, of which channels come before samples."""
+    return Samples(np.asarray(audio["array"], np.float32).T, int(audio["sampling_rate"]))
 
 
 def _frames(video: Any) -> list[npt.NDArray[np.uint8]]:

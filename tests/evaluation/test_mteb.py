@@ -17,7 +17,7 @@ from tests.e2e.server import Server
 from tests.evaluation import small
 from vlm2vec import Client, Input
 from vlm2vec_evaluation import EvaluationError
-from vlm2vec_evaluation.mteb import REPRESENT, ServedEncoder
+from vlm2vec_evaluation.mteb import REPRESENT, ServedEncoder, mmeb_instructions
 
 TEXTS = {"q0": "a temple", "q1": "a pink flower"}
 QUERY = "Find me an everyday image that matches the given caption:"
@@ -103,10 +103,39 @@ def test_instructions_and_refusals(server: Server) -> None:
         np.testing.assert_allclose(
             encode(named, batch, "document"), expected("Describe it."), atol=1e-5
         )
-        with pytest.raises(EvaluationError, match="the task has audio; texts, images and videos"):
+        with pytest.raises(EvaluationError, match="the model takes no audio"):
             encode(plain, {"audio": []}, "query")
         with pytest.raises(EvaluationError, match="a model 'none' is not served; there are"):
             ServedEncoder(client, "none")
+
+
+def test_mmebs_instructions_are_for_tasks_that_there_are(server: Server) -> None:
+    told = mmeb_instructions()
+    names = [name for name in told if not name.endswith(".v2")]
+    assert len(mteb.get_tasks(tasks=names, exclude_superseded=False)) == len(names) > 50
+    assert told["MSVDT2VRetrieval"] == {
+        "query": "Find the video snippet that corresponds to the given summary:",
+        "document": REPRESENT["video"],
+    }
+    assert told["MSVDV2TRetrieval"]["query"] == told["MSVDT2VRetrieval"]["document"]
+    assert told["ClothoA2TRetrieval.v2"]["document"].endswith("textual description.\nQuery:")
+    assert told["ESC50_Zeroshot"] == {
+        "query": "Recognize the environmental sound category of the audio.", "document": "",
+    }  # fmt: skip
+    # A task that embeds what is shown and its labels does not say which of them is a query.
+    task = SimpleNamespace(name="HMDB51ZeroShot", type="VideoZeroshotClassification")
+    with Client(server.address) as client:
+        encoder = ServedEncoder(client, "qwen", instructions=told)
+        film = [np.zeros((56, 56, 3), np.uint8)]
+        shown = Input(video=film, instruction=told["HMDB51ZeroShot"]["query"])
+        batches: list[Any] = [{"video": [film]}, {"text": ["jump"]}]
+        for batch, item in zip(batches, (shown, Input(text="jump")), strict=True):
+            found = encoder.encode(
+                [batch],  # type: ignore[arg-type]
+                task_metadata=task,  # type: ignore[arg-type]
+                hf_split="test", hf_subset="default",
+            )  # fmt: skip
+            np.testing.assert_allclose(found, client.embed([item], model="qwen"), atol=1e-5)
 
 
 def test_videos_are_eight_of_their_frames(server: Server) -> None:

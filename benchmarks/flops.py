@@ -40,7 +40,7 @@ def batch_flops(backbone: Backbone, inputs: Sequence[Prepared]) -> float:
         if isinstance(module, nn.Linear | AdaptedLinear)
     }
     final = len(list(backbone.model.layers)) - 1
-    vision = sum(n for name, n in linears.items() if name.startswith(backbone.vision_prefix))
+    vision = sum(n for name, n in linears.items() if name.startswith(backbone.media_prefixes))
     pooled = sum(n for name, n in linears.items() if f"model.layers.{final}.mlp." in name)
     text = sum(linears.values()) - vision - pooled
     hidden = backbone.model.embed_tokens.embedding_dim

@@ -128,7 +128,7 @@ def write_decoder(folder: Path, base: Path, backbone: Backbone) -> None:
     tensors = {
         name: parameter.detach()
         for name, parameter in backbone.named_parameters()
-        if not name.startswith(backbone.vision_prefix)
+        if not name.startswith(backbone.media_prefixes)
     }
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
     config = json.loads((folder / "config.json").read_text())

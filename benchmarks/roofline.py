@@ -109,7 +109,7 @@ def _adapter(engine: Engine, index: int) -> Adapter:
 
     added = {}
     for product in engine.products:
-        if product.name.startswith(engine.backbone.vision_prefix):
+        if product.name.startswith(engine.backbone.media_prefixes):
             continue
         rank, out = RANK * len(product.parts), product.out_features
         shift = None if product.bias is None else empty(out)

@@ -11,8 +11,7 @@ from vlm2vec.inputs import InputLike, to_proto
 from vlm2vec_evaluation.source import Embed, Key
 from vlm2vec_evaluation.vector_file import Vector
 from vlm2vec_registry.space import base_digest, space_of
-from vlm2vec_service.backbones import load_preprocessor, read_embedding
-from vlm2vec_service.backbones.table import read_json
+from vlm2vec_service.backbones import backbone_name, load_preprocessor, read_embedding
 from vlm2vec_service.engine import Engine
 from vlm2vec_service.engine.threads import use_threads
 from vlm2vec_service.errors import CheckpointError, ServeError
@@ -84,4 +83,4 @@ def load(
                 vectors = engine.embed([(prepared, name) for _, prepared in ready])
                 yield from zip((key for key, _ in ready), vectors, strict=True)
 
-    return LocalModel(embed, space, str(read_json(base / "config.json")["model_type"]))
+    return LocalModel(embed, space, backbone_name(base))

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vlm2vec_registry import artifact, card
+from vlm2vec_registry.backbone import backbone_of
 from vlm2vec_registry.embedding_config import FILE_NAME, EmbeddingConfig
 from vlm2vec_registry.errors import ArtifactError
 from vlm2vec_registry.hub import named
@@ -160,7 +161,7 @@ def _of_adapter(folder: Path) -> dict[str, str]:
 
 def _backbone(base: Path) -> str:
     try:
-        return str(json.loads((base / "config.json").read_text())["model_type"])
+        return backbone_of(json.loads((base / "config.json").read_text()))
     except (OSError, ValueError, KeyError) as error:
         raise ArtifactError(f"{base}/config.json: {error!r}; is it a checkpoint folder?") from error
 

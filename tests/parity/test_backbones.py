@@ -89,7 +89,7 @@ def test_pixels_and_features(base: Path, prepared: list[Prepared], engine: Engin
         film = "videos" in case
         with torch.inference_mode():
             pixels = torch.cat([backbone.cut(one.values[None]).flatten() for one in media]).numpy()
-            features = backbone.encode(media, engine.vision.run_blocks)
+            features = backbone.encode(media, engine.media.runs)
         spread = pixels.std(dtype=np.float64)
         statistics = [pixels.size, pixels.mean(dtype=np.float64), spread, pixels.min()]
         expected = goldens()[f"{base.name}/pixels/{case['id']}"]

@@ -103,7 +103,7 @@ def test_phi_projector_and_clip(checkpoints: Path, tmp_path: Path) -> None:
         use_dora=True,
     )
     engine = Engine.load(base, FLOAT32)
-    assert engine.load_adapter("made", tmp_path).vision_digest
+    assert engine.load_adapter("made", tmp_path).media_digest
     np.testing.assert_allclose(
         engine.embed([(prepared, "made")]),
         Engine(merged, FLOAT32).embed([(prepared, None)]),

@@ -99,7 +99,7 @@ def test_unknown_architecture_and_dtype(base: Path) -> None:
     refuse(base, "dtype 'int3' is not one of float32, bfloat16", dtype="int3")
     config = json.loads((base / "config.json").read_text())
     (base / "config.json").write_text(json.dumps({**config, "model_type": "llava"}))
-    refuse(base, "config.json: model_type 'llava' is not one of phi3_v, qwen2_5_vl, ")
+    refuse(base, "config.json: model_type 'llava' is not one of phi3_v, qwen2_5_omni, ")
     with pytest.raises(CheckpointError, match="model_type 'llava'"):
         load_preprocessor(base)
     (base / "config.json").write_text("{")

@@ -121,7 +121,7 @@ def test_adapter_equals_peft(base: Path, tmp_path: Path, use_dora: bool) -> None
     (tmp_path / "embedding.json").write_text('{"backbone": "toy", "image": {"side": 3}}')
     engine = Engine.load(base, FLOAT32)
     adapter = engine.load_adapter("v1", tmp_path)
-    assert adapter.vision_digest
+    assert adapter.media_digest
     inputs = prepare(base, adapter.embedding)
     assert [media.tokens for media in inputs[1].media] == [9, 9]
     expected = Engine(merged, FLOAT32).embed([(item, None) for item in inputs])

@@ -16,14 +16,14 @@ from vlm2vec_service.engine.packing import Item, PackedBatch, pack
 from vlm2vec_service.preprocess.prepared import Media, Prepared
 
 Features = Mapping[bytes, Tensor]
-"""Features of images and videos, as `Backbone.encode` gives them, by `Media.digest`."""
+"""Features of media, as `Backbone.encode` gives them, by `Media.digest`."""
 
 
 class Embedder(nn.Module):
     """A module from prepared inputs to L2-normalised vectors, around ``backbone``.
 
     ``autocast`` is the dtype of its matrix products, or None for the parameters' own. Where the
-    vision tower has nothing to train, no gradient is kept for it.
+    towers of media have nothing to train, no gradient is kept for it.
     """
 
     def __init__(self, backbone: Backbone, autocast: torch.dtype | None = None) -> None:
@@ -67,7 +67,7 @@ class Embedder(nn.Module):
         trains = any(
             parameter.requires_grad
             for name, parameter in self.backbone.named_parameters()
-            if name.startswith(self.backbone.vision_prefix)
+            if name.startswith(self.backbone.media_prefixes)
         )
         with self._precision(), nullcontext() if trains else torch.no_grad():
             encoded = self.backbone.encode(media)

@@ -10,6 +10,7 @@ family is to add its folder and its row. ``qwen_vl`` has what three families sha
 from vlm2vec_service.backbones.table import (
     FAMILIES,
     Family,
+    backbone_name,
     check_embedding,
     family_of,
     load_preprocessor,
@@ -19,6 +20,7 @@ from vlm2vec_service.backbones.table import (
 __all__ = [
     "FAMILIES",
     "Family",
+    "backbone_name",
     "check_embedding",
     "family_of",
     "load_preprocessor",

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from tokenizers import Tokenizer
 
+from vlm2vec_registry.backbone import backbone_of
 from vlm2vec_registry.embedding_config import EmbeddingConfig
 from vlm2vec_service.errors import AdapterError, CheckpointError, listed
 from vlm2vec_service.preprocess.family import CheckpointFiles, FamilyPreprocessor
@@ -36,7 +37,8 @@ class Family:
     """One row of the table: a model family and where its code is.
 
     The key of the row is the ``model_type`` in the ``config.json`` of the family's checkpoints,
-    which is also the `Backbone.name` of its class.
+    which is also the `Backbone.name` of its class. Those of parts that were saved alone are in
+    `vlm2vec_registry.backbone`.
     """
 
     preprocessor: str
@@ -91,6 +93,14 @@ FAMILIES = {
         targets=QWEN_TARGETS,
         reads=QWEN_READS,
     ),
+    "qwen2_5_omni": Family(
+        preprocessor="vlm2vec_service.backbones.qwen2_5_omni.preprocess:Qwen2_5OmniPreprocessor",
+        backbone="vlm2vec_service.backbones.qwen2_5_omni.model:Qwen2_5Omni",
+        image_placeholder="<|IMAGE|>",
+        image_settings=frozenset({"min_pixels", "max_pixels"}),
+        targets=(*QWEN_TARGETS, "out_proj"),
+        reads=frozenset(NOT_BY_ALL),
+    ),
     "phi3_v": Family(
         preprocessor="vlm2vec_service.backbones.phi3_v.preprocess:Phi3VPreprocessor",
         backbone="vlm2vec_service.backbones.phi3_v.model:Phi3V",
@@ -128,27 +138,34 @@ def check_embedding(backbone: str, embedding: EmbeddingConfig, where: object) ->
 def read_embedding(base: Path) -> EmbeddingConfig:
     """Reads what the checkpoint in ``base`` says of itself in ``embedding.json``; the defaults if
     it has none. Raises `CheckpointError`."""
-    family_of(base)
+    backbone = backbone_name(base)
     try:
         embedding = EmbeddingConfig.read(base)
-        check_embedding(read_json(base / "config.json")["model_type"], embedding, base)
+        check_embedding(backbone, embedding, base)
     except (ValueError, AdapterError) as error:
         raise CheckpointError(str(error)) from error
     return embedding
 
 
 def family_of(base: Path) -> Family:
-    """Finds the family of the checkpoint in ``base`` by its ``config.json``.
+    """Finds the family of the checkpoint in ``base``. Raises `CheckpointError` as `backbone_name`
+    does."""
+    return FAMILIES[backbone_name(base)]
+
+
+def backbone_name(base: Path) -> str:
+    """Names the backbone of the checkpoint in ``base`` by its ``config.json``.
 
     Raises `CheckpointError` if the file is missing or its ``model_type`` has no row.
     """
-    model_type = read_json(base / "config.json").get("model_type")
-    if not isinstance(model_type, str) or model_type not in FAMILIES:
+    config = {"model_type": None, **read_json(base / "config.json")}
+    name = backbone_of(config)
+    if name not in FAMILIES:
         raise CheckpointError(
-            f"{base}/config.json: model_type {model_type!r} is not one of "
+            f"{base}/config.json: model_type {config['model_type']!r} is not one of "
             f"{', '.join(sorted(FAMILIES))}"
         )
-    return FAMILIES[model_type]
+    return name
 
 
 def load_preprocessor(base: Path, limits: Limits | None = None) -> Preprocessor:

@@ -3,8 +3,8 @@
 `Engine` is the way in. It loads a checkpoint (``checkpoint``) and adapters (``adapter``): their
 settings (``adapter_config``) mean a placement on the layers (``placement``, ``patterns``), which
 their tensors (``adapter_file``) have to fit (``fit``). A batch is one flat sequence of tokens
-without padding, in which the inputs of one adapter are neighbours (``packing``). Its images are
-encoded first (``vision``, ``vision_cache``), then the language model runs and each input's last
+without padding, in which the inputs of one adapter are neighbours (``packing``). Its media are
+encoded first (``media``, ``feature_cache``), then the language model runs and each input's last
 token is pooled.
 
 The families' modules come from ``transformers`` (``backbone``), and training runs them as they are.

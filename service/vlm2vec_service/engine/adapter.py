@@ -43,8 +43,8 @@ class Adapter:
     has what it adds, by the name of the product; ``layers`` are views of that by the name of the
     linear layer. ``exact`` has the same unrounded, float32 on the host, by the name of the layer,
     for merging. ``pointers`` says where ``products`` lie on a GPU: int64 ``(products, 5)``.
-    ``vision_digest`` is a digest of what the adapter does to the vision tower, 16 bytes, because
-    image features made with it are its own; it is empty if the adapter leaves the tower alone.
+    ``media_digest`` is a digest of what the adapter does to the towers of media, 16 bytes, because
+    features made with it are its own; it is empty if the adapter leaves them alone.
     """
 
     name: str
@@ -52,7 +52,7 @@ class Adapter:
     layers: dict[str, LowRank]
     exact: dict[str, LowRank]
     pointers: npt.NDArray[np.int64]
-    vision_digest: bytes
+    media_digest: bytes
     embedding: EmbeddingConfig
 
     @property
@@ -109,7 +109,7 @@ def load_adapter(
     touched = [product for product in products if any(part.name in exact for part in product.parts)]
     joins = [functools.partial(join, product, exact) for product in touched]
     joined = dict(zip((product.name for product in touched), compute(joins), strict=True))
-    vision = {key: joined[key] for key in joined if key.startswith(backbone.vision_prefix)}
+    towers = {key: joined[key] for key in joined if key.startswith(backbone.media_prefixes)}
     return Adapter(
         name=name,
         products=joined,
@@ -120,7 +120,7 @@ def load_adapter(
         },
         exact={module: layer.to(torch.device("cpu")) for module, layer in exact.items()},
         pointers=_pointers(products, joined),
-        vision_digest=_digest(vision) if vision else b"",
+        media_digest=_digest(towers) if towers else b"",
         embedding=embedding,
     )
 

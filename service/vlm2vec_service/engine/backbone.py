@@ -14,7 +14,7 @@ from vlm2vec_service.preprocess.prepared import Media
 
 
 class Backbone(nn.Module, ABC):
-    """A vision-language model without its output layer.
+    """A language model that reads media, without its output layer.
 
     Its modules carry the names of the original checkpoint, which are also those that adapters
     were trained on. A subclass is made from the contents of ``config.json`` and
@@ -23,13 +23,13 @@ class Backbone(nn.Module, ABC):
 
     name: str
     """The ``model_type`` in ``config.json``, which is the key of the family's row in the table."""
-    vision_prefix: str
-    """The start of the names of all modules that compute image features."""
+    media_prefixes: tuple[str, ...]
+    """The starts of the names of all modules that compute features of media."""
     inert: dict[str, tuple[int, int]]
     """The ``(out, in)`` of linear layers that never reach a vector, by name. An adapter may have
     tensors for them, which do nothing."""
-    blocks: BlockNames | None = None
-    """How the blocks of the vision tower are called, if it has any."""
+    towers: tuple[BlockNames, ...] = ()
+    """How the blocks of each tower of media are called."""
     plain_length: int = sys.maxsize
     """The longest sequence for which `rotary` does the same as for any shorter."""
     deep_layers: int = 0
@@ -61,14 +61,14 @@ class Backbone(nn.Module, ABC):
 
     @abstractmethod
     def patches(self, media: Media) -> int:
-        """Counts the rows that ``media`` takes in the vision tower."""
+        """Counts the rows that ``media`` takes in its tower."""
 
     @abstractmethod
-    def encode(self, media: Sequence[Media], run_blocks: RunBlocks | None = None) -> list[Tensor]:
-        """Computes the features of each image or video, in order:
+    def encode(self, media: Sequence[Media], runs: Sequence[RunBlocks] = ()) -> list[Tensor]:
+        """Computes the features of each of ``media``, in order:
         ``(tokens, (1 + deep_layers) * hidden)``, what enters the language model first.
 
-        ``run_blocks`` takes the place of the tower's own blocks.
+        ``runs``, one for each of `towers`, take the place of the towers' own blocks.
         """
 
     @abstractmethod

@@ -43,16 +43,13 @@ def load_weights(
 
     Tensors go one by one from the file to ``device`` in ``dtype``; there is no second copy of the
     model. ``rename`` maps a tensor's name in the file to the parameter's, or to None if the
-    tensor never reaches a vector (``lm_head``). Raises `CheckpointError` that names every tensor
-    that is missing, unexpected or of another shape.
+    tensor never reaches a vector (``lm_head``), and then it is not read. Raises `CheckpointError`
+    that names every tensor that is missing, unexpected or of another shape.
     """
     wanted = dict(model.named_parameters())
     unexpected: list[str] = []
     misshapen: list[str] = []
-    for name, tensor in _tensors(folder, device):
-        target = rename(name)
-        if target is None:
-            continue
+    for name, target, tensor in _tensors(folder, rename, device):
         parameter = wanted.pop(target, None)
         if parameter is None:
             unexpected.append(name)
@@ -75,11 +72,16 @@ def load_weights(
         raise CheckpointError(f"{folder}: tensors {'; '.join(problems)}")
 
 
-def _tensors(folder: Path, device: torch.device) -> Iterator[tuple[str, Tensor]]:
+def _tensors(
+    folder: Path, rename: Callable[[str], str | None], device: torch.device
+) -> Iterator[tuple[str, str, Tensor]]:
+    """Reads the tensors that ``rename`` gives a name; each comes with its name in the file, too."""
     for path in shards(folder):
         try:
             with safe_open(path, framework="pt", device=str(device)) as file:
                 for name in file.keys():  # noqa: SIM118 (a file, not a dict)
-                    yield name, file.get_tensor(name)
+                    target = rename(name)
+                    if target is not None:
+                        yield name, target, file.get_tensor(name)
         except (OSError, SafetensorError) as error:
             raise CheckpointError(f"{path}: {error}") from error

@@ -16,15 +16,15 @@ from vlm2vec_service.engine.adapter import Adapter, Compute, load_adapter, witho
 from vlm2vec_service.engine.backbone import Backbone
 from vlm2vec_service.engine.checkpoint import load_weights
 from vlm2vec_service.engine.decoder import Decoder
+from vlm2vec_service.engine.feature_cache import FeatureCache
 from vlm2vec_service.engine.graphs import DecoderGraphs
 from vlm2vec_service.engine.linear import install, products_of
+from vlm2vec_service.engine.media import MediaEncoder, feature_key
 from vlm2vec_service.engine.memory import merged_budget
 from vlm2vec_service.engine.merged import MergedCopies
 from vlm2vec_service.engine.packing import Item, PackedBatch, batches, pack
 from vlm2vec_service.engine.stage import Rows, Stage
 from vlm2vec_service.engine.tower import Tower
-from vlm2vec_service.engine.vision import VisionEncoder, feature_key
-from vlm2vec_service.engine.vision_cache import VisionCache
 from vlm2vec_service.errors import AdapterError, CheckpointError, NotFoundError
 from vlm2vec_service.preprocess.prepared import Prepared
 from vlm2vec_service.settings import EngineSettings
@@ -71,8 +71,8 @@ class Engine:
         self.graphs = (
             DecoderGraphs(backbone, self.decoder) if fit and settings.cuda_graphs else None
         )
-        tower = None if backbone.blocks is None else Tower(backbone, backbone.blocks).run
-        self.cache = VisionCache(settings.vision_cache_bytes)
+        runs = [Tower(backbone, names).run for names in backbone.towers]
+        self.cache = FeatureCache(settings.vision_cache_bytes)
         self.merged = MergedCopies(
             self.products,
             merged_budget(self.device) if settings.merged_bytes < 0 else settings.merged_bytes,
@@ -81,8 +81,8 @@ class Engine:
             # Merging takes as long as what is saved on about so many tokens.
             least_tokens=4096 if on_cpu else 16_384,
         )
-        self.vision = VisionEncoder(
-            backbone, tower, self.rows, self.cache, vision_batch_patches, self.merged.choose
+        self.media = MediaEncoder(
+            backbone, runs, self.rows, self.cache, vision_batch_patches, self.merged.choose
         )
         self.path_tokens: collections.Counter[str] = collections.Counter()
         self.normalize = True
@@ -228,7 +228,7 @@ class Engine:
     def _entering(self, batch: PackedBatch) -> Tensor:
         """Computes what enters the language model, as `Backbone.entering` gives it: the embeddings
         of the tokens, with the features of media in their places."""
-        features = self.vision.features(batch.items)
+        features = self.media.features(batch.items)
         found = [
             features[feature_key(media, item.adapter)]
             for item in batch.items

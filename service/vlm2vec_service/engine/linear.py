@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from vlm2vec_service.engine import ops
 from vlm2vec_service.engine.stage import Rows
 
-JOINED = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))
+JOINED = (("q_proj", "k_proj", "v_proj"), ("q", "k", "v"), ("gate_proj", "up_proj"))
 """The names of neighbouring layers that read the same input, in all families."""
 
 
@@ -45,9 +45,9 @@ class AdaptedLinear(nn.Module):
 class Product:
     """The linear layers ``parts``, which read the same input, as one matrix product.
 
-    Their outputs lie behind each other. ``weight`` is ``(out, in)`` and ``bias`` ``(out,)`` or
-    None; those of the parts become views of them. ``index`` is the product's place among those of
-    the model. All look at ``rows``.
+    Their outputs lie behind each other. ``weight`` is ``(out, in)`` and ``bias`` ``(out,)``, with
+    zeros for a part that has none, or None where no part has one; those of the parts become views
+    of them. ``index`` is the product's place among those of the model. All look at ``rows``.
     """
 
     def __init__(self, parts: Sequence[AdaptedLinear], index: int, rows: Rows) -> None:
@@ -55,20 +55,20 @@ class Product:
         self.index = index
         self.rows = rows
         self.name = "+".join([parts[0].name, *(part.name.rpartition(".")[2] for part in parts[1:])])
-        self.weight, self.bias = parts[0].weight, parts[0].bias
+        self.weight = parts[0].weight
+        self.bias: nn.Parameter | None = parts[0].bias
         self.in_features = parts[0].in_features
         self.out_features = sum(part.out_features for part in parts)
         start = 0
         if len(parts) > 1:
             self.weight = _joined([part.weight for part in parts])
-            if self.bias is not None:
-                self.bias = _joined([part.bias for part in parts])
+            self.bias = _joined_biases(parts)
         for part in parts:
             part.product, part.start = self, start
             start += part.out_features
             if len(parts) > 1:
                 part.weight = _frozen(self.weight[part.start : start])
-                if self.bias is not None:
+                if self.bias is not None and part.bias is not None:
                     part.bias = _frozen(self.bias[part.start : start])
 
     def __call__(self, x: Tensor) -> Tensor:
@@ -141,7 +141,7 @@ def _neighbours(layers: dict[str, AdaptedLinear]) -> list[list[AdaptedLinear]]:
     groups = []
     for names in JOINED:
         group = [layers[name] for name in names if name in layers]
-        if len(group) == len(names) and len({layer.bias is None for layer in group}) == 1:
+        if len(group) == len(names):
             groups.append(group)
     joined = {id(layer) for group in groups for layer in group}
     return groups + [[layer] for layer in layers.values() if id(layer) not in joined]
@@ -149,6 +149,15 @@ def _neighbours(layers: dict[str, AdaptedLinear]) -> list[list[AdaptedLinear]]:
 
 def _joined(tensors: Sequence[Tensor]) -> nn.Parameter:
     return _frozen(torch.cat([tensor.detach() for tensor in tensors]))
+
+
+def _joined_biases(parts: Sequence[AdaptedLinear]) -> nn.Parameter | None:
+    if all(part.bias is None for part in parts):
+        return None
+    none = parts[0].weight.new_zeros
+    return _joined([
+        none(part.out_features) if part.bias is None else part.bias for part in parts
+    ])  # fmt: skip
 
 
 def _frozen(tensor: Tensor) -> nn.Parameter:

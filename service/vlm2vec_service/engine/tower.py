@@ -1,4 +1,4 @@
-"""The blocks of a vision tower in few, large operations."""
+"""The blocks of a tower of media in few, large operations."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ Norm = Callable[[Tensor, Tensor | None], Tensor]
 
 
 class RunBlocks(Protocol):
-    """Runs some blocks of a vision tower."""
+    """Runs some blocks of a tower."""
 
     def __call__(
         self,
@@ -67,7 +67,7 @@ class Block:
 
 
 class Tower:
-    """Runs the blocks of the vision tower in ``model``, whose linear layers are installed.
+    """Runs the blocks of one tower in ``model``, whose linear layers are installed.
 
     It computes what the tower's own modules do, without gradients and in fewer passes over memory.
     Any tower fits whose blocks have a norm in front of their attention and of their MLP.

@@ -12,8 +12,7 @@ from vlm2vec_registry.snapshot import CHAMPION, PublishedVersion
 from vlm2vec_registry.space import base_digest
 from vlm2vec_registry.store import Registry
 from vlm2vec_registry.uri import folder_of
-from vlm2vec_service.backbones import load_preprocessor, read_embedding
-from vlm2vec_service.backbones.table import read_json
+from vlm2vec_service.backbones import backbone_name, load_preprocessor, read_embedding
 from vlm2vec_service.errors import CheckpointError, StartError
 from vlm2vec_service.frontend.pipeline import Pipeline
 from vlm2vec_service.frontend.served import Served
@@ -78,7 +77,7 @@ def read_catalog(deployment: Deployment, registry: str = "") -> Catalog:
     catalog = Catalog({})
     for name, base in deployment.models.items():
         log.info("model %s: reading %s", name, base)
-        backbone = read_json(base / "config.json").get("model_type", "")
+        backbone = backbone_name(base)
         own = read_embedding(base)
         try:
             digest = deployment.digests.get(name) or base_digest(base)

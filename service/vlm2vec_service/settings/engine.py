@@ -31,13 +31,14 @@ class EngineSettings:
     )
     vision_batch_patches: int = setting(
         0,
-        "Image patches that go through the vision tower at once. "
+        "Image patches, and pairs of audio frames, that go through a tower at once. "
         "0 takes what the device likes: 2048 on a CPU, 65536 elsewhere.",
         least=0,
     )
     vision_cache_bytes: int = setting(
         268_435_456,
-        "Bytes of device memory for cached image and video features; 0 turns it off.",
+        "Bytes of device memory for cached features of images, videos and audios; "
+        "0 turns it off.",
         least=0,
     )
     merged_bytes: int = setting(

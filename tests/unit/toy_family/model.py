@@ -15,7 +15,7 @@ from vlm2vec_service.preprocess.prepared import Media
 
 class Toy(Backbone):
     name = "toy"
-    vision_prefix = "vision."
+    media_prefixes = ("vision.",)
 
     def __init__(self, config: dict[str, Any], image_config: dict[str, Any]) -> None:
         super().__init__()
@@ -37,7 +37,7 @@ class Toy(Backbone):
     def patches(self, media: Media) -> int:
         return media.tokens
 
-    def encode(self, media: Sequence[Media], run_blocks: RunBlocks | None = None) -> list[Tensor]:
+    def encode(self, media: Sequence[Media], runs: Sequence[RunBlocks] = ()) -> list[Tensor]:
         project: Any = self.vision["project"]
         pixels = torch.cat([torch.tensor(item.values).flatten(0, 2) for item in media])
         rescaled = (pixels / 255 - self.mean).to(project.weight)

@@ -35,7 +35,7 @@ class Phi3V(Backbone):
     """The backbone of Phi-3.5-vision: the language model ``model``, with CLIP inside it."""
 
     name = "phi3_v"
-    vision_prefix = VISION
+    media_prefixes = (VISION,)
 
     def __init__(self, config: dict[str, Any], image_config: dict[str, Any]) -> None:
         super().__init__()
@@ -53,12 +53,13 @@ class Phi3V(Backbone):
             f"{CLIP}encoder.layers.{clip['num_hidden_layers'] - 1}.{name}": shape
             for name, shape in self.model.vision_embed_tokens.unused.items()
         }
-        self.blocks = BlockNames(
+        names = BlockNames(
             blocks=f"{CLIP}encoder.layers", heads=clip["num_attention_heads"],
             attention_norm="layer_norm1", output="self_attn.out_proj",
             qkv=("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"),
             mlp_norm="layer_norm2", up=("mlp.fc1",), activation="mlp.activation_fn", down="mlp.fc2",
         )  # fmt: skip
+        self.towers = (names,)
         self.head_dim: int = text.hidden_size // text.num_attention_heads
         self.theta: float = config.get("rope_theta", 10_000.0)
         self.factors: Tensor | None = None
@@ -89,11 +90,11 @@ class Phi3V(Backbone):
         """Counts 577 patches for each crop and for the global view."""
         return self._crops(media) * 577
 
-    def encode(self, media: Sequence[Media], run_blocks: RunBlocks | None = None) -> list[Tensor]:
+    def encode(self, media: Sequence[Media], runs: Sequence[RunBlocks] = ()) -> list[Tensor]:
         """Runs CLIP over all crops of all images at once, and joins each image's crops."""
         embedding = self.model.vision_embed_tokens
         crops = torch.cat([self.crops(item) for item in media])
-        states = embedding.clip_states(crops, run_blocks or embedding.run_blocks)
+        states = embedding.clip_states(crops, runs[0] if runs else embedding.run_blocks)
         assembled = [
             embedding.assemble(part, item.values.shape[1] // CROP, item.values.shape[2] // CROP)
             for item, part in zip(

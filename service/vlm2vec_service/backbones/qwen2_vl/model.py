@@ -26,11 +26,12 @@ class Qwen2VL(QwenVL):
             Qwen2VisionTransformerPretrainedModel,
             image_config,
         )
-        self.blocks = BlockNames(
+        names = BlockNames(
             blocks="visual.blocks", heads=self.vision.num_heads,
             attention_norm="norm1", qkv=("attn.qkv",), output="attn.proj",
             mlp_norm="norm2", up=("mlp.fc1",), activation="mlp.act", down="mlp.fc2",
         )  # fmt: skip
+        self.towers = (names,)
 
     def features(
         self, hidden: Tensor, grids: Sequence[Grid], rotary: tuple[Tensor, Tensor], run: RunBlocks

@@ -29,12 +29,13 @@ class Qwen3VL(QwenVL):
         self.deep_layers = len(self.seen_by)
         if self.seen_by != sorted(set(self.seen_by)) or self.deep_layers >= len(self.model.layers):
             raise CheckpointError(f"deepstack_visual_indexes: {self.seen_by} is not understood")
-        self.blocks = BlockNames(
+        names = BlockNames(
             blocks="visual.blocks", heads=self.vision.num_heads,
             attention_norm="norm1", qkv=("attn.qkv",), output="attn.proj",
             mlp_norm="norm2", up=("mlp.linear_fc1",), activation="mlp.act_fn",
             down="mlp.linear_fc2",
         )  # fmt: skip
+        self.towers = (names,)
 
     def axes_of(self, sections: Sequence[int]) -> list[int]:
         """Lets frequencies take the rows by turns, height and width only up to their sections."""

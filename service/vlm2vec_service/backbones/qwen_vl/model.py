@@ -19,24 +19,28 @@ from vlm2vec_service.preprocess.prepared import Media
 
 Grid: TypeAlias = tuple[int, int, int]
 """Patches of an image or video in time, height and width."""
-TREES = (
-    ("model.", "visual."),
-    ("model.language_model.", "model.visual."),
-    ("language_model.", "visual."),
-    ("", None),
-)
-"""The starts of the names of the language model and the vision tower, as an adapter may have them:
-those of the first checkpoints and here, those of ``transformers`` since 4.52, and those within its
-inner model, and within its text model alone, which VLM2Vec trains too."""
+Tree: TypeAlias = tuple[str | None, ...]
+"""The starts of the names of a model's parts, in the order of `QwenVL.parts`."""
 
 
 class QwenVL(Backbone):
     """A vision tower ``visual`` and a language model ``model``, which reads positions by M-RoPE.
 
-    A subclass makes both from the parsed ``config.json``, and sets `blocks`.
+    A subclass makes both from the parsed ``config.json``, and sets `towers`.
     """
 
-    vision_prefix = "visual."
+    media_prefixes: tuple[str, ...] = ("visual.",)
+    parts: tuple[str, ...] = ("model.", "visual.")
+    """The starts of the names of the language model and of the towers, here."""
+    trees: tuple[Tree, ...] = (
+        ("model.", "visual."),
+        ("model.language_model.", "model.visual."),
+        ("language_model.", "visual."),
+        ("", None),
+    )
+    """The starts of the names of `parts` as an adapter may have them: those of the first
+    checkpoints and here, those of ``transformers`` since 4.52, and those within its inner model,
+    and within its text model alone, which VLM2Vec trains too."""
 
     def __init__(
         self, config: Any, model: type, visual: type, image_config: dict[str, Any]
@@ -64,35 +68,34 @@ class QwenVL(Backbone):
         return [axis % 3 for axis, size in enumerate(sections) for _ in range(size)]
 
     def rename(self, name: str) -> str | None:
-        """Maps the names of each of `TREES` to those here."""
+        """Maps the names of each of `trees` to those here."""
         if name == "lm_head":
             return name
         if name == "lm_head.weight":
             return None
-        for new, old in (
-            ("model.language_model.", "model."),
-            ("model.visual.", "visual."),
-            ("language_model.", "model."),
-            ("layers.", "model.layers."),
-        ):
-            if name.startswith(new):
-                return old + name.removeprefix(new)
+        if name.startswith("layers."):
+            return f"model.{name}"
+        starts = {
+            start: part for tree in self.trees for start, part in zip(tree, self.parts, strict=True)
+        }
+        for start in sorted(filter(None, starts), key=len, reverse=True):
+            if name.startswith(start):
+                return starts[start] + name.removeprefix(start)
         return name
 
     def known_as(self, name: str) -> Sequence[str | None]:
-        """Lists the names in each of `TREES`."""
-        if name.startswith("visual."):
-            rest = name.removeprefix("visual.")
-            return [None if tower is None else tower + rest for _, tower in TREES]
-        if not name.startswith("model."):
-            return [name] * len(TREES)
-        return [model + name.removeprefix("model.") for model, _ in TREES]
+        """Lists the names in each of `trees`."""
+        for part, known in zip(self.parts, zip(*self.trees, strict=True), strict=True):
+            if name.startswith(part):
+                rest = name.removeprefix(part)
+                return [None if start is None else start + rest for start in known]
+        return [name] * len(self.trees)
 
     def patches(self, media: Media) -> int:
         """Counts the patches of ``media``, of which four are merged into a token."""
         return media.tokens * self.vision.spatial_merge_size**2
 
-    def encode(self, media: Sequence[Media], run_blocks: RunBlocks | None = None) -> list[Tensor]:
+    def encode(self, media: Sequence[Media], runs: Sequence[RunBlocks] = ()) -> list[Tensor]:
         """Runs all images and frames as one packed sequence; no patch attends beyond its frame."""
         projection = self.visual.patch_embed.proj
         weight, bias = projection.weight, projection.bias
@@ -100,7 +103,7 @@ class QwenVL(Backbone):
         # The convolution's stride is its kernel: it is a matrix product, and faster as one.
         hidden = F.linear(self._patches(media).to(weight.dtype), weight.flatten(1), bias)
         rotary = self._vision_rotary(grids, weight.device)
-        features = self.features(hidden, grids, rotary, run_blocks or self._run_blocks)
+        features = self.features(hidden, grids, rotary, runs[0] if runs else self._run_blocks)
         return list(features.split([item.tokens for item in media]))
 
     @abstractmethod

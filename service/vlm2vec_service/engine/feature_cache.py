@@ -1,16 +1,16 @@
-"""A cache for the features of images and videos, bounded in bytes."""
+"""A cache for the features of images, videos and audios, bounded in bytes."""
 
 from collections import OrderedDict
 
 from torch import Tensor
 
 FeatureKey = tuple[bytes, bytes]
-"""What features belong to: `Media.digest` and `Adapter.vision_digest`. Adapters that leave the
-vision tower alone, whose digest is empty, share features; others never do."""
+"""What features belong to: `Media.digest` and `Adapter.media_digest`. Adapters that leave the
+towers alone, whose digest is empty, share features; others never do."""
 
 
-class VisionCache:
-    """Keeps features of images and videos; the least recently used leave first.
+class FeatureCache:
+    """Keeps features of media; the least recently used leave first.
 
     ``hits`` and ``misses`` count the calls of ``get``. Only one thread at a time may use it, as
     the engine does, which runs one batch at a time.

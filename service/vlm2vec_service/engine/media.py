@@ -1,4 +1,4 @@
-"""The images and videos of a batch to features, each of them encoded once."""
+"""The images, videos and audios of a batch to features, each of them encoded once."""
 
 import sys
 from collections.abc import Sequence
@@ -7,36 +7,35 @@ from torch import Tensor
 
 from vlm2vec_service.engine.adapter import Adapter
 from vlm2vec_service.engine.backbone import Backbone
+from vlm2vec_service.engine.feature_cache import FeatureCache, FeatureKey
 from vlm2vec_service.engine.packing import ChooseCopy, Item
 from vlm2vec_service.engine.stage import Rows, Stage
 from vlm2vec_service.engine.tower import RunBlocks
-from vlm2vec_service.engine.vision_cache import FeatureKey, VisionCache
 from vlm2vec_service.preprocess.prepared import Media
 
 Missing = dict[FeatureKey, tuple[Media, Adapter | None]]
-"""Media that have to be encoded, with the adapter of the vision tower if it has one."""
+"""Media that have to be encoded, with the adapter of their tower if it has one."""
 
 
-class VisionEncoder:
-    """Runs the vision tower of ``backbone`` on what ``cache`` does not hold.
+class MediaEncoder:
+    """Runs the towers of ``backbone`` on what ``cache`` does not hold.
 
-    ``run_blocks`` runs the tower's blocks, or is None for a tower without; ``rows`` is the object
-    that the backbone's products look at. At most ``batch_patches`` patches go through the tower at
-    once; an image or video that has more goes alone. ``choose_copy`` finds the merged copy of an
-    adapter of the tower.
+    ``runs`` run the blocks of its towers, in their order; ``rows`` is the object that the
+    backbone's products look at. At most ``batch_patches`` rows go through the towers at once;
+    media that have more go alone. ``choose_copy`` finds the merged copy of an adapter of a tower.
     """
 
     def __init__(
         self,
         backbone: Backbone,
-        run_blocks: RunBlocks | None,
+        runs: Sequence[RunBlocks],
         rows: Rows,
-        cache: VisionCache,
+        cache: FeatureCache,
         batch_patches: int,
         choose_copy: ChooseCopy,
     ) -> None:
         self.backbone = backbone
-        self.run_blocks = run_blocks
+        self.runs = runs
         self.rows = rows
         self.cache = cache
         self.batch_patches = batch_patches
@@ -64,7 +63,7 @@ class VisionEncoder:
             groups = [adapter.group(0, every, copy)] if adapter else []
             device = self.backbone.model.embed_tokens.weight.device
             self.rows.stage = Stage(groups, device)
-            encoded = self.backbone.encode([missing[key][0] for key in keys], self.run_blocks)
+            encoded = self.backbone.encode([missing[key][0] for key in keys], self.runs)
             for key, states in zip(keys, encoded, strict=True):
                 features[key] = states
                 self.cache.put(key, states)
@@ -87,4 +86,4 @@ class VisionEncoder:
 
 def feature_key(media: Media, adapter: Adapter | None) -> FeatureKey:
     """Makes the key of the features that ``adapter``, or the base model, gives ``media``."""
-    return media.digest, adapter.vision_digest if adapter else b""
+    return media.digest, adapter.media_digest if adapter else b""

@@ -8,16 +8,15 @@ import numpy as np
 import pytest
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import (
     Qwen2VLImageProcessorPil,
-)
-from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import (
-    smart_resize as their_smart_resize,
+    smart_resize,
 )
 
 from tests.unit.pictures import film, films, frames, noise
 from vlm2vec_registry.embedding_config import EmbeddingConfig
+from vlm2vec_registry.media_rules import Area
 from vlm2vec_registry.prompt_template import PromptTemplate
 from vlm2vec_service.backbones import load_preprocessor
-from vlm2vec_service.backbones.qwen_vl.preprocess import smart_resize
+from vlm2vec_service.backbones.qwen_vl.preprocess import fitting
 from vlm2vec_service.errors import InvalidInputError
 from vlm2vec_service.preprocess import Preprocessor, Request
 from vlm2vec_service.settings import Limits
@@ -129,13 +128,18 @@ def random_sizes(count: int) -> Sequence[tuple[int, int]]:
     ("min_pixels", "max_pixels"),
     [(3136, MAX_PIXELS), (3136, 12_845_056), (256 * 784, 1280 * 784), (784, 784), (4 * 784, 5000)],
 )
-def test_smart_resize_is_that_of_transformers(min_pixels: int, max_pixels: int) -> None:
-    for width, height in random_sizes(2000):
-        ours = smart_resize(height, width, 28, min_pixels, max_pixels)
-        assert ours == their_smart_resize(height, width, 28, min_pixels, max_pixels), (
-            width,
-            height,
-        )
+def test_size_is_that_of_transformers(min_pixels: int, max_pixels: int) -> None:
+    slivers = [(3, 500), (13, 14), (600, 10), (1, 200), (14, 2000)]
+    for width, height in [*random_sizes(2000), *slivers]:
+        ours = fitting((width, height), Area(28, min_pixels, max_pixels), rounds_up=False)
+        theirs = smart_resize(height, width, 28, min_pixels, max_pixels)
+        assert ours == theirs[::-1], (width, height)
+
+
+def test_short_side_is_rounded_up_to_a_token_only_where_the_authors_do_that() -> None:
+    area = Area(28, 3136, 200_704)
+    assert fitting((600, 10), area, rounds_up=True) == (588, 28)
+    assert fitting((600, 10), area, rounds_up=False) == (448, 28)
 
 
 @pytest.mark.parametrize(

@@ -27,6 +27,7 @@ class Qwen3VLPreprocessor(QwenVLPreprocessor):
     """
 
     enlarges = False
+    rounds_up = True
     films = VideoRules(
         fps=1.0, min_frames=4, max_frames=64, assumed_fps=2.0,
         min_pixels=128 * 32**2, max_pixels=768 * 32**2,

@@ -43,6 +43,9 @@ class QwenVLPreprocessor(FamilyPreprocessor):
     enlarges = True
     """Whether a picture that is smaller than a token is enlarged where ``embedding.json`` does not
     say what becomes of it."""
+    rounds_up = False
+    """Whether a side shorter than half of a token's counts as a token's, before the area is looked
+    at: so in qwen-vl-utils, and not in the processors of ``transformers``."""
 
     def __init__(self, files: CheckpointFiles, limits: Limits) -> None:
         super().__init__(files, limits)
@@ -133,7 +136,7 @@ class QwenVLPreprocessor(FamilyPreprocessor):
                 raise InvalidInputError(
                     f"images[{index}]", f"{width}x{height} is longer than {MAX_ASPECT_RATIO} to 1"
                 )
-            size = self._fitting((longer, longer), self._area(embedding))
+            size = fitting((longer, longer), self._area(embedding), self.rounds_up)
             return self.shown("image", image, size)
         if min(width, height) < side and rules.small == "pad":
             image = image.padded(side)
@@ -141,8 +144,9 @@ class QwenVLPreprocessor(FamilyPreprocessor):
         if min(width, height) < side and rules.small == "enlarge" and self.enlarges:
             image = image.resized((2 * side, 2 * side))
         if rules.first is not None:
-            image = image.resized(self._fitting(image.sizes[0], rules.first))
-        return self.shown("image", image, self._fitting(image.sizes[0], self._area(embedding)))
+            image = image.resized(fitting(image.sizes[0], rules.first, rounds_up=True))
+        size = fitting(image.sizes[0], self._area(embedding), self.rounds_up)
+        return self.shown("image", image, size)
 
     def _film(self, film: Pictures, embedding: EmbeddingConfig) -> Shown:
         rules = self.film_rules(embedding)
@@ -153,7 +157,7 @@ class QwenVLPreprocessor(FamilyPreprocessor):
             total = rules.list_total_pixels
             film = self._thinned(film, rules)
             if rules.list_first is not None:
-                film = film.resized(self._fitting(film.sizes[0], rules.list_first))
+                film = film.resized(fitting(film.sizes[0], rules.list_first, rounds_up=True))
         if rules.fixed_fps is not None:
             film = replace(film, fps=rules.fixed_fps, seconds=())
         area = self._area(embedding)
@@ -162,7 +166,7 @@ class QwenVLPreprocessor(FamilyPreprocessor):
             frames = len(film) + len(film) % self.temporal_patch_size
             share = total // frames * self.temporal_patch_size
             most = max(min(most, share), int(least * ABOVE_LEAST))
-        size = self._fitting(film.sizes[0], Area(self.token_side, least, most))
+        size = fitting(film.sizes[0], Area(self.token_side, least, most), self.rounds_up)
         shown = self.shown("video", film, size)
         return replace(shown, times=self.film_times(film, shown.grid[0]))
 
@@ -182,12 +186,6 @@ class QwenVLPreprocessor(FamilyPreprocessor):
             embedding.image.get("max_pixels", self.max_pixels),
         )
 
-    def _fitting(self, size: tuple[int, int], area: Area) -> tuple[int, int]:
-        """Finds the width and height to resize ``size`` to."""
-        width, height = size
-        found = smart_resize(height, width, area.factor, area.min_pixels, area.max_pixels)
-        return found[1], found[0]
-
     def shown(self, kind: Kind, pictures: Pictures, size: tuple[int, int]) -> Shown:
         """Resizes an image or film to ``size``, a multiple of a token's side."""
         time = math.ceil(len(pictures) / self.temporal_patch_size)
@@ -198,20 +196,18 @@ class QwenVLPreprocessor(FamilyPreprocessor):
         return Shown(kind, grid, lambda: np.stack([np.asarray(picture) for picture in resized]))
 
 
-def smart_resize(
-    height: int, width: int, factor: int, min_pixels: int, max_pixels: int
-) -> tuple[int, int]:
-    """Finds the height and width to resize to: multiples of ``factor``, with a pixel count
-    between the bounds and the aspect ratio as near as it gets (Qwen2-VL's rule, arXiv:2409.12191).
+def fitting(size: tuple[int, int], area: Area, rounds_up: bool) -> tuple[int, int]:
+    """Finds the width and height to resize ``size`` to: multiples of the factor of ``area``, with a
+    pixel count between its bounds and the aspect ratio as near as it gets (Qwen2-VL's rule,
+    arXiv:2409.12191). With ``rounds_up`` no side is rounded to nothing first.
     """
-    new_height = max(factor, round(height / factor) * factor)
-    new_width = max(factor, round(width / factor) * factor)
-    if new_height * new_width > max_pixels:
-        scale = math.sqrt(height * width / max_pixels)
-        new_height = max(factor, math.floor(height / scale / factor) * factor)
-        new_width = max(factor, math.floor(width / scale / factor) * factor)
-    elif new_height * new_width < min_pixels:
-        scale = math.sqrt(min_pixels / (height * width))
-        new_height = math.ceil(height * scale / factor) * factor
-        new_width = math.ceil(width * scale / factor) * factor
-    return new_height, new_width
+    factor, least = area.factor, area.factor if rounds_up else 0
+    width, height = (max(least, round(side / factor) * factor) for side in size)
+    pixels = size[0] * size[1]
+    if width * height > area.max_pixels:
+        scale = math.sqrt(pixels / area.max_pixels)
+        width, height = (max(factor, math.floor(side / scale / factor) * factor) for side in size)
+    elif width * height < area.min_pixels:
+        scale = math.sqrt(area.min_pixels / pixels)
+        width, height = (math.ceil(side * scale / factor) * factor for side in size)
+    return width, height

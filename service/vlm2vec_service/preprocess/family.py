@@ -102,7 +102,7 @@ class FamilyPreprocessor(ABC):
         return self._to_read(draft.finish(), embedding, draft.truncated, prompt)
 
     def _check_taken(self, request: Request) -> None:
-        """Refuses media of a kind that the family does not read."""
+        """Refuses media of a kind that the family does not read, and names the first of them."""
         for kind, field, media in (
             ("image", "images", request.images),
             ("video", "video", request.videos),
@@ -110,7 +110,8 @@ class FamilyPreprocessor(ABC):
         ):
             if media and kind not in self.takes:
                 raise InvalidInputError(
-                    field, f"the model takes no {kind}: {listed(self.takes)} and text only"
+                    getattr(media[0], "field", field),
+                    f"the model takes no {kind}: {listed(self.takes)} and text only",
                 )
 
     def _prepare_ids(self, request: Request, embedding: EmbeddingConfig) -> Prepared:

@@ -141,6 +141,40 @@ def test_every_form_of_the_goldens_has_a_preset() -> None:
     assert {case["form"] for _, case in CASES} == set(PRESETS)
 
 
+CHATTED = (
+    "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n"
+    "<|im_start|>user\n{}<|im_end|>\n<|im_start|>assistant\n<|endoftext|>"
+)
+SEEN = "<|vision_start|><|image_pad|><|vision_end|>"
+
+
+@pytest.mark.parametrize(
+    ("name", "request_", "prompt"),
+    [
+        (
+            "rzen-embed",
+            Request(instruction="Find the image of: ", text="a kitten"),
+            CHATTED.format("Find the image of: a kitten"),
+        ),
+        (
+            "rzen-embed",
+            Request(instruction="Represent the given image.", images=(PICTURE, PICTURE)),
+            CHATTED.format(f"{SEEN}{SEEN}Represent the given image."),
+        ),
+        (
+            "moca",
+            Request(instruction="Represent the image:", text="What is in it\n", images=(PICTURE,)),
+            f"{SEEN}Represent the image: What is in it\n",
+        ),
+        ("moca", Request(text="A cat and a dog"), "A cat and a dog"),
+    ],
+)
+def test_prompt_of_a_preset_without_goldens_is_that_of_its_source(
+    name: str, request_: Request, prompt: str
+) -> None:
+    assert prompt_of(preset.read(name).embedding.prompt, request_) == prompt
+
+
 @pytest.mark.parametrize("case", [case for _, case in CASES if case["id"].startswith("lco-")])
 def test_line_of_lco_embedding_is_of_the_form(case: dict[str, Any]) -> None:
     said = request_of(case)

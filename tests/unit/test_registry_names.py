@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 from click.testing import CliRunner
@@ -103,3 +104,18 @@ def test_a_copy_without_a_run_has_no_metrics_but_all_else(
     )
     assert json.loads(shown.output)["metrics"] == {}
     assert list(away.iterdir()) == []
+
+
+def test_an_experiment_that_another_makes_in_the_same_moment(tmp_path: Path) -> None:
+    one, other = (Registry(str(tmp_path / "store")) for _ in range(2))
+    look, made = one.client.get_experiment_by_name, []
+
+    def before_the_other(name: str) -> Any:
+        found = look(name)
+        if not made:
+            made.append(other.experiment("shared"))
+        return found
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(one.client, "get_experiment_by_name", before_the_other)
+        assert [one.experiment("shared")] == made

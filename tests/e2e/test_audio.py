@@ -1,0 +1,236 @@
+"""Audios, and the rate of frames, over every way in: the vectors of the authors' own code."""
+
+import asyncio
+import base64
+import json
+import shutil
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import openai
+import pytest
+from PIL import Image
+
+import vlm2vec
+from tests.e2e.cases import Vector, cosine, options, png, unpack
+from tests.e2e.grpc_calls import stream
+from tests.e2e.http_calls import embed, vectors
+from tests.e2e.server import Server, running_server
+from tests.parity.audio_specs import wav, waveform
+from tests.parity.backbone_cases import CASES, DATA, goldens
+from tests.parity.make_backbones import write_all
+from vlm2vec.v1 import embedding_pb2 as pb
+from vlm2vec_registry import preset
+
+OMNI = {case["id"]: case for case in CASES["qwen2_5_omni"]}
+SOUNDS = (
+    "audio", "audio-speech", "audio-crop", "audio-silence", "audio-stereo-44k", "audio-hot-48k",
+    "audio-8k", "audio-stereo-float",
+)  # fmt: skip
+"""Cases of one audio and a text, in the form of the base."""
+TWO = OMNI["chat-audio-two"]
+"""A case of two audios in the form of the adapter ``lora``."""
+WORDS = OMNI["audio"]["input"]["text"]
+FRAMES = [
+    png(Image.fromarray(np.random.default_rng(seed).integers(0, 256, (56, 56, 3), np.uint8)))
+    for seed in range(4)
+]
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A model ``omni`` in the form of VLM2Vec's third generation, and its version ``lora`` in that
+    of chats. Both take as much of an audio as the cases do."""
+    folder = tmp_path_factory.mktemp("omni")
+    write_all(folder, "qwen2_5_omni_thinker")
+    adapter = shutil.copytree(DATA / "adapters" / "qwen2_5_omni" / "lora", folder / "lora")
+    for name, file in (
+        ("vlm2vec-v3", folder / "v3.json"),
+        ("omni-chat", adapter / "embedding.json"),
+    ):
+        embedding = replace(preset.read(name).embedding, audio_max_seconds=10.24)
+        file.write_text(json.dumps(embedding.to_dict()))
+    flags = (
+        "--model", f"omni={folder / 'qwen2_5_omni_thinker'}", "--embedding",
+        f"omni={folder / 'v3.json'}", "--adapter", f"omni/lora={adapter}", "--alias",
+        "omni@champion=base", "--dtype", "float32", "--max-audio-bytes", "1000000",
+    )  # fmt: skip
+    with running_server(folder, *flags) as started:
+        yield started
+
+
+def golden(id: str, version: str = "base") -> Vector:
+    return goldens()[f"qwen2_5_omni/{version}/{id}"]
+
+
+def grpc_vectors(server: Server, *inputs: pb.Input, version: str = "base") -> list[Vector]:
+    request = pb.EmbedRequest(options=options("omni", version), inputs=inputs)
+    return [unpack(item.vector) for item in server.embedding.Embed(request).embeddings]
+
+
+def files(id: str) -> list[bytes]:
+    """The audios of a case as WAV files."""
+    return [wav(spec) for spec in OMNI[id]["audios"]]
+
+
+def samples(spec: dict[str, Any]) -> pb.Samples:
+    """An audio as samples, in the format of its case."""
+    sound = waveform(spec)
+    integers = spec["format"] == "int16"
+    return pb.Samples(
+        data=((sound * 32768).astype("<i2") if integers else sound).tobytes(),
+        format=pb.SAMPLE_FORMAT_INT16 if integers else pb.SAMPLE_FORMAT_FLOAT32,
+        rate=spec["rate"],
+        channels=sound.shape[1],
+    )
+
+
+def test_files_and_samples_have_the_golden_vectors(server: Server) -> None:
+    inputs = []
+    for id in SOUNDS:
+        (spec,), words = OMNI[id]["audios"], pb.Part(text=OMNI[id]["input"]["text"])
+        file = pb.Part(audio=pb.Audio(file=wav(spec)))
+        inputs += [
+            pb.Input(parts=[file, words]),
+            pb.Input(parts=[words, pb.Part(audio=pb.Audio(samples=samples(spec)))]),
+            pb.Input(prompt=OMNI[id]["text"], parts=[file]),
+        ]
+    seconds = server.metric("audio_seconds_total", model="omni")
+    found = iter(grpc_vectors(server, *inputs))
+    for id in SOUNDS:
+        for way in ("file", "samples behind the text", "raw prompt"):
+            assert cosine(next(found), golden(id)) > 0.9999, (id, way)
+    assert cosine(golden("audio"), golden("audio-speech")) < 0.999
+    heard = sum(
+        min(10.24, spec["samples"] / spec["rate"]) for id in SOUNDS for spec in OMNI[id]["audios"]
+    )
+    seconds = server.metric("audio_seconds_total", model="omni") - seconds
+    assert seconds == pytest.approx(3 * heard, rel=0.01)
+    assert server.metric("modalities_total", modality="audio_text") >= len(inputs)
+
+
+def test_http_has_them_too(server: Server) -> None:
+    (sound,) = (base64.b64encode(file).decode() for file in files("audio"))
+    uri = f"data:audio/wav;base64,{sound}"
+    openais = {"type": "input_audio", "input_audio": {"data": sound, "format": "wav"}}
+    text = {"type": "text", "text": WORDS}
+    with httpx.Client(base_url=f"http://{server.http_address}", timeout=60) as http:
+        bodies: list[dict[str, Any]] = [
+            {"messages": [{"role": "user", "content": [openais, text]}]},
+            {"messages": [{"role": "user", "content": [text, openais]}]},
+            {"input": {"audio_url": {"url": uri}, "text": WORDS}},
+            {"input": [{"content": [{"type": "audio_url", "audio_url": {"url": uri}}, text]}]},
+            {"input": {"prompt": OMNI["audio"]["text"], "input_audio": {"data": sound}}},
+        ]
+        for body in bodies:
+            (vector,) = vectors(embed(http, model="omni", **body))
+            assert cosine(vector, golden("audio")) > 0.9999, body.keys()
+        parts = [
+            {"type": "audio_url", "audio_url": f"data:;base64,{base64.b64encode(file).decode()}"}
+            for file in files(TWO["id"])
+        ]
+        parts.append({"type": "text", "text": TWO["input"]["parts"][-1]["text"]})
+        (vector,) = vectors(embed(http, model="omni@lora", input={"content": parts}))
+        assert cosine(vector, golden(TWO["id"], "lora")) > 0.9999
+        picture = {"input_audio": {"data": base64.b64encode(FRAMES[0]).decode(), "format": "wav"}}
+        answer = http.post("/v1/embeddings", json={"model": "omni", "input": [picture]})
+        assert answer.status_code == 400
+        assert answer.json()["error"]["param"] == "input[0].input_audio"
+
+
+def test_openais_client(server: Server) -> None:
+    client = openai.OpenAI(base_url=f"http://{server.http_address}/v1", api_key="any")
+    (sound,) = (base64.b64encode(file).decode() for file in files("audio"))
+    content = [
+        {"type": "input_audio", "input_audio": {"data": sound, "format": "wav"}},
+        {"type": "text", "text": WORDS},
+    ]
+    messages = [{"role": "user", "content": content}]
+    answer = client.embeddings.create(
+        model="omni",
+        input=openai.omit,
+        extra_body={"messages": messages},  # type: ignore[arg-type]
+    )
+    assert cosine(np.array(answer.data[0].embedding, np.float32), golden("audio")) > 0.9999
+
+
+def test_our_clients(server: Server, tmp_path: Path) -> None:
+    (spec,) = OMNI["audio-stereo-44k"]["audios"]
+    path = tmp_path / "stereo.wav"
+    path.write_bytes(wav(spec))
+    sound = waveform(spec)
+    audios = [path, wav(spec), vlm2vec.Samples(sound, spec["rate"])]
+    audios.append(vlm2vec.Samples((sound * 32768).astype(np.int16), spec["rate"]))
+    inputs: list[Any] = [vlm2vec.Input(text=WORDS, audios=[audio]) for audio in audios]
+    inputs.append({"text": WORDS, "audio": str(path)})
+    with vlm2vec.Client(server.address) as client:
+        found = client.embed(inputs, model="omni")
+        two = vlm2vec.Input(text=TWO["input"]["parts"][-1]["text"], audios=files(TWO["id"]))
+        both = client.embed(two, model="omni", version="lora")
+
+    async def ask() -> Any:
+        async with vlm2vec.AsyncClient(server.address) as other:
+            return await other.embed(inputs, model="omni")
+
+    for vector in (*found, *asyncio.run(ask())):
+        assert cosine(vector, golden("audio-stereo-44k")) > 0.9999
+    assert cosine(both, golden(TWO["id"], "lora")) > 0.9999
+
+
+def test_a_bad_audio_harms_no_neighbour(server: Server) -> None:
+    (good,) = files("audio")
+    audios = {
+        "good": pb.Audio(file=good),
+        "cut": pb.Audio(file=good[:-500]),
+        "picture": pb.Audio(file=FRAMES[0]),
+        "nan": pb.Audio(samples=pb.Samples(data=b"\0\0\xc0\x7f" * 900, rate=16_000)),
+        "large": pb.Audio(file=bytes(1_000_001)),
+        "again": pb.Audio(file=good),
+    }
+    requests = [
+        pb.EmbedStreamRequest(
+            id=id,
+            options=options("omni"),
+            input=pb.Input(parts=[pb.Part(audio=audio), pb.Part(text=WORDS)]),
+        )
+        for id, audio in audios.items()
+    ]
+    answers = stream(server, requests)
+    for id in ("good", "again"):
+        assert cosine(unpack(answers[id].embedding.vector), golden("audio")) > 0.9999
+    errors = {id: answers[id].error for id in audios if answers[id].HasField("error")}
+    assert {id: error.field for id, error in errors.items()} == {
+        "cut": "input.parts[0].audio.file",
+        "picture": "input.parts[0].audio.file",
+        "nan": "input.parts[0].audio.samples",
+        "large": "input.parts[0].audio.file",
+    }
+    assert "max_audio_bytes" in errors["large"].message
+
+
+def test_the_rate_of_frames_counts_over_every_way(server: Server) -> None:
+    def over_grpc(fps: float) -> Vector:
+        video = pb.Video(frames=pb.Frames(images=FRAMES, fps=fps))
+        (vector,) = grpc_vectors(server, pb.Input(parts=[pb.Part(video=video)]), version="lora")
+        return vector
+
+    slow, unsaid = over_grpc(0.5), over_grpc(0)
+    assert cosine(slow, unsaid) < 0.99999
+    frames = ",".join(base64.b64encode(frame).decode() for frame in FRAMES)
+    with httpx.Client(base_url=f"http://{server.http_address}", timeout=60) as http:
+        for head, expected in (("video/jpeg;fps=0.5", slow), ("video/jpeg", unsaid)):
+            item = {"video_url": {"url": f"data:{head};base64,{frames}"}}
+            (vector,) = vectors(embed(http, model="omni@lora", input=item))
+            assert cosine(vector, expected) > 0.999999
+    with vlm2vec.Client(server.address) as client:
+        for video, expected in (
+            (vlm2vec.Frames(FRAMES, fps=0.5), slow),
+            (vlm2vec.Frames(FRAMES), unsaid),
+            (FRAMES, unsaid),
+        ):
+            vector = client.embed(vlm2vec.Input(video=video), model="omni", version="lora")
+            assert cosine(vector, expected) > 0.999999

@@ -15,8 +15,10 @@ from tests.unit.pictures import noise
 from vlm2vec_registry import preset
 from vlm2vec_registry.embedding_config import EmbeddingConfig
 from vlm2vec_service.backbones import load_preprocessor
-from vlm2vec_service.errors import InvalidInputError
+from vlm2vec_service.backbones.table import check_embedding
+from vlm2vec_service.errors import AdapterError, InvalidInputError
 from vlm2vec_service.preprocess import Preprocessor, Request
+from vlm2vec_service.preprocess.audio import raw_audio
 from vlm2vec_service.preprocess.pictures import Frames
 from vlm2vec_service.preprocess.prepared import Medium
 from vlm2vec_service.settings import Limits
@@ -131,6 +133,9 @@ def test_too_short_audios_are_left_out_with_their_brackets_where_the_form_says_s
     np.testing.assert_array_equal(said.token_ids, preprocessor.prepare(kept, given).token_ids)
     with pytest.raises(InvalidInputError, match=r"audio\[0\]: 399 samples at 16 kHz are too short"):
         preprocessor.prepare(Request(parts=parts, audios=audios), CHAT)
+    short = raw_audio(np.zeros((199, 2), np.float32), 8_000, Limits(), "parts[0].audio")
+    with pytest.raises(InvalidInputError, match=r"parts\[0\]\.audio: 398 samples"):
+        preprocessor.prepare(Request(text="a", audios=(short,)), CHAT)
 
 
 def test_only_the_head_that_the_form_takes_is_decoded(base: Path) -> None:
@@ -167,3 +172,19 @@ def test_family_that_takes_no_audio_refuses_it(checkpoints: Path) -> None:
     request = Request(text="a", audios=(Noise(800),))
     with pytest.raises(InvalidInputError, match="audio: the model takes no audio"):
         load_preprocessor(checkpoints / "qwen2_vl").prepare(request, EmbeddingConfig())
+
+
+@pytest.mark.parametrize(
+    ("key", "values"),
+    [
+        ("audio_short", {"audio_short": "drop"}),
+        ("audio_max_seconds", {"audio_max_seconds": 10.24}),
+        ("prompt.audio_brackets", {"prompt": {"audio_brackets": ["<", ">"]}}),
+    ],
+)
+def test_family_that_takes_no_audio_refuses_settings_of_it(key: str, values: Any) -> None:
+    embedding = EmbeddingConfig.from_dict(values)
+    check_embedding("qwen2_5_omni", embedding, "here")
+    for family in ("qwen3_vl", "phi3_v"):
+        with pytest.raises(AdapterError, match=f"here: {key} can be nothing but the default"):
+            check_embedding(family, embedding, "here")

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 NOT_BY_ALL = (
     "positions", "video", "image.first", "image.small", "image.long",
-    "audio_max_seconds", "audio_short",
+    "audio_max_seconds", "audio_short", "prompt.audio_brackets",
 )  # fmt: skip
 """Settings of ``embedding.json`` that only some families heed; each does what the default says."""
 
@@ -65,7 +65,7 @@ class Family:
         return found
 
 
-QWEN_READS = frozenset(key for key in NOT_BY_ALL if not key.startswith("audio_"))
+QWEN_READS = frozenset(key for key in NOT_BY_ALL if "audio" not in key)
 QWEN_TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
 FAMILIES = {

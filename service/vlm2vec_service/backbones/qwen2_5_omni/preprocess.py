@@ -75,7 +75,8 @@ class Qwen2_5OmniPreprocessor(QwenVLPreprocessor):
         dropped: set[int] = set()
         tokens = 0
         for index, audio in enumerate(request.audios):
-            samples = self._head(audio, embedding.audio_max_seconds or MOST_SECONDS, index)
+            field = getattr(audio, "field", f"audio[{index}]")
+            samples = self._head(audio, embedding.audio_max_seconds or MOST_SECONDS, field)
             if len(samples) >= WINDOW:
                 kept.append(Decoded(samples))
                 tokens += token_count(len(samples))
@@ -84,7 +85,7 @@ class Qwen2_5OmniPreprocessor(QwenVLPreprocessor):
                 dropped.add(index)
             else:
                 raise InvalidInputError(
-                    f"audio[{index}]",
+                    field,
                     f"{len(samples)} samples at 16 kHz are too short; the model takes {WINDOW}",
                 )
         return replace(_without(request, dropped), audios=tuple(kept))
@@ -95,14 +96,14 @@ class Qwen2_5OmniPreprocessor(QwenVLPreprocessor):
         grid = (1, 1, token_count(len(samples)))
         return Shown("audio", grid, lambda: log_mel(samples, self.bands))
 
-    def _head(self, audio: AudioSource, seconds: float, index: int) -> npt.NDArray[np.float32]:
+    def _head(self, audio: AudioSource, seconds: float, field: str) -> npt.NDArray[np.float32]:
         """Decodes the first ``seconds``. Raises `InvalidInputError` where they are more than an
         input may have."""
         most = self.limits.max_audio_seconds
         samples = audio.samples(min(seconds, most + 1))
         if len(samples) > most * RATE:
             raise InvalidInputError(
-                f"audio[{index}]",
+                field,
                 f"the model takes {seconds:g} seconds of it, more than max_audio_seconds, {most}",
             )
         return samples

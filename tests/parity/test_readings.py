@@ -1,5 +1,5 @@
-"""Pooling, attention both ways, the vision cache and training, in the families with DeepStack,
-windows and normed heads: beside the same modules run input by input."""
+"""Pooling, attention both ways, the cache of features and training, in the families with DeepStack,
+windows, normed heads and an audio tower: beside the same modules run input by input."""
 
 import io
 from dataclasses import replace
@@ -31,6 +31,7 @@ from vlm2vec_training.settings import AdapterSettings
 IDS = {
     "qwen3_vl": ("text-default", "image-tiny", "image-two", "video-3"),
     "qwen2_5_vl": ("text", "image-two", "chat-image-gray-tall", "video-3"),
+    "qwen2_5_omni": ("text", "audio-shortest", "image-audio", "chat-audio-between"),
 }
 """Short cases of each family."""
 
@@ -38,7 +39,7 @@ IDS = {
 @pytest.fixture(scope="module")
 def bases(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("backbones")
-    write_all(folder)
+    write_all(folder, *IDS)
     return folder
 
 
@@ -143,7 +144,8 @@ def test_training_computes_the_vectors_of_the_engine(
     assert (vectors.detach().numpy() * expected).sum(1).min() > 0.99999
     (vectors @ vectors.T)[0, 1:].sum().backward()
     trained = {name: one for name, one in model.peft.named_parameters() if one.requires_grad}
-    assert any("visual" in name for name in trained) == (base.name == "qwen2_5_vl")
+    assert any("visual" in name for name in trained) == (base.name != "qwen3_vl")
+    assert any("audio_tower" in name for name in trained) == (base.name == "qwen2_5_omni")
     assert [name for name, one in trained.items() if one.grad is None] == []
     with torch.no_grad():
         for name, one in trained.items():

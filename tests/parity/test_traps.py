@@ -13,10 +13,12 @@ from torch import Tensor
 from tests.parity.backbone_cases import CASES, goldens, prepare
 from tests.parity.make_backbones import write_all
 from vlm2vec_service.backbones import load_preprocessor
+from vlm2vec_service.backbones.qwen2_5_omni import model as qwen2_5_omni
 from vlm2vec_service.backbones.qwen3_vl import preprocess as qwen3_vl
 from vlm2vec_service.backbones.qwen_vl.model import QwenVL
 from vlm2vec_service.backbones.qwen_vl.placing import placed
 from vlm2vec_service.engine import Engine
+from vlm2vec_service.engine.attention import Segments
 from vlm2vec_service.preprocess import Prepared, Preprocessor
 from vlm2vec_service.preprocess.pictures import Pictures
 from vlm2vec_service.settings import EngineSettings
@@ -40,12 +42,13 @@ def loaded(
     checkpoints: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> dict[str, tuple[Preprocessor, Engine]]:
     folder = tmp_path_factory.mktemp("backbones")
-    write_all(folder)
+    families = ("qwen2_5_vl", "qwen3_vl", "qwen2_5_omni")
+    write_all(folder, *families)
     (folder / "qwen2_vl").symlink_to(checkpoints / "qwen2_vl")
     settings = EngineSettings(dtype="float32", vision_cache_bytes=0)
     return {
         name: (load_preprocessor(folder / name), Engine.load(folder / name, settings))
-        for name in ("qwen2_vl", "qwen2_5_vl", "qwen3_vl")
+        for name in ("qwen2_vl", *families)
     }
 
 
@@ -122,6 +125,25 @@ def seconds_not_cut_off(patch: Patch, preprocessor: Any, backbone: Any) -> None:
     patch.setattr(preprocessor, "film_times", times)
 
 
+@way("qwen2_5_omni", "audio-speech")
+def audio_in_one_chunk(patch: Patch, preprocessor: Any, backbone: Any) -> None:
+    patch.setattr(backbone.audio, "n_window", 1000)
+
+
+@way("qwen2_5_omni", "chat-audio-two")
+def attention_over_several_audios(patch: Patch, preprocessor: Any, backbone: Any) -> None:
+    def whole(lengths: list[int], causal: bool, device: Any) -> Segments:
+        return Segments([sum(lengths)], causal, device)
+
+    patch.setattr(qwen2_5_omni, "Segments", whole)
+
+
+@way("qwen2_5_omni", "audio-query")
+def places_from_the_end(patch: Patch, preprocessor: Any, backbone: Any) -> None:
+    sinusoids = qwen2_5_omni._sinusoids
+    patch.setattr(qwen2_5_omni, "_sinusoids", lambda *sizes: sinusoids(*sizes).flip(0))
+
+
 @way("qwen2_vl", "gme-image")
 def positions_of_a_grid(patch: Patch, preprocessor: Any, backbone: Any) -> None:
     start = preprocessor.vision_start_id
@@ -168,9 +190,22 @@ def test_it_is_not_taken(
 
 @pytest.mark.parametrize(
     ("family", "id"),
-    [("qwen2_vl", "chat-image"), ("qwen2_5_vl", "chat-image-gray-tall"), ("qwen3_vl", "video-2")],
+    [
+        ("qwen2_vl", "chat-image"),
+        ("qwen2_5_vl", "chat-image-gray-tall"),
+        ("qwen3_vl", "video-2"),
+        ("qwen2_5_omni", "image-audio"),
+    ],
 )
 def test_positions_are_not_plain_where_they_are_of_a_grid(
     loaded: dict[str, tuple[Preprocessor, Engine]], family: str, id: str
 ) -> None:
     assert cosine(loaded, family, id, positions_plain) < 0.999
+
+
+@pytest.mark.parametrize("id", ["nemotron-text", "nemotron-audio"])
+def test_nemotron_is_not_causal(loaded: dict[str, tuple[Preprocessor, Engine]], id: str) -> None:
+    def causal(prepared: Prepared) -> Prepared:
+        return replace(prepared, both_ways=False)
+
+    assert cosine(loaded, "qwen2_5_omni", id, causal) < 0.9

@@ -9,6 +9,7 @@ from typing import cast
 from PIL import Image
 
 from tests.e2e.cases import options, png, text
+from tests.parity.audio_specs import wav
 from vlm2vec.v1 import embedding_pb2 as pb
 
 LONG_NAME = "x" * 257
@@ -68,10 +69,15 @@ def _file(data: bytes) -> pb.Part:
     return pb.Part(video=pb.Video(file=data))
 
 
+def _samples(**values: int) -> pb.Part:
+    return pb.Part(audio=pb.Audio(samples=pb.Samples(data=bytes(4096), **values)))
+
+
 def _words(words: str) -> pb.Part:
     return pb.Part(text=words)
 
 
+SOUND = {"rate": 16_000, "samples": 1600, "format": "int16", "channels": [{"kind": "silence"}]}
 GOOD, SMALL = _picture(30, 30), _picture(28, 28)
 
 BAD_INPUTS = [
@@ -114,6 +120,15 @@ BAD_INPUTS = [
     _of_input("empty video file", ".parts[0].video.file", _file(b"")),
     _of_input("no video file", ".parts[0].video.file", _file(b"no video at all" * 99)),
     _of_input("playlist", ".parts[0].video.file", _file(b"#EXTM3U\n#EXTINF:1,\n/etc/passwd\n")),
+    _of_input("audio for a model that takes none", ".parts[1].audio.file",
+              _words("a"), pb.Part(audio=pb.Audio(file=wav(SOUND)))),
+    _of_input("samples for it", ".parts[0].audio.samples", _samples(rate=16_000)),
+    _of_input("empty audio", ".parts[0].audio", pb.Part(audio=pb.Audio())),
+    _of_input("picture as audio", ".parts[0].audio.file", pb.Part(audio=pb.Audio(file=GOOD))),
+    _of_input("no rate", ".parts[0].audio.samples.rate", _samples()),
+    _of_input("too many channels", ".parts[0].audio.samples.channels",
+              _samples(rate=16_000, channels=2**32 - 1)),
+    _of_input("too many audios", ".parts", *[_samples(rate=16_000)] * 5),
     _of_options("long model name", "model.name", _model(name=LONG_NAME)),
     _of_options("long alias", "model.alias", _model(alias=LONG_NAME)),
     _of_options("long version", "model.version", _model(version=LONG_NAME)),

@@ -1,14 +1,19 @@
 """Errors over HTTP name the field that the caller wrote, whatever it becomes on its way."""
 
+import base64
 from typing import Any
 
 import httpx
 import pytest
 
 from tests.e2e.dialects import COHERE, EMBED, RERANK, TEI, says
+from tests.parity.audio_specs import wav
 
 GIF = "data:image/gif;base64,R0lGODlhAQABAAAAACw="
 FRAMES = "data:video/jpeg;base64,R0lGODlhAQABAAAAACw=,AAAA"
+SOUND = {"rate": 16_000, "samples": 400, "format": "int16", "channels": [{"kind": "silence"}]}
+WAV = "data:audio/wav;base64," + base64.b64encode(wav(SOUND)).decode()
+HEARD = {"type": "input_audio", "input_audio": {"data": "AAAA", "format": "wav"}}
 MARK = "<|image_pad|>"
 PART, WORDS = {"type": "image_url", "image_url": {"url": GIF}}, {"type": "text", "text": "a"}
 BOTH = {"query": "a", "texts": ["b"]}
@@ -30,6 +35,10 @@ CASES: list[tuple[str, dict[str, Any], str, str]] = [
     (EMBED, {"input": ["a", GIF]}, "input[1]", 'send {"image_url": "..."} for what it holds'),
     (EMBED, {"input": "https://example.com/a.JPG?x=1"}, "input", 'send {"image_url": "..."}'),
     (EMBED, {"input": " https://example.com/a.mp4\n"}, "input", 'send {"video_url": "..."}'),
+    (EMBED, {"input": "https://example.com/a.mp3"}, "input", 'send {"audio_url": "..."}'),
+    (EMBED, {"input": ["a", {"audio_url": WAV}]}, "input[1].audio_url", "takes no audio"),
+    (EMBED, {"messages": [says("user", WORDS, HEARD)]}, "messages[0].content[1].input_audio",
+     "undecodable audio"),
     (RERANK, {"query": "a", "documents": ["b", {"image": "AAAA"}]}, "documents[1].image", "no JP"),
     (RERANK, {"query": {"image_url": GIF}, "documents": ["b"]}, "query.image_url", "no JPEG"),
     (RERANK, {"query": "a", "documents": [GIF]}, "documents[0]", "embedded as text"),

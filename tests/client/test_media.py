@@ -145,7 +145,7 @@ def test_audios(client: Any, service: Service, tmp_path: Path) -> None:
         b"encoded",
         "data:audio/wav;base64,UklGRg==",
         vlm2vec.Samples(ramp, 44_100),
-        vlm2vec.Samples(ramp.astype(">i2")[:, 0], np.int64(8000)),
+        vlm2vec.Samples(ramp.astype(">i2")[:, 0], np.int64(8000)),  # type: ignore[arg-type]
         vlm2vec.Samples(np.linspace(-1, 1, 5), 16_000),
     ]
     client.embed(vlm2vec.Input(text="words", audios=audios, images=[b"picture"], video=b"film"))

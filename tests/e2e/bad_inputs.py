@@ -69,8 +69,9 @@ def _file(data: bytes) -> pb.Part:
     return pb.Part(video=pb.Video(file=data))
 
 
-def _samples(**values: int) -> pb.Part:
-    return pb.Part(audio=pb.Audio(samples=pb.Samples(data=bytes(4096), **values)))
+def _samples(rate: int, channels: int = 0) -> pb.Part:
+    samples = pb.Samples(data=bytes(4096), rate=rate, channels=channels)
+    return pb.Part(audio=pb.Audio(samples=samples))
 
 
 def _words(words: str) -> pb.Part:
@@ -125,7 +126,7 @@ BAD_INPUTS = [
     _of_input("samples for it", ".parts[0].audio.samples", _samples(rate=16_000)),
     _of_input("empty audio", ".parts[0].audio", pb.Part(audio=pb.Audio())),
     _of_input("picture as audio", ".parts[0].audio.file", pb.Part(audio=pb.Audio(file=GOOD))),
-    _of_input("no rate", ".parts[0].audio.samples.rate", _samples()),
+    _of_input("no rate", ".parts[0].audio.samples.rate", _samples(rate=0)),
     _of_input("too many channels", ".parts[0].audio.samples.channels",
               _samples(rate=16_000, channels=2**32 - 1)),
     _of_input("too many audios", ".parts", *[_samples(rate=16_000)] * 5),

@@ -174,7 +174,11 @@ def _example(row: Mapping[str, Any], where: str) -> Example:
     count = max(counts.values(), default=0)
     instruction = _text(row, where, "neg_inst")
     sides = zip(*(items or [""] * count for items in columns.values()), strict=True)
-    negatives = tuple(Side(*side, instruction) for side in sides if any(side))
+    negatives = tuple(
+        Side(text, image, audio, instruction)
+        for text, image, audio in sides
+        if text or image or audio
+    )
     return Example(query, positive, negatives)
 
 
@@ -184,10 +188,10 @@ def _paths(role: str) -> list[str]:
 
 def _side(row: Mapping[str, Any], where: str, role: str, text: str) -> Side:
     keys = (text, *_paths(role))
-    contents = [_text(row, where, key) or "" for key in keys]
-    if not any(contents):
+    words, image, audio = (_text(row, where, key) or "" for key in keys)
+    if not (words or image or audio):
         raise DataError(f"{where}: {', '.join(keys)} are all empty")
-    return Side(*contents, _text(row, where, f"{role}_inst"))
+    return Side(words, image, audio, _text(row, where, f"{role}_inst"))
 
 
 def _text(row: Mapping[str, Any], where: str, key: str) -> str | None:

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from vlm2vec_service.errors import InvalidInputError
-from vlm2vec_service.preprocess.containers import CUT_OFF, is_cut_off
+from vlm2vec_service.preprocess.containers import CUT_OFF, frames_end, is_cut_off
 from vlm2vec_service.preprocess.resample import RATE, resampled
 from vlm2vec_service.preprocess.stop import NEVER, Stop
 from vlm2vec_service.settings import Limits
@@ -57,7 +57,7 @@ class Audio:
         audio that is damaged, cut off before or not of numbers, and what `Stop.check` does.
         """
         most, taken, count = int(seconds * RATE), [np.zeros(0, np.float32)], 0
-        with closing(self.decode()) as pieces:
+        with closing(self.decode()) as pieces, np.errstate(invalid="ignore", over="ignore"):
             for piece in resampled(pieces, self.rate):
                 taken.append(piece[: most - count])
                 count += len(taken[-1])
@@ -83,6 +83,8 @@ def measure_audio(data: bytes, limits: Limits, field: str = "audio", stop: Stop 
         raise InvalidInputError(
             field, f"{len(data)} bytes are more than max_audio_bytes, {limits.max_audio_bytes}"
         )
+    if data[:4] == b"RIFX":
+        raise InvalidInputError(field, "a WAV with the big end first, which FFmpeg reads as noise")
     with _opened(data, field) as (container, stream):
         if is_cut_off(data, container.format.name):
             raise InvalidInputError(field, CUT_OFF)
@@ -91,9 +93,10 @@ def measure_audio(data: bytes, limits: Limits, field: str = "audio", stop: Stop 
             raise InvalidInputError(field, EMPTY)
         rate = first.sample_rate
         _check(rate, first.layout.nb_channels, limits, field)
+        sound = data[: frames_end(data)] if container.format.name == "mp3" else data
 
     def decode() -> Generator[Floats]:
-        with _opened(data, field) as (container, stream):
+        with _opened(sound, field) as (container, stream):
             for frame in _frames(container, stream, stop, field):
                 if frame.sample_rate != rate:
                     raise InvalidInputError(

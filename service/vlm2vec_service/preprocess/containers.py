@@ -227,8 +227,7 @@ UNKNOWN = 0x7FFFF000
 
 
 def _wav(data: bytes) -> bool:
-    order = "big" if data[:4] == b"RIFX" else "little"
-    length, start = _chunk(data, b"data", order)
+    length, start = _chunk(data, b"data", "little")
     if data[:4] == b"RF64" and data[12:16] == b"ds64":
         length = _number(data, 28, 8, "little")
     elif length >= UNKNOWN:
@@ -250,15 +249,25 @@ def _chunk(data: bytes, name: bytes, order: str) -> tuple[int, int]:
     return _number(data, place + 4, 4, order), place + 8
 
 
+HAS_FRAMES, HAS_BYTES = 1, 2
+"""What an MP3's first frame has, by its flags: two numbers of four bytes, in this order."""
+
+
 def _mp3(data: bytes) -> bool:
-    """Most encoders write a first frame that says how many bytes the frames have."""
-    place = _after_id3(data)
-    tag = data.find(b"Xing", place, place + 64)
-    tag = tag if tag >= 0 else data.find(b"Info", place, place + 64)
-    if tag < 0 or not _number(data, tag + 4, 4) & 2:
-        return place > len(data)
-    has_frames = _number(data, tag + 4, 4) & 1
-    return place + _number(data, tag + 8 + 4 * has_frames, 4) > len(data)
+    return frames_end(data) > len(data)
+
+
+def frames_end(mp3: bytes) -> int:
+    """Where the frames of an MP3 end, by what most encoders write into the first of them: behind
+    may be tags. Where they did not write it, it is the end of the file, or of its first tag."""
+    start = _after_id3(mp3)
+    head = mp3[start : start + 64]
+    tag = start + max(head.find(b"Xing"), head.find(b"Info"))
+    if tag < start or not _number(mp3, tag + 4, 4) & HAS_BYTES:
+        return max(start, len(mp3))
+    end = start + _number(mp3, tag + 8 + 4 * (mp3[tag + 7] & HAS_FRAMES), 4)
+    # Some do not count the first frame itself.
+    return len(mp3) if mp3[end : end + 1] == b"\xff" else end
 
 
 def _after_id3(data: bytes) -> int:

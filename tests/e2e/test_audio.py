@@ -13,10 +13,12 @@ import httpx
 import numpy as np
 import openai
 import pytest
+from click.testing import CliRunner
 from PIL import Image
 
 import vlm2vec
 from tests.e2e.cases import Vector, cosine, options, png, unpack
+from tests.e2e.embed_command import json_lines, read_npz
 from tests.e2e.grpc_calls import stream
 from tests.e2e.http_calls import embed, vectors
 from tests.e2e.server import Server, running_server
@@ -24,6 +26,7 @@ from tests.parity.audio_specs import wav, waveform
 from tests.parity.backbone_cases import CASES, DATA, goldens
 from tests.parity.make_backbones import write_all
 from vlm2vec.v1 import embedding_pb2 as pb
+from vlm2vec_cli import main
 from vlm2vec_registry import preset
 
 OMNI = {case["id"]: case for case in CASES["qwen2_5_omni"]}
@@ -176,6 +179,37 @@ def test_our_clients(server: Server, tmp_path: Path) -> None:
     for vector in (*found, *asyncio.run(ask())):
         assert cosine(vector, golden("audio-stereo-44k")) > 0.9999
     assert cosine(both, golden(TWO["id"], "lora")) > 0.9999
+
+
+def test_embed_without_a_server(server: Server, tmp_path: Path) -> None:
+    between, folder = OMNI["chat-audio-between"], server.log.parent
+    for id in (TWO["id"], between["id"]):
+        for index, file in enumerate(files(id)):
+            (tmp_path / f"{id}-{index}.wav").write_bytes(file)
+    parts: list[dict[str, str]] = [{"audio": f"{TWO['id']}-{index}.wav"} for index in range(2)]
+    parts.append(TWO["input"]["parts"][-1])
+    sound = base64.b64encode(files("audio")[0]).decode()
+    lines = [
+        {"id": "audio", "text": WORDS, "audio": f"data:audio/wav;base64,{sound}"},
+        {"id": TWO["id"], "adapter": "lora", "parts": parts},
+        {
+            "id": between["id"],
+            "adapter": "lora",
+            "prompt": between["text"],
+            "audios": [f"{between['id']}-{index}.wav" for index in range(3)],
+        },
+    ]
+    (tmp_path / "lines.jsonl").write_text(json_lines(lines))
+    result = CliRunner().invoke(main.vlm2vec, [
+        "embed", "--base", str(folder / "qwen2_5_omni_thinker"), "--embedding",
+        str(folder / "v3.json"), "--adapter", f"lora={folder / 'lora'}", "--dtype", "float32",
+        "--input", str(tmp_path / "lines.jsonl"), "--output", str(tmp_path / "out.npz"),
+    ])  # fmt: skip
+    assert result.exit_code == 0, result.output
+    found = read_npz(tmp_path / "out.npz")
+    assert cosine(found["audio"], golden("audio")) > 0.9999
+    for id in (TWO["id"], between["id"]):
+        assert cosine(found[id], golden(id, "lora")) > 0.9999
 
 
 def test_a_bad_audio_harms_no_neighbour(server: Server) -> None:

@@ -136,5 +136,7 @@ def _samples(message: pb.Samples, limits: Limits, field: str) -> AudioSource:
         raise InvalidInputError(
             f"{field}.data", f"{len(message.data)} bytes are no multiple of {width}, a moment's"
         )
-    samples = np.frombuffer(message.data, dtype).astype(np.float32, copy=False) / np.float32(one)
+    samples = np.frombuffer(message.data, dtype)
+    if one != 1:
+        samples = np.multiply(samples, np.float32(1 / one), dtype=np.float32)
     return raw_audio(samples.reshape(-1, channels), message.rate, limits, field)

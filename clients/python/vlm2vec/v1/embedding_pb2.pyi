@@ -231,7 +231,7 @@ class Video(_message.Message):
     FILE_FIELD_NUMBER: _builtins.int
     FRAMES_FIELD_NUMBER: _builtins.int
     file: _builtins.bytes
-    """An encoded file; frames are sampled uniformly."""
+    """An encoded file, of which frames are sampled; its sound is not heard."""
     @_builtins.property
     def frames(self) -> Global___Frames:
         """The frames themselves."""
@@ -289,7 +289,7 @@ class Audio(_message.Message):
     FILE_FIELD_NUMBER: _builtins.int
     SAMPLES_FIELD_NUMBER: _builtins.int
     file: _builtins.bytes
-    """An encoded file: WAV, FLAC, MP3, Ogg (Opus, Vorbis), M4A."""
+    """An encoded file: WAV, FLAC, MP3, Ogg (Opus, Vorbis), M4A; or a film, of which it is the sound."""
     @_builtins.property
     def samples(self) -> Global___Samples:
         """The samples themselves."""

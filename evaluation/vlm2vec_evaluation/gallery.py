@@ -2,6 +2,7 @@
 
 import base64
 import io
+import wave
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +11,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image
 
+from vlm2vec import Samples
 from vlm2vec_evaluation.evaluation import Ranked
+from vlm2vec_service.preprocess.audio import measure_audio, raw_audio
+from vlm2vec_service.preprocess.resample import RATE
+from vlm2vec_service.settings import Limits
 
 if TYPE_CHECKING:
     from vlm2vec.inputs import InputLike
@@ -21,16 +26,20 @@ FOUND = 3
 """How many of the candidates that were found."""
 SIDE = 128
 """Pixels of the longer side of a thumbnail."""
+SECONDS = 3
+"""How much of an audio can be heard."""
 MOST_TEXT = 300
 """Characters of a text that are shown."""
 
 
 @dataclass(frozen=True)
 class Shown:
-    """An input as a page shows it: its words, and thumbnails as ``data:`` URIs."""
+    """An input as a page shows it: its words, and as ``data:`` URIs thumbnails and the begin of
+    audios."""
 
     text: str
     pictures: tuple[str, ...] = ()
+    audios: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -72,7 +81,8 @@ def worst(ranked: Ranked) -> list[Example]:
 
 
 def show(item: "InputLike") -> Shown:
-    """Makes an input's words and thumbnails; of a video its middle frame."""
+    """Makes an input's words and thumbnails, of a video that of its middle frame, and what can be
+    heard of its audios."""
     if isinstance(item, str):
         return Shown(item[:MOST_TEXT])
     if isinstance(item, Path):
@@ -82,7 +92,11 @@ def show(item: "InputLike") -> Shown:
     video = getattr(item, "video", None)
     if isinstance(video, Sequence) and not isinstance(video, str | bytes):
         media.append(video[len(video) // 2])
-    return Shown(" ".join(word for word in words if word)[:MOST_TEXT], _thumbnails(media))
+    audios = getattr(item, "audios", ())
+    return Shown(
+        " ".join(word for word in words if word)[:MOST_TEXT], _thumbnails(media),
+        tuple(_heard(one) for one in audios if isinstance(one, Path | bytes | Samples)),
+    )  # fmt: skip
 
 
 def _thumbnails(media: Sequence[Any]) -> tuple[str, ...]:
@@ -102,3 +116,20 @@ def _thumbnails(media: Sequence[Any]) -> tuple[str, ...]:
         small.save(file, "JPEG", quality=70)
         found.append("data:image/jpeg;base64," + base64.b64encode(file.getvalue()).decode())
     return tuple(found)
+
+
+def _heard(audio: Path | bytes | Samples) -> str:
+    """Makes a WAV of the first `SECONDS`, mixed to one channel, in 16 bits."""
+    limits = Limits(max_audio_bytes=1 << 30)
+    if isinstance(audio, Samples):
+        scale = 1 << 15 if audio.array.dtype == np.int16 else 1
+        given = (audio.array / scale).astype(np.float32).reshape(len(audio.array), -1)
+        begin = raw_audio(given, audio.rate, limits).samples(SECONDS)
+    else:
+        data = audio if isinstance(audio, bytes) else audio.read_bytes()
+        begin = measure_audio(data, limits).samples(SECONDS)
+    file = io.BytesIO()
+    with wave.open(file, "wb") as out:
+        out.setparams((1, 2, RATE, 0, "NONE", ""))
+        out.writeframes((begin.clip(-1, 1) * 32767).astype("<i2").tobytes())
+    return "data:audio/wav;base64," + base64.b64encode(file.getvalue()).decode()

@@ -22,7 +22,7 @@ td.n, th.n { text-align: right; font-variant-numeric: tabular-nums }
 .lower { color: var(--bad) } .higher { color: var(--good) }
 .case { display: flex; flex-wrap: wrap; gap: 1rem; border: 1px solid var(--line);
   border-radius: 6px; padding: .8rem; margin: .8rem 0 }
-figure { margin: 0; max-width: 15rem } figure img { display: block; max-width: 100% }
+figure { margin: 0; max-width: 15rem } figure img, audio { display: block; max-width: 100% }
 figcaption { font-size: 13px; overflow-wrap: anywhere } .muted { opacity: .7 }
 """
 
@@ -153,5 +153,6 @@ def _examples(report: Report) -> Iterable[str]:
 
 def _figure(title: str, shown: Shown) -> str:
     pictures = "".join(f'<img alt="" src="{uri}">' for uri in shown.pictures)
+    audios = "".join(f'<audio controls src="{uri}"></audio>' for uri in shown.audios)
     text = f"<b>{escape(title)}</b> {escape(shown.text)}"
-    return f"<figure>{pictures}<figcaption>{text}</figcaption></figure>"
+    return f"<figure>{pictures}{audios}<figcaption>{text}</figcaption></figure>"

@@ -199,7 +199,7 @@ def label(item: "InputLike", *, whole: bool = False) -> str:
     if isinstance(item, str | PathLike):
         return str(item)
     words = [getattr(item, key, None) for key in ("prompt", "instruction", "text")]
-    media = getattr(item, "images", ())
+    media = (*getattr(item, "images", ()), *getattr(item, "audios", ()))
     return " ".join([
         *(word for word in words if word),
         *(f"[{one if whole else Path(one).name}]" for one in media

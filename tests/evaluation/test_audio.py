@@ -1,8 +1,10 @@
 """MMEB-V3's data sets of audio and OmniSET, by a model that takes audio."""
 
+import base64
 import functools
 import io
 import json
+import re
 import wave
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,16 +14,19 @@ import numpy as np
 import pytest
 
 from tests.evaluation import trees
-from tests.evaluation.files import heard
+from tests.evaluation.files import heard, picture
 from tests.parity.make_backbones import write_all
 from vlm2vec import Input, Samples
 from vlm2vec_evaluation import EvaluationError, evaluate
 from vlm2vec_evaluation.check import check
 from vlm2vec_evaluation.data import read_task
 from vlm2vec_evaluation.errors import UnsupportedError
+from vlm2vec_evaluation.evaluation import Ranked
+from vlm2vec_evaluation.gallery import Example, worst
 from vlm2vec_evaluation.layouts import recordings
 from vlm2vec_evaluation.layouts.source import Row, Source
 from vlm2vec_evaluation.local import LocalModel, load
+from vlm2vec_evaluation.page import Report, render
 from vlm2vec_evaluation.suite import DataSet, Suite, read_suite
 from vlm2vec_evaluation.task import PoolTask, Task
 from vlm2vec_registry import preset
@@ -32,6 +37,7 @@ OMNI = "qwen2_5_omni"
 SCENE = "COCO_val2014_000000000000"
 SEGMENTS = "Retrieve the sound event categories that best match the given audio."
 CLOTHO = "Retrieve audio clips that best match the given textual description."
+ACTIONS = "What actions or objects interactions are the person in the video doing?"
 FIRST = {
     "NSynth": ("Recognize the musical instrument category of the audio.", "bass"),
     "UrbanSound8K": ("Recognize the urban sound category of the audio.", "drilling"),
@@ -49,7 +55,7 @@ FIRST = {
     "OmniSET_a2v": ("Find the video that best matches the given audio: ", f"caption of {SCENE}"),
     "OmniSET_t2a": ("Find the audio that best matches the given text: a dog", None),
     # Without placeholders and white space of their own: the form has both.
-    "K700": ("Recognize the category of the video content.", "waiting_in_line"),
+    "HMDB51": (ACTIONS, None),
     "GAE-guiact-q2t": ("Go on from here.", "The way."),
 }
 """The words of the first query and of the first candidate."""
@@ -59,8 +65,8 @@ FIRST = {
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("mmeb")
     for suite in both(folder):
-        for picture in ("a.png", "b.png"):
-            trees.picture(folder / suite.images / picture)
+        for name in ("a.png", "b.png"):
+            picture(folder / suite.images / name)
         for data_set in chosen(suite):
             trees.LAYOUTS[data_set.layout](suite, data_set)
     return folder
@@ -72,7 +78,7 @@ def both(root: Path) -> list[Suite]:
 
 def chosen(suite: Suite) -> list[DataSet]:
     """The data sets of audio, those of OmniSET, and one each of films, of screens and of v1."""
-    others = ("K700", "GAE-guiact-q2t", "OK-VQA")
+    others = ("HMDB51", "GAE-guiact-q2t", "OK-VQA")
     return [
         item for item in suite.data_sets
         if item.modality in ("audio", "omni") or item.name in others
@@ -113,14 +119,28 @@ def input_of(item: object) -> Input:
 
 
 def test_all_is_scored(root: Path, model: LocalModel) -> None:
+    """Each data set is; and the report lets people hear what the worst queries are about."""
+
     def tasks() -> Iterator[Task | PoolTask]:
         for suite in both(root):
             yield from (read_task(suite, item, model.backbone) for item in chosen(suite))
 
-    found = evaluate(model.embed, tasks(), vectors={})
+    examples: dict[str, list[Example]] = {}
+
+    def keep(ranked: Ranked) -> None:
+        examples[ranked.scores.name] = worst(ranked)
+
+    found = evaluate(model.embed, tasks(), vectors={}, keep=keep)
     assert (len(found.data_sets), found.skipped) == (11 + 3 + 12, {})
     assert {"audio", "omni", "audio_cls", "audio_ret", "audio_moments"} <= set(found.averages)
     assert all(0 <= row.score <= 1 and row.scores.chance > 0 for row in found.data_sets.values())
+    page = render(Report("omni", found, examples=examples))
+    heard = re.findall(r'<audio controls src="data:audio/wav;base64,([^"]+)"', page)
+    assert heard
+    for one in heard:
+        with wave.open(io.BytesIO(base64.b64decode(one))) as file:
+            assert (file.getnchannels(), file.getframerate()) == (1, 16_000)
+            assert 0 < file.getnframes() <= 3 * 16_000
     # Any segment of the label is right, or that one alone.
     loose, strict = (found.data_sets[name].scores.chance for name in ("TUTSound", "TUTSound-hard"))
     assert loose == pytest.approx((2 / 5 + 2 / 5 + 1 / 5 + 1) / 4)
@@ -146,7 +166,7 @@ def test_the_form_of_the_version_is_around_them(root: Path, model: LocalModel) -
         "TUTSound": f"{turn}{audio}{SEGMENTS} Query: car<|im_end|>\n",
         "Clotho": f"{turn}{CLOTHO} Query: caption 1 of A bus, near.wav<|im_end|>\n",
         # A film is so many images here.
-        "K700": f"{turn}{image * 8}Recognize the category of the video content.<|im_end|>\n",
+        "HMDB51": f"{turn}{image * 8}{ACTIONS}<|im_end|>\n",
         "OmniSET_v2a": f"{turn}<|vision_bos|><|VIDEO|><|vision_eos|>Find the audio that best "
                        "matches the given video:<|im_end|>\n",
     }  # fmt: skip
@@ -208,17 +228,17 @@ def test_films_of_events_are_eight_frames(root: Path) -> None:
         frames = [np.asarray(frame.to_ndarray(format="rgb24")) for frame in film.decode(video=0)]
     shown = found["-BU-8WzRYJA"]
     assert isinstance(shown, list)
-    for place, picture in zip((0, 1, 3, 4, 6, 7, 9, 11), shown, strict=True):
-        assert picture.shape == (224, 224, 3)
+    for place, shot in zip((0, 1, 3, 4, 6, 7, 9, 11), shown, strict=True):
+        assert shot.shape == (224, 224, 3)
         # Every fourth pixel of one that is four times as large is that pixel, about.
-        small = picture[2::4, 2::4].astype(float) - frames[place]
+        small = shot[2::4, 2::4].astype(float) - frames[place]
         assert np.abs(small).mean() < 40
-        other = picture[2::4, 2::4].astype(float) - frames[(place + 5) % 12]
+        other = shot[2::4, 2::4].astype(float) - frames[(place + 5) % 12]
         assert np.abs(small).mean() < np.abs(other).mean() / 2
     # Saved frames go before the film; of fewer some are there several times.
     shown = found["RUhOCu3LNXM"]
     assert isinstance(shown, list)
-    assert len({picture.tobytes() for picture in shown}) == 3
+    assert len({shot.tobytes() for shot in shown}) == 3
 
 
 @pytest.mark.parametrize(

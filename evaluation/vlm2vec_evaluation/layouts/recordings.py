@@ -2,22 +2,26 @@
 
 import functools
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import av
 import numpy as np
-import numpy.typing as npt
 
 from vlm2vec import Samples
 from vlm2vec_evaluation.errors import EvaluationError
 from vlm2vec_evaluation.layouts.source import Row, Source
+from vlm2vec_service.errors import InvalidInputError
+from vlm2vec_service.preprocess.audio import OPTIONS, Floats, measure_audio
 from vlm2vec_service.preprocess.resample import RATE, resample
+from vlm2vec_service.settings import Limits
 
 if TYPE_CHECKING:
     from vlm2vec.audio import AudioLike
 
 UNREADABLE = (OSError, ValueError, av.FFmpegError)
 """What opening and decoding a file raises, also one without audio."""
+LIMITS = Limits(max_audio_bytes=1 << 30)
+"""A recording may be larger than what is sent of it."""
 
 
 def recording(source: Source, row: Row, where: str) -> "AudioLike":
@@ -44,10 +48,11 @@ def recording(source: Source, row: Row, where: str) -> "AudioLike":
         raise EvaluationError(f"{where}: there is no audio; there are {', '.join(row)}") from None
 
 
+@functools.lru_cache(64)  # opening takes longer than one would think, and each pass asks again
 def length(path: Path) -> float:
     """Returns the seconds of a recording. Raises `EvaluationError`."""
     try:
-        with av.open(str(path)) as container:
+        with av.open(str(path), options=OPTIONS) as container:
             (stream, *_) = container.streams.audio
             if stream.duration is None or stream.time_base is None:
                 raise EvaluationError(f"{path}: it does not say how long it is")
@@ -74,24 +79,10 @@ def whole(path: Path) -> Samples:
 
 
 @functools.lru_cache(1)
-def _mixed(path: Path) -> tuple[npt.NDArray[np.float32], int]:
+def _mixed(path: Path) -> tuple[Floats, int]:
     """Decodes a recording: the mean of its channels, and its rate."""
-    blocks: list[npt.NDArray[np.float32]] = []
     try:
-        with av.open(str(path)) as container:
-            (stream, *_) = container.streams.audio
-            rate, channels = stream.rate, stream.channels
-            floats = av.AudioResampler("flt")
-            for frame in container.decode(stream):
-                blocks += [_mean(part, channels) for part in floats.resample(frame)]
-    except UNREADABLE as error:
+        audio = measure_audio(path.read_bytes(), LIMITS)
+        return np.concatenate(list(audio.decode())), audio.rate
+    except (OSError, InvalidInputError) as error:
         raise EvaluationError(f"{path}: {error}") from error
-    if not blocks:
-        raise EvaluationError(f"{path}: it has no samples")
-    return np.concatenate(blocks), rate
-
-
-def _mean(frame: Any, channels: int) -> npt.NDArray[np.float32]:
-    samples: npt.NDArray[np.float32] = frame.to_ndarray().reshape(-1, channels)
-    mixed: npt.NDArray[np.float32] = samples.mean(axis=1, dtype=np.float32)
-    return mixed

@@ -19,8 +19,9 @@ STEP = 12
 """Frame ``i`` of every video here is of the gray level ``12 * i``."""
 
 
-def video(path: Path, frames: int = 20, codec: str = "mpeg4") -> bytes:
+def video(path: Path, frames: int = 20, codec: str = "mpeg4", title: str = "") -> bytes:
     with av.open(str(path), "w") as container:
+        container.metadata["title"] = title
         stream = container.add_stream(codec, rate=10)
         assert isinstance(stream, av.VideoStream)
         stream.width = stream.height = 64
@@ -151,6 +152,16 @@ def test_codec_that_nobody_knows_is_refused(tmp_path: Path) -> None:
     data = video(tmp_path / "video.avi").replace(b"FMP4", b"ZZZZ")
     with pytest.raises(InvalidInputError, match="video: the codec unknown is none of av1, "):
         sample_video(data, 8, LIMITS)
+
+
+@pytest.mark.parametrize("container", ["mp4", "mkv", "avi", "flv"])
+def test_tags_may_be_in_any_encoding(tmp_path: Path, container: str) -> None:
+    path = tmp_path / f"video.{container}"
+    codec = "flv" if container == "flv" else "mpeg4"
+    data = video(path, codec=codec, title="Ueberraschung")
+    assert b"Ueberraschung" in data
+    tagged = data.replace(b"Ueberraschung", "Überraschung!".encode("latin-1"))
+    assert indices(sample_video(tagged, 3, LIMITS)) == [0, 9, 19]
 
 
 def test_too_many_bytes_are_refused(mp4: bytes) -> None:

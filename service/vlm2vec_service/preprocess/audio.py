@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from vlm2vec_service.errors import InvalidInputError
-from vlm2vec_service.preprocess.containers import CUT_OFF, frames_end, is_cut_off
+from vlm2vec_service.preprocess.containers import CUT_OFF, check_codec, frames_end, is_cut_off
 from vlm2vec_service.preprocess.resample import RATE, resampled
 from vlm2vec_service.preprocess.stop import NEVER, Stop
 from vlm2vec_service.settings import Limits
@@ -165,12 +165,7 @@ def _opened(
             if not container.streams.audio:
                 raise InvalidInputError(field, "the file has no audio stream")
             stream = container.streams.audio[0]
-            context = stream.codec_context  # None where FFmpeg knows no decoder
-            codec = context.codec.canonical_name if context else "unknown"
-            if codec not in CODECS:
-                raise InvalidInputError(
-                    field, f"the codec {codec} is none of {', '.join(sorted(CODECS))}"
-                )
+            check_codec(stream, CODECS, field)
             yield container, stream
     except (av.FFmpegError, ValueError) as error:
         raise InvalidInputError(field, f"undecodable audio: {error}") from error

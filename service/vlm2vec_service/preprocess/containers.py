@@ -1,4 +1,4 @@
-"""Whether a video or audio file is cut off, by the lengths that its container gives.
+"""What the containers of video and audio say: of their codecs, and whether they are cut off.
 
 FFmpeg plays what is there of a file without a word, which is right for a player; a vector of it
 would be one of another video.
@@ -7,11 +7,26 @@ would be one of another video.
 import struct
 from collections.abc import Callable, Iterator
 
+import av
+
+from vlm2vec_service.errors import InvalidInputError
+
 CUT_OFF = "the file is cut off: there is less of it than it says"
 MOST_ELEMENTS = 1_000_000
 """Elements of a file that are walked through at most; one with more counts as whole."""
 Ends = Iterator[int]
 """Where one element of a file after the other ends."""
+
+
+def check_codec(stream: av.VideoStream | av.AudioStream, codecs: set[str], field: str) -> None:
+    """Refuses a stream whose codec, by FFmpeg's name, is none of ``codecs``.
+
+    Raises `InvalidInputError` that names ``field``.
+    """
+    context = stream.codec_context  # None where FFmpeg knows no decoder
+    codec = context.codec.canonical_name if context else "unknown"
+    if codec not in codecs:
+        raise InvalidInputError(field, f"the codec {codec} is none of {', '.join(sorted(codecs))}")
 
 
 def is_cut_off(data: bytes, format: str) -> bool:

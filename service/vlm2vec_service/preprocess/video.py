@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image
 
 from vlm2vec_service.errors import InvalidInputError
-from vlm2vec_service.preprocess.containers import CUT_OFF, is_cut_off
+from vlm2vec_service.preprocess.containers import CUT_OFF, check_codec, is_cut_off
 from vlm2vec_service.preprocess.images import check_pixels, check_size
 from vlm2vec_service.preprocess.runs import Run, Unplannable, packets_shown, plan
 from vlm2vec_service.preprocess.runs import decode as decode_runs
@@ -250,16 +250,14 @@ def _opened(
     data: bytes, field: str
 ) -> Iterator[tuple[av.container.InputContainer, av.VideoStream]]:
     options = {"format_whitelist": FORMATS}
-    with av.open(io.BytesIO(data), mode="r", options=options) as container:
+    # Of tags nothing is read, and many are in no encoding that PyAV could tell.
+    with av.open(
+        io.BytesIO(data), mode="r", options=options, metadata_errors="ignore"
+    ) as container:
         if not container.streams.video:
             raise InvalidInputError(field, "the file has no video stream")
         stream = container.streams.video[0]
-        context = stream.codec_context  # None where FFmpeg knows no decoder
-        codec = context.codec.canonical_name if context else "unknown"
-        if codec not in CODECS:
-            raise InvalidInputError(
-                field, f"the codec {codec} is none of {', '.join(sorted(CODECS))}"
-            )
+        check_codec(stream, CODECS, field)
         yield container, stream
 
 

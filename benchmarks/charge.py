@@ -84,9 +84,9 @@ ATTENTION = {
 PASSES = frozenset(
     f"aten::{name}"
     for name in (
-        "_softmax", "_to_copy", "arange", "cat", "clone", "copy_", "cumsum", "embedding", "fill_",
-        "full", "index", "index_add", "index_copy", "index_put_", "index_select",
-        "native_layer_norm", "ones", "repeat", "repeat_interleave", "sort",
+        "_softmax", "_to_copy", "arange", "cat", "clone", "constant_pad_nd", "copy_", "cumsum",
+        "embedding", "fill_", "full", "index", "index_add", "index_copy", "index_put_",
+        "index_select", "native_layer_norm", "ones", "repeat", "repeat_interleave", "sort",
         "stack", "upsample_bicubic2d", "zero_", "zeros", "zeros_like",
     )
 )  # fmt: skip

@@ -9,7 +9,7 @@ from torch import nn
 
 from vlm2vec_service.engine.backbone import Backbone
 from vlm2vec_service.engine.linear import AdaptedLinear
-from vlm2vec_service.preprocess.prepared import Prepared
+from vlm2vec_service.preprocess.prepared import Media, Prepared
 
 
 def matmul_rate(device: torch.device, dtype: torch.dtype) -> float:
@@ -40,31 +40,46 @@ def batch_flops(backbone: Backbone, inputs: Sequence[Prepared]) -> float:
         if isinstance(module, nn.Linear | AdaptedLinear)
     }
     final = len(list(backbone.model.layers)) - 1
-    vision = sum(n for name, n in linears.items() if name.startswith(backbone.media_prefixes))
     pooled = sum(n for name, n in linears.items() if f"model.layers.{final}.mlp." in name)
-    text = sum(linears.values()) - vision - pooled
+    text = sum(n for name, n in linears.items() if not name.startswith(backbone.media_prefixes))
+    text -= pooled
     hidden = backbone.model.embed_tokens.embedding_dim
     total = 0.0
     for prepared in inputs:
         length = len(prepared)
         total += 2 * text * length + 2 * pooled + 2 * (final + 1) * length**2 * hidden
         for media in prepared.media:
-            total += vision_flops(backbone, media.tokens, backbone.patches(media), vision)
+            count = audio_flops if media.kind == "audio" else vision_flops
+            total += count(backbone, media)
     return total
 
 
-def vision_flops(backbone: Backbone, tokens: int, patches: int, parameters: int) -> float:
+def audio_flops(backbone: Backbone, audio: Media) -> float:
+    """Of one audio: its two convolutions, the layers on pairs of frames, the projection on
+    tokens."""
+    tower: Any = backbone.get_submodule("audio_tower")
+    frames, pairs, chunk = len(audio.values), backbone.patches(audio), tower.config.n_window
+    first, second = (tower.get_parameter(f"conv{index}.weight").numel() for index in (1, 2))
+    layers = _linears(tower.get_submodule("layers"))
+    attention = 4 * chunk * pairs * tower.config.d_model * tower.config.encoder_layers
+    projection = _linears(tower) - layers
+    products = first * frames + (second + layers) * pairs + projection * audio.tokens
+    return 2.0 * products + attention
+
+
+def vision_flops(backbone: Backbone, picture: Media) -> float:
     """Of one image: the linear layers behind the patch merger run on tokens, others on patches."""
+    tokens, patches = picture.tokens, backbone.patches(picture)
     if backbone.name == "phi3_v":
         embedding = backbone.get_submodule("model.vision_embed_tokens")
         projection = sum(p.numel() for p in embedding.get_submodule("img_projection").parameters())
         crops = patches // 577
         attention = 4 * crops * 577**2 * 1024 * 23
+        parameters = _linears(embedding)
         return 2 * (parameters - projection) * patches + 2 * projection * tokens + attention
     visual: Any = backbone.get_submodule("visual")
     merger = sum(
-        m.weight.numel() for name, m in visual.named_modules()
-        if "merger" in name and isinstance(m, nn.Linear | AdaptedLinear)
+        _linears(part) for name, part in visual.named_children() if "merger" in name
     )  # fmt: skip
     patch = visual.get_parameter("patch_embed.proj.weight")
     depth = len(list(visual.get_submodule("blocks").children()))
@@ -74,4 +89,15 @@ def vision_flops(backbone: Backbone, tokens: int, patches: int, parameters: int)
     if whole < depth:
         seen += (depth - whole) * (config.window_size // config.patch_size) ** 2
     attention = 4 * seen * patches * patch.shape[0]
-    return 2 * (parameters - merger + patch.numel()) * patches + 2 * merger * tokens + attention
+    return (
+        2 * (_linears(visual) - merger + patch.numel()) * patches + 2 * merger * tokens + attention
+    )
+
+
+def _linears(module: nn.Module) -> int:
+    """Counts the weights of all linear layers in ``module``."""
+    return sum(
+        part.weight.numel()
+        for part in module.modules()
+        if isinstance(part, nn.Linear | AdaptedLinear)
+    )

@@ -14,8 +14,10 @@ from peft import LoraConfig
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from vlm2vec_registry.backbone import backbone_of
 from vlm2vec_service.backbones.phi3_v.model import Phi3V
 from vlm2vec_service.backbones.phi3_v.preprocess import CROP, token_count
+from vlm2vec_service.backbones.qwen2_5_omni.model import Qwen2_5Omni
 from vlm2vec_service.backbones.qwen2_5_vl.model import Qwen2_5VL
 from vlm2vec_service.backbones.qwen2_vl.model import Qwen2VL
 from vlm2vec_service.backbones.qwen3_vl.model import Qwen3VL
@@ -97,13 +99,40 @@ def _qwen3_vl(
     }  # fmt: skip
 
 
+def _qwen2_5_omni(
+    hidden: int, layers: int, heads: int, mlp: int, vocab: int, width: int, depth: int
+) -> dict[str, Any]:
+    """A thinker of Qwen2.5-Omni with the real model's head sizes: 64 in the audio tower, which is
+    as wide and deep as the vision tower; every seventh head of the decoder is for keys, or two."""
+    shape = _qwen2_5_vl(hidden, layers, heads, mlp, vocab, width, depth)
+    keys = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads",
+            "max_position_embeddings", "rms_norm_eps", "rope_theta", "vocab_size")  # fmt: skip
+    return {
+        "model_type": "qwen2_5_omni_thinker", "vocab_size": vocab, "tie_word_embeddings": False,
+        "image_token_id": 5, "video_token_id": 6, "audio_token_id": 7,
+        "text_config": {key: shape[key] for key in keys} | {
+            "num_key_value_heads": max(2, heads // 7),
+            "rope_scaling": {"rope_type": "default", "mrope_section": [16, 24, 24]},
+        },
+        "vision_config": shape["vision_config"],
+        "audio_config": {
+            "d_model": width, "encoder_layers": depth, "encoder_attention_heads": width // 64,
+            "encoder_ffn_dim": 4 * width, "num_mel_bins": 128, "n_window": 100,
+            "output_dim": hidden,
+        },
+    }  # fmt: skip
+
+
 SIZES: dict[str, dict[str, Any]] = {
     "tiny": _qwen2_vl(256, 2, 2, 512, 2048, 160, 2),
     "small": _qwen2_vl(1024, 4, 8, 3072, 2048, 320, 6),
     "small-2.5": _qwen2_5_vl(1024, 4, 8, 3072, 2048, 320, 6),
     "small-3": _qwen3_vl(1024, 4, 8, 3072, 2048, 256, 8),
+    "small-omni": _qwen2_5_omni(1024, 4, 8, 3072, 2048, 320, 6),
     "qwen2-vl-2b": _qwen2_vl(1536, 28, 12, 8960, 151_936, 1280, 32),
     "qwen2.5-vl-3b": _qwen2_5_vl(2048, 36, 16, 11_008, 151_936, 1280, 32),
+    "qwen2.5-omni-3b": _qwen2_5_omni(2048, 36, 16, 11_008, 151_936, 1280, 32),
+    "qwen2.5-omni-7b": _qwen2_5_omni(3584, 28, 28, 18_944, 152_064, 1280, 32),
     "qwen3-vl-2b": _qwen3_vl(2048, 28, 16, 6144, 151_936, 1024, 24),
     "qwen3-vl-8b": _qwen3_vl(4096, 36, 32, 12_288, 151_936, 1152, 27),
     "phi-3.5-v": {
@@ -118,7 +147,7 @@ SIZES: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 """config.json by size; those that are called like a real model have its shapes."""
 MODELS: dict[str, type[Backbone]] = {
-    kind.name: kind for kind in (Qwen2VL, Qwen2_5VL, Qwen3VL, Phi3V)
+    kind.name: kind for kind in (Qwen2VL, Qwen2_5VL, Qwen2_5Omni, Qwen3VL, Phi3V)
 }
 
 
@@ -126,7 +155,7 @@ def shape_of(size: str) -> Backbone:
     """Builds the model of ``size`` on the meta device, float32, without weights."""
     config = SIZES[size]
     with torch.device("meta"):
-        return MODELS[config["model_type"]](config, IMAGE_CONFIG)
+        return MODELS[backbone_of(config)](config, IMAGE_CONFIG)
 
 
 def random_backbone(size: str, device: torch.device, dtype: torch.dtype) -> Backbone:
@@ -213,16 +242,30 @@ def image_input(words: int, config: dict[str, Any], rng: np.random.Generator) ->
         tokens, placeholder = 144, config["image_token_id"]
         side = 12 * 2 * config["vision_config"]["patch_size"]
     pixels = rng.integers(0, 256, (1, side, side, 3), dtype=np.uint8)
+    return _in_front(Media.of("image", pixels, 0, tokens), placeholder, words, config, rng)
+
+
+def audio_input(words: int, config: dict[str, Any], rng: np.random.Generator) -> Prepared:
+    """Ten seconds of noise, as log-mel, in front of ``words`` random tokens."""
+    log_mel = rng.normal(0, 0.5, (1000, config["audio_config"]["num_mel_bins"]))
+    audio = Media.of("audio", log_mel.astype(np.float32), 0, 250)
+    return _in_front(audio, config["audio_token_id"], words, config, rng)
+
+
+def _in_front(
+    media: Media, placeholder: int, words: int, config: dict[str, Any], rng: np.random.Generator
+) -> Prepared:
     text = text_input(words, config["vocab_size"], rng)
-    ids = np.concatenate([np.full(tokens, placeholder, np.int32), text.token_ids])
+    ids = np.concatenate([np.full(media.tokens, placeholder, np.int32), text.token_ids])
     positions = np.broadcast_to(np.arange(len(ids), dtype=np.int32), (3, len(ids)))
-    return Prepared(ids, positions, (Media.of("image", pixels, 0, tokens),))
+    return Prepared(ids, positions, (media,))
 
 
 QUERY_TOKENS = 24
-WORKLOADS = ("text", "image", "mixed", "query")
+WORKLOADS = ("text", "image", "mixed", "query", "audio")
 """``text``: 8 to 512 tokens, log-uniform. ``image``: an image of 144 tokens (on Phi-3.5-V 313) and
-20 tokens. ``mixed``: the two in turn. ``query``: texts of 24 tokens."""
+20 tokens. ``mixed``: the two in turn. ``query``: texts of 24 tokens. ``audio``: an audio of 10 s,
+which has 250 tokens, and 20 tokens, for a size that hears."""
 
 
 def stream(name: str, size: str, seed: int = 0) -> Iterator[Prepared]:
@@ -232,6 +275,8 @@ def stream(name: str, size: str, seed: int = 0) -> Iterator[Prepared]:
     for index in itertools.count():
         if name == "image" or (name == "mixed" and index % 2):
             yield image_input(20, config, rng)
+        elif name == "audio":
+            yield audio_input(20, config, rng)
         elif name == "query":
             yield text_input(QUERY_TOKENS, config["vocab_size"], rng)
         else:

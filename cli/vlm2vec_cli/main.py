@@ -30,7 +30,7 @@ CONTEXT = {
 @click.group(context_settings=CONTEXT)
 @click.version_option(package_name="vlm2vec-serve")
 def vlm2vec() -> None:
-    """Multimodal embeddings from VLM2Vec models: text, images and video to vectors.
+    """Multimodal embeddings from VLM2Vec models: text, images, video and audio to vectors.
 
     Every option is also an environment variable: VLM2VEC_, the command and the option's name in
     capitals, as in VLM2VEC_EMBED_TOKEN_BUDGET=4096.

@@ -31,7 +31,7 @@ preprocess_threads_option = click.option(
     "--preprocess-threads",
     default=4,
     type=click.IntRange(1),
-    help="Threads that decode images and video.",
+    help="Threads that decode images, video and audio.",
 )
 progress_option = click.option(
     "--progress/--no-progress",

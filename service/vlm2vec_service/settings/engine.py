@@ -37,8 +37,7 @@ class EngineSettings:
     )
     vision_cache_bytes: int = setting(
         268_435_456,
-        "Bytes of device memory for cached features of images, videos and audios; "
-        "0 turns it off.",
+        "Bytes of device memory for cached features of images, videos and audios; 0 turns it off.",
         least=0,
     )
     merged_bytes: int = setting(

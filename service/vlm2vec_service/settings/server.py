@@ -83,7 +83,7 @@ class ServerSettings:
     )
     preprocess_threads: int = count(
         4,
-        "Threads that decode images and video for one caller; two more are there for callers who "
+        "Threads that decode media for one caller; two more are there for callers who "
         "have none, and as many again are for texts, which so never wait for pictures.",
         most=1024,
     )

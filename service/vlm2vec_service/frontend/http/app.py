@@ -37,7 +37,7 @@ def build_app(
     call which."""
     app = FastAPI(
         title="vlm2vec-serve",
-        summary="VLM2Vec embeddings of text, images and video",
+        summary="VLM2Vec embeddings of text, images, video and audio",
         version="1",
         docs_url=None,
         redoc_url=None,

@@ -140,7 +140,7 @@ class EmbeddingObject(BaseModel):
 
 
 class Usage(BaseModel):
-    """The number of tokens of all inputs together, those of images and video included."""
+    """The number of tokens of all inputs together, those of media included."""
 
     prompt_tokens: int
     total_tokens: int

@@ -22,7 +22,7 @@ def routes(pipeline: Pipeline, fetcher: Fetcher) -> APIRouter:
 
     @router.post("/v1/embeddings", response_model=EmbeddingsAnswer, responses=RESPONSES)
     async def create_embeddings(body: EmbeddingsBody, request: Request) -> Response:
-        """Embed text, token ids, images and video: one vector for each input."""
+        """Embed text, token ids, images, video and audio: one vector for each input."""
         options = body.options(_truncate(body))
         options.output.dimensions = body.dimensions or 0
         normalize = body.one_of("normalize", "normalized", "use_activation")

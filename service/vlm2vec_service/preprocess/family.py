@@ -247,5 +247,6 @@ class FamilyPreprocessor(ABC):
         placeholders stand.
 
         The text and the number and sizes of the media are within the limits already. The tokens
-        are not: nothing is decoded before the draft is finished. Raises `InvalidInputError`.
+        are not: no picture is decoded before the draft is finished, and of audio (see `heard`) no
+        more than the tokens allow. Raises `InvalidInputError`.
         """

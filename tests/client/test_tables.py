@@ -112,6 +112,24 @@ def test_lists_of_pictures_as_parquet_has_them(client: Any, service: Service) ->
     assert Image.open(io.BytesIO(sent[3][0].parts[0].image)).size == (8, 8)
 
 
+def test_audios_as_tables_have_them(client: Any, service: Service) -> None:
+    samples = [{"array": [0.0, 0.5], "sampling_rate": 8000}]
+    for table in (
+        pa.table({"audios": [[b"A", b"B"]]}).to_pandas(),
+        pl.DataFrame({"audio": [b"A"], "text": ["heard"]}),
+        datasets.Dataset.from_dict({"audio": [{"bytes": b"A", "path": None}]}).cast_column(
+            "audio", datasets.Audio(decode=False)
+        ),
+        pa.table({"audio": samples}),
+    ):
+        client.embed(table)
+    lists, rows, files, numbers = (call.inputs[0].parts for call, _ in service.calls)
+    assert [part.audio.file for part in lists] == [b"A", b"B"]
+    assert list(rows) == [pb.Part(audio=pb.Audio(file=b"A")), pb.Part(text="heard")]
+    assert files[0].audio.file == b"A"
+    assert np.frombuffer(numbers[0].audio.samples.data, "<f4").tolist() == [0, 0.5]
+
+
 def test_vectors_become_columns(client: Any) -> None:
     vectors = client.embed(["a", "b"])
     column = pa.FixedSizeListArray.from_arrays(vectors.ravel(), vectors.shape[1])

@@ -10,6 +10,7 @@ import ctypes
 import gc
 import threading
 import time
+from collections.abc import Iterator
 
 M_MMAP_THRESHOLD = -3
 """glibc's number of the parameter."""
@@ -44,6 +45,23 @@ def keep_for_ever() -> None:
     then, not tenths of seconds in which nothing else runs."""
     gc.collect()
     gc.freeze()
+
+
+@contextlib.contextmanager
+def keeping_for_ever() -> Iterator[None]:
+    """Takes what the block makes, as by importing large packages, for what will always be there.
+
+    Looking for cycles among thousands of modules takes a tenth of the import meanwhile, and once
+    more a second when the process ends.
+    """
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.freeze()
+        if enabled:
+            gc.enable()
 
 
 def _trim_for_ever(collect: bool) -> None:

@@ -16,6 +16,9 @@ what lies between is one operation each (``ops``), on a GPU one kernel (``kernel
 batches are replayed (``graphs``). Nothing here imports grpc.
 """
 
-from vlm2vec_service.engine.engine import Engine
+from vlm2vec_service.allocator import keeping_for_ever
+
+with keeping_for_ever():
+    from vlm2vec_service.engine.engine import Engine
 
 __all__ = ["Engine"]

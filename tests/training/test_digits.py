@@ -140,7 +140,7 @@ def test_merged_products_are_pefts_own_function_and_gradients(dora: bool) -> Non
 
 
 def test_the_recipe_runs_and_goes_on_with_the_stage_it_was_in(tmp_path: Path) -> None:
-    recipe = Recipe(vision=1, base=1, v1=1, v2=3, pool=1)
+    recipe = Recipe(vision=1, base=1, v1=1, v2=3, pool=1, scenes=8)
     (tmp_path / "v2.json").write_text("{}")
     run(tmp_path, recipe)
     assert not (tmp_path / "v2").exists()

@@ -34,15 +34,13 @@ from vlm2vec_training.adapter import save_adapter
 from vlm2vec_training.embedder import Embedder
 from vlm2vec_training.merged import merge_products
 
-SINGLES, GROUPS = 32, 64
-"""How many scenes of one digit, and of more, are in each group of the adapters' pool."""
 NAME = "vlm2vec-digits"
 TARGETS = r"model\..*\.(q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj)"
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """The steps of each stage, and the seed of all that is random."""
+    """The steps of each stage, the size of their batches, and the seed of all that is random."""
 
     vision: int = 1200
     base: int = 800
@@ -50,6 +48,9 @@ class Recipe:
     v2: int = 2600
     pool: int = 60
     """How many groups of scenes the adapters are trained on."""
+    scenes: int = 64
+    """How many scenes of several digits are in a batch, a multiple of four; those of one digit,
+    half to three quarters of as many, come on top."""
     seed: int = 1
 
 
@@ -70,7 +71,7 @@ def train_vision(folder: Path, recipe: Recipe) -> None:
     ]
     for step in steps("vision", recipe.vision):
         set_rates(optimizers, min(1, (step + 1) / 20) * (1 - 0.85 * step / recipe.vision))
-        scenes = [draw_scene(rng, rng.choice((1, 2, 2, 3))) for _ in range(64)]
+        scenes = [draw_scene(rng, rng.choice((1, 2, 2, 3))) for _ in range(recipe.scenes)]
         drawn = world.draw(own(scenes), shapes)
         loss = losses.cells(heads, embedder.encode(media_of(drawn.images)), drawn)
         update(optimizers, loss)
@@ -101,8 +102,8 @@ def train_base(folder: Path, vision: Path, recipe: Recipe) -> None:
     for step in steps("base", recipe.base):
         done = step / recipe.base
         set_rates(optimizers, cosine(step, recipe.base, warm_up=30, floor=0.03))
-        scenes = [draw_scene(rng, 1) for _ in range(48)]
-        scenes += scene_group(rng, 64, hard=0.0 if done < 0.2 else 0.7)
+        scenes = [draw_scene(rng, 1) for _ in range(recipe.scenes * 3 // 4)]
+        scenes += scene_group(rng, recipe.scenes, hard=0.0 if done < 0.2 else 0.7)
         drawn = world.draw(own(scenes), shapes)
         features = embedder.encode(media_of(drawn.images))
         shown = losses.SceneBatch(scenes, drawn.images, features)
@@ -164,7 +165,8 @@ def make_pool(embedder: Embedder, recipe: Recipe, crops: bool) -> list[losses.Sc
     for _ in tqdm(
         range(recipe.pool), desc="encode scenes", mininterval=10, disable=processes.rank() > 0
     ):
-        scenes = [draw_scene(rng, 1) for _ in range(SINGLES)] + scene_group(rng, GROUPS, hard=0.7)
+        scenes = [draw_scene(rng, 1) for _ in range(recipe.scenes // 2)]
+        scenes += scene_group(rng, recipe.scenes, hard=0.7)
         drawn = world.draw(own(scenes), shapes)
         owners = [(i, box) for i, row in enumerate(drawn.boxes) if len(row) > 1 for box in row]
         cut = cut_out(drawn.images, owners, shapes)

@@ -47,7 +47,7 @@ example: setup  ## a tiny checkpoint, two adapters, a few lines embedded
 
 test: setup  ## run all tests: side by side, then those that need the machine to themselves
 	$(BIN)/pytest --numprocesses $(JOBS) --dist loadfile --no-loadscope-reorder -m "not alone"
-	$(BIN)/pytest -m alone
+	$(BIN)/pytest -m alone $$(grep -rl --include='test_*.py' 'mark\.alone' tests)
 
 oldest: setup  ## the families' goldens with the oldest transformers that pyproject.toml allows
 	$(BIN)/pip install --quiet --no-deps --upgrade --target build/oldest \

@@ -52,10 +52,9 @@ class Qwen2_5OmniPreprocessor(QwenVLPreprocessor):
 
     def __init__(self, files: CheckpointFiles, limits: Limits) -> None:
         config = files.config.get("thinker_config", files.config)
-        for kind in self.takes:  # as the first checkpoints name them
-            index = f"{kind}_token_index"
-            config = config | ({f"{kind}_token_id": config[index]} if index in config else {})
-        super().__init__(replace(files, config=config), limits)
+        first = {kind: f"{kind}_token_index" for kind in self.takes}  # in the first checkpoints
+        ids = {f"{kind}_token_id": config[key] for kind, key in first.items() if key in config}
+        super().__init__(replace(files, config=config | ids), limits)
         self.bands: int = config["audio_config"]["num_mel_bins"]
         self.positions_per_second: float = config.get("position_id_per_seconds", 25)
 

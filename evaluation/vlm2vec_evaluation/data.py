@@ -1,19 +1,20 @@
 """Reads tasks from rows in the format of MMEB-eval, which are parquet or JSON lines.
 
 Keys of a row: ``qry_inst``, ``qry_text``, ``qry_img_path``; ``tgt_inst``; ``tgt_text`` and
-``tgt_img_path``, lists of the candidates, the right one first; of our own, ``tgt_right``, how many
-of the first are right where it is not one. Without ``qry_inst`` the texts are whole prompts.
+``tgt_img_path``, lists of the candidates, the right one first. Of our own, ``qry_audio_path`` and
+``tgt_audio_path``; and ``tgt_right``, how many of the first are right where it is not one. Without
+``qry_inst`` the texts are whole prompts.
 """
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from vlm2vec import Input
 from vlm2vec_evaluation import prompts
-from vlm2vec_evaluation.errors import EvaluationError
+from vlm2vec_evaluation.errors import EvaluationError, UnsupportedError
 from vlm2vec_evaluation.layouts.source import Source
 from vlm2vec_evaluation.layouts.table import LAYOUTS
 from vlm2vec_evaluation.suite import DataSet, Suite
@@ -42,7 +43,7 @@ def read_task(
     return LAYOUTS[data_set.layout].read(Source(suite, data_set, backbone, limit, missing))
 
 
-def read(source: Source) -> Task:
+def read(source: Source) -> Task | PoolTask:
     """Reads a data set in the layout of MMEB-eval."""
     suite, data_set, backbone, limit = (
         source.suite,
@@ -51,11 +52,13 @@ def read(source: Source) -> Task:
         source.limit,
     )
     path = suite.path(data_set)
-    reader = _RowReader(suite, data_set, prompts.placeholder(backbone), source.writer.by_form)
+    reader = _RowReader(suite, data_set, prompts.placeholder(backbone), source.writer)
     records = []
     for number, row in enumerate(islice(_rows(path), limit), 1):
         try:
             records.append(reader.record(row))
+        except UnsupportedError:
+            return source.task(list, list, "audio")
         except EvaluationError as error:
             raise EvaluationError(
                 f"data set {data_set.name}: {path}: row {number}: {error}"
@@ -65,6 +68,13 @@ def read(source: Source) -> Task:
     return Task(data_set.name, data_set.meta_task, records, data_set.split)
 
 
+class _Files(NamedTuple):
+    """The paths of an input's media, "" for none."""
+
+    image: str = ""
+    audio: str = ""
+
+
 @dataclass
 class _RowReader:
     """Rows to records; equal texts and images become one input, so that each is hashed once."""
@@ -72,40 +82,35 @@ class _RowReader:
     suite: Suite
     data_set: DataSet
     image: str
-    by_form: bool
-    seen: dict[tuple[str, str, str, str], Input] = field(default_factory=dict)
+    writer: prompts.Writer
+    seen: dict[tuple[str, str, str, _Files], Input] = field(default_factory=dict)
 
     def record(self, row: dict[str, Any]) -> Record:
         if missing := [key for key in KEYS if row.get(key) is None]:
             raise EvaluationError(f"{', '.join(missing)} is missing")
-        texts = _list(row, "tgt_text")
-        images = _list(row, "tgt_img_path") or [""] * len(texts)
-        if len(texts) == 1:  # one text for all images
-            texts = texts * len(images)
-        if len(texts) != len(images) or not texts:
-            raise EvaluationError(
-                f"tgt_text has {len(texts)} and tgt_img_path {len(images)} candidates"
-            )
-        query_image = _text(row, "qry_img_path")
+        texts, media = _candidates(row)
+        shown = _Files(_text(row, "qry_img_path"), _text(row, "qry_audio_path"))
         with_instructions = row.get("qry_inst") is not None or self.overridden
         instruction = self.data_set.query_instruction or _text(row, "qry_inst")
         text = _text(row, "qry_text")
         if self.suite.prompts == "template":
-            query = self._by_template(instruction, text, query_image)
+            query = self._by_template(instruction, text, shown)
         elif with_instructions:
-            newline = self.data_set.meta_task in ("vqa", "grounding") or any(images)
+            newline = self.data_set.meta_task in ("vqa", "grounding") or any(
+                files.image for files in media
+            )
             prompt = prompts.query(
-                instruction, text, self._placeholder(query_image),
+                instruction, text, self._placeholder(shown.image),
                 newline=newline, suffix=self.data_set.query_suffix,
             )  # fmt: skip
-            query = self._input(prompt, query_image)
+            query = self._input(prompt, shown)
         else:
-            query = self._input(mmeb.prompt_of(text, self._placeholder(query_image)), query_image)
-        form = self._form(with_instructions, not query_image)
+            query = self._input(mmeb.prompt_of(text, self._placeholder(shown.image)), shown)
+        form = self._form(with_instructions, not shown.image)
         own = self.data_set.target_instruction or _text(row, "tgt_inst")
         candidates = [
-            self._candidate(form, own, text, image)
-            for text, image in zip(texts, images, strict=True)
+            self._candidate(form, own, text, files)
+            for text, files in zip(texts, media, strict=True)
         ]
         right = row.get("tgt_right") or 1
         if not isinstance(right, int) or not 1 <= right <= len(candidates):
@@ -122,37 +127,36 @@ class _RowReader:
             return "template"
         return ("for text" if for_text else "for image") if with_instructions else "whole"
 
-    def _candidate(self, form: str, instruction: str, text: str, image: str) -> Input:
-        key = form, instruction, text, image
+    def _candidate(self, form: str, instruction: str, text: str, files: _Files) -> Input:
+        key = form, instruction, text, files
         if key not in self.seen:
             self.seen[key] = self._new_candidate(*key)
         return self.seen[key]
 
-    def _new_candidate(self, form: str, instruction: str, text: str, image: str) -> Input:
+    def _new_candidate(self, form: str, instruction: str, text: str, files: _Files) -> Input:
         if form == "template":
-            return self._by_template(instruction, text, image)
-        placeholder = self._placeholder(image)
+            return self._by_template(instruction, text, files)
+        placeholder = self._placeholder(files.image)
         if form == "whole":
-            return self._input(mmeb.prompt_of(text, placeholder), image)
-        if not image and self.data_set.target_instruction:
+            return self._input(mmeb.prompt_of(text, placeholder), files)
+        if not files.image and self.data_set.target_instruction:
             text = f"{instruction} {text}"
         for_text = form == "for text"
-        return self._input(prompts.target(instruction, text, placeholder, for_text=for_text), image)
+        return self._input(prompts.target(instruction, text, placeholder, for_text=for_text), files)
 
-    def _by_template(self, instruction: str, text: str, image: str) -> Input:
+    def _by_template(self, instruction: str, text: str, files: _Files) -> Input:
         words = [part.replace(mmeb.IMAGE, "").strip() for part in (instruction, text)]
-        return Input(
-            instruction=words[0] or None, text=words[1] or None, images=self._images(image)
-        )
+        return self.writer.write(*words, images=self._at(files.image), audios=self._at(files.audio))
 
-    def _input(self, prompt: str, image: str) -> Input:
-        if self.by_form:
+    def _input(self, prompt: str, files: _Files) -> Input:
+        images, audios = self._at(files.image), self._at(files.audio)
+        if self.writer.by_form or audios:
             words = prompt.replace(self.image, "")
-            return Input(text=words or None, images=self._images(image))
-        return Input(prompt=prompt, images=self._images(image))
+            return self.writer.write(text=words, images=images, audios=audios)
+        return Input(prompt=prompt, images=images)
 
-    def _images(self, image: str) -> list[Path]:
-        return [self.suite.root / self.suite.images / image] if image else []
+    def _at(self, path: str) -> list[Path]:
+        return [self.suite.root / self.suite.images / path] if path else []
 
     def _placeholder(self, image: str) -> str | None:
         return self.image if image else None
@@ -167,6 +171,20 @@ def _rows(path: Path) -> Iterator[dict[str, Any]]:
             yield from stream_rows(file)
     except RowError as error:
         raise EvaluationError(str(error)) from error
+
+
+def _candidates(row: dict[str, Any]) -> tuple[list[str], list[_Files]]:
+    """Reads the texts and the media of a row's candidates; one text may stand for all media."""
+    texts, images, audios = (
+        _list(row, key) for key in ("tgt_text", "tgt_img_path", "tgt_audio_path")
+    )
+    if len(texts) == 1:
+        texts = texts * (len(images or audios) or 1)
+    for key, paths in (("tgt_img_path", images), ("tgt_audio_path", audios)):
+        if not texts or len(paths or texts) != len(texts):
+            raise EvaluationError(f"tgt_text has {len(texts)} and {key} {len(paths)} candidates")
+    empty = [""] * len(texts)
+    return texts, list(map(_Files, images or empty, audios or empty))
 
 
 def _text(row: dict[str, Any], key: str) -> str:

@@ -130,14 +130,14 @@ class Writer:
         if self.template:
             return Input(
                 instruction=instruction or None, text=text or None, images=list(images),
-                video=frames or None, audios=list(audios),
+                video=frames or None, audios=tuple(audios),
             )  # fmt: skip
         words = instruction + between + text if instruction and text else instruction or text
         if self.by_form:
             stills = [] if moving else frames
             return Input(
                 text=words or None, images=[*images, *stills],
-                video=(frames or None) if moving else None, audios=list(audios),
+                video=(frames or None) if moving else None, audios=tuple(audios),
             )  # fmt: skip
         marks = [self.image] * len(images) + [VIDEO] * bool(frames)
         return Input(

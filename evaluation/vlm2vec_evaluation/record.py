@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from vlm2vec_evaluation.errors import EvaluationError
 from vlm2vec_evaluation.evaluation import Evaluation
 from vlm2vec_evaluation.report import to_json
-from vlm2vec_evaluation.suite import OVERALL, Suite
+from vlm2vec_evaluation.suite import MODALITIES, OVERALL, Suite
 from vlm2vec_registry.card import table
 from vlm2vec_registry.errors import RegistryError
 from vlm2vec_registry.snapshot import LOGGED_MODEL
@@ -153,10 +153,13 @@ def _describe(
         (name, row.meta_task, f"{row.scores.chance:.3f}", f"{row.scores.hit1:.3f}")
         for name, row in evaluation.data_sets.items()
     ]
-    overall = evaluation.averages[OVERALL]
-    rows.append((OVERALL, "", f"{overall.chance:.3f}", f"{overall.hit1:.3f}"))
-    scores = table([("data set", "meta-task", "chance", "hit@1"), *rows])
-    registry.describe(version, f"evaluation on {suite.name}", f"**{suite.name}**\n\n{scores}")
+    rows += [
+        (group, "", f"{scores.chance:.3f}", f"{scores.hit1:.3f}")
+        for group, scores in evaluation.averages.items()
+        if group in (*MODALITIES, OVERALL)
+    ]
+    text = table([("data set", "meta-task", "chance", "hit@1"), *rows])
+    registry.describe(version, f"evaluation on {suite.name}", f"**{suite.name}**\n\n{text}")
 
 
 def scores(version: "PublishedVersion") -> dict[str, float]:

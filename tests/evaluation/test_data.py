@@ -11,16 +11,17 @@ from vlm2vec import Input
 from vlm2vec.inputs import InputLike
 from vlm2vec_evaluation import prompts
 from vlm2vec_evaluation.data import read
-from vlm2vec_evaluation.errors import EvaluationError
+from vlm2vec_evaluation.errors import EvaluationError, UnsupportedError
 from vlm2vec_evaluation.layouts.source import Source
 from vlm2vec_evaluation.suite import Suite, parse_suite, read_suite
-from vlm2vec_evaluation.task import Task
+from vlm2vec_evaluation.task import PoolTask, Task
 
 QWEN, PHI = "<|image_pad|>", "<|image_1|>"
 
 
 def tasks(suite: Suite, backbone: str = "qwen2_vl") -> dict[str, Task]:
-    return {item.name: read(Source(suite, item, backbone)) for item in suite.data_sets}
+    found = {item.name: read(Source(suite, item, backbone)) for item in suite.data_sets}
+    return {name: task for name, task in found.items() if isinstance(task, Task)}
 
 
 def prompt(item: InputLike) -> str:
@@ -132,15 +133,52 @@ def test_a_row_may_say_that_several_are_right(tmp_path: Path) -> None:
     (tmp_path / "rows.jsonl").write_text("".join(json.dumps(item) + "\n" for item in rows))
     values = {"data_sets": [{"name": "a", "path": "rows.jsonl", "meta_task": "vqa"}]}
     suite = parse_suite(values, "small", tmp_path)
-    records = read(Source(suite, suite.data_sets[0], "qwen2_vl", 2)).records
+    task = read(Source(suite, suite.data_sets[0], "qwen2_vl", 2))
+    assert isinstance(task, Task)
+    records = task.records
     assert [record.right for record in records] == [(0,), (0, 1)]
     with pytest.raises(EvaluationError, match="row 3: tgt_right: expected a number from 1 to 3"):
         read(Source(suite, suite.data_sets[0], "qwen2_vl"))
 
 
+@pytest.mark.parametrize("prompts", ["template", "mmeb"])
+def test_a_row_may_have_audio(tmp_path: Path, prompts: str) -> None:
+    suite = read_suite(small.write_suite(tmp_path / "suite", prompts=prompts))
+    rows = [
+        {"qry_inst": "What is heard?", "qry_text": "", "qry_audio_path": "q.wav",
+         "tgt_text": ["rain", "wind"]},
+        {"qry_inst": "Find the audio:", "qry_text": "rain", "tgt_inst": "", "tgt_text": [""],
+         "tgt_audio_path": ["a.wav", "b.wav"]},
+        {"qry_inst": "Find it:", "qry_text": "rain", "tgt_inst": "", "tgt_text": ["", "x"],
+         "tgt_img_path": ["0.png", ""], "tgt_audio_path": ["", "b.wav"]},
+    ]  # fmt: skip
+    small.lines(tmp_path / "suite" / "classes.jsonl", rows)
+    heard, sought, mixed = tasks(suite, "qwen2_5_omni")["classes"].records
+    folder = tmp_path / "suite" / "pictures"
+    assert isinstance(heard.query, Input)
+    assert heard.query.audios == (folder / "q.wav",)
+    words = [heard.query.instruction, heard.query.text]
+    assert " ".join(filter(None, words)).strip() == "What is heard?"
+    for record, expected in (
+        (sought, [([], ["a.wav"]), ([], ["b.wav"])]), (mixed, [(["0.png"], []), ([], ["b.wav"])]),
+    ):  # fmt: skip
+        found = [one for one in record.candidates if isinstance(one, Input)]
+        assert [
+            (images(one), [path.name for path in one.audios if isinstance(path, Path)])
+            for one in found
+        ] == expected
+    # A model without audio leaves the whole data set out.
+    task = read(Source(suite, suite.data_sets[0], "qwen2_vl"))
+    assert isinstance(task, PoolTask)
+    with pytest.raises(UnsupportedError, match="takes no audio"):
+        list(task.queries())
+
+
 def test_limit_takes_the_first_rows(tmp_path: Path) -> None:
     suite = read_suite(small.write_suite(tmp_path / "suite"))
-    assert len(read(Source(suite, suite.data_sets[0], "qwen2_vl", 2)).records) == 2
+    task = read(Source(suite, suite.data_sets[0], "qwen2_vl", 2))
+    assert isinstance(task, Task)
+    assert len(task.records) == 2
 
 
 @pytest.mark.parametrize(
@@ -151,6 +189,10 @@ def test_limit_takes_the_first_rows(tmp_path: Path) -> None:
         (
             {"qry_text": "a", "tgt_text": ["a", "b"], "tgt_img_path": ["", "", ""]},
             "row 1: tgt_text has 2 and tgt_img_path 3 candidates",
+        ),
+        (
+            {"qry_text": "a", "tgt_text": ["a", "b"], "tgt_audio_path": [""]},
+            "row 1: tgt_text has 2 and tgt_audio_path 1 candidates",
         ),
         ({"qry_text": 3, "tgt_text": ["a"]}, "row 1: qry_text: expected a string, got int"),
         ({"qry_text": "a", "tgt_text": [3]}, "row 1: tgt_text: expected a list of strings"),

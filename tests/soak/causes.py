@@ -31,6 +31,10 @@ CAUSES = (
     # A call that gRPC's server had received and not begun when it stopped is CANCELLED.
     Cause("restart", ("UNAVAILABLE", "CANCELLED", "HTTP closed", "HTTP 503"), span=RESTART),
     Cause(
+        "registry not heard of", ("UNAVAILABLE", "HTTP 503"), r"registry has not answered yet",
+        RESTART, LATE,
+    ),
+    Cause(
         "registry away", ("UNAVAILABLE", "FAILED_PRECONDITION", "HTTP 409", "HTTP 503"),
         r"could not be loaded|MLflow", OUTAGE, LATE,
     ),

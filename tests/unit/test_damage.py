@@ -134,6 +134,16 @@ def test_a_damaged_version_of_the_state_file_costs_that_version(
         await one.follower.step()
         assert one.champion.name == "2"
         assert set(one.follower.broken) == {"1"}
+        # The registry may know what the file does not: "not found" would be a guess.
+        for named in ({"version": "1"}, {"version": "7"}, {"alias": "canary"}, {"space": "0" * 32}):
+            with pytest.raises(UnavailableError, match="has not answered yet"):
+                one.model.choose(**named)
+        snapshot = Snapshot("m", dict(one.published), {"champion": "2"})
+        one.follower._registry = lambda: cast(Any, one)
+        one.snapshot = lambda name: snapshot  # type: ignore[attr-defined]
+        await one.follower.step()
+        with pytest.raises(NotFoundError):
+            one.model.choose(version="1")
 
     asyncio.run(check())
 

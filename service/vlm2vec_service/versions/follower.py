@@ -151,9 +151,9 @@ class Follower:
         self._backoff.forget()
         self.metrics.registry_away.labels(name).set(0)
 
-    async def follow(self, snapshot: Snapshot) -> None:
-        """Makes the model what ``snapshot`` says."""
-        self._take_versions(snapshot)
+    async def follow(self, snapshot: Snapshot, is_current: bool = True) -> None:
+        """Makes the model what ``snapshot`` says; one that is not current may lack versions."""
+        self._take_versions(snapshot, is_current)
         aliases = snapshot.aliases
         for alias in sorted({*aliases, *self.model.aliases}):
             if alias not in TRAFFIC:
@@ -168,7 +168,7 @@ class Follower:
             log.info("model %s: version %s left the registry", self.model.name, version.name)
             await self.loader.unload(version)
 
-    def _take_versions(self, snapshot: Snapshot) -> None:
+    def _take_versions(self, snapshot: Snapshot, is_current: bool) -> None:
         versions, before, self.broken = dict(self._own), self.broken, dict(snapshot.broken)
         for name, published in snapshot.versions.items():
             if name in self._own:
@@ -190,7 +190,7 @@ class Follower:
             if before.get(name) != reason:
                 self.metrics.load_failures.labels(self.model.name).inc()
                 log.error("model %s: version %s: %s", self.model.name, name, reason)
-        self.residency.take(versions)
+        self.residency.take(versions, is_current)
 
     def _version(self, published: PublishedVersion) -> Version:
         if published.is_base:
@@ -273,7 +273,7 @@ class Follower:
             return
         log.warning("model %s: starting with what %s says", self.model.name, self.state)
         self._saved = text
-        await self.follow(snapshot)
+        await self.follow(snapshot, is_current=False)
 
     def _save(self, snapshot: Snapshot) -> None:
         text = snapshot.to_json()

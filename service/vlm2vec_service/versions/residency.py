@@ -193,8 +193,9 @@ class Residency:
 
     # What the registry says
 
-    def take(self, versions: dict[str, Version]) -> None:
+    def take(self, versions: dict[str, Version], all_there_are: bool = True) -> None:
         """Makes ``versions`` those of the model, and retires the spaces that none of them has.
+        They are ``all_there_are`` unless the registry has yet to say so.
 
         One that answers to an alias goes on, although it is not among them, until the alias points
         elsewhere.
@@ -202,7 +203,7 @@ class Residency:
         self.model.retired |= {version.space for version in self.model.versions.values()}
         self.model.retired -= {version.space for version in versions.values()}
         self.model.versions = versions
-        self.model.heard = True
+        self.model.heard |= all_there_are
 
     def await_registry(self) -> None:
         """Notes that more versions may be known once a registry has answered."""

@@ -100,10 +100,10 @@ class Metrics:
             tuple(i / 10 for i in range(1, 11)), "model",
         )  # fmt: skip
         self.cache_hits = counter(
-            "vision_cache_hits_total", "Images found in the vision cache.", "model", "worker"
+            "vision_cache_hits_total", "Media found in the vision cache.", "model", "worker"
         )
         self.cache_misses = counter(
-            "vision_cache_misses_total", "Images that had to be encoded.", "model", "worker"
+            "vision_cache_misses_total", "Media that had to be encoded.", "model", "worker"
         )
         self._routes: dict[str, list[tuple[str, str, str]]] = {}
         self._cache_seen: dict[tuple[str, str], tuple[int, int]] = {}

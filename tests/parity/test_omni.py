@@ -16,6 +16,7 @@ from safetensors.torch import load_file, save_file
 
 from tests.parity.backbone_cases import DATA
 from tests.parity.make_backbones import write_all
+from vlm2vec_registry.publishing import stage
 from vlm2vec_service.backbones import backbone_name
 from vlm2vec_service.engine import Engine, checkpoint
 from vlm2vec_service.settings import EngineSettings
@@ -85,6 +86,15 @@ def test_both_layouts_are_the_same_model_and_nothing_else_is_read(
     parts = {name.removeprefix("thinker.").partition(".")[0] for name in read}
     assert parts == {"model", "visual", "audio_tower"}
     assert not any("audio_bos_eos_token" in name for name in read)
+
+
+def test_an_adapter_of_the_whole_model_is_published_for_its_thinker(
+    bases: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(LORA, tmp_path / "adapter")
+    (tmp_path / "adapter" / "embedding.json").write_text('{"backbone": "qwen2_5_omni"}')
+    staged = stage(tmp_path / "adapter", tmp_path / "staged", bases / "qwen2_5_omni_thinker")
+    assert staged.parameters["backbone"] == "qwen2_5_omni"
 
 
 @pytest.mark.parametrize("tree", TREES)

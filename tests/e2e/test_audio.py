@@ -22,9 +22,11 @@ from tests.e2e.embed_command import json_lines, read_npz
 from tests.e2e.grpc_calls import stream
 from tests.e2e.http_calls import embed, vectors
 from tests.e2e.server import Server, running_server
+from tests.e2e.test_examples import run
 from tests.parity.audio_specs import wav, waveform
 from tests.parity.backbone_cases import CASES, DATA, goldens
 from tests.parity.make_backbones import write_all
+from tests.unit.test_odd_audio import BAD
 from vlm2vec.v1 import embedding_pb2 as pb
 from vlm2vec_cli import main
 from vlm2vec_registry import preset
@@ -220,6 +222,7 @@ def test_a_bad_audio_harms_no_neighbour(server: Server) -> None:
         "picture": pb.Audio(file=FRAMES[0]),
         "nan": pb.Audio(samples=pb.Samples(data=b"\0\0\xc0\x7f" * 900, rate=16_000)),
         "large": pb.Audio(file=bytes(1_000_001)),
+        **{name: pb.Audio(file=data) for name, (data, _) in BAD.items()},
         "again": pb.Audio(file=good),
     }
     requests = [
@@ -239,6 +242,7 @@ def test_a_bad_audio_harms_no_neighbour(server: Server) -> None:
         "picture": "input.parts[0].audio.file",
         "nan": "input.parts[0].audio.samples",
         "large": "input.parts[0].audio.file",
+        **dict.fromkeys(BAD, "input.parts[0].audio.file"),
     }
     assert "max_audio_bytes" in errors["large"].message
 
@@ -265,3 +269,13 @@ def test_the_rate_of_frames_counts_over_every_way(server: Server) -> None:
         ):
             vector = client.embed(vlm2vec.Input(video=video), model="omni", version="lora")
             assert cosine(vector, expected) > 0.999999
+
+
+def test_the_example_hears_what_sounds_alike(server: Server) -> None:
+    lines = run(server, "audio.py").splitlines()
+    assert len(lines) == 5
+    for line in lines:
+        score, _, heard = line.partition("  ")
+        sound, _, found = heard.partition(" sounds like ")
+        assert sound == found
+        assert 0.9 < float(score) < 0.9999

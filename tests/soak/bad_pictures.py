@@ -26,7 +26,7 @@ def _film() -> bytes:
     return buffer.getvalue()
 
 
-def _broken(data: bytes) -> dict[str, bytes]:
+def broken(data: bytes) -> dict[str, bytes]:
     """Ways to spoil any file so that nobody can take it for whole."""
     return {
         "its first bytes alone": data[:24],
@@ -42,12 +42,12 @@ def _image_parts() -> dict[str, pb.Part]:
     return {
         f"{format}, {how}": pb.Part(image=data)
         for format in FORMATS
-        for how, data in _broken(encoded(PICTURE, format)).items()
+        for how, data in broken(encoded(PICTURE, format)).items()
     }
 
 
 def _video_parts() -> dict[str, pb.Part]:
-    files = {f"MP4, {how}": data for how, data in _broken(_film()).items()}
+    files = {f"MP4, {how}": data for how, data in broken(_film()).items()}
     files |= {"a PNG for a film": encoded(PICTURE, "PNG")[:99], "text for a film": b"film " * 99}
     return {name: pb.Part(video=pb.Video(file=data)) for name, data in files.items()}
 

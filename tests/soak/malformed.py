@@ -12,6 +12,7 @@ import httpx
 from tests.e2e.bad_inputs import BAD_INPUTS, UNKNOWN
 from tests.e2e.cases import options, text
 from tests.e2e.test_http_errors import BAD
+from tests.soak.bad_audio import AUDIO
 from tests.soak.bad_bodies import BODIES, CONTENTS, HEADS
 from tests.soak.bad_bytes import MESSAGES
 from tests.soak.bad_pictures import PICTURES
@@ -109,7 +110,7 @@ def send(kind: Malformed, load: Load) -> Outcome:
 
 def kinds() -> list[Malformed]:
     """All kinds, in an order that does not change."""
-    return [*_inputs(), *_pictures(), *_messages(), *_requests()]
+    return [*_inputs(), *_media(), *_messages(), *_requests()]
 
 
 def _inputs() -> Iterator[Malformed]:
@@ -130,10 +131,11 @@ def _inputs() -> Iterator[Malformed]:
         yield Malformed(f"stream: {name}", "stream", item)
 
 
-def _pictures() -> Iterator[Malformed]:
-    for name, part in PICTURES.items():
-        request = pb.EmbedRequest(options=options(MODEL), inputs=[pb.Input(parts=[part])])
-        yield Malformed(f"picture: {name}", "unary", request)
+def _media() -> Iterator[Malformed]:
+    for what, parts in (("picture", PICTURES), ("audio", AUDIO)):
+        for name, part in parts.items():
+            request = pb.EmbedRequest(options=options(MODEL), inputs=[pb.Input(parts=[part])])
+            yield Malformed(f"{what}: {name}", "unary", request)
 
 
 def _messages() -> Iterator[Malformed]:

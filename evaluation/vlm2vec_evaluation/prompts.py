@@ -5,6 +5,7 @@ image_cls, image_qa, image_i2t, image_t2i and image_i2i_vg in src/data/eval_data
 white space alone, and white space changes a vector.
 """
 
+import functools
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,6 +37,7 @@ def placeholder(backbone: str) -> str:
     return FAMILIES[backbone].image_placeholder
 
 
+@functools.cache
 def takes(backbone: str) -> Collection[str]:
     """Returns the kinds of media that ``backbone`` takes: "image", "video", "audio".
 

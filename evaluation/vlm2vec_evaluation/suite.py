@@ -41,6 +41,8 @@ MISSING = ("leave_out", "zero")
 ROWS = "mmeb"
 """The layout of MMEB-eval's rows."""
 OVERALL = "overall"
+LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+"""The safe loader, in C where PyYAML was built with it: ten times as fast."""
 NAME = re.compile(r"[A-Za-z0-9][\w.-]*")
 """The pattern of a name, which becomes part of an MLflow tag and of metrics' names."""
 
@@ -150,7 +152,8 @@ def read_suite(source: str | Path, root: Path | None = None) -> Suite:
             )
         path = Path(str(resources.files("vlm2vec_evaluation") / "suites" / f"{source}.yaml"))
     try:
-        return parse_suite(yaml.safe_load(path.read_text()), path.stem, root or path.parent)
+        values = yaml.load(path.read_text(), Loader=LOADER)
+        return parse_suite(values, path.stem, root or path.parent)
     except (OSError, yaml.YAMLError, EvaluationError) as error:
         raise EvaluationError(f"{path}: {error}") from error
 

@@ -78,7 +78,7 @@ def rows(path: Path, found: list[Row]) -> None:
 
 
 def moving(path: Path, frames: int = 12, rate: int = 22_050) -> None:
-    """Films noise for a second of 12 frames and more, with noise to hear."""
+    """Writes an MP4 of noise to see and to hear, 12 frames a second."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with av.open(str(path), "w") as out:
         picture, tone = out.add_stream("mpeg4", 12), out.add_stream("aac", rate)

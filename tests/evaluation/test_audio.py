@@ -96,7 +96,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> LocalModel:
     return load(folder / OMNI, None, settings, Limits(), VideoSettings())
 
 
-@functools.cache  # its file takes half a second
+@functools.cache
 def suite_of(root: Path, name: str) -> Suite:
     return read_suite(name, root)
 

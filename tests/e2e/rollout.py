@@ -91,7 +91,7 @@ class Traffic:
         inputs, number = case_inputs("qwen"), 0
         while not self._enough.is_set():
             self._room.acquire()
-            case = CASES[number % len(CASES)] if number % 16 == 0 else "text"
+            case = CASES[number % len(CASES)] if number % 64 == 0 else "text"
             options = pb.CallOptions()
             options.CopyFrom(self.options)
             options.routing_key = str(number)

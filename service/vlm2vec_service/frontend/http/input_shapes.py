@@ -13,7 +13,7 @@ from vlm2vec_service.frontend.http.shapes import (
     TokenIds,
 )
 
-AUDIO_FORMATS = ("wav", "mp3", "flac", "ogg", "opus", "m4a", "aac")
+AUDIO_FORMATS = ("wav", "mp3", "flac", "ogg", "opus", "m4a", "aac", "aiff", "webm", "mp4")
 TEXT = Text()
 IGNORED = Text(description="For other servers; this one has no use for it.")
 URL = ByType(

@@ -109,15 +109,14 @@ def test_stale_downloads_are_removed(tmp_path: Path) -> None:
 
 
 PROCESS = """
-import sys, time
+import shutil, sys, time
 from pathlib import Path
-from tests.unit.test_cache import copier
 from vlm2vec_registry import artifact
 from vlm2vec_registry.cache import Cache
 
 def fetch(place):
     print("fetching", flush=True)
-    copier(Path(sys.argv[1]))(place)
+    shutil.copytree(sys.argv[1], place, dirs_exist_ok=True)
     time.sleep(float(sys.argv[3]))
 
 folder = Cache(Path(sys.argv[2]), 1 << 20).get(artifact.digests(Path(sys.argv[1])), fetch)

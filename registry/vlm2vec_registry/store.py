@@ -200,14 +200,15 @@ class Registry:
             if run_id:
                 return str(self.client.get_run(run_id).info.experiment_id)
             known = self.client.get_experiment_by_name(name)
-            if known is None:
-                try:
-                    return str(self.client.create_experiment(name, self.artifacts, KIND))
-                except Exception as error:
-                    if getattr(error, "error_code", "") != "RESOURCE_ALREADY_EXISTS":
-                        raise
-                known = self.client.get_experiment_by_name(name)  # made by another in that moment
-            return str(known.experiment_id)
+            if known:
+                return str(known.experiment_id)
+            try:
+                return str(self.client.create_experiment(name, self.artifacts, KIND))
+            except Exception as error:
+                made = self.client.get_experiment_by_name(name)  # by another, in that moment
+                if made is None or getattr(error, "error_code", "") != "RESOURCE_ALREADY_EXISTS":
+                    raise
+                return str(made.experiment_id)
 
     def _files(self, version: PublishedVersion) -> str:
         """Where the files of ``version`` are. Those of a version that MLflow copied are where those

@@ -27,7 +27,7 @@ from tests.chart.rendering import (
 )
 from vlm2vec.command.flags import variable
 from vlm2vec_cli.serve import serve
-from vlm2vec_service.supervision.process import STOP_SECONDS
+from vlm2vec_service.supervision.child import STOP_SECONDS
 from vlm2vec_service.worker.__main__ import worker
 
 KUBERNETES = tuple(f"1.{minor}" for minor in range(29, 38))

@@ -108,7 +108,7 @@ def test_a_copy_without_a_run_has_no_metrics_but_all_else(
 
 def test_an_experiment_that_another_makes_in_the_same_moment(tmp_path: Path) -> None:
     one, other = (Registry(str(tmp_path / "store")) for _ in range(2))
-    look, made = one.client.get_experiment_by_name, []
+    look, made = one.client.get_experiment_by_name, list[str]()
 
     def before_the_other(name: str) -> Any:
         found = look(name)

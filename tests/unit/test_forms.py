@@ -1,5 +1,6 @@
 """The presets' forms and the goldens': prompts byte for byte, from what a caller says."""
 
+import io
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,10 +21,12 @@ from vlm2vec_service.backbones import load_preprocessor
 from vlm2vec_service.backbones.qwen2_5_omni.preprocess import Qwen2_5OmniPreprocessor
 from vlm2vec_service.backbones.qwen2_vl.preprocess import Qwen2VLPreprocessor
 from vlm2vec_service.preprocess import Preprocessor
+from vlm2vec_service.preprocess.images import measure_image
 from vlm2vec_service.preprocess.pictures import Frames
 from vlm2vec_service.preprocess.prepared import Medium, Request
 from vlm2vec_service.preprocess.prompts import render
 from vlm2vec_service.preprocess.sampling import Sampling
+from vlm2vec_service.settings import Limits
 
 PRESETS = {form: name for form, name in backbone_cases.PRESETS.items() if form != "vlm2vec"}
 """Of the forms whose goldens have what a caller said."""
@@ -134,6 +137,18 @@ def test_tokens_of_a_golden_are_made_of_what_its_caller_said(
         same = control_tokens or case["id"] != "text-added-token"
         assert (prepared.token_ids.tolist() == golden) == same
         assert (prepared.positions.tolist() == positions.tolist()) == same
+
+
+@pytest.mark.parametrize(("family", "form"), sorted({(f, case["form"]) for f, case in CASES}))
+def test_what_is_transparent_is_shown_as_the_authors_show_it(
+    preprocessors: dict[str, Preprocessor], family: str, form: str
+) -> None:
+    file = io.BytesIO()
+    Image.new("RGBA", (60, 60), (0, 0, 0, 0)).save(file, "PNG")
+    request = Request(images=(measure_image(file.getvalue(), Limits()),), text="a")
+    prepared = preprocessors[family].prepare(request, preset.read(PRESETS[form]).embedding)
+    white = form == "qwen3_vl_embedding"  # which alone does more than convert("RGB")
+    assert (prepared.media[0].values == 255 * white).all()
 
 
 def test_every_form_of_the_goldens_has_a_preset() -> None:

@@ -108,18 +108,21 @@ def measure_audio(data: bytes, limits: Limits, field: str = "audio", stop: Stop 
     return Audio(rate, field, decode)
 
 
-def raw_audio(samples: Floats, rate: int, limits: Limits, field: str = "audio") -> Audio:
-    """Takes samples as they are: float32 ``(n, channels)`` at ``rate`` a second.
+def raw_audio(
+    samples: Floats | npt.NDArray[np.int16], rate: int, limits: Limits, field: str = "audio"
+) -> Audio:
+    """Takes samples as they are: float32 or int16 ``(n, channels)`` at ``rate`` a second.
 
     Raises `InvalidInputError` that names ``field``.
     """
     _check(rate, samples.shape[1], limits, field)
     if not len(samples):
         raise InvalidInputError(field, EMPTY)
+    full_scale = FULL_SCALE["s16" if samples.dtype == np.int16 else "flt"]
 
     def decode() -> Generator[Floats]:
         for start in range(0, len(samples), rate):
-            yield _mixed(samples[start : start + rate].T, 1)
+            yield _mixed(samples[start : start + rate].T, full_scale)
 
     return Audio(rate, field, decode)
 

@@ -1,5 +1,7 @@
 """Inputs of the public API to requests, checked and with their media measured."""
 
+from typing import Any
+
 import numpy as np
 
 from vlm2vec.v1 import embedding_pb2 as pb
@@ -13,12 +15,12 @@ from vlm2vec_service.preprocess.stop import NEVER, Stop
 from vlm2vec_service.preprocess.video import sample_video
 from vlm2vec_service.settings import Limits
 
-SAMPLE_FORMATS = {
-    pb.SAMPLE_FORMAT_UNSPECIFIED: ("<f4", 1),
-    pb.SAMPLE_FORMAT_FLOAT32: ("<f4", 1),
-    pb.SAMPLE_FORMAT_INT16: ("<i2", 32768),
+SAMPLE_FORMATS: dict[int, np.dtype[Any]] = {
+    pb.SAMPLE_FORMAT_UNSPECIFIED: np.dtype("<f4"),
+    pb.SAMPLE_FORMAT_FLOAT32: np.dtype("<f4"),
+    pb.SAMPLE_FORMAT_INT16: np.dtype("<i2"),
 }
-"""The dtype of samples of each format, and which value of theirs is 1.0."""
+"""The dtype of samples of each format."""
 
 
 def modality(message: pb.Input) -> str:
@@ -116,7 +118,7 @@ def _audio(message: pb.Audio, limits: Limits, field: str, stop: Stop) -> AudioSo
 def _samples(message: pb.Samples, limits: Limits, field: str) -> AudioSource:
     if message.format not in SAMPLE_FORMATS:
         raise InvalidInputError(f"{field}.format", f"{message.format} is no format of samples")
-    dtype, one = SAMPLE_FORMATS[message.format]
+    dtype = SAMPLE_FORMATS[message.format]
     if not RATES[0] <= message.rate <= RATES[1]:
         raise InvalidInputError(
             f"{field}.rate", f"{message.rate} is not in {RATES[0]} to {RATES[1]}"
@@ -132,11 +134,9 @@ def _samples(message: pb.Samples, limits: Limits, field: str) -> AudioSource:
             f"{field}.data",
             f"{len(message.data)} bytes are more than max_audio_bytes, {limits.max_audio_bytes}",
         )
-    if len(message.data) % (width := channels * np.dtype(dtype).itemsize):
+    if len(message.data) % (width := channels * dtype.itemsize):
         raise InvalidInputError(
             f"{field}.data", f"{len(message.data)} bytes are no multiple of {width}, a moment's"
         )
-    samples = np.frombuffer(message.data, dtype)
-    if one != 1:
-        samples = np.multiply(samples, np.float32(1 / one), dtype=np.float32)
-    return raw_audio(samples.reshape(-1, channels), message.rate, limits, field)
+    samples = np.frombuffer(message.data, dtype).reshape(-1, channels)
+    return raw_audio(samples, message.rate, limits, field)

@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import httpx
@@ -23,12 +24,15 @@ from tests.e2e.grpc_calls import stream
 from tests.e2e.http_calls import embed, vectors
 from tests.e2e.server import Server, running_server
 from tests.e2e.test_examples import run
+from tests.evaluation import audio_trees
 from tests.parity.audio_specs import wav, waveform
 from tests.parity.backbone_cases import CASES, DATA, goldens
 from tests.parity.make_backbones import write_all
 from tests.unit.test_odd_audio import BAD
 from vlm2vec.v1 import embedding_pb2 as pb
 from vlm2vec_cli import main
+from vlm2vec_evaluation.mteb import ServedEncoder, mmeb_instructions
+from vlm2vec_evaluation.suite import read_suite
 from vlm2vec_registry import preset
 
 OMNI = {case["id"]: case for case in CASES["qwen2_5_omni"]}
@@ -279,3 +283,36 @@ def test_the_example_hears_what_sounds_alike(server: Server) -> None:
         sound, _, found = heard.partition(" sounds like ")
         assert sound == found
         assert 0.9 < float(score) < 0.9999
+
+
+def test_mtebs_audio_and_mmebs_get_the_vectors_of_the_authors(
+    server: Server, tmp_path: Path
+) -> None:
+    """MTEB's encoder sends what it decoded, with channels before samples; a suite's audio is read
+    from its files."""
+    cells = [
+        {"array": waveform(spec).T, "sampling_rate": spec["rate"]}
+        for id in ("audio", "audio-stereo-44k") for spec in OMNI[id]["audios"]
+    ]  # fmt: skip
+    task = SimpleNamespace(name="ESC50_Zeroshot", type="AudioZeroshotClassification")
+    with vlm2vec.Client(server.address) as client:
+        encoder = ServedEncoder(client, "omni", instructions=mmeb_instructions())
+        found = encoder.encode(
+            [{"audio": cells}],  # type: ignore[arg-type]
+            task_metadata=task,  # type: ignore[arg-type]
+            hf_split="test", hf_subset="default",
+        )  # fmt: skip
+    for vector, id in zip(found, ("audio", "audio-stereo-44k"), strict=True):
+        assert cosine(vector, golden(id)) > 0.9999
+    suite = read_suite("mmeb_v3", tmp_path)
+    for item in suite.data_sets:
+        if item.name == "ESC-50":
+            audio_trees.LAYOUTS[item.layout](suite, item)
+    result = CliRunner().invoke(
+        main.vlm2vec,
+        ["evaluate", "--target", server.address, "--model", "omni", "--suite", "mmeb_v3", "--only",
+         "ESC-50", "--data", str(tmp_path), "--cache", str(tmp_path / "vectors")],
+    )  # fmt: skip
+    assert result.exit_code == 0, result.output
+    assert "omni version base" in result.output
+    assert "audio_cls" in result.output

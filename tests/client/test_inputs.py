@@ -49,6 +49,7 @@ def test_rows(client: Any, service: Service, tmp_path: Path) -> None:
             {"prompt": "<|image_pad|>", "image": path},
             {"video": [path, path]},
             {"video": {"frames": [path, data], "fps": 2}},
+            {"videos": [path, [data, data], {"frames": [data, data], "fps": 2}]},
             {"audio": str(path), "text": "heard"},
             {"audios": [data, {"bytes": data, "path": None}]},
             {"audio": {"array": np.zeros(3, np.float32), "sampling_rate": 8000, "path": None}},
@@ -57,6 +58,7 @@ def test_rows(client: Any, service: Service, tmp_path: Path) -> None:
     )
     video = pb.Part(video=pb.Video(frames=pb.Frames(images=[data, data])))
     timed = pb.Part(video=pb.Video(frames=pb.Frames(images=[data, data], fps=2)))
+    film = pb.Part(video=pb.Video(file=data))
     audio = pb.Part(audio=pb.Audio(file=data))
     samples = pb.Samples(data=bytes(12), format=pb.SAMPLE_FORMAT_FLOAT32, rate=8000, channels=1)
     assert list(service.calls[0][0].inputs) == [
@@ -68,6 +70,7 @@ def test_rows(client: Any, service: Service, tmp_path: Path) -> None:
         pb.Input(prompt="<|image_pad|>", parts=[picture]),
         pb.Input(instruction="given", parts=[video]),
         pb.Input(instruction="given", parts=[timed]),
+        pb.Input(instruction="given", parts=[film, video, timed]),
         pb.Input(instruction="given", parts=[audio, pb.Part(text="heard")]),
         pb.Input(instruction="given", parts=[audio, audio]),
         pb.Input(instruction="given", parts=[pb.Part(audio=pb.Audio(samples=samples))]),
@@ -96,6 +99,7 @@ WRONG: dict[str, tuple[Any, str]] = {
     "image": (lambda: vlm2vec.Input(images=[3]), r"images\[0\] is int, .* encoded file \(bytes\)"),  # type: ignore[list-item]
     "image in a row": ([{"image": 3}], r"images\[0\] is int, which is none of: the path"),
     "video": (lambda: vlm2vec.Input(video=3), "video is int, which is none of: the path"),  # type: ignore[arg-type]
+    "one video": (lambda: vlm2vec.Input(videos="a.mp4"), r"videos=\[video\]"),
     "one audio": (lambda: vlm2vec.Input(audios="a.wav"), r"audios=\[audio\]"),
     "an array as audios": (lambda: vlm2vec.Input(audios=np.zeros(9)), r"audios=\[audio\]"),  # type: ignore[arg-type]
     "audio": (lambda: vlm2vec.Input(audios=[3]), r"audios\[0\] is int, .* vlm2vec.Samples"),  # type: ignore[list-item]

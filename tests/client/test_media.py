@@ -194,6 +194,21 @@ def test_missing_file(client: Any, tmp_path: Path) -> None:
         client.embed(tmp_path / "none.jpg")
 
 
+def test_several_videos(client: Any, service: Service) -> None:
+    given = vlm2vec.Input(
+        videos=[b"file", [PIXELS], vlm2vec.Frames([PIXELS], fps=3)], audios=[b"sound"], text="words"
+    )
+    client.embed(given)
+    parts = service.calls[0][0].inputs[0].parts
+    kinds = [part.WhichOneof("part") for part in parts]
+    assert kinds == ["video", "video", "video", "audio", "text"]
+    assert parts[0].video.file == b"file"
+    assert [part.video.frames.fps for part in parts[1:3]] == [0.0, 3.0]
+    assert repr(given).startswith("<Input text: words, videos[0]: 4 bytes, videos[1]: ")
+    with pytest.raises(ValueError, match="video is one of videos"):
+        vlm2vec.Input(video=b"a", videos=[b"b"])
+
+
 def test_prompt_beside_text() -> None:
     with pytest.raises(ValueError, match="prompt is the whole text"):
         vlm2vec.Input(prompt="p", text="t")

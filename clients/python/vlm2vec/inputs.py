@@ -31,11 +31,12 @@ _MEDIA_TEXT = re.compile(
 
 @dataclass(frozen=True)
 class Input:
-    """Words, images, a video and audios that together become one vector.
+    """Words, images, videos and audios that together become one vector.
 
     The words are either ``instruction`` and ``text``, which the server joins with the media by the
-    prompt template of the model, or ``prompt``. Raises ValueError if both are given, and TypeError
-    if ``images`` is one image, or ``audios`` one audio, and not a sequence.
+    prompt template of the model, or ``prompt``. Raises ValueError if both are given, or both
+    ``video`` and ``videos``, and TypeError if ``images``, ``videos`` or ``audios`` is a single one
+    and not a sequence.
     """
 
     text: str | None = None
@@ -48,10 +49,12 @@ class Input:
     video: VideoLike | None = None
     """A path, a URL, an encoded file (bytes), or frames of one size, each as in ``images``, with
     their rate as `Frames`. Its sound is not heard: give the same file in ``audios`` for that."""
+    videos: Sequence[VideoLike] = ()
+    """Several videos, each as ``video`` may be."""
     audios: Sequence[AudioLike] = ()
     """Paths, URLs or data URIs, encoded files (bytes), or `Samples`."""
     prompt: str | None = None
-    """The whole prompt, with the model's own placeholders for the media: images, then video, then
+    """The whole prompt, with the model's own placeholders for the media: images, then videos, then
     audios."""
 
     def __post_init__(self) -> None:
@@ -63,7 +66,9 @@ class Input:
             raise ValueError(
                 "a prompt is the whole text: give no text and no instruction beside it"
             )
-        for one in ("image", "audio"):
+        if self.video is not None and self.videos:
+            raise ValueError("video is one of videos: give either")
+        for one in ("image", "video", "audio"):
             many = getattr(self, f"{one}s")
             if isinstance(many, str | bytes | np.ndarray) or not isinstance(many, Sequence):
                 raise TypeError(f"{one}s is a sequence: for one {one} write {one}s=[{one}]")
@@ -77,9 +82,8 @@ InputLike: TypeAlias = Union[
 ]
 """An `Input`; a string, which stands for a text; a pathlib.Path, a PIL image or an array, which is
 an image; or a row with the keys `KEYS`."""
-MEDIA_KEYS = ("image", "images", "video", "audio", "audios")
-"""The keys of a row that hold media. ``image`` is one of ``images``, ``audio`` one of ``audios``;
-the others are fields of `Input`."""
+MEDIA_KEYS = ("image", "images", "video", "videos", "audio", "audios")
+"""The keys of a row that hold media: one of a kind, or several."""
 KEYS = ("id", "text", "instruction", "prompt", *MEDIA_KEYS)
 """The keys that a row may have."""
 _TAKEN = (
@@ -131,15 +135,13 @@ def _from_row(row: Mapping[str, Any], name: str) -> Input:
             "out, as in frame[['id', 'text']]"
         )
     given = {key: value for key, value in row.items() if key != "id" and not _is_missing(value)}
-    for one, many in (("image", "images"), ("audio", "audios")):
+    for one, many in zip(MEDIA_KEYS[::2], MEDIA_KEYS[1::2], strict=True):
         if one in given:
             if many in given:
                 raise ValueError(f"{name} has both {one} and {many}: give either")
             given[many] = [given.pop(one)]
         if many in given and not isinstance(given[many], str | bytes | Mapping):
             given[many] = [_media(cell) for cell in given[many]]
-    if "video" in given:
-        given["video"] = _media(given["video"])
     return Input(**given)
 
 
@@ -203,7 +205,7 @@ def has_media(item: object) -> bool:
     if isinstance(item, tuple) and item:
         return has_media(item[-1])
     if isinstance(item, Input):
-        return bool(item.images or item.audios) or item.video is not None
+        return bool(item.images or item.videos or item.audios) or item.video is not None
     if isinstance(item, Mapping):
         return not set(MEDIA_KEYS).isdisjoint(item)
     return not isinstance(item, str)
@@ -215,6 +217,8 @@ def _parts(source: Input, limits: Limits) -> Iterator[pb.Part]:
         yield pb.Part(image=image_bytes(image, f"images[{index}]", limits))
     if source.video is not None:
         yield pb.Part(video=video(source.video, "video", limits))
+    for index, film in enumerate(source.videos):
+        yield pb.Part(video=video(film, f"videos[{index}]", limits))
     for index, one in enumerate(source.audios):
         yield pb.Part(audio=audio(one, f"audios[{index}]", limits))
     if source.text is not None:

@@ -1,14 +1,16 @@
 """Rows of a corpus: which keys they may have, and the inputs that they describe."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias, TypeVar
 
 from vlm2vec.errors import InvalidInput
 from vlm2vec.fetch import is_url
 from vlm2vec.inputs import KEYS, MEDIA_KEYS, Input
 from vlm2vec.media import Frames, VideoLike
 from vlm2vec.stream_items import Id
+
+T = TypeVar("T")
 
 IdType: TypeAlias = Literal["int64", "string"]
 """The type of the ids of a corpus: integers of 64 bits, or strings that are not empty."""
@@ -42,9 +44,9 @@ def parse(
             text=given.get("text"),
             instruction=given.get("instruction"),
             prompt=given.get("prompt"),
-            images=_several(given, "image", folder),
-            video=_video(given.get("video"), folder),
-            audios=_several(given, "audio", folder),
+            images=_several(given, "image", _media, folder),
+            videos=_several(given, "video", _video, folder),
+            audios=_several(given, "audio", _media, folder),
         )
     except ValueError as error:
         raise _bad("prompt", str(error)) from error
@@ -68,33 +70,35 @@ def id_type_of(id: object) -> IdType | None:
     return None
 
 
-def _several(given: Mapping[str, Any], one: str, folder: Path) -> list[Path | str | bytes]:
+def _several(
+    given: Mapping[str, Any], one: str, read: Callable[[Any, str, Path], T], folder: Path
+) -> list[T]:
     """Returns the media of a kind, which stand under its name, ``one``, or under its plural."""
     if one not in given:
-        return _media_list(given.get(f"{one}s", []), f"{one}s", folder)
+        return _list(given.get(f"{one}s", []), f"{one}s", read, folder)
     if f"{one}s" in given:
         raise _bad(one, f"give either {one} or {one}s")
-    return [_media(given[one], one, folder)]
+    return [read(given[one], one, folder)]
 
 
-def _video(source: Any, folder: Path) -> VideoLike | None:
-    """Returns a path, a URL, a file, or frames, which may be a list or have their rate beside."""
-    if isinstance(source, list):
-        return _media_list(source, "video", folder)
-    if not isinstance(source, dict):
-        return None if source is None else _media(source, "video", folder)
-    if unknown := sorted(source.keys() - {"frames", "fps"}):
-        raise _bad(f"video.{unknown[0]}", "unknown key; known are frames, fps")
-    fps = source.get("fps")
-    if isinstance(fps, bool) or not isinstance(fps, int | float | None):
-        raise _bad("video.fps", f"expected a number, got {type(fps).__name__}")
-    return Frames(_media_list(source.get("frames"), "video.frames", folder), fps)
-
-
-def _media_list(sources: Any, key: str, folder: Path) -> list[Path | str | bytes]:
+def _list(sources: Any, key: str, read: Callable[[Any, str, Path], T], folder: Path) -> list[T]:
     if not isinstance(sources, list):
         raise _bad(key, f"expected a list of paths, got {type(sources).__name__}")
-    return [_media(source, f"{key}[{i}]", folder) for i, source in enumerate(sources)]
+    return [read(source, f"{key}[{i}]", folder) for i, source in enumerate(sources)]
+
+
+def _video(source: Any, key: str, folder: Path) -> VideoLike:
+    """Returns a path, a URL, a file, or frames, which may be a list or have their rate beside."""
+    if isinstance(source, list):
+        return _list(source, key, _media, folder)
+    if not isinstance(source, dict):
+        return _media(source, key, folder)
+    if unknown := sorted(source.keys() - {"frames", "fps"}):
+        raise _bad(f"{key}.{unknown[0]}", "unknown key; known are frames, fps")
+    fps = source.get("fps")
+    if isinstance(fps, bool) or not isinstance(fps, int | float | None):
+        raise _bad(f"{key}.fps", f"expected a number, got {type(fps).__name__}")
+    return Frames(_list(source.get("frames"), f"{key}.frames", _media, folder), fps)
 
 
 def _media(source: Any, key: str, folder: Path) -> Path | str | bytes:

@@ -298,3 +298,8 @@ def test_missing_audio_is_named(tmp_path: Path) -> None:
     broken.write_bytes(heard("b003.wav")[:20])
     with pytest.raises(EvaluationError, match=r"data set TUTSound: .*b003\.wav"):
         list(task_of(tmp_path, "TUTSound").queries())
+    table = tmp_path / "audio-tasks/AVE/AVE_Dataset/testSet.txt"
+    for line, problem in (("Bark&x&good&0&ten", "'ten' are no seconds"), ("Bark&x", "2 columns")):
+        table.write_text(line)
+        with pytest.raises(EvaluationError, match=f"data set AVE: .*{problem}"):
+            list(task_of(tmp_path, "AVE").queries())

@@ -56,9 +56,10 @@ def videos(source: Source) -> PoolTask:
 
 def _events(source: Source) -> Iterator[tuple[str, float, float]]:
     """Reads the name of the video, begin and end of each event."""
-    for row in _table(source.path / "testSet.txt", "&"):
+    path = source.path / "testSet.txt"
+    for row in _table(path, "&"):
         if row[0] != "Category":
-            yield row[1], float(row[3]), float(row[4])
+            yield row[1], _seconds(row[3], path), _seconds(row[4], path)
 
 
 def _heard(source: Source, name: str, start: float, end: float) -> "AudioLike":
@@ -71,18 +72,25 @@ def _heard(source: Source, name: str, start: float, end: float) -> "AudioLike":
 def _film(source: Source, name: str) -> Sequence[Pixels]:
     """The frames of a video that are embedded; in a check none."""
     folder, film = source.path / "frames" / name, source.path / "AVE" / f"{name}.mp4"
+    saved = source.pictures(folder) if folder.is_dir() else []
     if source.checking:
         if not folder.is_dir() and not film.is_file():
             source.lacks(film, EvaluationError(""))
         return []
-    if folder.is_dir():
-        chosen = sample(source.pictures(folder), FRAMES, pad=True)
-        return [_square(Image.open(path)) for path in chosen]
+    if saved:
+        return [_square(Image.open(path)) for path in sample(saved, FRAMES, pad=True)]
+    return _from_film(film)
+
+
+def _from_film(film: Path) -> list[Pixels]:
+    """Decodes the frames that are embedded. Raises `EvaluationError`."""
     try:
         with av.open(str(film)) as container:
             total = sum(1 for _ in container.decode(video=0))
-            saved = [index * total // SAVED for index in range(SAVED)]
-            places = sample(saved if total > SAVED else list(range(total)), FRAMES, pad=True)
+            if not total:
+                raise EvaluationError(f"{film}: it has no frame")
+            most = min(total, SAVED)
+            places = sample([i * total // most for i in range(most)], FRAMES, pad=True)
             container.seek(0)
             shown = {
                 place: _square(Image.fromarray(frame.to_ndarray(format="rgb24")))
@@ -153,7 +161,8 @@ def _recordings(source: Source) -> Iterator[tuple[Path, list[Segment]]]:
     found: dict[str, list[tuple[float, float, str]]] = {}
     for fold in range(1, 5):
         for row in _table(source.path / f"evaluation_setup/street_fold{fold}_evaluate.txt", "\t"):
-            found.setdefault(row[0], []).append((float(row[2]), float(row[3]), row[4]))
+            onset, offset = (_seconds(cell, source.path) for cell in row[2:4])
+            found.setdefault(row[0], []).append((onset, offset, row[4]))
     for file, events in sorted(found.items()):
         path = source.path / file
         try:
@@ -193,6 +202,13 @@ def _quiet(events: Sequence[Segment], path: Path) -> list[Segment]:
 def _overlap(one: Segment, other: Segment) -> float:
     both = min(one.end, other.end) - max(one.start, other.start)
     return max(0.0, both) / (max(one.end, other.end) - min(one.start, other.start))
+
+
+def _seconds(cell: str, path: Path) -> float:
+    try:
+        return float(cell)
+    except ValueError:
+        raise EvaluationError(f"{path}: {cell!r} are no seconds") from None
 
 
 def _table(path: Path, separator: str) -> Iterator[list[str]]:

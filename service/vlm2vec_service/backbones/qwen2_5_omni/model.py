@@ -149,12 +149,11 @@ def _pairs(frames: int) -> int:
 
 
 def _convolve(convolution: Any, states: Tensor) -> Tensor:
-    """Convolves ``(chunks, length, width)`` with zeros at both ends: ``(chunks, pairs, out)``.
-
-    It is a matrix product, and faster as one; in float32 it is also more exact than cuDNN's.
-    """
-    (kernel,), (stride,) = convolution.kernel_size, convolution.stride
-    edge = (kernel - 1) // 2
+    """Convolves ``(chunks, length, width)`` with zeros at both ends: ``(chunks, steps, out)``."""
+    # As a matrix product: cuDNN would round float32 to TF32.
+    (kernel,), (stride,), (edge,) = (
+        convolution.kernel_size, convolution.stride, convolution.padding,
+    )  # fmt: skip
     windows = F.pad(states, (0, 0, edge, edge)).unfold(1, kernel, stride).flatten(2)
     return F.linear(windows, convolution.weight.flatten(1), convolution.bias)
 

@@ -11,7 +11,13 @@ import numpy as np
 import numpy.typing as npt
 
 from vlm2vec_service.errors import InvalidInputError
-from vlm2vec_service.preprocess.containers import CUT_OFF, check_codec, frames_end, is_cut_off
+from vlm2vec_service.preprocess.containers import (
+    CUT_OFF,
+    UNDECODABLE,
+    check_codec,
+    frames_end,
+    is_cut_off,
+)
 from vlm2vec_service.preprocess.resample import RATE, resampled
 from vlm2vec_service.preprocess.stop import NEVER, Stop
 from vlm2vec_service.settings import Limits
@@ -170,7 +176,7 @@ def _opened(
             stream = container.streams.audio[0]
             check_codec(stream, CODECS, field)
             yield container, stream
-    except (av.FFmpegError, ValueError) as error:
+    except UNDECODABLE as error:
         raise InvalidInputError(field, f"undecodable audio: {error}") from error
 
 

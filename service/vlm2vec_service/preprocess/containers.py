@@ -12,6 +12,9 @@ import av
 from vlm2vec_service.errors import InvalidInputError
 
 CUT_OFF = "the file is cut off: there is less of it than it says"
+UNDECODABLE = (av.FFmpegError, ValueError, LookupError)
+"""What PyAV raises on hostile bytes: the last of them where a stream appears that the file's head
+does not have."""
 MOST_ELEMENTS = 1_000_000
 """Elements of a file that are walked through at most; one with more counts as whole."""
 Ends = Iterator[int]

@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image
 
 from vlm2vec_service.errors import InvalidInputError
-from vlm2vec_service.preprocess.containers import CUT_OFF, check_codec, is_cut_off
+from vlm2vec_service.preprocess.containers import CUT_OFF, UNDECODABLE, check_codec, is_cut_off
 from vlm2vec_service.preprocess.images import check_pixels, check_size
 from vlm2vec_service.preprocess.runs import Run, Unplannable, packets_shown, plan
 from vlm2vec_service.preprocess.runs import decode as decode_runs
@@ -100,7 +100,7 @@ class SampledVideo:
                     frames = (frame for index, frame in numbered if index in self.wanted)
                 for frame in frames:
                     yield _rgb(frame, self.turn, decode)
-        except (av.FFmpegError, ValueError) as error:
+        except UNDECODABLE as error:
             raise InvalidInputError(self.field, f"undecodable video: {error}") from error
 
 
@@ -129,10 +129,10 @@ def sample_video(
         _check_whole(data, limits, field)
         try:
             return _sample_runs(data, sampling, limits, field, stop)
-        except (av.FFmpegError, ValueError):  # as good a reason as any to look at all
+        except UNDECODABLE:  # as good a reason as any to look at all
             _check_all(data, limits, field)
             return _sample(data, sampling, limits, field, stop)
-    except (av.FFmpegError, ValueError) as error:
+    except UNDECODABLE as error:
         raise InvalidInputError(field, f"undecodable video: {error}") from error
 
 

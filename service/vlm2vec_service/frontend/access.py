@@ -157,12 +157,14 @@ class Access:
     def check(self, call: Call, credentials: Credentials, scope: str, stream: bool = False) -> None:
         """Who it is, and whether it may. A ``stream`` pays by the input. Raises `ServeError`."""
         call.identity = self.authenticator.identify(credentials)
-        call.held = Holding(self.received, Flow(call.caller, True))
-        call.quota = self.quotas.of(call.caller, call.identity)
+        caller = call.caller
+        if call.identity.name:
+            call.held = Holding(self.received, Flow(caller, True))
+        call.quota = self.quotas.of(caller, call.identity)
         if self.draining.is_set():
             raise UnavailableError("the server is shutting down; try another", retry_after=0.1)
         call.identity.check_scope(scope)
-        self._take_place(call)
+        self._take_place(call, caller)
         if stream:
             call.recheck = lambda: self._recheck(call, credentials, scope)
             call.checked = time.monotonic()
@@ -173,18 +175,18 @@ class Access:
                 self.metrics.quota_refusals.inc()
                 raise
 
-    def _take_place(self, call: Call) -> None:
+    def _take_place(self, call: Call, caller: str) -> None:
         """Counts the call in, until `finish`. Raises `ExhaustedError` where there are as many as
         may be, or where the caller has half of them."""
-        own = self._under_way[call.caller]
+        own = self._under_way[caller]
         if self._under_way.total() >= self.max_calls or own >= max(1, self.max_calls // 2):
             raise ExhaustedError(
                 f"too many calls are under way: {own} of this caller, "
                 f"{self._under_way.total()} in all (max_calls {self.max_calls})",
                 retry_after=1.0,
             )
-        self._under_way[call.caller] += 1
-        call.place = call.caller
+        self._under_way[caller] += 1
+        call.place = caller
 
     def _recheck(self, call: Call, credentials: Credentials, scope: str) -> None:
         # Credentials change no faster than they are read, and a signature takes its time.

@@ -177,7 +177,8 @@ class Pipeline:
         caller.identity.check_model(model.name)
         caller.asks(model.name)
         served = self.served[model.name]
-        if not served.dimension:
+        dimension = served.dimension
+        if not dimension:
             self.metrics.starting_refused.labels(model.name).inc()
             raise UnavailableError(f"model {model.name!r} is starting", retry_after=2.0)
         key = options.routing_key or caller.routing_key
@@ -186,7 +187,7 @@ class Pipeline:
         else:
             version = model.choose(ref.alias, ref.version, "", key)
             await self._loaded(served, version, caller)
-        check_dimensions(options.output, served.dimension, version.config.dimensions)
+        check_dimensions(options.output, dimension, version.config.dimensions)
         return Route(served, version, options)
 
     async def _in_space(self, served: Served, space: str, caller: Caller) -> Version:

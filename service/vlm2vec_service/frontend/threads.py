@@ -53,16 +53,25 @@ class Threads(Shares):
         """
         await self.wait(flow)
         loop = asyncio.get_running_loop()
+        outcome: asyncio.Future[T] = loop.create_future()
 
-        def ended(_: Future[T]) -> None:
+        def ended(worked: Future[T]) -> None:
             with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
-                loop.call_soon_threadsafe(self.give_back, flow)
+                loop.call_soon_threadsafe(tell, worked)
+
+        def tell(worked: Future[T]) -> None:
+            self.give_back(flow)
+            if outcome.done():  # cancelled
+                return
+            if (error := worked.exception()) is not None:
+                outcome.set_exception(error)
+            else:
+                outcome.set_result(worked.result())
 
         stop.start()
-        future = self._pool.submit(work)
-        future.add_done_callback(ended)
+        self._pool.submit(work).add_done_callback(ended)
         try:
-            return await asyncio.wrap_future(future)
+            return await outcome
         except asyncio.CancelledError:
             stop.cancel()
             raise

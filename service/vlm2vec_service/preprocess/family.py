@@ -80,7 +80,8 @@ class FamilyPreprocessor(ABC):
 
         Raises `InvalidInputError` that names the field at fault.
         """
-        if embedding.image_rules == ImageRules():
+        pictures = request.images or request.videos
+        if pictures and embedding.image_rules == ImageRules():
             embedding = replace(embedding, image_rules=self.pictures)
         self._check_taken(request)
         check_text(request, self.reserved_text, self.limits.max_text_bytes, embedding.prompt)
@@ -145,8 +146,7 @@ class FamilyPreprocessor(ABC):
 
     def film_rules(self, embedding: EmbeddingConfig) -> VideoRules:
         """Completes what ``embedding`` says of films by what the family does."""
-        said = {key.name: getattr(embedding.video, key.name) for key in fields(VideoRules)}
-        return replace(self.films, **{k: value for k, value in said.items() if value is not None})
+        return _completed(embedding.video, self.films)
 
     def sampling(self, embedding: EmbeddingConfig, frames: int) -> Sampling:
         """Says which frames of a video file are taken: where ``embedding`` and the family say
@@ -250,3 +250,10 @@ class FamilyPreprocessor(ABC):
         are not: no picture is decoded before the draft is finished, and of audio (see `heard`) no
         more than the tokens allow. Raises `InvalidInputError`.
         """
+
+
+@functools.lru_cache(SPELT_TEMPLATES)
+def _completed(said: VideoRules, films: VideoRules) -> VideoRules:
+    """The rules that are ``said``, and those of ``films`` for what they leave open."""
+    values = {key.name: getattr(said, key.name) for key in fields(VideoRules)}
+    return replace(films, **{k: value for k, value in values.items() if value is not None})

@@ -21,6 +21,8 @@ SAMPLE_FORMATS: dict[int, np.dtype[Any]] = {
     pb.SAMPLE_FORMAT_INT16: np.dtype("<i2"),
 }
 """The dtype of samples of each format."""
+MOST = {medium.value: f"max_{medium.value}s" for medium in Medium}
+"""The limit on how many parts of a kind an input may have."""
 
 
 def modality(message: pb.Input) -> str:
@@ -45,11 +47,10 @@ def parse_input(
     parts: list[str | Medium] = []
     videos: list[Frames | VideoSource] = []
     audios: list[AudioSource] = []
-    kinds = [part.WhichOneof("part") for part in message.parts]
-    for medium in Medium:
-        limit = f"max_{medium.value}s"
-        if (count := kinds.count(medium.value)) > (most := getattr(limits, limit)):
-            raise InvalidInputError("parts", f"{count} {medium.value}s, {limit} {most}")
+    kinds: list[str | None] = [part.WhichOneof("part") for part in message.parts]
+    for medium, limit in MOST.items():
+        if (count := kinds.count(medium)) > (most := getattr(limits, limit)):
+            raise InvalidInputError("parts", f"{count} {medium}s, {limit} {most}")
     for index, part in enumerate(message.parts):
         place = f"parts[{index}]"
         kind = part.WhichOneof("part")

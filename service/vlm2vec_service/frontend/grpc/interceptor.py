@@ -12,6 +12,7 @@ import grpc
 from vlm2vec_service.errors import ExhaustedError, InvalidInputError, ServeError
 from vlm2vec_service.frontend.access import REQUEST_ID, Access, Call
 from vlm2vec_service.frontend.auth.authenticator import Credentials
+from vlm2vec_service.frontend.forwarding import Headers
 from vlm2vec_service.frontend.grpc.elements import MessageLimits, check_message
 from vlm2vec_service.frontend.parsing import SMALL, parsed
 
@@ -37,15 +38,15 @@ def retry_trailer(error: ServeError) -> tuple[tuple[str, str], ...]:
     return (("retry-after-ms", str(max(1, round(error.retry_after * 1000)))),)
 
 
-def metadata(context: Any, name: str) -> list[str]:
-    """The values that came with the call under ``name``, in lower case."""
+def metadata(context: Any) -> Headers:
+    """What came with the call. gRPC makes it anew each time that it is asked."""
     pairs = context.invocation_metadata() or ()
-    return [value for key, value in pairs if key == name and isinstance(value, str)]
+    return lambda name: [value for key, value in pairs if key == name and isinstance(value, str)]
 
 
-def credentials(context: Any) -> Credentials:
-    """What came with the call."""
-    values = metadata(context, "authorization")
+def credentials(context: Any, headers: Headers) -> Credentials:
+    """What came with the call, whose metadata are ``headers``."""
+    values = headers("authorization")
     # Two are no credential: a proxy may have looked at the other one.
     authorization = values[0] if len(values) == 1 else ""
     auth = context.auth_context()
@@ -66,6 +67,7 @@ class Interceptor(grpc.aio.ServerInterceptor):
     def __init__(self, access: Access, limits: MessageLimits) -> None:
         self.access = access
         self.limits = limits
+        self._wrapped: dict[str, grpc.RpcMethodHandler[Any, Any]] = {}
         self.watching = 0
         """Streams of health and reflection under way."""
 
@@ -78,10 +80,16 @@ class Interceptor(grpc.aio.ServerInterceptor):
     ) -> grpc.RpcMethodHandler[Any, Any] | None:
         """Returns the handler, wrapped: to gRPC, whose own unary handlers read before anybody is
         asked, each call streams requests."""
-        handler: Any = await continuation(handler_call_details)
-        if handler is None:
-            return None
-        around = self._around(handler_call_details.method)
+        method = handler_call_details.method
+        if method not in self._wrapped:
+            handler = await continuation(handler_call_details)
+            if handler is None:
+                return None
+            self._wrapped[method] = self._wrap(handler, method)
+        return self._wrapped[method]
+
+    def _wrap(self, handler: Any, method: str) -> grpc.RpcMethodHandler[Any, Any]:
+        around = self._around(method)
         read = functools.partial(self._read, handler.request_deserializer)
 
         if handler.response_streaming:
@@ -189,7 +197,7 @@ class _Known:
         access = self.interceptor.access
         try:
             if not self.is_open:
-                access.authenticator.identify(credentials(self.context))
+                access.authenticator.identify(credentials(self.context, metadata(self.context)))
             if self.stream and self.interceptor.watching >= access.max_calls:
                 raise ExhaustedError(
                     f"{self.interceptor.watching} streams of health and reflection are under way "
@@ -216,13 +224,14 @@ class _Around:
         self.context = context
         self.scope = scope
         self.stream = stream
-        headers = functools.partial(metadata, context)
-        self.call = access.start(method, context.peer() or "", headers, path)
+        self.headers = metadata(context)
+        self.call = access.start(method, context.peer() or "", self.headers, path)
 
     async def __aenter__(self) -> Call:
         self.context.set_trailing_metadata(((REQUEST_ID, self.call.id),))
         try:
-            self.access.check(self.call, credentials(self.context), self.scope, self.stream)
+            shown = credentials(self.context, self.headers)
+            self.access.check(self.call, shown, self.scope, self.stream)
         except ServeError as error:
             await self._finish(error)
         return self.call

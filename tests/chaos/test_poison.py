@@ -1,5 +1,7 @@
-"""An input that hangs its worker, among others that are answered; with real processes."""
+"""An input that hangs its worker, among others that are answered; with several processes in front
+of it."""
 
+import contextlib
 import os
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -11,6 +13,7 @@ from tests.chaos.watched import watched_server
 from tests.e2e.cases import options, text
 from tests.e2e.server import SERVING
 from vlm2vec.v1 import embedding_pb2 as pb
+from vlm2vec.v1 import embedding_pb2_grpc
 from vlm2vec_service.scheduling.suspects import CRASHES
 
 POISON = "poison " * 300
@@ -38,18 +41,23 @@ def test_one_input_fails_after_few_deaths_and_all_others_are_answered(
     (tmp_path / "sitecustomize.py").write_text(PATCH)
     path = os.pathsep.join([str(tmp_path), *filter(None, [os.environ.get("PYTHONPATH")])])
     monkeypatch.setenv("PYTHONPATH", path)
-    with watched_server(checkpoints, tmp_path, "--batch-timeout-seconds=3") as server:
+    flags = ("--batch-timeout-seconds=3", "--processes=2")
+    with contextlib.ExitStack() as stack:
+        server = stack.enter_context(watched_server(checkpoints, tmp_path, *flags))
+        # Each is of one process: so many that both have some.
+        channels = [stack.enter_context(server.connect()) for _ in range(16)]
 
-        def embed(words: str) -> grpc.Call:
+        def embed(words: str, channel: grpc.Channel = server.channel) -> grpc.Call:
             request = pb.EmbedRequest(options=options(), inputs=[text(words)])
-            call = server.embedding.Embed.future(request, timeout=280)
+            stub = embedding_pb2_grpc.EmbeddingServiceStub(channel)
+            call = stub.Embed.future(request, timeout=280, wait_for_ready=True)
             call.exception()
             return call
 
         assert embed("warm up").code() == grpc.StatusCode.OK
         with ThreadPoolExecutor(33) as pool:
             poison = pool.submit(embed, POISON)
-            others = [pool.submit(embed, f"neighbour {i}") for i in range(32)]
+            others = [pool.submit(embed, f"neighbour {i}", channels[i // 2]) for i in range(32)]
             codes = {other.result().code() for other in others}
             assert codes == {grpc.StatusCode.OK}
             assert poison.result().code() == grpc.StatusCode.INTERNAL

@@ -82,10 +82,13 @@ def run(arguments: EvaluateArguments) -> None:
         raise EvaluationError(
             f"{arguments.output}: the folder {arguments.output.parent} does not exist"
         )
+    audio = [item for item in chosen.data_sets if item.modality == "audio"]
+    for data_set in chosen.data_sets:
+        if data_set not in audio:
+            suite.path(data_set)  # what is missing is said before hours of embedding
     with _source(arguments) as (embed, target):
-        for data_set in chosen.data_sets:
-            if data_set.modality != "audio" or "audio" in takes(target.backbone):
-                suite.path(data_set)  # what is missing is said before hours of embedding
+        for data_set in audio if "audio" in takes(target.backbone) else []:
+            suite.path(data_set)
         version = _version(arguments, target) if arguments.record else None
         with open_vectors(arguments.cache, target.space) as vectors:
             tasks = (

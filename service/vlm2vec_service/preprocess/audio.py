@@ -2,9 +2,10 @@
 
 import dataclasses
 import io
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import av
 import numpy as np
@@ -35,13 +36,20 @@ OPTIONS = {"format_whitelist": FORMATS, "max_probe_packets": "1", "max_size": "6
 it in pieces so small that most of the time goes into what is done for each."""
 RATES = (1_000, 768_000)
 """The lowest and the highest rate that is resampled."""
-FULL_SCALE = {"u8": 2**7, "s16": 2**15, "s32": 2**31, "flt": 1, "dbl": 1}
-"""What is 1.0 of the samples of a format, by FFmpeg's name."""
+SAMPLES: dict[str, tuple[type[np.number[Any]], int]] = {
+    "u8": (np.uint8, 2**7),
+    "s16": (np.int16, 2**15),
+    "s32": (np.int32, 2**31),
+    "flt": (np.float32, 1),
+    "dbl": (np.float64, 1),
+}
+"""The type of a format's samples, by FFmpeg's name, and which of them is 1.0."""
 LOUDEST = 1e12
 """The loudest sample, of which the power of a frame still is a number in single precision."""
-
 EMPTY = "the audio holds no sample"
+
 Floats = npt.NDArray[np.float32]
+Samples = npt.NDArray[Any]
 
 
 @dataclass(frozen=True)
@@ -109,7 +117,7 @@ def measure_audio(data: bytes, limits: Limits, field: str = "audio", stop: Stop 
                         field, f"its rate changes from {rate} to {frame.sample_rate} Hz"
                     )
                 _check(rate, frame.layout.nb_channels, limits, field)
-                yield _mixed(_planes(frame), FULL_SCALE[frame.format.name.rstrip("p")])
+                yield _heard(frame)
 
     return Audio(rate, field, decode)
 
@@ -124,7 +132,7 @@ def raw_audio(
     _check(rate, samples.shape[1], limits, field)
     if not len(samples):
         raise InvalidInputError(field, EMPTY)
-    full_scale = FULL_SCALE["s16" if samples.dtype == np.int16 else "flt"]
+    _, full_scale = SAMPLES["s16" if samples.dtype == np.int16 else "flt"]
 
     def decode() -> Generator[Floats]:
         for start in range(0, len(samples), rate):
@@ -143,20 +151,23 @@ def _check(rate: int, channels: int, limits: Limits, field: str) -> None:
         )
 
 
-def _planes(frame: av.AudioFrame) -> npt.NDArray[np.generic]:
-    """The samples of a frame: ``(channels, n)`` of its own type."""
-    values = frame.to_ndarray()
+def _heard(frame: av.AudioFrame) -> Floats:
+    """The samples of a frame, mixed to one channel."""
+    dtype, full_scale = SAMPLES[frame.format.name.removesuffix("p")]
     if frame.format.is_planar:
-        return values
-    return values.reshape(-1, frame.layout.nb_channels).T
+        planes = [np.frombuffer(memoryview(plane), dtype, frame.samples) for plane in frame.planes]
+        return _mixed(planes, full_scale)
+    channels = frame.layout.nb_channels
+    samples = np.frombuffer(memoryview(frame.planes[0]), dtype, frame.samples * channels)
+    return _mixed(samples.reshape(-1, channels).T, full_scale)
 
 
-def _mixed(planes: npt.NDArray[np.generic], full_scale: int) -> Floats:
-    """The mean over the channels of ``(channels, n)``, where ``full_scale`` becomes 1.0."""
-    total = np.zeros(planes.shape[1], np.float32)
-    for plane in planes:
+def _mixed(planes: Sequence[Samples] | Samples, full_scale: int) -> Floats:
+    """The mean over channels, ``(n,)`` each, where ``full_scale`` becomes 1.0."""
+    total: Floats = planes[0].astype(np.float32)
+    for plane in planes[1:]:
         np.add(total, plane, out=total, casting="same_kind")
-    if planes.dtype == np.uint8:
+    if planes[0].dtype == np.uint8:
         total -= np.float32(full_scale * len(planes))
     total /= np.float32(full_scale * len(planes))
     return total

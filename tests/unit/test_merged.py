@@ -12,10 +12,9 @@ import numpy as np
 import pytest
 import torch
 
-from tests.conftest import CASES, adapter_folder, case_request
+from tests.conftest import adapter_folder
 from tests.unit.peft_adapters import make_adapter
-from vlm2vec_registry.embedding_config import EmbeddingConfig
-from vlm2vec_service.backbones import load_preprocessor
+from tests.unit.test_engine import prepare
 from vlm2vec_service.engine import Engine
 from vlm2vec_service.engine.merged import MergedCopies, MergedCopy
 from vlm2vec_service.engine.packing import Item
@@ -49,12 +48,6 @@ KINDS: dict[str, tuple[str, dict[str, Any]]] = {
 def make_engine(checkpoints: Path, architecture: str, **settings: Any) -> Engine:
     options = {"dtype": "float32", "token_budget": 100_000, "vision_cache_bytes": 0, **settings}
     return Engine.load(checkpoints / architecture, EngineSettings(**options))
-
-
-def prepare(checkpoints: Path, architecture: str, *ids: str) -> list[Prepared]:
-    preprocessor = load_preprocessor(checkpoints / architecture)
-    cases = {case["id"]: case for case in CASES[architecture]}
-    return [preprocessor.prepare(case_request(cases[id]), EmbeddingConfig()) for id in ids]
 
 
 def tokens_by_path(engine: Engine) -> dict[str, int]:

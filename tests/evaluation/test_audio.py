@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from tests.evaluation import trees
-from tests.evaluation.files import heard, picture
+from tests.evaluation.files import heard, picture, rows
 from tests.parity.make_backbones import write_all
 from vlm2vec import Input, Samples
 from vlm2vec_evaluation import EvaluationError, evaluate
@@ -264,6 +264,15 @@ def test_the_audio_of_a_row(row: Row, expected: object, root: Path) -> None:
         assert (found.array.shape, found.rate) == (expected, 8000)
     else:
         assert found == (source.path / expected if isinstance(expected, str) else expected)
+
+
+def test_emotions_may_be_a_table_with_files(tmp_path: Path) -> None:
+    folder = tmp_path / "audio-tasks/creamD"
+    rows(folder / "processed.csv", [{"file": "1001_DFA.wav", "major_emotion": "anger"}])
+    (folder / "dataset_infos.json").write_text("[]")  # which is no table
+    (query,) = task_of(tmp_path, "CREMA-D").queries()
+    assert input_of(query.input).audios == (folder / "AudioWAV/1001_DFA.wav",)
+    assert set(query.right) == {"anger"}
 
 
 def test_a_family_without_audio_reads_no_file(tmp_path: Path, root: Path) -> None:

@@ -27,15 +27,23 @@ UNTITLED = "[AUDIO]"
 
 
 def classes(source: Source) -> PoolTask:
-    """Reads audios and what they are of. The candidates are all labels of the rows."""
+    """Reads audios and what they are of. The candidates are all labels of the rows.
+
+    The rows are those of a file; of a folder those in ``processed.csv``, or else in ``data``.
+    """
+
+    def labelled() -> Iterator[Row]:
+        table = source.path / "processed.csv"
+        folder = table if table.is_file() else source.path / "data" / "*.parquet"
+        return rows(folder if source.path.is_dir() else source.path)
 
     def candidates() -> "Iterator[tuple[str, InputLike]]":
-        labels = {_label(row, f"row {number}") for number, row in enumerate(rows(source.path), 1)}
+        labels = {_label(row, f"row {number}") for number, row in enumerate(labelled(), 1)}
         for label in sorted(labels):
             yield label, source.writer.write(text=label)
 
     def queries() -> Iterator[Query]:
-        for number, row in source.some(rows(source.path)):
+        for number, row in source.some(labelled()):
             where = f"row {number}"
             audio = recording(source, row, where)
             yield Query(

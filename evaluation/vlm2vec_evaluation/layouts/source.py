@@ -185,7 +185,7 @@ def files(path: Path) -> list[Path]:
     if "*" in path.name:
         found = sorted(path.parent.glob(path.name))
     else:
-        for pattern in ("*.parquet", "*.jsonl", "*.json", "**/*.parquet", "**/*.jsonl", "*.csv"):
+        for pattern in ("*.parquet", "*.jsonl", "*.json", "**/*.parquet", "**/*.jsonl"):
             if found := sorted(path.glob(pattern)):
                 break
         found = [file for file in found if file.name.startswith("test")] or found

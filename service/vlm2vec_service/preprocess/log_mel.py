@@ -6,8 +6,8 @@ import math
 import numpy as np
 import numpy.typing as npt
 
-RATE = 16_000
-"""Samples a second."""
+from vlm2vec_service.preprocess.resample import RATE
+
 WINDOW = 400
 """Samples of a frame, and the fewest that make one that says anything."""
 HOP = 160

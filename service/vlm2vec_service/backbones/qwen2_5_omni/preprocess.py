@@ -15,9 +15,10 @@ from vlm2vec_service.backbones.qwen_vl.preprocess import QwenVLPreprocessor
 from vlm2vec_service.errors import InvalidInputError
 from vlm2vec_service.preprocess.family import CheckpointFiles
 from vlm2vec_service.preprocess.limits import check_tokens
-from vlm2vec_service.preprocess.log_mel import HOP, RATE, WINDOW, log_mel
+from vlm2vec_service.preprocess.log_mel import HOP, WINDOW, log_mel
 from vlm2vec_service.preprocess.pictures import Pictures
 from vlm2vec_service.preprocess.prepared import AudioSource, Medium, Request
+from vlm2vec_service.preprocess.resample import RATE
 from vlm2vec_service.settings import Limits
 
 MOST_SECONDS = 300.0

@@ -93,7 +93,7 @@ class _RowReader:
         with_instructions = row.get("qry_inst") is not None or self.overridden
         instruction = self.data_set.query_instruction or _text(row, "qry_inst")
         text = _text(row, "qry_text")
-        if self.suite.prompts == "template":
+        if self.suite.prompts == "template" or (self.writer.by_form and with_instructions):
             query = self._by_template(instruction, text, shown)
         elif with_instructions:
             newline = self.data_set.meta_task in ("vqa", "grounding") or any(
@@ -125,6 +125,8 @@ class _RowReader:
     def _form(self, with_instructions: bool, for_text: bool) -> str:
         if self.suite.prompts == "template":
             return "template"
+        if self.writer.by_form and with_instructions:
+            return "by form"
         return ("for text" if for_text else "for image") if with_instructions else "whole"
 
     def _candidate(self, form: str, instruction: str, text: str, files: _Files) -> Input:
@@ -134,7 +136,9 @@ class _RowReader:
         return self.seen[key]
 
     def _new_candidate(self, form: str, instruction: str, text: str, files: _Files) -> Input:
-        if form == "template":
+        if form == "by form" and not (any(files) or self.data_set.target_instruction):
+            instruction = ""  # of a text alone upstream takes no more than that
+        if form in ("template", "by form"):
             return self._by_template(instruction, text, files)
         placeholder = self._placeholder(files.image)
         if form == "whole":

@@ -86,8 +86,8 @@ class Writer:
     That form is the media's placeholder, a space, the instruction, and a space and the text where
     there is one; ``image`` is the placeholder of an image. ``takes`` are the kinds of media that
     the family takes. With ``template`` the adapter's ``embedding.json`` joins instruction and text
-    instead. To a family that takes audio MMEB-V3 gives no placeholders: the media and the words go
-    apart, the version's form puts them into its turns, and a video is so many images.
+    instead. To a family that takes audio MMEB-V3 gives no placeholders: media, instruction and text
+    go apart, the version's form puts them into its turns, and a video is so many images.
     """
 
     image: str
@@ -104,7 +104,7 @@ class Writer:
 
     @property
     def by_form(self) -> bool:
-        """Whether the words go to the version's own form whole, without placeholders."""
+        """Whether the version's own form joins what MMEB's prompts are made of."""
         return "audio" in self.takes and not self.template
 
     def write(
@@ -137,8 +137,10 @@ class Writer:
         words = instruction + between + text if instruction and text else instruction or text
         if self.by_form:
             stills = [] if moving else frames
+            if between != " ":  # a form has no other way to join them
+                instruction, text = "", words
             return Input(
-                text=words or None, images=[*images, *stills],
+                instruction=instruction or None, text=text or None, images=[*images, *stills],
                 video=(frames or None) if moving else None, audios=tuple(audios),
             )  # fmt: skip
         marks = [self.image] * len(images) + [VIDEO] * bool(frames)

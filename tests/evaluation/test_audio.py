@@ -53,6 +53,10 @@ FIRST = {
     ),
     "TUTSound": (f"{SEGMENTS}\nQuery: car", SEGMENTS),
     "OmniSET_a2v": ("Find the video that best matches the given audio: ", f"caption of {SCENE}"),
+    "MSVD": (
+        "Find the video snippet that corresponds to the given summary: caption 0",
+        "Understand the content of the provided video.",
+    ),
     "OmniSET_t2a": ("Find the audio that best matches the given text: a dog", None),
     # Without placeholders and white space of their own: the form has both.
     "HMDB51": (ACTIONS, None),
@@ -78,7 +82,7 @@ def both(root: Path) -> list[Suite]:
 
 def chosen(suite: Suite) -> list[DataSet]:
     """The data sets of audio, those of OmniSET, and one each of films, of screens and of v1."""
-    others = ("HMDB51", "GAE-guiact-q2t", "OK-VQA")
+    others = ("HMDB51", "MSVD", "GAE-guiact-q2t", "OK-VQA")
     return [
         item for item in suite.data_sets
         if item.modality in ("audio", "omni") or item.name in others
@@ -131,7 +135,7 @@ def test_all_is_scored(root: Path, model: LocalModel) -> None:
         examples[ranked.scores.name] = worst(ranked)
 
     found = evaluate(model.embed, tasks(), vectors={}, keep=keep)
-    assert (len(found.data_sets), found.skipped) == (11 + 3 + 12, {})
+    assert (len(found.data_sets), found.skipped) == (11 + 4 + 12, {})
     assert {"audio", "omni", "audio_cls", "audio_ret", "audio_moments"} <= set(found.averages)
     assert all(0 <= row.score <= 1 and row.scores.chance > 0 for row in found.data_sets.values())
     page = render(Report("omni", found, examples=examples))
@@ -152,9 +156,10 @@ def test_words_are_upstreams(name: str, root: Path) -> None:
     task = task_of(root, name)
     query, (_, candidate) = next(iter(task.queries())), next(iter(task.candidates()))
     found = [input_of(one) for one in (query.input, candidate)]
-    assert found[0].text == FIRST[name][0]
-    assert FIRST[name][1] in (None, found[1].text)
-    assert all(one.prompt is None and one.instruction is None for one in found)
+    words = [" ".join(filter(None, (one.instruction, one.text))) for one in found]
+    assert words[0] == FIRST[name][0]
+    assert FIRST[name][1] in (None, words[1])
+    assert [one.prompt for one in found] == [None, None]
 
 
 def test_the_form_of_the_version_is_around_them(root: Path, model: LocalModel) -> None:
@@ -167,6 +172,8 @@ def test_the_form_of_the_version_is_around_them(root: Path, model: LocalModel) -
         "Clotho": f"{turn}{CLOTHO} Query: caption 1 of A bus, near.wav<|im_end|>\n",
         # A film is so many images here.
         "HMDB51": f"{turn}{image * 8}{ACTIONS}<|im_end|>\n",
+        "OmniSET_t2a": f"{turn}Find the audio that best matches the given text: a dog<|im_end|>\n",
+        "MSVD": f"{turn}{FIRST['MSVD'][0]}<|im_end|>\n",
         "OmniSET_v2a": f"{turn}<|vision_bos|><|VIDEO|><|vision_eos|>Find the audio that best "
                        "matches the given video:<|im_end|>\n",
     }  # fmt: skip
@@ -182,6 +189,19 @@ def test_the_form_of_the_version_is_around_them(root: Path, model: LocalModel) -
         assert isinstance(found, np.ndarray), found
         assert isinstance(expected, np.ndarray), expected
         np.testing.assert_allclose(found, expected, atol=1e-6)
+
+
+def test_rows_of_the_first_mmeb_go_to_the_form(root: Path) -> None:
+    suite, data_set = data_set_of(root, "OK-VQA")
+    task = read_task(suite, data_set, OMNI)
+    assert isinstance(task, Task)
+    record = task.records[0]
+    assert record.query == Input(
+        instruction="Find what is shown.", text="question 0",
+        images=[root / suite.images / "a.png"],
+    )  # fmt: skip
+    found = [input_of(one) for one in record.candidates]
+    assert [(one.instruction, one.text) for one in found] == [(None, "one"), (None, "two")]
 
 
 def right(root: Path, name: str) -> list[set[str]]:

@@ -50,13 +50,15 @@ def read(source: Source) -> PoolTask:
     def queries() -> Iterator[Query]:
         known = catalog()
         # Behind a picture the sentence ends in a space; a text follows it by one.
-        asked = f"Find the {sought} that best matches the given {asks}:"
+        asked = f"Find the {sought} that best matches the given {asks}"
         for number, row in source.some(rows(source.path / "omniset.jsonl")):
             names = scenes(row, f"query {number}")
             query = (
-                source.writer.write(asked, str(value_of(row, f"query {number}", "qry_text")))
+                source.writer.write(
+                    asked, str(value_of(row, f"query {number}", "qry_text")), between=": "
+                )
                 if asks == "text"
-                else _item(source, known[names[0]], asks, f"{asked} ")
+                else _item(source, known[names[0]], asks, f"{asked}: ")
             )
             yield Query(
                 query,

@@ -7,7 +7,9 @@ from tests.unit import recordings
 from tests.unit.pictures import png
 from tests.unit.recordings import Numbers, encoded, tones, wav
 from vlm2vec_service.errors import DeadlineError, InvalidInputError
+from vlm2vec_service.preprocess import audio_containers
 from vlm2vec_service.preprocess.audio import Audio, measure_audio, raw_audio
+from vlm2vec_service.preprocess.containers import is_cut_off
 from vlm2vec_service.preprocess.stop import Stop
 from vlm2vec_service.settings import Limits
 
@@ -164,6 +166,13 @@ def test_files_have_a_limit_of_bytes() -> None:
     limits = Limits(max_audio_bytes=1000)
     with pytest.raises(InvalidInputError, match="1044 bytes are more than max_audio_bytes, 1000"):
         measure_audio(data, limits)
+
+
+def test_chunks_are_walked_so_far_and_no_further(monkeypatch: pytest.MonkeyPatch) -> None:
+    chunks = b"RIFF\xff\xff\xff\xffWAVE" + b"JUNK\0\0\0\0" * 50
+    assert is_cut_off(chunks, "wav")
+    monkeypatch.setattr(audio_containers, "MOST_ELEMENTS", 20)
+    assert not is_cut_off(chunks, "wav")
 
 
 @pytest.mark.parametrize(("container", "codec"), [("mp3", "libmp3lame"), ("flac", "flac")])

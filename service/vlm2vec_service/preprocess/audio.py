@@ -12,13 +12,8 @@ import numpy as np
 import numpy.typing as npt
 
 from vlm2vec_service.errors import InvalidInputError
-from vlm2vec_service.preprocess.containers import (
-    CUT_OFF,
-    UNDECODABLE,
-    check_codec,
-    frames_end,
-    is_cut_off,
-)
+from vlm2vec_service.preprocess.audio_containers import frames_end
+from vlm2vec_service.preprocess.containers import CUT_OFF, UNDECODABLE, check_codec, is_cut_off
 from vlm2vec_service.preprocess.resample import RATE, resampled
 from vlm2vec_service.preprocess.stop import NEVER, Stop
 from vlm2vec_service.settings import Limits

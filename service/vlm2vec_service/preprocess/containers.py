@@ -5,20 +5,18 @@ would be one of another video.
 """
 
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import av
 
 from vlm2vec_service.errors import InvalidInputError
+from vlm2vec_service.preprocess import audio_containers
+from vlm2vec_service.preprocess.elements import MOST_ELEMENTS, Ends, number, overshoots
 
 CUT_OFF = "the file is cut off: there is less of it than it says"
 UNDECODABLE = (av.FFmpegError, ValueError, LookupError)
 """What PyAV raises on hostile bytes: the last of them where a stream appears that the file's head
 does not have."""
-MOST_ELEMENTS = 1_000_000
-"""Elements of a file that are walked through at most; one with more counts as whole."""
-Ends = Iterator[int]
-"""Where one element of a file after the other ends."""
 
 
 def check_codec(stream: av.VideoStream | av.AudioStream, codecs: set[str], field: str) -> None:
@@ -45,32 +43,16 @@ def is_cut_off(data: bytes, format: str) -> bool:
         return True
 
 
-def _overshoots(ends: Ends, size: int) -> bool:
-    for count, end in enumerate(ends):
-        if end > size:
-            return True
-        if count > MOST_ELEMENTS:
-            break
-    return False
-
-
-def _number(data: bytes, place: int, length: int, order: str = "big") -> int:
-    """Reads an unsigned number. Raises `IndexError` where the file ends before it does."""
-    if place + length > len(data):
-        raise IndexError(place)
-    return int.from_bytes(data[place : place + length], "little" if order == "little" else "big")
-
-
 def _mp4(data: bytes) -> bool:
-    return _overshoots(_boxes(data), len(data))
+    return overshoots(_boxes(data), len(data))
 
 
 def _boxes(data: bytes) -> Ends:
     place = 0
     while place + 8 <= len(data):
-        length = _number(data, place, 4)
+        length = number(data, place, 4)
         if length == 1:
-            length = _number(data, place + 8, 8)
+            length = number(data, place + 8, 8)
         if length < 8:  # to the end of the file, or no box
             return
         place += length
@@ -78,7 +60,7 @@ def _boxes(data: bytes) -> Ends:
 
 
 def _matroska(data: bytes) -> bool:
-    return _overshoots(_ebml(data), len(data))
+    return overshoots(_ebml(data), len(data))
 
 
 SEGMENT, CLUSTER = 0x18538067, 0x1F43B675
@@ -102,7 +84,7 @@ def _ebml(data: bytes) -> Ends:
 def _vint(data: bytes, place: int, *, marked: bool = False) -> tuple[int | None, int]:
     """EBML's number at ``place`` and where it ends; None is a length that is not known."""
     size = 9 - data[place].bit_length()
-    value = _number(data, place, size)
+    value = number(data, place, size)
     if marked:
         return value, place + size
     value &= (1 << 7 * size) - 1
@@ -111,13 +93,13 @@ def _vint(data: bytes, place: int, *, marked: bool = False) -> tuple[int | None,
 
 def _avi(data: bytes) -> bool:
     # Some writers count the eight bytes of the head too, or leave the padding out.
-    return _overshoots((end - 8 for end in _riffs(data)), len(data))
+    return overshoots((end - 8 for end in _riffs(data)), len(data))
 
 
 def _riffs(data: bytes) -> Ends:
     place, live = 0, False
     while place < len(data) and (live or data[place : place + 4] == b"RIFF"):
-        length = _number(data, place + 4, 4, "little")
+        length = number(data, place + 4, 4, "little")
         if length not in (0, 0xFFFFFFFF):
             place += 8 + length + length % 2
         else:  # written live: the chunks of a list follow
@@ -137,20 +119,20 @@ def _mpegts(data: bytes) -> bool:
 
 
 def _mpegps(data: bytes) -> bool:
-    return _overshoots(_packs(data), len(data))
+    return overshoots(_packs(data), len(data))
 
 
 def _packs(data: bytes) -> Ends:
     place = 0
     while data[place : place + 3] == b"\0\0\1":
-        kind = _number(data, place + 3, 1)
+        kind = number(data, place + 3, 1)
         if kind == 0xB9:  # the end of the program
             place += 4
         elif kind == 0xBA:
             mpeg2 = data[place + 4] >> 6 == 1
-            place += 14 + (_number(data, place + 13, 1) & 7) if mpeg2 else 12
+            place += 14 + (number(data, place + 13, 1) & 7) if mpeg2 else 12
         else:
-            place += 6 + _number(data, place + 4, 2)
+            place += 6 + number(data, place + 4, 2)
         yield place
 
 
@@ -162,13 +144,13 @@ def _flv(data: bytes) -> bool:
         and struct.unpack_from(">d", data, place)[0] > len(data)
     ):
         return True
-    return _overshoots(_tags(data), len(data))
+    return overshoots(_tags(data), len(data))
 
 
 def _tags(data: bytes) -> Ends:
-    place = _number(data, 5, 4) + 4
+    place = number(data, 5, 4) + 4
     while place < len(data):
-        place += 11 + _number(data, place + 1, 3) + 4
+        place += 11 + number(data, place + 1, 3) + 4
         yield place
 
 
@@ -179,11 +161,11 @@ SIMPLE_INDEX = bytes.fromhex("90080033b1e5cf1189f400a0c90349cb")
 
 def _asf(data: bytes) -> bool:
     place = data.find(FILE_PROPERTIES, 0, 1 << 16)
-    if place < 0 or not _number(data, place + 88, 4, "little") & 1:
-        return _overshoots(_objects(data), len(data))
+    if place < 0 or not number(data, place + 88, 4, "little") & 1:
+        return overshoots(_objects(data), len(data))
     # Written live: after the heads of two objects there are packets of one size, and an index.
-    start = _number(data, 16, 8, "little") + 50
-    size = _number(data, place + 92, 4, "little") or 1
+    start = number(data, 16, 8, "little") + 50
+    size = number(data, place + 92, 4, "little") or 1
     index = data.rfind(SIMPLE_INDEX)
     end = index if index >= 0 else len(data)
     return (end - start) % size != 0
@@ -192,7 +174,7 @@ def _asf(data: bytes) -> bool:
 def _objects(data: bytes) -> Ends:
     place = 0
     while place < len(data):
-        length = _number(data, place + 16, 8, "little")
+        length = number(data, place + 16, 8, "little")
         if length < 24:  # no object
             return
         place += length
@@ -240,75 +222,6 @@ def _table(flags: int) -> int:
     return 3 << (flags & 7) + 1 if flags & 0x80 else 0
 
 
-UNKNOWN = 0x7FFFF000
-"""The least length of a chunk of samples that programs write who do not know it."""
-
-
-def _wav(data: bytes) -> bool:
-    length, start = _chunk(data, b"data", "little")
-    if data[:4] == b"RF64" and data[12:16] == b"ds64":
-        length = _number(data, 28, 8, "little")
-    elif length >= UNKNOWN:
-        return False
-    return start + length > len(data)
-
-
-def _aiff(data: bytes) -> bool:
-    length, start = _chunk(data, b"SSND", "big")
-    return start + length > len(data)
-
-
-def _chunk(data: bytes, name: bytes, order: str) -> tuple[int, int]:
-    """The length and the place of what is in a chunk. Raises `IndexError` where there is none."""
-    place = 12
-    while data[place : place + 4] != name:
-        length = _number(data, place + 4, 4, order)
-        place += 8 + length + length % 2
-    return _number(data, place + 4, 4, order), place + 8
-
-
-HAS_FRAMES, HAS_BYTES = 1, 2
-"""What an MP3's first frame has, by its flags: two numbers of four bytes, in this order."""
-
-
-def _mp3(data: bytes) -> bool:
-    return frames_end(data) > len(data)
-
-
-def frames_end(mp3: bytes) -> int:
-    """Where the frames of an MP3 end, by what most encoders write into the first of them: behind
-    may be tags. Where they did not write it, it is the end of the file, or of its first tag."""
-    start = _after_id3(mp3)
-    head = mp3[start : start + 64]
-    tag = start + max(head.find(b"Xing"), head.find(b"Info"))
-    if tag < start or not _number(mp3, tag + 4, 4) & HAS_BYTES:
-        return max(start, len(mp3))
-    end = start + _number(mp3, tag + 8 + 4 * (mp3[tag + 7] & HAS_FRAMES), 4)
-    # Some do not count the first frame itself.
-    return len(mp3) if mp3[end : end + 1] == b"\xff" else end
-
-
-def _after_id3(data: bytes) -> int:
-    """Where a file's tags end, whose length has seven bits a byte."""
-    if data[:3] != b"ID3":
-        return 0
-    length = 0
-    for place in range(6, 10):
-        length = length << 7 | data[place] & 0x7F
-    return 10 + length
-
-
-def _adts(data: bytes) -> bool:
-    return _overshoots(_adts_frames(data), len(data))
-
-
-def _adts_frames(data: bytes) -> Ends:
-    place = _after_id3(data)
-    while data[place : place + 1] == b"\xff":
-        place += max(7, _number(data, place + 3, 3) >> 5 & 0x1FFF)
-        yield place
-
-
 CHECKS: dict[str, Callable[[bytes], bool]] = {
     "mov,mp4,m4a,3gp,3g2,mj2": _mp4,
     "matroska,webm": _matroska,
@@ -319,9 +232,6 @@ CHECKS: dict[str, Callable[[bytes], bool]] = {
     "asf": _asf,
     "ogg": _ogg,
     "gif": _gif,
-    "wav": _wav,
-    "aiff": _aiff,
-    "mp3": _mp3,
-    "aac": _adts,
+    **audio_containers.CHECKS,
 }
 """How each container that is read is checked, by FFmpeg's name of the demuxer."""

@@ -168,6 +168,17 @@ def test_files_have_a_limit_of_bytes() -> None:
         measure_audio(data, limits)
 
 
+def test_opening_can_stop_as_well() -> None:
+    samples = recordings.written(tones(9, 8000), "s16")[0]
+    many = recordings.riff(recordings.form(1, 8000), samples, before=b"JUNK\0\0\0\0" * 100_000)
+    stop = Counting()
+    assert len(measure_audio(many, LIMITS, stop=stop).samples(ENOUGH)) == 18
+    assert stop.checks > 20
+    stop.cancel()
+    with pytest.raises(DeadlineError):
+        measure_audio(many, LIMITS, stop=stop)
+
+
 def test_chunks_are_walked_so_far_and_no_further(monkeypatch: pytest.MonkeyPatch) -> None:
     chunks = b"RIFF\xff\xff\xff\xffWAVE" + b"JUNK\0\0\0\0" * 50
     assert is_cut_off(chunks, "wav")

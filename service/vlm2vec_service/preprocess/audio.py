@@ -1,7 +1,6 @@
 """Audio, as a file that PyAV decodes or as samples, to one channel of 16,000 samples a second."""
 
 import dataclasses
-import io
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
@@ -15,7 +14,7 @@ from vlm2vec_service.errors import InvalidInputError
 from vlm2vec_service.preprocess.audio_containers import frames_end
 from vlm2vec_service.preprocess.containers import CUT_OFF, UNDECODABLE, check_codec, is_cut_off
 from vlm2vec_service.preprocess.resample import RATE, resampled
-from vlm2vec_service.preprocess.stop import NEVER, Stop
+from vlm2vec_service.preprocess.stop import NEVER, Stop, StoppableFile
 from vlm2vec_service.settings import Limits
 
 FORMATS = "wav,flac,mp3,ogg,aac,aiff,mov,matroska,avi,mpegts,mpeg,flv,asf"
@@ -94,7 +93,7 @@ def measure_audio(data: bytes, limits: Limits, field: str = "audio", stop: Stop 
         )
     if data[:4] == b"RIFX":
         raise InvalidInputError(field, "a WAV with the big end first, which FFmpeg reads as noise")
-    with _opened(data, field) as (container, stream):
+    with _opened(data, stop, field) as (container, stream):
         if is_cut_off(data, container.format.name):
             raise InvalidInputError(field, CUT_OFF)
         first = next(_frames(container, stream, stop, field), None)
@@ -105,7 +104,7 @@ def measure_audio(data: bytes, limits: Limits, field: str = "audio", stop: Stop 
         sound = data[: frames_end(data)] if container.format.name == "mp3" else data
 
     def decode() -> Generator[Floats]:
-        with _opened(sound, field) as (container, stream):
+        with _opened(sound, stop, field) as (container, stream):
             for frame in _frames(container, stream, stop, field):
                 if frame.sample_rate != rate:
                     raise InvalidInputError(
@@ -170,13 +169,13 @@ def _mixed(planes: Sequence[Samples] | Samples, full_scale: int) -> Floats:
 
 @contextmanager
 def _opened(
-    data: bytes, field: str
+    data: bytes, stop: Stop, field: str
 ) -> Iterator[tuple[av.container.InputContainer, av.AudioStream]]:
     """Opens a file and its first sound track; whatever PyAV raises is the input's fault."""
     try:
-        with av.open(
-            io.BytesIO(data), mode="r", options=OPTIONS, metadata_errors="ignore"
-        ) as container:
+        file = StoppableFile(data, stop, field)
+        # Of tags nothing is read, and many are in no encoding that PyAV could tell.
+        with av.open(file, "r", options=OPTIONS, metadata_errors="ignore") as container:
             if not container.streams.audio:
                 raise InvalidInputError(field, "the file has no audio stream")
             stream = container.streams.audio[0]

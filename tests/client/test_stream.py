@@ -77,6 +77,16 @@ def test_window(client: Any, service: Service, window: int) -> None:
     assert ahead == window
 
 
+def test_window_of_large_inputs_is_smaller(
+    client: Any, service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("vlm2vec.window.MOST_BYTES", 3500)
+    service.behaviour.hold = 5
+    large = [vlm2vec.Input(images=[bytes(1000)])] * 9
+    assert len(list(client.stream(large, window=16))) == 9
+    assert service.most_unanswered == 4  # the one that went beyond it was taken
+
+
 def test_bad_items_do_not_widen_the_window(client: Any) -> None:
     pulled = yielded = 0
 

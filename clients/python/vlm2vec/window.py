@@ -17,18 +17,24 @@ from vlm2vec.vectors import Array
 ItemResult: TypeAlias = Array | Embedding | errors.VLM2VecError
 """What a stream yields for one item: its vector, its `Embedding`, or its error."""
 
+MOST_BYTES = 256 << 20
+"""Bytes of unanswered requests at which no item is added, however few they are: films and audios
+have tens of megabytes each."""
+
 
 @dataclass
 class _Unanswered:
     id: Id
     request: pb.EmbedStreamRequest
+    nbytes: int
     retries: int = 0
     waiting: bool = False
     """Whether it waits for the moment at which it is tried again."""
 
 
 class Window:
-    """The at most ``size`` items of a stream that were pulled and are not yet yielded.
+    """The at most ``size`` items of a stream that were pulled and are not yet yielded; fewer where
+    their requests have `MOST_BYTES`.
 
     A driver makes and adds items while there is `room`, sends what `outgoing` gives, passes every
     answer to `answer` and the error of a call that broke to `broke`, and yields `results` until
@@ -65,6 +71,7 @@ class Window:
         self._space = OneSpace()
         self._breaks = 0
         self._unanswered: dict[str, _Unanswered] = {}
+        self._bytes = 0
         self._unsent: deque[str] = deque()
         # Moments on the monotonic clock, and the ids whose time then comes.
         self._waiting: list[tuple[float, str]] = []
@@ -72,7 +79,8 @@ class Window:
     @property
     def room(self) -> bool:
         """Whether one more item may be added."""
-        return len(self._unanswered) + len(self.results) < self._size
+        waiting = len(self._unanswered) + len(self.results)
+        return waiting < self._size and self._bytes < MOST_BYTES
 
     @property
     def finished(self) -> bool:
@@ -90,7 +98,8 @@ class Window:
         elif request.id in self._unanswered:
             raise ValueError(f"the id {id!r} is given twice")
         else:
-            self._unanswered[request.id] = _Unanswered(id, request)
+            self._unanswered[request.id] = _Unanswered(id, request, request.ByteSize())
+            self._bytes += self._unanswered[request.id].nbytes
             self._unsent.append(request.id)
 
     def outgoing(self) -> Iterator[pb.EmbedStreamRequest]:
@@ -119,12 +128,11 @@ class Window:
         self._breaks = 0
         if response.WhichOneof("result") == "error":
             error = errors.from_item(response.error, asked.id)
-            if self._try_again(response.id, asked, error):
-                return
-            del self._unanswered[response.id]
-            self._fail(asked.id, error)
+            if not self._try_again(response.id, asked, error):
+                self._forget(response.id)
+                self._fail(asked.id, error)
             return
-        del self._unanswered[response.id]
+        self._forget(response.id)
         result = embedding(response.embedding)
         if not self._details:
             self._space.check(result)
@@ -142,6 +150,9 @@ class Window:
         self._breaks += 1
         self._unsent = deque(id for id, asked in self._unanswered.items() if not asked.waiting)
         return delay
+
+    def _forget(self, wire_id: str) -> None:
+        self._bytes -= self._unanswered.pop(wire_id).nbytes
 
     def _try_again(self, wire_id: str, asked: _Unanswered, error: errors.VLM2VecError) -> bool:
         delay = self._retries.delay(error, asked.retries, self.deadline)

@@ -119,7 +119,7 @@ def test_a_process_that_is_killed_comes_back_and_clients_go_on(
 ) -> None:
     restarts = pair.metric("front_end_restarts_total")
     loads = [SteadyStream(pair, 32, LORA) for _ in range(8)]
-    texts = [f"number {number}" for number in range(3000)]
+    texts = [f"number {number}" for number in range(1500)]
     rows: list[object] = []
     with Client(pair.address) as client:
         resumed = threading.Thread(target=lambda: rows.extend(client.embed(texts, model=MODEL)))

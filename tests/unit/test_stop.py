@@ -12,9 +12,11 @@ import pytest
 from PIL import Image
 
 from tests.unit.pictures import gif_of_huge_frames
+from tests.unit.recordings import encoded, tones
 from vlm2vec.v1 import embedding_pb2 as pb
 from vlm2vec_service.errors import DeadlineError, InvalidInputError
 from vlm2vec_service.preprocess import containers, images, video
+from vlm2vec_service.preprocess.audio import measure_audio
 from vlm2vec_service.preprocess.images import measure_image
 from vlm2vec_service.preprocess.limits import check_media
 from vlm2vec_service.preprocess.messages import parse_input
@@ -55,6 +57,11 @@ def bmp_of_single_pixels(width: int, height: int) -> bytes:
     return b"BM" + struct.pack("<IHHI", 62 + len(pixels), 0, 0, 62) + head + pixels
 
 
+def audio(container: str, codec: str) -> bytes:
+    """Two thirds of a second."""
+    return encoded(tones(32_000, 48_000), 48_000, container, codec)
+
+
 class Countdown(Stop):
     """Stops at the check number ``left``."""
 
@@ -77,6 +84,10 @@ def decode_picture(data: bytes, stop: Stop) -> None:
 def decode_film(data: bytes, stop: Stop) -> None:
     for _ in sample_video(data, 4, Limits(), stop=stop).frames("viewed"):
         pass
+
+
+def decode_audio(data: bytes, stop: Stop) -> None:
+    measure_audio(data, Limits(), stop=stop).samples(9.0)
 
 
 def read_message(data: bytes, stop: Stop) -> None:
@@ -103,6 +114,8 @@ def read_message(data: bytes, stop: Stop) -> None:
         pytest.param(decode_film, film("gif", "gif"), 24, id="film gif"),
         pytest.param(decode_film, film("libx264", "mp4"), 24, id="film mp4"),
         pytest.param(decode_film, film("libx264", "mpegts"), 36, id="film mpegts"),
+        pytest.param(decode_audio, audio("mp3", "libmp3lame"), 35, id="audio mp3"),
+        pytest.param(decode_audio, audio("mpegts", "aac"), 40, id="audio mpegts"),
         pytest.param(read_message, picture("PNG"), 4 * 360_000 // 8192, id="message"),
     ],
 )
@@ -197,6 +210,16 @@ def test_what_only_looks_like_scans_is_none() -> None:
     lookalike = b"\xff\xda\0\x02" * 100
     data = picture("JPEG", progressive=True, comment=lookalike)
     decode_picture(data + lookalike, Stop())
+
+
+@pytest.mark.parametrize("data", [b"\0\0\0\x08free" * 50_000, b"RIFF\0\0\0\0AVI " + bytes(400_000)])
+def test_opening_a_film_can_stop(data: bytes) -> None:
+    stop = Stop()
+    stop.cancel()
+    with pytest.raises(InvalidInputError):
+        sample_video(data, 8, Limits())
+    with pytest.raises(DeadlineError):
+        sample_video(data, 8, Limits(), stop=stop)
 
 
 def test_the_pieces_of_a_gif_and_the_pages_of_an_ogg_are_walked_so_far_and_no_further(

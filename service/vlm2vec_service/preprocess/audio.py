@@ -14,7 +14,7 @@ from vlm2vec_service.errors import InvalidInputError
 from vlm2vec_service.preprocess.audio_containers import frames_end
 from vlm2vec_service.preprocess.containers import CUT_OFF, UNDECODABLE, check_codec, is_cut_off
 from vlm2vec_service.preprocess.resample import RATE, resampled
-from vlm2vec_service.preprocess.stop import NEVER, Stop, StoppableFile
+from vlm2vec_service.preprocess.stop import NEVER, Stop, StoppableMedia
 from vlm2vec_service.settings import Limits
 
 FORMATS = "wav,flac,mp3,ogg,aac,aiff,mov,matroska,avi,mpegts,mpeg,flv,asf"
@@ -173,7 +173,7 @@ def _opened(
 ) -> Iterator[tuple[av.container.InputContainer, av.AudioStream]]:
     """Opens a file and its first sound track; whatever PyAV raises is the input's fault."""
     try:
-        file = StoppableFile(data, stop, field)
+        file = StoppableMedia(data, stop, field)
         # Of tags nothing is read, and many are in no encoding that PyAV could tell.
         with av.open(file, "r", options=OPTIONS, metadata_errors="ignore") as container:
             if not container.streams.audio:

@@ -65,3 +65,19 @@ class StoppableFile(io.BytesIO):
         if size != 1 or self._single_bytes % CHECK_EVERY == 0:
             self._stop.check(self._field)
         return super().read(size)
+
+
+class StoppableMedia(StoppableFile):
+    """Such a file for PyAV, which hands on one exception and writes others to standard error: the
+    reader gets the exception once, and then the end of the file."""
+
+    _ended = False
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        """Reads as `StoppableFile` does, and nothing once that has raised."""
+        if self._ended:
+            return b""
+        self._ended = True
+        data = super().read(size)
+        self._ended = False
+        return data

@@ -1,7 +1,6 @@
 """Video files to RGB frames, sampled and decoded by PyAV."""
 
 import contextlib
-import io
 from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -17,7 +16,7 @@ from vlm2vec_service.preprocess.images import check_pixels, check_size
 from vlm2vec_service.preprocess.runs import Run, Unplannable, packets_shown, plan
 from vlm2vec_service.preprocess.runs import decode as decode_runs
 from vlm2vec_service.preprocess.sampling import USUAL_FPS, FrameCount, Sampling
-from vlm2vec_service.preprocess.stop import NEVER, Stop
+from vlm2vec_service.preprocess.stop import NEVER, Stop, StoppableMedia
 from vlm2vec_service.preprocess.viewed import on_white
 from vlm2vec_service.settings import Limits
 
@@ -90,7 +89,7 @@ class SampledVideo:
         transparent, or ``raw``. Raises `InvalidInputError`, and what `Stop.check` does.
         """
         try:
-            with _opened(self.data, self.field) as (container, stream):
+            with _opened(self.data, self.stop, self.field) as (container, stream):
                 packets = _packets(container, stream, self.stop, self.field)
                 if self.runs:
                     frames = decode_runs(stream.codec_context, packets, self.runs)
@@ -126,19 +125,19 @@ def sample_video(
             f"{sampling.count} frames are not in 1 to max_video_frames, {limits.max_video_frames}",
         )
     try:
-        _check_whole(data, limits, field)
+        _check_whole(data, limits, field, stop)
         try:
             return _sample_runs(data, sampling, limits, field, stop)
         except UNDECODABLE:  # as good a reason as any to look at all
-            _check_all(data, limits, field)
+            _check_all(data, limits, field, stop)
             return _sample(data, sampling, limits, field, stop)
     except UNDECODABLE as error:
         raise InvalidInputError(field, f"undecodable video: {error}") from error
 
 
-def _check_whole(data: bytes, limits: Limits, field: str) -> None:
+def _check_whole(data: bytes, limits: Limits, field: str, stop: Stop) -> None:
     """Refuses a file that is cut off, and one with frames that are too large."""
-    with _opened(data, field) as (container, stream):
+    with _opened(data, stop, field) as (container, stream):
         if is_cut_off(data, container.format.name):
             raise InvalidInputError(field, CUT_OFF)
         width, height = stream.codec_context.width, stream.codec_context.height
@@ -150,7 +149,7 @@ def _sample_runs(
     data: bytes, sampling: Sampling, limits: Limits, field: str, stop: Stop
 ) -> SampledVideo:
     """Samples a file of which not all has to be decoded. Raises `Unplannable` for any other."""
-    with _opened(data, field) as (container, stream):
+    with _opened(data, stop, field) as (container, stream):
         shown = packets_shown(container, stream)
         width, height = stream.codec_context.width, stream.codec_context.height
         fps = _fps(stream)
@@ -162,7 +161,7 @@ def _sample_runs(
     check_pixels(packets * width * height, limits, field)
     stored: list[tuple[int, int]] = []
     turn: Turn | None = None
-    with _opened(data, field) as (container, stream):
+    with _opened(data, stop, field) as (container, stream):
         for frame in decode_runs(
             stream.codec_context, _packets(container, stream, stop, field), runs
         ):
@@ -201,9 +200,9 @@ def _check_frames(frames: int, limits: Limits, field: str) -> None:
         )
 
 
-def _check_all(data: bytes, limits: Limits, field: str) -> None:
+def _check_all(data: bytes, limits: Limits, field: str, stop: Stop) -> None:
     """Refuses a file with too many pixels in all its frames, before one of them is decoded."""
-    with _opened(data, field) as (container, stream):
+    with _opened(data, stop, field) as (container, stream):
         width, height = stream.codec_context.width, stream.codec_context.height
         if width and height:
             frames = sum(packet.size > 0 for packet in container.demux(stream))
@@ -217,7 +216,7 @@ def _sample(
     stored: list[tuple[int, int]] = []
     pixels = 0
     turn: Turn | None = None
-    with _opened(data, field) as (container, stream):
+    with _opened(data, stop, field) as (container, stream):
         fps = _fps(stream)
         groups: deque[deque[av.Packet[av.VideoStream]]] = deque(maxlen=2)
         for packet in _packets(container, stream, stop, field):
@@ -247,13 +246,12 @@ def _sample(
 
 @contextlib.contextmanager
 def _opened(
-    data: bytes, field: str
+    data: bytes, stop: Stop, field: str
 ) -> Iterator[tuple[av.container.InputContainer, av.VideoStream]]:
     options = {"format_whitelist": FORMATS}
     # Of tags nothing is read, and many are in no encoding that PyAV could tell.
-    with av.open(
-        io.BytesIO(data), mode="r", options=options, metadata_errors="ignore"
-    ) as container:
+    file = StoppableMedia(data, stop, field)
+    with av.open(file, "r", options=options, metadata_errors="ignore") as container:
         if not container.streams.video:
             raise InvalidInputError(field, "the file has no video stream")
         stream = container.streams.video[0]

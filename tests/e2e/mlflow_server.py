@@ -15,6 +15,7 @@ from tests.e2e.server import free_ports, wait_until
 
 QUIET = {
     "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",  # eight more processes
+    "MLFLOW_WORKERS": "1",  # of four
     "GIT_PYTHON_REFRESH": "quiet",
 }
 WEBHOOKS = {
@@ -56,7 +57,7 @@ def running_mlflow(
         process = subprocess.Popen(
             [
                 sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1",
-                "--port", str(port), "--workers", "1",
+                "--port", str(port),
                 "--backend-store-uri", f"sqlite:///{folder / 'mlflow.db'}",
                 "--artifacts-destination", destination or str(folder / "artifacts"),
             ],

@@ -105,7 +105,7 @@ def test_urls_in_a_corpus_are_fetched_too(tmp_path: Path) -> None:
     id, source = parse(given, tmp_path, "int64", ())
     assert id == 1
     assert source.images == ["https://x/a.png"]
-    assert source.video == [tmp_path / "b.png", "data:image/png;base64,AA"]
+    assert source.videos == [[tmp_path / "b.png", "data:image/png;base64,AA"]]
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ import pytest
 
 from tests.chaos.watched import watched_server
 from tests.e2e.cases import options, text
-from tests.e2e.server import SERVING
+from tests.e2e.server import SERVING, wait_until
 from vlm2vec.v1 import embedding_pb2 as pb
 from vlm2vec.v1 import embedding_pb2_grpc
 from vlm2vec_service.scheduling.suspects import CRASHES
@@ -54,18 +54,25 @@ def test_one_input_fails_after_few_deaths_and_all_others_are_answered(
             call.exception()
             return call
 
-        assert embed("warm up").code() == grpc.StatusCode.OK
+        # The other process may still start, and would say so.
+        for channel in (server.channel, *channels):
+            wait_until(lambda channel=channel: embed("warm", channel).code() == grpc.StatusCode.OK)
         with ThreadPoolExecutor(33) as pool:
             poison = pool.submit(embed, POISON)
             others = [pool.submit(embed, f"neighbour {i}", channels[i // 2]) for i in range(32)]
-            codes = {other.result().code() for other in others}
-            assert codes == {grpc.StatusCode.OK}
+            codes = {(other.result().code(), other.result().details()) for other in others}
+            assert {code for code, _ in codes} == {grpc.StatusCode.OK}, codes
             assert poison.result().code() == grpc.StatusCode.INTERNAL
             assert "takes the worker down" in (poison.result().details() or "")
         server.wait_for(SERVING)
+        assert embed("afterwards").code() == grpc.StatusCode.OK
+        deaths = server.metric("worker_restarts_total")
+        # A batch that waits longer than those 3 s behind another process's is taken to hang, too:
+        # so each of the two may need as many deaths as one process alone.
+        assert deaths <= 2 * (1 + CRASHES)
         again = embed(POISON)
         assert again.code() == grpc.StatusCode.INTERNAL
         assert "takes the worker down" in (again.details() or "")
         assert server.metric("fatal_inputs_total") == 2
-        assert embed("afterwards").code() == grpc.StatusCode.OK
-        assert server.metric("worker_restarts_total") == 1 + CRASHES
+        assert embed("and again").code() == grpc.StatusCode.OK
+        assert server.metric("worker_restarts_total") == deaths

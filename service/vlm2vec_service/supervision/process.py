@@ -19,6 +19,7 @@ from vlm2vec_service.errors import (
 )
 from vlm2vec_service.metrics import Metrics
 from vlm2vec_service.scheduling.batch import BatchInput, BatchResult
+from vlm2vec_service.scheduling.suspects import CRASHES
 from vlm2vec_service.settings import EngineSettings
 from vlm2vec_service.supervision.backoff import Backoff
 from vlm2vec_service.supervision.child import STOP_SECONDS, child, kill
@@ -33,6 +34,9 @@ LOAD_SECONDS = 120.0
 hang."""
 DEATHS = 2
 """Times that a worker may die over the loading of an adapter before it refuses it."""
+SHARED_DEATHS = 2 + CRASHES
+"""The same of a worker that other processes use, too: an input of theirs may take it down once
+among others and `CRASHES` times alone, each time while an adapter of ours is loaded."""
 POLL = 2.0
 """Seconds between looks at a worker that this process has not started."""
 REACH_PAUSE = 0.2
@@ -158,7 +162,7 @@ class Worker:
         except (DeadlineError, WorkerLostError) as error:
             hung = isinstance(error, DeadlineError)
             self._deaths[name] = self._deaths.get(name, 0) + 1
-            if hung or self._deaths[name] >= DEATHS:
+            if hung or self._deaths[name] >= (SHARED_DEATHS if self.shared else DEATHS):
                 self.refused[name] = f"loading it takes the worker down ({error})"
             self._lost(0.0 if hung else STOP_SECONDS)
             raise WorkerLostError(f"adapter {name}: {error}") from error

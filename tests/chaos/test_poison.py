@@ -2,6 +2,7 @@
 of it."""
 
 import contextlib
+import functools
 import os
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -54,9 +55,12 @@ def test_one_input_fails_after_few_deaths_and_all_others_are_answered(
             call.exception()
             return call
 
+        def is_served(channel: grpc.Channel) -> bool:
+            return embed("warm up", channel).code() == grpc.StatusCode.OK
+
         # The other process may still start, and would say so.
         for channel in (server.channel, *channels):
-            wait_until(lambda channel=channel: embed("warm", channel).code() == grpc.StatusCode.OK)
+            wait_until(functools.partial(is_served, channel))
         with ThreadPoolExecutor(33) as pool:
             poison = pool.submit(embed, POISON)
             others = [pool.submit(embed, f"neighbour {i}", channels[i // 2]) for i in range(32)]

@@ -1,5 +1,6 @@
 """The backbones of the Qwen-VL families, as far as they are alike."""
 
+import functools
 import itertools
 from abc import abstractmethod
 from collections.abc import Sequence
@@ -75,13 +76,21 @@ class QwenVL(Backbone):
             return None
         if name.startswith("layers."):
             return f"model.{name}"
-        starts = {
-            start: part for tree in self.trees for start, part in zip(tree, self.parts, strict=True)
-        }
-        for start in sorted(filter(None, starts), key=len, reverse=True):
+        for start, part in self._starts:
             if name.startswith(start):
-                return starts[start] + name.removeprefix(start)
+                return part + name.removeprefix(start)
         return name
+
+    @functools.cached_property
+    def _starts(self) -> list[tuple[str, str]]:
+        """The starts of names in `trees`, the longest first, each with the part that it is of."""
+        found = {
+            start: part
+            for tree in self.trees
+            for start, part in zip(tree, self.parts, strict=True)
+            if start
+        }
+        return sorted(found.items(), key=lambda pair: len(pair[0]), reverse=True)
 
     def known_as(self, name: str) -> Sequence[str | None]:
         """Lists the names in each of `trees`."""

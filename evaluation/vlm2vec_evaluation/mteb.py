@@ -20,6 +20,7 @@ from mteb.types import PromptType
 
 from vlm2vec import Client, Input, Samples
 from vlm2vec_evaluation.errors import EvaluationError
+from vlm2vec_evaluation.layouts.recordings import decoded
 from vlm2vec_evaluation.mteb_instructions import REPRESENT, mmeb_instructions
 from vlm2vec_evaluation.prompts import takes
 from vlm2vec_evaluation.target import find_target
@@ -142,7 +143,7 @@ class ServedEncoder(AbsEncoder):
             ):
                 yield _Row(
                     text, image, None if video is None else _frames(video),
-                    None if audio is None else _samples(audio),
+                    None if audio is None else decoded(audio),
                 )  # fmt: skip
 
 
@@ -160,11 +161,6 @@ class _Row:
         """The first kind of media that there is."""
         there = zip(KINDS, (self.frames, self.image, self.audio), strict=True)
         return next((kind for kind, one in there if one is not None), None)
-
-
-def _samples(audio: Any) -> Samples:
-    """Takes the samples of a decoded audio, of which channels come before samples."""
-    return Samples(np.asarray(audio["array"], np.float32).T, int(audio["sampling_rate"]))
 
 
 def _frames(video: Any) -> list[npt.NDArray[np.uint8]]:

@@ -1,8 +1,9 @@
 """Audio in the files of data sets: in a cell of a row, in a file, or a stretch of one."""
 
 import functools
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import av
 import numpy as np
@@ -37,8 +38,7 @@ def recording(source: Source, row: Row, where: str) -> "AudioLike":
     if found.get("bytes"):
         return bytes(found["bytes"])
     if found.get("array") is not None:
-        # Datasets keep channels before samples.
-        return Samples(np.asarray(found["array"], np.float32).T, int(found["sampling_rate"]))
+        return decoded(found)
     if path := found.get("path") or row.get("audio_path") or row.get("path"):
         return (source.path if source.path.is_dir() else source.path.parent) / str(path)
     try:
@@ -46,6 +46,11 @@ def recording(source: Source, row: Row, where: str) -> "AudioLike":
         return source.suite.root / str(pattern).format_map(row)
     except KeyError:
         raise EvaluationError(f"{where}: there is no audio; there are {', '.join(row)}") from None
+
+
+def decoded(audio: Mapping[str, Any]) -> Samples:
+    """Takes an audio as ``datasets`` decodes it, whose channels come before its samples."""
+    return Samples(np.asarray(audio["array"], np.float32).T, int(audio["sampling_rate"]))
 
 
 @functools.lru_cache(64)  # opening takes longer than one would think, and each pass asks again

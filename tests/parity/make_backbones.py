@@ -24,7 +24,15 @@ import numpy.typing as npt
 from safetensors.numpy import save_file
 
 from tests.parity.omni import OMNI, THINKER, WHISPER, omni, thinker
-from tests.parity.shapes import Config, Shapes, decoder, qwen2_5_tower, qwen3_tower
+from tests.parity.shapes import (
+    QWEN2_5_DECODER,
+    QWEN2_5_TOWER,
+    Config,
+    Shapes,
+    decoder,
+    qwen2_5_tower,
+    qwen3_tower,
+)
 
 DATA = Path(__file__).parent / "data" / "backbones"
 
@@ -89,19 +97,7 @@ QWEN3_VL = {
 QWEN2_5_VL = {
     "architectures": ["Qwen2_5_VLForConditionalGeneration"],
     "model_type": "qwen2_5_vl",
-    "vocab_size": 2048,
-    "hidden_size": 128,
-    "intermediate_size": 256,
-    "num_hidden_layers": 3,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "hidden_act": "silu",
-    "max_position_embeddings": 16384,
-    "max_window_layers": 3,
-    "use_sliding_window": False,
-    "sliding_window": 32768,
-    "rms_norm_eps": 1e-06,
-    "rope_theta": 1000000.0,
+    **QWEN2_5_DECODER,
     "rope_scaling": {"type": "mrope", "mrope_section": [4, 6, 6]},
     "attention_dropout": 0.0,
     "initializer_range": 0.02,
@@ -114,20 +110,7 @@ QWEN2_5_VL = {
     "torch_dtype": "float32",
     "vision_config": {
         "model_type": "qwen2_5_vl",
-        "depth": 4,
-        "hidden_act": "silu",
-        "hidden_size": 64,
-        "intermediate_size": 172,
-        "num_heads": 2,
-        "in_chans": 3,
-        "in_channels": 3,
-        "out_hidden_size": 128,
-        "patch_size": 14,
-        "spatial_patch_size": 14,
-        "spatial_merge_size": 2,
-        "temporal_patch_size": 2,
-        "window_size": 112,
-        "fullatt_block_indexes": [1, 3],
+        **QWEN2_5_TOWER,
         "tokens_per_second": 2,
     },
 }

@@ -5,7 +5,15 @@ shards, with a few tensors of the talker and the vocoder. ``qwen2_5_omni_thinker
 thinker in one file, under the names that fine-tuned embedders keep.
 """
 
-from tests.parity.shapes import Config, Shapes, audio_tower, decoder, qwen2_5_tower
+from tests.parity.shapes import (
+    QWEN2_5_DECODER,
+    QWEN2_5_TOWER,
+    Config,
+    Shapes,
+    audio_tower,
+    decoder,
+    qwen2_5_tower,
+)
 
 WHISPER = {
     "feature_extractor_type": "WhisperFeatureExtractor",
@@ -63,19 +71,7 @@ THINKER = {
     },
     "text_config": {
         "model_type": "qwen2_5_omni_text",
-        "vocab_size": 2048,
-        "hidden_size": 128,
-        "intermediate_size": 256,
-        "num_hidden_layers": 3,
-        "num_attention_heads": 4,
-        "num_key_value_heads": 2,
-        "hidden_act": "silu",
-        "max_position_embeddings": 16384,
-        "max_window_layers": 3,
-        "use_sliding_window": False,
-        "sliding_window": 32768,
-        "rms_norm_eps": 1e-06,
-        "rope_theta": 1000000.0,
+        **QWEN2_5_DECODER,
         "rope_scaling": {"type": "default", "rope_type": "default", "mrope_section": [4, 6, 6]},
         "attention_dropout": 0.0,
         "initializer_range": 0.02,
@@ -83,21 +79,8 @@ THINKER = {
     },
     "vision_config": {
         "model_type": "qwen2_5_omni_vision_encoder",
-        "depth": 4,
+        **QWEN2_5_TOWER,
         "embed_dim": 64,
-        "hidden_act": "silu",
-        "hidden_size": 64,
-        "intermediate_size": 172,
-        "num_heads": 2,
-        "in_chans": 3,
-        "in_channels": 3,
-        "out_hidden_size": 128,
-        "patch_size": 14,
-        "spatial_patch_size": 14,
-        "spatial_merge_size": 2,
-        "temporal_patch_size": 2,
-        "window_size": 112,
-        "fullatt_block_indexes": [1, 3],
         "tokens_per_second": 25,
         "initializer_range": 0.02,
     },

@@ -6,6 +6,39 @@ from typing import Any
 Config = dict[str, Any]
 Shapes = Iterator[tuple[str, tuple[int, ...]]]
 """Names and shapes of tensors."""
+QWEN2_5_DECODER: Config = {
+    "vocab_size": 2048,
+    "hidden_size": 128,
+    "intermediate_size": 256,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "hidden_act": "silu",
+    "max_position_embeddings": 16384,
+    "max_window_layers": 3,
+    "use_sliding_window": False,
+    "sliding_window": 32768,
+    "rms_norm_eps": 1e-06,
+    "rope_theta": 1000000.0,
+}
+"""What the decoders of the tiny Qwen2.5-VL and Qwen2.5-Omni are alike in."""
+QWEN2_5_TOWER: Config = {
+    "depth": 4,
+    "hidden_act": "silu",
+    "hidden_size": 64,
+    "intermediate_size": 172,
+    "num_heads": 2,
+    "in_chans": 3,
+    "in_channels": 3,
+    "out_hidden_size": 128,
+    "patch_size": 14,
+    "spatial_patch_size": 14,
+    "spatial_merge_size": 2,
+    "temporal_patch_size": 2,
+    "window_size": 112,
+    "fullatt_block_indexes": [1, 3],
+}
+"""The same of their vision towers."""
 
 
 def decoder(c: Config, prefix: str, bias: bool, normed: bool) -> Shapes:

@@ -12,8 +12,11 @@ import threading
 import time
 from collections.abc import Iterator
 
-M_MMAP_THRESHOLD = -3
-"""glibc's number of the parameter."""
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
+"""glibc's numbers of the parameters."""
+KEPT_FREE = 1 << 26
+"""Bytes that may lie free at the end of a heap until they are given back with all the rest: by
+default 128 KiB, so that every picture's memory came from the system anew, a page at a time."""
 MAPPED_FROM = 1 << 20
 """Bytes of the smallest block that is mapped by itself: below it are a request's many small
 objects, above it pictures and messages, for which a few system calls cost little."""
@@ -22,11 +25,13 @@ SECONDS = 10.0
 
 
 def unmap_large_blocks() -> None:
-    """Has every block of `MAPPED_FROM` bytes or more given back as soon as it is freed: not for a
-    process that computes, whose results are blocks of such sizes. To be called once, when the
-    process starts."""
+    """Has every block of `MAPPED_FROM` bytes or more given back as soon as it is freed, and smaller
+    ones kept until `trim_regularly`: not for a process that computes, whose results are blocks of
+    such sizes. To be called once, when the process starts."""
     with contextlib.suppress(AttributeError):
-        ctypes.CDLL(None).mallopt(M_MMAP_THRESHOLD, MAPPED_FROM)
+        library = ctypes.CDLL(None)
+        library.mallopt(M_MMAP_THRESHOLD, MAPPED_FROM)
+        library.mallopt(M_TRIM_THRESHOLD, KEPT_FREE)
 
 
 def trim_regularly(collect: bool = False) -> None:

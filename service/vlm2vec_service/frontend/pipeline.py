@@ -5,7 +5,6 @@ all that they call.
 """
 
 import asyncio
-import contextlib
 import functools
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -13,19 +12,13 @@ from dataclasses import dataclass, field
 
 from vlm2vec.v1 import embedding_pb2 as pb
 from vlm2vec_registry.snapshot import CHAMPION, SHADOW
-from vlm2vec_service.errors import (
-    AdapterError,
-    Code,
-    InvalidInputError,
-    ServeError,
-    UnavailableError,
-)
+from vlm2vec_service.errors import Code, InvalidInputError, ServeError
 from vlm2vec_service.frontend.access import current
 from vlm2vec_service.frontend.holding import ByteBudget, Holding
-from vlm2vec_service.frontend.limits import check_dimensions, check_options, check_parts
-from vlm2vec_service.frontend.model_ref import resolved
+from vlm2vec_service.frontend.limits import check_parts
 from vlm2vec_service.frontend.preparation import Bundle, Preparation, bundled
 from vlm2vec_service.frontend.request import Answer, Asked, Caller, Deadline, Route
+from vlm2vec_service.frontend.routing import Router
 from vlm2vec_service.frontend.served import Served
 from vlm2vec_service.metrics import Metrics
 from vlm2vec_service.preprocess import Prepared
@@ -35,7 +28,6 @@ from vlm2vec_service.scheduling.batch import BatchInput
 from vlm2vec_service.scheduling.fair_queue import Embedded, Flow, QueuedInput
 from vlm2vec_service.settings import Limits, ServerSettings
 from vlm2vec_service.versions.catalog import Catalog, Version
-from vlm2vec_service.versions.residency import State
 from vlm2vec_service.versions.shadow import PATIENCE
 
 COMPONENT_BYTES = 32
@@ -64,11 +56,13 @@ class Pipeline:
     received: ByteBudget = field(init=False)
     """The bytes of requests, from when they come until they are answered."""
     preparation: Preparation = field(init=False)
+    router: Router = field(init=False)
 
     def __post_init__(self) -> None:
         settings = self.settings
         self.siblings = Siblings(self.member.others) if self.member else None
         self.received = ByteBudget("max_received_bytes", settings.max_received_bytes)
+        self.router = Router(self.catalog, self.served, self.limits.max_tokens, self.metrics)
         self.preparation = Preparation(settings, self.limits, self.video_frames, self.metrics)
         for budget in (self.received, self.preparation.memory):
             held = self.metrics.held_bytes.labels(budget.setting.removeprefix("max_"))
@@ -97,7 +91,7 @@ class Pipeline:
         The answers are in order; the first error cancels the others, and is raised: any
         `ServeError`.
         """
-        route = await self._route(options, caller)
+        route = await self.router.route(options, caller)
         caller.asks(route.served.model.name, route.version.name, len(inputs))
         answers: dict[str, Answer] = {}
 
@@ -129,7 +123,7 @@ class Pipeline:
     async def answer_bundle(self, bundle: Bundle, options: pb.CallOptions, caller: Caller) -> None:
         """Embeds inputs of a stream, and gives each its outcome. Raises the `ServeError` of all
         that have none by then."""
-        route = await self._route(options, caller)
+        route = await self.router.route(options, caller)
         caller.asks(route.served.model.name, route.version.name, len(bundle.inputs))
         await self._admit(route, caller, len(bundle.inputs))
         try:
@@ -160,54 +154,6 @@ class Pipeline:
         except ExceptionGroup as errors:
             # The others only say that they were cancelled.
             raise errors.exceptions[0] from None
-
-    async def _route(self, options: pb.CallOptions, caller: Caller) -> Route:
-        """Finds the model and version, and loads the version if it is not loaded.
-
-        A call without a routing key is routed by its caller, who so never gets two spaces mixed
-        while a canary has its share. Raises `ForbiddenError` for a model that is not the caller's,
-        `NotFoundError`, `InvalidInputError`, `AdapterError` for a version that cannot be loaded,
-        `DeadlineError`, and `UnavailableError` while starting.
-        """
-        check_options(options, self.limits.max_tokens)
-        ref = resolved(self.catalog, options.model)
-        if ref.name:  # before anything is said about it
-            caller.identity.check_model(ref.name)
-        model = self.catalog.model(ref.name)
-        caller.identity.check_model(model.name)
-        caller.asks(model.name)
-        served = self.served[model.name]
-        dimension = served.dimension
-        if not dimension:
-            self.metrics.starting_refused.labels(model.name).inc()
-            raise UnavailableError(f"model {model.name!r} is starting", retry_after=2.0)
-        key = options.routing_key or caller.routing_key
-        if ref.space:
-            version = await self._in_space(served, ref.space, caller)
-        else:
-            version = model.choose(ref.alias, ref.version, "", key)
-            await self._loaded(served, version, caller)
-        check_dimensions(options.output, dimension, version.config.dimensions)
-        return Route(served, version, options)
-
-    async def _in_space(self, served: Served, space: str, caller: Caller) -> Version:
-        """The version that makes vectors of ``space``. What the registry says of a version is found
-        out to be wrong when it is loaded: then another that is said to make them is as good."""
-        *others, last = served.model.in_space(space)
-        for version in others:
-            with contextlib.suppress(AdapterError):
-                await self._loaded(served, version, caller)
-                return version
-        await self._loaded(served, last, caller)
-        return last
-
-    async def _loaded(self, served: Served, version: Version, caller: Caller) -> None:
-        if not version.is_base:
-            async with Deadline(caller, f"before version {version.name!r} was loaded"):
-                await served.loader.ensure(version)
-        found = served.residency.state(version)
-        if found.state is State.FAILED:
-            raise AdapterError(f"version {version.name!r} could not be loaded: {found.reason}")
 
     async def _admit(self, route: Route, caller: Caller, inputs: int) -> None:
         """Takes places in the model's queue. A stream waits for them, any other caller gets

@@ -87,6 +87,9 @@ def assert_only_qwen_is_ready(server: Server) -> None:
         for model in ("", MODEL, "phi", "*")
     }
     assert ready == {"": 200, MODEL: 200, "phi": 503, "*": 503}
+    for path, status in (("models/qwen", 200), ("models/phi", 503), ("health", 503)):
+        url = f"http://{server.http_address}/v2/{path}/ready"
+        assert httpx.get(url).status_code == status
 
 
 def test_workers_come_and_go_and_one_that_is_missing_holds_up_no_other_model(

@@ -68,6 +68,8 @@ def test_health_and_pages(http: httpx.Client) -> None:
     expected = {"/v1/embeddings", "/v1/rerank", "/v1/models", "/v1/models/{model}"}
     expected |= {"/v1/score", "/v2/embed", "/embed", "/info"}
     expected |= {f"/v1/adapters{end}" for end in ("", "/{model}/{version}", "/preload", "/unload")}
+    expected |= {f"/v2{end}" for end in ("", "/health/live", "/health/ready")}
+    expected |= {f"/v2/models/{{model}}{end}" for end in ("", "/ready", "/infer")}
     assert set(paths) == expected | {"/healthz", "/readyz", "/health", "/startupz", "/metrics"}
     methods = [method for path in paths.values() for method in path.values()]
     assert not [method for method in methods if "422" in method["responses"]]

@@ -107,7 +107,7 @@ def test_streams_of_changes_need_their_scope(guarded: Guarded) -> None:
 def test_what_is_open_and_what_is_not(guarded: Guarded) -> None:
     server = guarded.server
     url, headers = f"http://{server.http_address}", {"authorization": guarded.authorization("read")}
-    for path in ("/healthz", "/readyz", "/health", "/startupz"):
+    for path in ("/healthz", "/readyz", "/health", "/startupz", "/v2", "/v2/health/ready"):
         assert httpx.get(url + path).status_code == 200
     for path in ("/", "/static/page.js", "/docs", "/openapi.json", "/nothing"):
         assert httpx.get(url + path).status_code == 401

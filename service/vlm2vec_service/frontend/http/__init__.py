@@ -1,9 +1,9 @@
-"""HTTP as OpenAI, vLLM, Jina, Cohere and text-embeddings-inference speak it, in front of the same
-`Pipeline` as gRPC.
+"""HTTP as OpenAI, vLLM, Jina, Cohere, text-embeddings-inference and KServe speak it, in front of
+the same `Pipeline` as gRPC.
 
 ``server`` runs the application in the event loop of the front end and ``app`` puts it together: the
-routes of ``embeddings``, ``rerank``, ``cohere``, ``tei``, ``models``, ``adapters``, ``health``,
-``pages`` and ``webhook``, behind the ``middleware`` that every request passes.
+routes of ``embeddings``, ``rerank``, ``cohere``, ``tei``, ``kserve``, ``models``, ``adapters``,
+``health``, ``pages`` and ``webhook``, behind the ``middleware`` that every request passes.
 
 A request comes in by ``incoming`` and ``json_body``. ``bodies`` declares requests and answers by
 the ``fields`` that they share, ``input_shapes`` what a request may embed, in terms of the generic

@@ -11,6 +11,7 @@ from vlm2vec_service.frontend.http import (
     cohere,
     embeddings,
     health,
+    kserve,
     models,
     pages,
     rerank,
@@ -53,6 +54,7 @@ def build_app(
     routers = (
         embeddings.routes(pipeline, fetcher), rerank.routes(pipeline, fetcher),
         cohere.routes(pipeline, fetcher), tei.routes(pipeline, fetcher),
+        kserve.routes(pipeline, fetcher),
         models.routes(pipeline), adapters.routes(pipeline), health.routes(pipeline),
         pages.routes(), *more,
     )  # fmt: skip

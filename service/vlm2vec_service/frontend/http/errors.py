@@ -1,4 +1,5 @@
-"""Errors as OpenAI's API writes them: the JSON body, the headers, and the names of fields."""
+"""Errors as OpenAI's API and KServe's protocol write them: the JSON body, the headers, and the
+names of fields."""
 
 import math
 from collections.abc import Mapping
@@ -37,6 +38,12 @@ class ErrorBody(BaseModel):
     """The body of every answer that is not a success."""
 
     error: ErrorDetail
+
+
+class KserveError(BaseModel):
+    """The body of every answer by KServe's protocol that is not a success: a sentence."""
+
+    error: str
 
 
 class RequestError(InvalidInputError):
@@ -82,15 +89,18 @@ def renamed(error: ServeError) -> ServeError:
     return error
 
 
-def error_body(error: ServeError) -> bytes:
-    """Writes the JSON of an `ErrorBody`."""
+def error_body(error: ServeError, path: str) -> bytes:
+    """Writes the JSON of an `ErrorBody`; on a ``path`` of KServe's of a `KserveError`."""
     status = error.http_status
     message = str(error)
     if len(message) > MOST_CHARACTERS:
         message = f"{message[:MOST_CHARACTERS]}..."
+    # What the caller wrote may be in it, and half of a surrogate pair is not to be encoded.
+    message = message.encode(errors="replace").decode()
+    if path == "/v2" or path.startswith(("/v2/models/", "/v2/health/")):
+        return orjson.dumps({"error": message})
     detail = {
-        # What the caller wrote may be in it, and half of a surrogate pair is not to be encoded.
-        "message": message.encode(errors="replace").decode(),
+        "message": message,
         "type": TYPES.get(status, "server_error" if status >= 500 else TYPES[400]),
         "param": error.field.encode(errors="replace").decode() or None,
         "code": error.code.name.lower(),

@@ -1,7 +1,7 @@
 """What a body asks for as the gRPC API's messages: model references, options, text and media."""
 
 import contextlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -98,6 +98,19 @@ class InputReader:
             messages.append(message)
         return messages
 
+    def row(
+        self, pieces: Sequence[tuple[str, str | bytes, str]], field: str, task: Task
+    ) -> pb.Input:
+        """Makes one input of ``pieces``: of each its kind, ``text`` or one of `MEDIA`; its text, or
+        its file or URL; and its field."""
+        message, wording = self._begin(field, task)
+        for kind, value, place in pieces:
+            if isinstance(value, str) and kind == "text":
+                self._text(message, wording, value, place)
+            else:
+                self._media(message, wording, kind, value, place)
+        return message
+
     def one(self, value: Any, field: str, task: Task) -> pb.Input:
         """Reads a string, token ids, or an object."""
         ONE.check(value, field)
@@ -183,17 +196,21 @@ class InputReader:
     def _media(
         self, message: pb.Input, wording: Wording, kind: str, value: Any, field: str
     ) -> None:
-        """Adds a medium: a `URL`, or what `INPUT_AUDIO` has; where ``kind`` is of `BARE`, it may be
-        bare base64."""
+        """Adds a medium: a `URL`, what `INPUT_AUDIO` has, or the bytes of a file; where ``kind`` is
+        of `BARE`, it may be bare base64."""
         medium = MEDIA[kind]
-        url = value if isinstance(value, str) else value["data" if kind == "input_audio" else "url"]
+        url = value
+        if isinstance(value, dict):
+            url = value["data" if kind == "input_audio" else "url"]
         part = message.parts.add()
         wording.parts.append((medium.value, field))
         limit = f"max_{medium.value}s"
         most = getattr(self.limits, limit)
         if sum(medium.value == one for one, _ in wording.parts) > most:
             raise InvalidInputError(field, f"more than {limit}, {most}")
-        if is_data_uri(url):
+        if isinstance(url, bytes):
+            fill_part(part, medium, url)
+        elif is_data_uri(url):
             self._data(part, medium, DataUri.parse(url, field), field)
         elif kind in BARE and "://" not in url[:20]:
             limit = f"max_{medium.value}_bytes"

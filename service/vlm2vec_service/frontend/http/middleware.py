@@ -26,13 +26,14 @@ App = Callable[[Message, Receive, Send], Awaitable[None]]
 SCOPES = {
     "/v1/embeddings": "embed", "/v2/embed": "embed", "/embed": "embed", "/v1/rerank": "embed",
     "/v2/rerank": "embed", "/rerank": "embed", "/v1/score": "embed", "/score": "embed",
-    "/v1/models": "embed", "/info": "embed",
+    "/v1/models": "embed", "/v2/models": "embed", "/info": "embed",
     "/v1/adapters/preload": "adapters:write", "/v1/adapters/unload": "adapters:write",
     "/v1/adapters": "adapters:read",
 }  # fmt: skip
 """The scope that a caller needs for a path and those below it, by the first that fits."""
 INFRASTRUCTURE = {
     "/healthz": "health", "/readyz": "health", "/health": "health", "/startupz": "health",
+    "/v2": "health", "/v2/health/live": "health", "/v2/health/ready": "health",
     "/metrics": "metrics",
     "/openapi.json": "reflection", **dict.fromkeys(pages.FILES, "pages"),
 }  # fmt: skip
@@ -72,7 +73,7 @@ class Middleware:
         method = known[0] if known else "other"
         headers = functools.partial(values_of, scope)
         call = self.access.start(method, _peer(scope), headers, path, scope["method"])
-        answer = _Answer(call, send)
+        answer = _Answer(call, send, path)
         error: BaseException | None = None
         try:
             _check_connection(scope)
@@ -104,7 +105,7 @@ class Middleware:
                 authenticator.identify(_credentials(scope))
             await self.app(scope, receive, send)
         except ServeError as error:
-            await _Answer(None, send).error(error)
+            await _Answer(None, send, scope["path"]).error(error)
 
     async def _body(self, call: Call, scope: Message, receive: Receive) -> bytearray:
         """Reads the whole body, within the limits of what ``call`` may send."""
@@ -142,11 +143,13 @@ class Middleware:
 
 
 class _Answer:
-    """Sends an answer on its way through ``send``, with the request's id in a header."""
+    """Sends an answer to a request for ``path`` on its way through ``send``, with the request's id
+    in a header."""
 
-    def __init__(self, call: Call | None, send: Send) -> None:
+    def __init__(self, call: Call | None, send: Send, path: str) -> None:
         self.call = call
         self.send = send
+        self.path = path
         self.started = False
 
     async def __call__(self, message: Message) -> None:
@@ -160,7 +163,7 @@ class _Answer:
 
     async def error(self, error: ServeError) -> None:
         """Sends a whole answer that says what is wrong."""
-        body = error_body(error)
+        body = error_body(error, self.path)
         headers = error_headers(error) | {"content-length": str(len(body))}
         await self(
             {

@@ -117,6 +117,20 @@ class Anything(Shape):
 
 
 @dataclass(frozen=True)
+class Flag(Shape):
+    """True or false."""
+
+    def check(self, value: Any, field: str) -> None:
+        """Raises `InvalidInputError` for another type; a number is none."""
+        if not isinstance(value, bool):
+            raise InvalidInputError(field, "expected true or false")
+
+    def accepted(self) -> Schema:
+        """The schema of a boolean."""
+        return {"type": "boolean"}
+
+
+@dataclass(frozen=True)
 class Whole(Shape):
     """A whole number of at least ``least``, and of 32 bits at most."""
 
@@ -174,7 +188,8 @@ class ListOf(Shape):
 class Object(Shape):
     """An object that has the keys of ``required``, may have the others of ``values``, and no more.
 
-    A key that is not required may be null, which is the same as not there.
+    A key that is not required may be null, which is the same as not there. A whole body, which has
+    no field, is checked as the field "".
     """
 
     values: Mapping[str, Shape]
@@ -184,12 +199,13 @@ class Object(Shape):
         """Raises `InvalidInputError` for an unknown key, a missing one, or a bad value."""
         if not isinstance(value, dict):
             raise InvalidInputError(field, "expected an object")
-        check_keys(value, self.values, f"{field}.")
+        prefix = f"{field}." if field else ""
+        check_keys(value, self.values, prefix)
         for key, shape in self.values.items():
             if value.get(key) is not None:
-                shape.check(value[key], f"{field}.{key}")
+                shape.check(value[key], prefix + key)
             elif key in self.required:
-                raise InvalidInputError(f"{field}.{key}", "missing")
+                raise InvalidInputError(prefix + key, "missing")
 
     def accepted(self) -> Schema:
         """The schema of an object without additional properties."""

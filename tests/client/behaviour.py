@@ -3,6 +3,7 @@
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import grpc
 
@@ -16,6 +17,8 @@ FailedStatus = tuple[grpc.StatusCode, str, Sequence[tuple[str, str]]]
 class Behaviour:
     """What the test server does wrong; nothing, to begin with."""
 
+    on_call: Callable[[Any, Any], None] = lambda request, context: None
+    """Is given the request and the context of each unary call, and may keep it waiting."""
     unary_failures: deque[FailedStatus] = field(default_factory=deque)
     """The statuses with which the next unary calls fail."""
     stream_lives: Iterator[int] | None = None

@@ -121,6 +121,7 @@ class Service(embedding_pb2_grpc.EmbeddingServiceServicer):
             self.calls.append((request, dict(context.invocation_metadata())))
             failures = self.behaviour.unary_failures
             failure = failures.popleft() if failures else None
+        self.behaviour.on_call(request, context)
         while self.behaviour.silent and context.is_active():
             self._closing.wait(0.02)
         if failure is not None:

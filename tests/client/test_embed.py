@@ -20,20 +20,15 @@ def test_one_text(client: Any) -> None:
     vector[0] = 0  # writable
 
 
-@pytest.mark.parametrize("count", [1, 2, 64, 65, 200, 256, 257, 700])
+@pytest.mark.parametrize("count", [1, 2, 64, 65, 200, 700])
 def test_many_keep_their_order(client: Any, service: Service, count: int) -> None:
     texts = [f"text {index}" for index in range(count)]
-    service.behaviour.shuffle = True
     vectors = client.embed(iter(texts))
     assert vectors.shape == (count, DIMENSION)
     np.testing.assert_array_equal(vectors, [vector_of(text(words)) for words in texts])
-    if count <= 256:
-        assert [len(request.inputs) for request, _ in service.calls] == [
-            min(64, count - start) for start in range(0, count, 64)
-        ]
-    else:
-        assert len(service.streams) == 1
-        assert {r.options.priority for r in service.stream_requests} == {pb.PRIORITY_INTERACTIVE}
+    sizes = sorted((len(request.inputs) for request, _ in service.calls), reverse=True)
+    assert sizes == [min(64, count - start) for start in range(0, count, 64)]
+    assert {r.options.priority for r, _ in service.calls} == {pb.PRIORITY_INTERACTIVE}
 
 
 def test_none(client: Any, service: Service) -> None:
@@ -123,7 +118,7 @@ def test_requests_are_cut_by_bytes_too(connect: Connect, service: Service) -> No
     client = connect(max_message_bytes=10_000)
     vectors = client.embed([vlm2vec.Input(images=[bytes([n]) * 3_000]) for n in range(8)])
     assert len(vectors) == 8
-    assert [len(request.inputs) for request, _ in service.calls] == [3, 3, 2]
+    assert sorted(len(request.inputs) for request, _ in service.calls) == [2, 3, 3]
     assert all(request.ByteSize() <= 10_000 for request, _ in service.calls)
 
 

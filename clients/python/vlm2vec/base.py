@@ -10,17 +10,15 @@ from vlm2vec.endpoint import endpoint
 from vlm2vec.fetch import Limits
 from vlm2vec.inputs import InputLike
 from vlm2vec.media import FilePath
-from vlm2vec.options import Options, Priority, call_options
-from vlm2vec.results import Embedding, OneSpace
+from vlm2vec.options import Options, call_options
+from vlm2vec.results import Embedding, OneSpace, embedding
 from vlm2vec.retry import Deadline, RetryPolicy
 from vlm2vec.stream_items import StreamRequests
 from vlm2vec.tables import Inputs, each, is_one
-from vlm2vec.unary_requests import MAX_INPUTS
-from vlm2vec.vectors import Array
+from vlm2vec.unary_requests import MAX_INPUTS, embeddings_of
+from vlm2vec.v1 import embedding_pb2 as pb
+from vlm2vec.vectors import Array, read_vectors
 from vlm2vec.window import Window
-
-STREAM_ABOVE = 4 * MAX_INPUTS
-"""How many inputs embed may have before it opens a stream instead of making unary calls."""
 
 
 class BaseClient:
@@ -82,15 +80,17 @@ class BaseClient:
     def _open(self) -> None:
         """Opens the channel, in clients whose channel may be opened outside of a coroutine."""
 
-    def _deadlines(self, timeout: float | None) -> Iterator[Deadline]:
-        """Yields the deadline of each unary request.
+    def _deadlines(self, timeout: float | None, inputs: int = 1) -> Iterator[Deadline]:
+        """Yields the deadline of each unary request of a call with so many ``inputs``.
 
-        With a ``timeout`` it is that of the whole call; otherwise each request has a new one.
+        With a ``timeout`` it is that of the whole call. Otherwise each request has a new one, or
+        none where there are more inputs than fit into one: who sends many is ready to wait.
         """
         if timeout is not None:
             yield from itertools.repeat(Deadline(timeout))
+        seconds = self._timeout if inputs <= MAX_INPUTS else None
         while True:
-            yield Deadline(self._timeout)
+            yield Deadline(seconds)
 
     def _window(
         self,
@@ -102,20 +102,15 @@ class BaseClient:
         options: Options,
     ) -> Window:
         """Makes the state of a new stream, which is bulk work unless ``options`` say otherwise."""
-        asked = call_options(**with_priority("bulk", options))
+        bulk: Options = {"priority": "bulk", **options}
         return Window(
-            StreamRequests(asked, instruction, self._limits),
+            StreamRequests(call_options(**bulk), instruction, self._limits),
             window,
             details=details,
             on_error=on_error,
             retries=self._retries,
             deadline=Deadline(timeout),
         )
-
-
-def with_priority(default: Priority, options: Options) -> Options:
-    """Returns the options, with the priority ``default`` if they have none."""
-    return {**options, "priority": options.get("priority", default)}
 
 
 def as_list(inputs: InputLike | Inputs) -> tuple[list[InputLike], bool]:
@@ -134,8 +129,8 @@ def cosines(queries: Embedding | list[Embedding], candidates: Embedding | list[E
         [side] if isinstance(side, Embedding) else side for side in (queries, candidates)
     )
     space = OneSpace()
-    for embedding in (*left[:1], *right[:1]):
-        space.check(embedding)
+    for first in (*left[:1], *right[:1]):
+        space.check(first)
     shape = [len(side) for side in (queries, candidates) if isinstance(side, list)]
     if not (left and right):
         return np.empty(shape, np.float32)
@@ -145,24 +140,44 @@ def cosines(queries: Embedding | list[Embedding], candidates: Embedding | list[E
 
 def _directions(found: list[Embedding]) -> Array:
     """Returns the vectors with length 1, float32 ``(n, dim)``; one of zeros stays what it is."""
-    vectors = np.stack([embedding.vector for embedding in found])
+    vectors = np.stack([one.vector for one in found])
     norms: Array = np.linalg.norm(vectors, axis=1, keepdims=True)
     norms[norms == 0] = 1
     return vectors / norms
 
 
-def embedded(
-    found: list[Embedding], single: bool, details: bool
-) -> Array | Embedding | list[Embedding]:
-    """Returns what embed returns for the embeddings ``found``, which are in the inputs' order.
+class Found:
+    """What embed has found so far for its inputs, and returns in the end."""
 
-    Raises `SpaceChanged` if they are not all of one space.
-    """
-    space = OneSpace()
-    for embedding in found:
-        space.check(embedding)
-    if details:
+    def __init__(self, inputs: int, details: bool) -> None:
+        """Expects as many ``inputs``, and keeps an `Embedding` of each if ``details`` are asked."""
+        self.count = 0
+        """How many of the inputs are answered."""
+        self._inputs = inputs
+        self._details = details
+        self._space = OneSpace()
+        self._embeddings: list[Embedding] = []
+        self._vectors: Array = np.empty((0, 0), np.float32)
+
+    def add(self, request: pb.EmbedRequest, response: pb.EmbedResponse) -> int:
+        """Takes the answer to the next request, and returns how many inputs that has.
+
+        Raises `SpaceChanged` if its vectors are not of the space of those before, and `Internal`
+        for one that is malformed, or of another length.
+        """
+        found = embeddings_of(request, response)
+        for message in found:
+            self._space.check(message)
+        if self._details:
+            self._embeddings += map(embedding, found)
+        else:
+            if not self.count:
+                self._vectors = np.empty((self._inputs, found[0].vector.dimension), np.float32)
+            read_vectors(found, self._vectors[self.count : self.count + len(found)])
+        self.count += len(found)
+        return len(found)
+
+    def result(self, single: bool) -> Array | Embedding | list[Embedding]:
+        """Returns what embed does for all inputs, of which a ``single`` one has no axis."""
+        found = self._embeddings if self._details else self._vectors
         return found[0] if single else found
-    if single:
-        return found[0].vector
-    return np.stack([item.vector for item in found]) if found else np.empty((0, 0), np.float32)

@@ -1,7 +1,7 @@
 """Unary requests: inputs are cut into as many as fit, and the answers are put together again."""
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 
@@ -12,7 +12,14 @@ from vlm2vec.results import OneSpace, Ranked, Ranking
 from vlm2vec.v1 import embedding_pb2 as pb
 
 MAX_INPUTS = 64
-"""How many inputs go into one request: what servers allow unless they are set up otherwise."""
+"""How many inputs go into one request. More would hardly cost less: from here on it is the inputs
+that take time, not the request. And fewer of them have to be sent again after a failure."""
+MAX_BYTES = 16 << 20
+"""Bytes of a request above which no input is added to those that it has."""
+AT_ONCE = 4
+"""How many requests of a call are under way at a time, with a server that is quick."""
+_QUICK_SECONDS = 1.0
+"""How long a quick server lets one wait for the answer to the next request, at most."""
 _OVERHEAD = 8
 """The most bytes that framing adds to each input of a request."""
 
@@ -23,7 +30,8 @@ def embed_requests(
     options: pb.CallOptions,
     limits: Limits,
 ) -> Iterator[pb.EmbedRequest]:
-    """Yields requests within ``limits`` that hold ``inputs``, in order.
+    """Yields requests within ``limits`` that hold ``inputs``, in order, and no more of them than
+    `MAX_INPUTS` and `MAX_BYTES` say.
 
     Raises `InvalidInput`, with the index as its id, for an input that cannot be sent.
     """
@@ -40,7 +48,8 @@ def rank_requests(
     options: pb.CallOptions,
     limits: Limits,
 ) -> Iterator[pb.RankRequest]:
-    """Yields requests within ``limits`` that hold ``candidates``, in order, and the query.
+    """Yields requests within ``limits`` that hold ``candidates``, in order, and the query; as many
+    of them as `embed_requests` would.
 
     Raises `InvalidInput` for a query or a candidate that cannot be sent; of a candidate, with the
     index as its id. Raises ValueError for a ``top_k`` below 0.
@@ -52,6 +61,16 @@ def rank_requests(
     room = _less(room, asked.ByteSize() + _OVERHEAD)
     for group in _groups(candidates, candidate_instruction, room, "candidates"):
         yield pb.RankRequest(options=options, query=asked, candidates=group, top_k=top_k)
+
+
+def calls_at_once(waited: float) -> int:
+    """Returns how many requests of a call may be under way, after one was ``waited`` for, in
+    seconds.
+
+    A server with a GPU is never idle then, and one that takes long over a request does not have
+    requests wait until their time is up.
+    """
+    return AT_ONCE if waited < _QUICK_SECONDS else 1
 
 
 def embeddings_of(request: pb.EmbedRequest, response: pb.EmbedResponse) -> Sequence[pb.Embedding]:
@@ -103,15 +122,17 @@ class MergedRanking:
 
 
 @contextmanager
-def counted_from(first: int) -> Iterator[None]:
-    """Mends the index in errors of one request, whose first input is number ``first`` of the call.
+def counted_from(answered: Callable[[], int]) -> Iterator[None]:
+    """Mends the index in errors of a request, before which ``answered`` inputs had their answers.
 
     Servers count from the first input of a request, callers from the first of the call.
     """
     try:
         yield
     except VLM2VecError as error:
-        if at_fault := _INDEXED.match(error.field):
+        # Where we found the fault ourselves, the index is right.
+        if error.id is None and (at_fault := _INDEXED.match(error.field)):
+            first = answered()
             error.id = first + int(at_fault["index"])
             error.field = f"{at_fault['list']}[{error.id}]{at_fault['rest']}"
             if first:
@@ -140,6 +161,7 @@ def _groups(
     group: list[pb.Input] = []
     size = 0
     limit_of_one = _less(limits, _OVERHEAD)
+    most_bytes = min(MAX_BYTES, limits.message_bytes)
     for index, item in enumerate(inputs):
         try:
             message = to_proto(item, instruction, limit_of_one, f"{field}[{index}]")
@@ -147,7 +169,7 @@ def _groups(
             error.id = index
             raise
         added = message.ByteSize() + _OVERHEAD
-        if group and (len(group) == MAX_INPUTS or size + added > limits.message_bytes):
+        if group and (len(group) == MAX_INPUTS or size + added > most_bytes):
             yield group
             group, size = [], 0
         group.append(message)

@@ -1,7 +1,7 @@
 """Turns the packed vectors of messages into arrays."""
 
-from collections.abc import Callable
-from typing import TypeAlias
+from collections.abc import Callable, Sequence
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -20,36 +20,55 @@ def to_array(vector: pb.Vector) -> Array:
     -1 elsewhere, so that a dot product is the dimension less twice the Hamming distance; the bits
     are ``numpy.packbits(array > 0)``. Raises `Internal` where the bytes do not fit the dimension.
     """
+    return np.array(_components(vector), np.float32)
+
+
+def read_vectors(messages: Sequence[pb.Embedding], out: Array) -> None:
+    """Writes the components of ``n`` vectors to ``out``, float32 ``(n, dimension)``.
+
+    Raises `Internal` where they are not as many as ``out`` has, and where `to_array` does.
+    """
+    for message, row in zip(messages, out, strict=True):
+        components = _components(message.vector)
+        if len(components) != len(row):
+            raise Internal(f"a vector has {len(components)} components, and another {len(row)}")
+        row[:] = components
+
+
+def _components(vector: pb.Vector) -> npt.NDArray[Any]:
+    """Returns the components in some number format of numpy; they may be read-only."""
     if vector.dtype not in _DECODERS:
         raise Internal(f"a vector of the unknown number format {vector.dtype}")
     size, decode = _DECODERS[vector.dtype]
-    if not vector.dimension or len(vector.data) != size(vector.dimension):
+    data, dimension = vector.data, vector.dimension
+    if not dimension or len(data) != size(dimension):
         raise Internal(
-            f"a vector of {len(vector.data)} bytes, where {vector.dimension} components of "
-            f"{pb.Dtype.Name(vector.dtype)} have {size(vector.dimension)}"
+            f"a vector of {len(data)} bytes, where {dimension} components of "
+            f"{pb.Dtype.Name(vector.dtype)} have {size(dimension)}"
         )
-    return decode(vector)
+    return decode(data, vector)
 
 
-def _float32(vector: pb.Vector) -> Array:
-    return np.frombuffer(vector.data, "<f4").astype(np.float32)
+def _float32(data: bytes, vector: pb.Vector) -> npt.NDArray[Any]:
+    return np.frombuffer(data, "<f4")
 
 
-def _float16(vector: pb.Vector) -> Array:
-    return np.frombuffer(vector.data, "<f2").astype(np.float32)
+def _float16(data: bytes, vector: pb.Vector) -> npt.NDArray[Any]:
+    return np.frombuffer(data, "<f2")
 
 
-def _int8(vector: pb.Vector) -> Array:
-    return np.frombuffer(vector.data, np.int8).astype(np.float32) * np.float32(vector.scale / 127)
+def _int8(data: bytes, vector: pb.Vector) -> npt.NDArray[Any]:
+    return np.frombuffer(data, np.int8).astype(np.float32) * np.float32(vector.scale / 127)
 
 
-def _binary(vector: pb.Vector) -> Array:
-    bits = np.unpackbits(np.frombuffer(vector.data, np.uint8), count=vector.dimension)
+def _binary(data: bytes, vector: pb.Vector) -> npt.NDArray[Any]:
+    bits = np.unpackbits(np.frombuffer(data, np.uint8), count=vector.dimension)
     return bits.astype(np.float32) * np.float32(2) - np.float32(1)
 
 
+_Decoder: TypeAlias = Callable[[bytes, pb.Vector], npt.NDArray[Any]]
 # For each format: the bytes that so many components take, and how to read them.
-_DECODERS: dict[int, tuple[Callable[[int], int], Callable[[pb.Vector], Array]]] = {
+_DECODERS: dict[int, tuple[Callable[[int], int], _Decoder]] = {
     pb.DTYPE_UNSPECIFIED: (lambda dimension: 4 * dimension, _float32),
     pb.DTYPE_FLOAT32: (lambda dimension: 4 * dimension, _float32),
     pb.DTYPE_FLOAT16: (lambda dimension: 2 * dimension, _float16),

@@ -1,21 +1,19 @@
 """The client for asyncio."""
 
-import asyncio
-from collections.abc import AsyncIterator, Iterator
+from contextlib import aclosing
 from types import TracebackType
-from typing import Any, Literal, Self, TypeVar, Unpack, overload
+from typing import Any, Literal, Self, Unpack, overload
 
 from vlm2vec import results, unary_requests
 from vlm2vec.aio.streaming_client import StreamingClient
-from vlm2vec.base import STREAM_ABOVE, as_list, cosines, embedded, with_priority
+from vlm2vec.aio.unary_calls import in_turn
+from vlm2vec.base import Found, as_list, cosines
 from vlm2vec.inputs import InputLike
 from vlm2vec.options import Options, call_options
 from vlm2vec.progress import bar
 from vlm2vec.results import Embedding, Model, Ranking
 from vlm2vec.tables import Inputs, each
 from vlm2vec.vectors import Array
-
-T = TypeVar("T")
 
 
 class AsyncClient(StreamingClient):
@@ -86,30 +84,18 @@ class AsyncClient(StreamingClient):
     ) -> Array | Embedding | list[Embedding]:
         """Does what `Client.embed` does; reads files and encodes pixels in a thread."""
         items, single = as_list(inputs)
-        if len(items) > STREAM_ABOVE:
-            asked = with_priority("interactive", options)
-            stream = self.stream(
-                list(enumerate(items)),
-                instruction=instruction,
-                details=True,
-                progress=progress,
-                timeout=timeout,
-                **asked,
-            )
-            by_id = {id: item async for id, item in stream}
-            return embedded([by_id[index] for index in range(len(items))], single, details)
-        deadlines = self._deadlines(timeout)
-        found: list[Embedding] = []
+        deadlines = self._deadlines(timeout, len(items))
+        found = Found(len(items), details)
         requests = unary_requests.embed_requests(
             items, instruction, call_options(**options), self._limits
         )
-        with bar(progress, len(items)) as shown:
-            async for request in _in_thread(requests):
-                with unary_requests.counted_from(len(found)):
-                    response = await self._transport.embed(request, next(deadlines))
-                found += map(results.embedding, unary_requests.embeddings_of(request, response))
-                shown.update(len(request.inputs))
-        return embedded(found, single, details)
+        with bar(progress, len(items)) as shown, unary_requests.counted_from(lambda: found.count):
+            async with aclosing(
+                in_turn(requests, lambda asked: self._transport.embed(asked, next(deadlines)))
+            ) as answers:
+                async for request, response in answers:
+                    shown.update(found.add(request, response))
+        return found.result(single)
 
     async def similarity(
         self,
@@ -144,7 +130,7 @@ class AsyncClient(StreamingClient):
     ) -> Ranking:
         """Does what `Client.rank` does; reads files and encodes pixels in a thread."""
         items = list(each(candidates))
-        deadlines = self._deadlines(timeout)
+        deadlines = self._deadlines(timeout, len(items))
         merged = unary_requests.MergedRanking(items)
         requests = unary_requests.rank_requests(
             query,
@@ -155,19 +141,15 @@ class AsyncClient(StreamingClient):
             call_options(**options),
             self._limits,
         )
-        with bar(progress, len(items)) as shown:
-            async for request in _in_thread(requests):
-                with unary_requests.counted_from(merged.count):
-                    merged.add(request, await self._transport.rank(request, next(deadlines)))
-                shown.update(len(request.candidates))
+        with bar(progress, len(items)) as shown, unary_requests.counted_from(lambda: merged.count):
+            async with aclosing(
+                in_turn(requests, lambda asked: self._transport.rank(asked, next(deadlines)))
+            ) as answers:
+                async for request, response in answers:
+                    merged.add(request, response)
+                    shown.update(len(request.candidates))
         return merged.ranking(top_k)
 
     async def models(self, *, timeout: float | None = None) -> list[Model]:
         """Lists the models that are served, by name."""
         return results.models(await self._transport.models(next(self._deadlines(timeout))))
-
-
-async def _in_thread(source: Iterator[T]) -> AsyncIterator[T]:
-    """Yields what ``source`` yields, each of which is made in a thread."""
-    while (item := await asyncio.to_thread(next, source, None)) is not None:
-        yield item

@@ -1,15 +1,17 @@
 """The client that blocks."""
 
+from contextlib import closing
 from types import TracebackType
 from typing import Any, Literal, Self, Unpack, overload
 
 from vlm2vec import results, unary_requests
-from vlm2vec.base import STREAM_ABOVE, as_list, cosines, embedded, with_priority
+from vlm2vec.base import Found, as_list, cosines
 from vlm2vec.inputs import InputLike
 from vlm2vec.options import Options, call_options
 from vlm2vec.progress import bar
 from vlm2vec.results import Embedding, Model, Ranking
 from vlm2vec.sync.streaming_client import StreamingClient
+from vlm2vec.sync.unary_calls import in_turn
 from vlm2vec.tables import Inputs, each
 from vlm2vec.vectors import Array
 
@@ -81,8 +83,8 @@ class Client(StreamingClient):
     ) -> Array | Embedding | list[Embedding]:
         """Embeds one input, or several, and returns when all are done.
 
-        More than 64 inputs, or more bytes than a message may have, are sent in several requests;
-        more than 256 inputs are sent in a stream.
+        More than 64 inputs, or more than 16 MiB of them, are sent in several requests, of which up
+        to four are under way at a time. One that fails for a while is sent again, the others go on.
 
         Args:
             inputs: One input, or any number. An input is text (str), a picture (pathlib.Path, PIL
@@ -93,8 +95,8 @@ class Client(StreamingClient):
             instruction: The task, for inputs that have none of their own and no prompt.
             details: Whether to return `Embedding` objects, with version, space, tokens and timings.
             progress: Whether to show a bar; needs tqdm.
-            timeout: Seconds for the whole call. Without it, each request has the client's
-                timeout, and a stream has none.
+            timeout: Seconds for the whole call. Without it, up to 64 inputs have the client's
+                timeout for each request, and more of them have none.
             **options: The options that `Options` describes.
 
         Returns:
@@ -106,30 +108,21 @@ class Client(StreamingClient):
             SpaceChanged: The server switched versions in the middle, so the vectors do not compare.
         """
         items, single = as_list(inputs)
-        if len(items) > STREAM_ABOVE:
-            asked = with_priority("interactive", options)
-            stream = self.stream(
-                list(enumerate(items)),
-                instruction=instruction,
-                details=True,
-                progress=progress,
-                timeout=timeout,
-                **asked,
-            )
-            by_id = dict(stream)
-            return embedded([by_id[index] for index in range(len(items))], single, details)
-        deadlines = self._deadlines(timeout)
-        found: list[Embedding] = []
+        deadlines = self._deadlines(timeout, len(items))
+        found = Found(len(items), details)
         requests = unary_requests.embed_requests(
             items, instruction, call_options(**options), self._limits
         )
-        with bar(progress, len(items)) as shown:
-            for request in requests:
-                with unary_requests.counted_from(len(found)):
-                    response = self._transport.embed(request, next(deadlines))
-                found += map(results.embedding, unary_requests.embeddings_of(request, response))
-                shown.update(len(request.inputs))
-        return embedded(found, single, details)
+        with (
+            bar(progress, len(items)) as shown,
+            unary_requests.counted_from(lambda: found.count),
+            closing(
+                in_turn(requests, lambda asked: self._transport.embed(asked, next(deadlines)))
+            ) as answers,
+        ):
+            for request, response in answers:
+                shown.update(found.add(request, response))
+        return found.result(single)
 
     def similarity(
         self,
@@ -150,8 +143,8 @@ class Client(StreamingClient):
             instruction: The task of the queries that have none of their own.
             candidate_instruction: The task of the candidates that have none of their own.
             progress: Whether to show bars; needs tqdm.
-            timeout: Seconds for the queries, and again for the candidates. Without it, each
-                request has the client's timeout, and a stream has none.
+            timeout: Seconds for the queries, and again for the candidates. Without it, as in
+                `embed`.
             **options: The options that `Options` describes.
 
         Returns:
@@ -181,7 +174,7 @@ class Client(StreamingClient):
     ) -> Ranking:
         """Orders candidates by the cosine of their vectors to the query's.
 
-        More than 64 candidates are ranked in several requests.
+        More than 64 candidates are ranked in several requests, as `embed` sends them.
 
         Args:
             query: What to look for.
@@ -190,7 +183,7 @@ class Client(StreamingClient):
             instruction: The task of the query, if it has none of its own.
             candidate_instruction: The task of the candidates that have none of their own.
             progress: Whether to show a bar; needs tqdm.
-            timeout: Seconds for the whole call. Without it, each request has the client's timeout.
+            timeout: Seconds for the whole call. Without it, as in `embed`.
             **options: The options that `Options` describes.
 
         Raises:
@@ -199,7 +192,7 @@ class Client(StreamingClient):
             ValueError: There are no candidates.
         """
         items = list(each(candidates))
-        deadlines = self._deadlines(timeout)
+        deadlines = self._deadlines(timeout, len(items))
         merged = unary_requests.MergedRanking(items)
         requests = unary_requests.rank_requests(
             query,
@@ -210,10 +203,15 @@ class Client(StreamingClient):
             call_options(**options),
             self._limits,
         )
-        with bar(progress, len(items)) as shown:
-            for request in requests:
-                with unary_requests.counted_from(merged.count):
-                    merged.add(request, self._transport.rank(request, next(deadlines)))
+        with (
+            bar(progress, len(items)) as shown,
+            unary_requests.counted_from(lambda: merged.count),
+            closing(
+                in_turn(requests, lambda asked: self._transport.rank(asked, next(deadlines)))
+            ) as answers,
+        ):
+            for request, response in answers:
+                merged.add(request, response)
                 shown.update(len(request.candidates))
         return merged.ranking(top_k)
 

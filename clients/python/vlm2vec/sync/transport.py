@@ -1,15 +1,13 @@
 """An open gRPC channel, and the calls that are made on it."""
 
-import itertools
-import time
 from typing import TypeVar
 
 import grpc
 
 from vlm2vec.endpoint import Endpoint
-from vlm2vec.errors import from_rpc
 from vlm2vec.retry import Deadline, RetryPolicy
 from vlm2vec.sync.stream_call import StreamCall
+from vlm2vec.sync.unary_calls import UnaryCall
 from vlm2vec.v1 import embedding_pb2 as pb
 from vlm2vec.v1.embedding_pb2_grpc import EmbeddingServiceStub
 
@@ -18,7 +16,7 @@ Response = TypeVar("Response")
 
 
 class Transport:
-    """Makes the calls of a client on one channel, and makes unary calls again where that helps."""
+    """Makes the calls of a client on one channel."""
 
     def __init__(self, endpoint: Endpoint, retries: RetryPolicy) -> None:
         """Opens the channel, which connects at the first call."""
@@ -32,17 +30,21 @@ class Transport:
         self._metadata = endpoint.metadata
         self._retries = retries
 
-    def embed(self, request: pb.EmbedRequest, deadline: Deadline) -> pb.EmbedResponse:
-        """Calls Embed. This and the other unary calls raise a `VLM2VecError` where they fail."""
+    def embed(
+        self, request: pb.EmbedRequest, deadline: Deadline
+    ) -> UnaryCall[pb.EmbedRequest, pb.EmbedResponse]:
+        """Makes a call of Embed, which is sent when it is told to."""
         return self._call(self._stub.Embed, request, deadline)
 
-    def rank(self, request: pb.RankRequest, deadline: Deadline) -> pb.RankResponse:
-        """Calls Rank."""
+    def rank(
+        self, request: pb.RankRequest, deadline: Deadline
+    ) -> UnaryCall[pb.RankRequest, pb.RankResponse]:
+        """Makes a call of Rank, likewise."""
         return self._call(self._stub.Rank, request, deadline)
 
     def models(self, deadline: Deadline) -> pb.ListModelsResponse:
-        """Calls ListModels."""
-        return self._call(self._stub.ListModels, pb.ListModelsRequest(), deadline)
+        """Calls ListModels; raises a `VLM2VecError` where that fails."""
+        return self._call(self._stub.ListModels, pb.ListModelsRequest(), deadline).result()
 
     def open_stream(self, deadline: Deadline) -> StreamCall:
         """Starts a call of EmbedStream, which is cancelled when the deadline has passed."""
@@ -57,15 +59,5 @@ class Transport:
         method: "grpc.UnaryUnaryMultiCallable[Request, Response]",
         request: Request,
         deadline: Deadline,
-    ) -> Response:
-        """Makes a unary call, and makes it again after an error for which that can help."""
-        for attempt in itertools.count():
-            try:
-                return method(request, timeout=deadline.remaining(), metadata=self._metadata)
-            except grpc.RpcError as error:
-                failure = from_rpc(error)
-                delay = self._retries.delay(failure, attempt, deadline)
-                if delay is None:
-                    raise failure from error
-            time.sleep(delay)
-        raise AssertionError("counting does not end")
+    ) -> UnaryCall[Request, Response]:
+        return UnaryCall(method, request, self._metadata, self._retries, deadline)

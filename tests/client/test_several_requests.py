@@ -106,10 +106,11 @@ def test_a_failed_request_is_sent_again_by_itself(
 def test_many_inputs_have_the_time_they_need(
     client: Any, service: Service, count: int, timeout: float | None, limited: bool
 ) -> None:
-    left: list[float | None] = []
+    left: list[float] = []
     service.behaviour.on_call = lambda request, context: left.append(context.time_remaining())
     client.embed(texts(count), timeout=timeout)
-    assert [seconds is not None for seconds in left] == [limited] * len(left)
+    # Where there is no limit, gRPC says that hundreds of years are left.
+    assert [seconds < 1000 for seconds in left] == [limited] * len(left)
 
 
 def test_large_inputs_go_by_bytes(

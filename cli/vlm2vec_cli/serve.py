@@ -144,6 +144,7 @@ def serve(**values: Any) -> None:
     from vlm2vec_service.frontend import build, server
     from vlm2vec_service.frontend.check import check
     from vlm2vec_service.frontend.credentials import Exposure
+    from vlm2vec_service.frontend.loop import FrontEndLoop
     from vlm2vec_service.processes import start
     from vlm2vec_service.processes.member import Member, Shared
     from vlm2vec_service.supervision.devices import check_devices
@@ -203,7 +204,8 @@ def serve(**values: Any) -> None:
         pipeline = build.build(deployment, settings, engine, limits, video, registry, member)
         await server.serve(pipeline, exposure)
 
-    asyncio.run(run())
+    with asyncio.Runner(loop_factory=FrontEndLoop) as runner:
+        runner.run(run())
     # Whatever a thread still waits for, a registry or a decoder, nobody waits for it any more.
     logging.shutdown()
     os._exit(0)

@@ -174,6 +174,9 @@ class Metrics:
             "event_loop_delay_seconds", "How much later than due the event loop ran a timer.",
             SECONDS,
         )  # fmt: skip
+        self.loop_idle = counter(
+            "event_loop_idle_seconds_total", "Seconds in which the event loop had nothing to do."
+        )
         self.member_restarts = counter(
             "front_end_restarts_total", "Front-end processes that ended and were started again."
         )

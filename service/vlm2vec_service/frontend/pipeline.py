@@ -15,6 +15,7 @@ from vlm2vec_registry.snapshot import CHAMPION, SHADOW
 from vlm2vec_service.errors import Code, InvalidInputError, ServeError
 from vlm2vec_service.frontend.access import current
 from vlm2vec_service.frontend.holding import ByteBudget, Holding
+from vlm2vec_service.frontend.joining import Joining
 from vlm2vec_service.frontend.limits import check_parts
 from vlm2vec_service.frontend.preparation import Bundle, Preparation, bundled
 from vlm2vec_service.frontend.request import Answer, Asked, Caller, Deadline, Route
@@ -57,12 +58,14 @@ class Pipeline:
     """The bytes of requests, from when they come until they are answered."""
     preparation: Preparation = field(init=False)
     router: Router = field(init=False)
+    joining: Joining = field(init=False)
 
     def __post_init__(self) -> None:
         settings = self.settings
         self.siblings = Siblings(self.member.others) if self.member else None
         self.received = ByteBudget("max_received_bytes", settings.max_received_bytes)
         self.router = Router(self.catalog, self.served, self.limits.max_tokens, self.metrics)
+        self.joining = Joining(self._embed)
         self.preparation = Preparation(settings, self.limits, self.video_frames, self.metrics)
         for budget in (self.received, self.preparation.memory):
             held = self.metrics.held_bytes.labels(budget.setting.removeprefix("max_"))
@@ -112,7 +115,9 @@ class Pipeline:
             if len(inputs) > 1:
                 answered = len(inputs) * route.served.dimension * COMPONENT_BYTES
                 current.get().hold(answered, "inputs")
-            if len(bundles) == 1:
+            if len(bundles) == 1 and self.joining.takes(bundles[0]):
+                await self.joining.answer(bundles[0], route, caller)
+            elif len(bundles) == 1:
                 await self._embed(bundles[0], route, caller)
             else:
                 await self._embed_all(bundles, window, route, caller)
@@ -172,12 +177,13 @@ class Pipeline:
         self.metrics.modalities.labels(bundle.modality).inc(len(bundle.inputs))
         left, last = len(bundle.inputs), None
 
-        def give(asked: Asked, outcome: Answer | Exception) -> None:
+        def give(asked: Asked, outcome: Answer | BaseException) -> None:
             nonlocal left, last
             left, last = left - 1, outcome
-            if isinstance(outcome, Exception):
+            if isinstance(outcome, BaseException):
                 self.metrics.failed(model, version, _code(outcome))
-            asked.give(outcome)
+            if isinstance(outcome, Answer | Exception):  # else nobody waits for it
+                asked.give(outcome)
 
         try:
             with Holding(self.preparation.memory, route.flow(caller)) as held:
@@ -194,7 +200,7 @@ class Pipeline:
         route: Route,
         caller: Caller,
         held: Holding,
-        give: Callable[[Asked, Answer | Exception], None],
+        give: Callable[[Asked, Answer | BaseException], None],
     ) -> None:
         started = time.monotonic()
         async with Deadline(caller, "before there was memory for it") as deadline:
@@ -215,16 +221,22 @@ class Pipeline:
 
             def answered(queued: QueuedInput) -> None:
                 asked = queue[queued]
+                outcome: Answer | BaseException
                 try:
-                    outcome: Answer | Exception = self._answer(asked, queued, route, preprocess)
+                    outcome = self._answer(asked, queued, route, preprocess)
                 except InvalidInputError as error:  # a worker has no name for it
                     outcome = InvalidInputError(asked.field, error.problem)
-                except Exception as error:  # noqa: BLE001 (the others of the bundle go on)
+                # The others of the bundle go on.
+                except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001
                     outcome = error
                 give(asked, outcome)
 
+            scheduler = route.served.scheduler
+            for queued, asked in queue.items():
+                if asked.waiter is not None:
+                    asked.waiter.add_done_callback(functools.partial(scheduler.withdraw, queued))
             async with route.served.loader.using(route.version):
-                await route.served.scheduler.run_all(list(queue), answered)
+                await scheduler.run_all(list(queue), answered)
 
     def _shadow(
         self, message: pb.Input, prepared: Prepared, route: Route, embedded: Embedded

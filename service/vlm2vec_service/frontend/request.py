@@ -160,8 +160,10 @@ class Answer(NamedTuple):
 
 class Asked(NamedTuple):
     """One input that is asked for: the ``field`` of the caller's message that it came in, and who
-    takes its outcome: an `Answer`, or what went wrong with it."""
+    takes its outcome: an `Answer`, or what went wrong with it. ``waiter`` is done once nobody waits
+    for the outcome any more, where that may be so of one input and not of those beside it."""
 
     field: str
     message: pb.Input
     give: Callable[[Answer | Exception], None]
+    waiter: asyncio.Future[Answer] | None = None

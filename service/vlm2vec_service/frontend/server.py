@@ -21,7 +21,7 @@ from vlm2vec_service.frontend.grpc.health import HealthServicer
 from vlm2vec_service.frontend.grpc.interceptor import Interceptor
 from vlm2vec_service.frontend.grpc.reflection import add_reflection
 from vlm2vec_service.frontend.http.server import start_http
-from vlm2vec_service.frontend.loop_delay import watch_loop
+from vlm2vec_service.frontend.loop import watch_loop
 from vlm2vec_service.frontend.metrics_server import start_metrics
 from vlm2vec_service.frontend.pipeline import Pipeline
 from vlm2vec_service.frontend.reload import Reloaded

@@ -5,6 +5,7 @@ import contextvars
 import logging
 import time
 from collections.abc import Callable, Coroutine, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -127,12 +128,26 @@ class Scheduler:
             for _ in inputs:
                 answered(waiting[await ended.get()])
         except BaseException:
-            # Who gives up leaves nothing in memory, and no tokens before those of others.
             for queued in inputs:
-                queued.give_up()
-                self.queue.discard(queued)
+                self._give_up(queued)
             self.places.hand_out()
             raise
+
+    def withdraw(self, queued: QueuedInput, waiter: asyncio.Future[Any]) -> None:
+        """Takes an input out whose ``waiter`` is done, unless it was answered. What ended the wait
+        is then its outcome."""
+        if queued.future.done():
+            return
+        error = None if waiter.cancelled() else waiter.exception()
+        if isinstance(error, Exception):
+            queued.fail(error)
+        self._give_up(queued)
+        self.places.hand_out()
+
+    def _give_up(self, queued: QueuedInput) -> None:
+        """Leaves nothing of an input in memory, and no tokens before those of others."""
+        queued.give_up()
+        self.queue.discard(queued)
 
     def close(self) -> None:
         """Stops feeding."""

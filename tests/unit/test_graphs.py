@@ -1,15 +1,18 @@
 """What a recorded batch is given: one array of numbers, whatever the batch."""
 
+from collections.abc import Iterator
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import pytest
 import torch
 
 from tests.conftest import adapter_folder
-from vlm2vec_service.engine import Engine, ops
-from vlm2vec_service.engine.graphs import Numbers, size_of
-from vlm2vec_service.engine.packing import Item, PackedBatch
+from tests.unit.recorded import Tape, graphs_on_a_cpu
+from vlm2vec_service.engine import Engine, graphs, ops
+from vlm2vec_service.engine.graphs import PAUSE, DecoderGraphs, Graph, Numbers, size_of
+from vlm2vec_service.engine.packing import Item, Merged, PackedBatch, pack
 from vlm2vec_service.preprocess.prepared import Prepared
 from vlm2vec_service.settings import EngineSettings
 
@@ -24,6 +27,15 @@ def engine(checkpoints: Path) -> Engine:
     for name in ("lora", "dora"):
         engine.load_adapter(name, adapter_folder("qwen2_vl", name))
     return engine
+
+
+@pytest.fixture
+def recording(engine: Engine) -> Iterator[Engine]:
+    """The engine, with graphs on a CPU."""
+    with graphs_on_a_cpu():
+        engine.graphs = DecoderGraphs(engine.backbone, engine.decoder)
+        yield engine
+        engine.graphs = None
 
 
 def text(length: int) -> Prepared:
@@ -92,3 +104,47 @@ def test_a_merged_copy_has_graphs_of_its_own(engine: Engine) -> None:
     assert both.token_stage.runs
     assert size_of(both, LONGEST) is None
     engine.merged.drop("dora")
+
+
+def recordings(engine: Engine, batches: list[PackedBatch]) -> int:
+    """Runs ``batches`` and counts the graphs that are recorded for them."""
+    with mock.patch.object(graphs, "Graph", wraps=Graph) as recorded:
+        for batch in batches:
+            engine.launch(batch)
+    return recorded.call_count
+
+
+def test_sizes_that_take_each_others_place_are_not_recorded_each_time(
+    recording: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(graphs, "MOST", 2)
+    turns = [packed(recording, (length, None)) for length in (10, 20, 40)]
+    assert recordings(recording, turns * 2) == 3
+    # The first lost its place to the last; each of them waits before it takes another's.
+    assert recordings(recording, turns * PAUSE) <= 3
+    # One that is busy gets there.
+    assert recordings(recording, turns[:1] * 2 * PAUSE) <= 1
+    assert recordings(recording, turns[:1] * PAUSE) == 0
+
+
+def test_a_batch_whose_graph_cannot_be_recorded_runs_without(recording: Engine) -> None:
+    batch = packed(recording, (20, "dora"), (30, None))
+    expected = recording.launch(batch).vectors()
+    full = mock.patch.object(Tape, "__enter__", side_effect=torch.OutOfMemoryError("no memory"))
+    streams = mock.patch.object(torch.cuda, "set_stream")
+    with full as attempts, streams as back:
+        for _ in range(PAUSE):
+            np.testing.assert_array_equal(recording.launch(batch).vectors(), expected)
+    assert attempts.call_count == 1
+    back.assert_called_once_with(torch.cuda.current_stream(batch.segments.device))
+    assert recordings(recording, [batch] * 4) == 1
+    np.testing.assert_allclose(recording.launch(batch).vectors(), expected, rtol=0, atol=1e-5)
+
+
+def test_a_copy_that_is_complete_only_then_changes_no_adapters_place(engine: Engine) -> None:
+    answers: Iterator[Merged | None] = iter(
+        [None, {}]
+    )  # for the tokens, and a moment later for the inputs
+    items = [Item(text(length), engine.adapter("dora")) for length in (5, 6)]
+    batch = pack(items, engine.device, lambda adapter, rows, alone: next(answers))
+    assert len(batch.token_stage.low_rank) == len(batch.pooled_stage.low_rank) == 1

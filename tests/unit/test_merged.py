@@ -1,5 +1,6 @@
 """Merged copies: the same vectors as with low ranks, made in steps, gone with their adapter."""
 
+import contextlib
 import dataclasses
 import gc
 import threading
@@ -7,6 +8,7 @@ import weakref
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -269,6 +271,19 @@ def test_batch_that_does_not_fit_frees_the_least_used_copy(
     # What does not fit beside no copy at all is not the copies' fault.
     assert not engine.merged.free_one()
     assert engine.merged.budget == budget
+
+
+def test_memory_of_a_copy_is_free_for_the_batch_that_failed_beside_it(
+    engine: Engine, checkpoints: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (text,) = prepare(checkpoints, "qwen2_vl", "text")
+    engine.merged.merge("a")
+    copy = weakref.ref(engine.pack([Item(text, engine.adapter("a"))]).shares[0].copy_of_tokens)
+    with monkeypatch.context() as patched, contextlib.suppress(torch.OutOfMemoryError):
+        patched.setattr(engine.decoder, "run", mock.Mock(side_effect=torch.OutOfMemoryError))
+        engine.embed([(text, "a")])
+    assert engine.merged.free_one()
+    assert copy() is None
 
 
 def test_copy_that_does_not_fit_is_given_up(

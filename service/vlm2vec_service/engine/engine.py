@@ -209,21 +209,28 @@ class Engine:
         """Runs ``batch`` on a CPU, and on a GPU starts it: it runs behind what was started
         before."""
         with self._running:
-            vectors = self.graphs.run(batch, self._entering) if self.graphs else None
-            if vectors is None:
-                entering = self._entering(batch)
-                rotary = self.backbone.rotary(batch.positions, batch.lengths)
-                self.rows.stage = batch.token_stage
-                states = self.decoder.run(
-                    entering, rotary, batch.segments, batch.pooled, batch.pooled_stage
-                )
-                vectors = batch.finish(batch.pool(states.float()))
-            # The batch's would keep adapters and copies that leave until the next batch comes.
-            self.rows.stage = Stage()
+            try:
+                vectors = self.graphs.run(batch, self._entering) if self.graphs else None
+                if vectors is None:
+                    vectors = self._vectors(batch)
+            finally:
+                # The batch's would keep adapters and copies that leave until the next batch comes,
+                # also when it failed for want of the memory that a copy takes.
+                self.rows.stage = Stage()
         self.merged.count(batch.shares)
         for share in batch.shares:
             self.path_tokens[share.path] += share.tokens
         return Launched(batch.order, vectors)
+
+    def _vectors(self, batch: PackedBatch) -> Tensor:
+        """Computes the vectors of ``batch``, float32 ``(inputs, dim)``, without a graph."""
+        entering = self._entering(batch)
+        rotary = self.backbone.rotary(batch.positions, batch.lengths)
+        self.rows.stage = batch.token_stage
+        states = self.decoder.run(
+            entering, rotary, batch.segments, batch.pooled, batch.pooled_stage
+        )
+        return batch.finish(batch.pool(states.float()))
 
     def _entering(self, batch: PackedBatch) -> Tensor:
         """Computes what enters the language model, as `Backbone.entering` gives it: the embeddings

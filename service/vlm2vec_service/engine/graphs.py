@@ -6,6 +6,7 @@ is copied to where the graph reads it, and the first hidden states where there a
 """
 
 import collections
+import logging
 import math
 import weakref
 from collections.abc import Callable, Mapping
@@ -26,12 +27,17 @@ from vlm2vec_service.engine.packing import PackedBatch
 from vlm2vec_service.engine.stage import Run, Stage
 from vlm2vec_service.engine.transfer import to_device
 
+log = logging.getLogger(__name__)
+
 TOKENS = (16, 32, 64, 96, *range(128, 1024, 128), *range(1024, 4097, 256))
 """The sizes of graphs. A larger batch keeps a GPU busy for longer than its launches take."""
 LENGTHS = (64, 256, 1024, 4096)
 """The longest inputs of graphs; the attention starts work for each input of this length."""
 MOST = 128
 """Graphs that are kept. They share the memory of their intermediate results."""
+PAUSE = 16
+"""Batches of a size that run without a graph once the size lost its own, or none could be recorded.
+Recording takes as long as several batches: sizes that took each other's place would all be slow."""
 
 
 @dataclass(frozen=True)
@@ -89,22 +95,35 @@ class DecoderGraphs:
         size = size_of(batch, self.backbone.plain_length)
         if size is None:
             return None
-        graph = self._graphs.get(size)
+        graph = self._graphs.get(size) or self._record(size, batch)
         if graph is None:
-            self._seen[size] += 1
-            if self._seen[size] == 1:
-                return None
-            graph = Graph(self.backbone, self.decoder, size, batch, self._pool)
-            self._graphs[size] = graph
-            if (merged := batch.token_stage.only_copy(sum(batch.lengths))) is not None:
-                # A graph has the addresses of the copy's weights, and no other hold on them.
-                weakref.finalize(merged, self._graphs.pop, size, None)
-            if len(self._graphs) > MOST:
-                self._graphs.popitem(last=False)
-        else:
-            self._graphs.move_to_end(size)
+            return None
+        self._graphs.move_to_end(size)
         vectors = graph.run(batch, embed(batch) if size.media else None)
         return vectors if size.unit else batch.finish(vectors)
+
+    def _record(self, size: Size, batch: PackedBatch) -> "Graph | None":
+        """Records a graph of ``size``, that of ``batch``, unless it is too early for one or the
+        device cannot."""
+        self._seen[size] += 1
+        if self._seen[size] < 2:
+            return None
+        stream = torch.cuda.current_stream(batch.segments.device)
+        try:
+            graph = Graph(self.backbone, self.decoder, size, batch, self._pool)
+        except RuntimeError as error:  # mostly out of memory, which the batch may do with
+            torch.cuda.set_stream(stream)  # where recording ends by an error it stays on its own
+            self._seen[size] = -PAUSE
+            log.warning("a graph of %d tokens cannot be recorded: %s", size.tokens, error)
+            return None
+        self._graphs[size] = graph
+        if (merged := batch.token_stage.only_copy(sum(batch.lengths))) is not None:
+            # A graph has the addresses of the copy's weights, and no other hold on them.
+            weakref.finalize(merged, self._graphs.pop, size, None)
+        if len(self._graphs) > MOST:
+            oldest, _ = self._graphs.popitem(last=False)
+            self._seen[oldest] = -PAUSE
+        return graph
 
 
 class Graph:

@@ -195,11 +195,11 @@ def _shares(items: Sequence[Item], choose_copy: ChooseCopy) -> list[Share]:
         adapter, alone = members[0].adapter, len(own) == 1
         tokens = sum(len(item.prepared) for item in members)
         pooled = sum(item.prepared.pooled for item in members)
-        copies = [
-            None if adapter is None else choose_copy(adapter, rows, alone)
-            for rows in (tokens, pooled)
-        ]
-        shares.append(Share(adapter, tokens, pooled, *copies))
+        copy = None if adapter is None else choose_copy(adapter, tokens, alone)
+        # A copy may be complete between the two questions, and leave. A recorded batch knows its
+        # low-rank adapters by their places, which have to be the same for tokens and inputs.
+        of_pooled = None if adapter is None or copy is None else choose_copy(adapter, pooled, alone)
+        shares.append(Share(adapter, tokens, pooled, copy, of_pooled))
     # What has no copy is together, as one product with the base's weights serves it all.
     return sorted(shares, key=lambda share: (share.copy_of_tokens is not None, id(share.adapter)))
 

@@ -112,6 +112,7 @@ def test_pictures_as_people_have_them(http: httpx.Client) -> None:
 def test_models_are_found_by_alias_version_and_space(server: Server, http: httpx.Client) -> None:
     client = vlm2vec.Client(server.address)
     (model,) = [m for m in http.get("/v1/models").json()["data"] if m["id"] == "qwen"]
+    assert model["takes"] == ["image", "video"]
     assert model["ready"]
     assert model["dimension"] == 128
     for version in model["versions"]:

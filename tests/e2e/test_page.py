@@ -14,6 +14,7 @@ from playwright.sync_api import Page, expect
 
 from tests.e2e.browser import watched_page
 from tests.e2e.site import ROOT, Site, running_site
+from tests.parity.audio_specs import wav
 
 PICTURES = sorted((ROOT / "examples" / "digits").glob("*.png"))
 QUERY = "a red seven above a black three"
@@ -197,6 +198,23 @@ def test_pictures_can_be_dropped(page: Page) -> None:
     page.dispatch_event("#candidates", "drop", {"dataTransfer": data})
     for name in ("a.png", "b.png"):
         expect(page.get_by_role("button", name=f"Remove {name}")).to_be_visible()
+
+
+def test_sounds_are_for_models_that_take_them(page: Page) -> None:
+    sound = {"rate": 8000, "samples": 4000, "format": "int16", "channels": [{"kind": "silence"}]}
+    candidates = page.get_by_role("group", name="Candidates")
+    chooser = candidates.get_by_label("Drop pictures, or choose them")
+    assert chooser.get_attribute("accept") == "image/*"
+    picture = {"name": "b.png", "mimeType": "image/png", "buffer": PICTURES[0].read_bytes()}
+    rank(page, [{"name": "a.wav", "mimeType": "audio/wav", "buffer": wav(sound)}, picture])
+    expect(page.get_by_role("alert").last).to_have_text(
+        "digits takes no sounds: remove a.wav, or choose another model."
+    )
+    # Its length is known, so the page may play it.
+    expect(candidates.get_by_label("a.wav", exact=True)).to_have_js_property("duration", 0.5)
+    page.get_by_role("button", name="Remove a.wav").click()
+    page.get_by_role("button", name="Rank").click()
+    assert len(column(page, "champion: version 1")) == 1
 
 
 @pytest.mark.parametrize(("path", "scheme"), [("/", "light"), ("/", "dark"), ("/docs", "dark")])

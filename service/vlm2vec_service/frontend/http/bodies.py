@@ -206,14 +206,16 @@ class ServedVersion(BaseModel):
 
 
 class ModelObject(BaseModel):
-    """A model that is served, with its versions; ``reason`` says why it is not ready, and
-    ``canary_share``, 0 to 1, how many of the calls that name no version the canary answers."""
+    """A model that is served, with its versions; ``takes`` lists the media that it reads beside
+    text, of image, video and audio, ``reason`` says why it is not ready, and ``canary_share``, 0 to
+    1, how many of the calls that name no version the canary answers."""
 
     id: str
     object: Literal["model"]
     created: int
     owned_by: str
     backbone: str
+    takes: list[str]
     dimension: int
     ready: bool
     reason: str

@@ -21,6 +21,7 @@ from vlm2vec_service.frontend.http.formats import in_json
 from vlm2vec_service.frontend.http.input_shapes import TEXT
 from vlm2vec_service.frontend.http.inputs import InputReader, Task
 from vlm2vec_service.frontend.http.json_body import BodyRoute, read_json
+from vlm2vec_service.frontend.http.models import media_taken
 from vlm2vec_service.frontend.http.shapes import ByType, Choice, Flag, ListOf, Object, Only, Whole
 from vlm2vec_service.frontend.model_ref import resolved
 from vlm2vec_service.frontend.parsing import parsed
@@ -32,7 +33,6 @@ LENGTH = "inference-header-content-length"
 """The header that says how many bytes of a body are JSON, where binary data follow."""
 PIECES = {"text": "text", "image": "image", "video": "video_url", "audio": "input_audio"}
 """The tensors that inputs are made of, and what `InputReader` calls their elements."""
-NAMES = (*PIECES, "instruction")
 OPTIONS = {
     "options.output.dimensions": "parameters.dimensions",
     "options.truncate": "parameters.truncate",
@@ -54,7 +54,7 @@ PARAMETERS = {
     "binary_data_output": Flag(description="The vectors follow the JSON of the answer."),
 }
 TENSOR = {
-    "name": Choice(NAMES),
+    "name": Choice((*PIECES, "instruction")),
     "shape": ListOf(Whole(1), "[n] or [n, 1]", least=1),
     "datatype": Only(("BYTES",), "texts and files are bytes"),
     "parameters": Object({"binary_data_size": Whole(0, description="Its bytes behind the JSON.")}),
@@ -117,11 +117,12 @@ def routes(pipeline: Pipeline, fetcher: Fetcher) -> APIRouter:
         may be in the path: /v2/models/NAME/versions/VERSION."""
         found, _ = _find(pipeline, model, version)
         dimension = pipeline.served[found.name].dimension or -1
+        names = ("text", *media_taken(found.backbone), "instruction")
         return {
             "name": found.name,
             "versions": sorted(found.versions),
             "platform": f"vlm2vec_{found.backbone}",
-            "inputs": [{"name": name, "datatype": "BYTES", "shape": [-1]} for name in NAMES],
+            "inputs": [{"name": name, "datatype": "BYTES", "shape": [-1]} for name in names],
             "outputs": [{"name": "embedding", "datatype": "FP32", "shape": [-1, dimension]}],
         }
 

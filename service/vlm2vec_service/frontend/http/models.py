@@ -3,6 +3,7 @@
 from fastapi import APIRouter
 
 from vlm2vec.v1 import embedding_pb2 as pb
+from vlm2vec_service.backbones.table import FAMILIES
 from vlm2vec_service.errors import NotFoundError
 from vlm2vec_service.frontend import calls
 from vlm2vec_service.frontend.http.bodies import ModelList, ModelObject, ServedVersion
@@ -34,6 +35,11 @@ def routes(pipeline: Pipeline) -> APIRouter:
     return router
 
 
+def media_taken(backbone: str) -> list[str]:
+    """The kinds of media that models of a ``backbone`` take beside text."""
+    return list(FAMILIES[backbone].preprocessor_class().takes)
+
+
 def _model(model: pb.Model) -> ModelObject:
     return ModelObject(
         id=model.name,
@@ -41,6 +47,7 @@ def _model(model: pb.Model) -> ModelObject:
         created=0,
         owned_by="vlm2vec",
         backbone=model.backbone,
+        takes=media_taken(model.backbone),
         dimension=model.dimension,
         ready=model.ready,
         reason=model.reason,

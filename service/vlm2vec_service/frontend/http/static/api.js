@@ -18,7 +18,8 @@ export async function ask(path, options = {}) {
 async function said(answer) {
   const text = await answer.text();
   try {
-    return JSON.parse(text).error.message;
+    const { error } = JSON.parse(text);
+    return error.message ?? error;
   } catch {
     return text || `${answer.status} ${answer.statusText}`;
   }

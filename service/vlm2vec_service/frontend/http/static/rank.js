@@ -8,19 +8,28 @@ const beside = document.getElementById("beside");
 const results = document.getElementById("results");
 const button = form.querySelector(".go button");
 const NOBODY = "nobody";
+const addresses = new WeakMap();
+const choosers = []; // what shows in each place which files the model takes
 let known = [];
 
 // Offers the models and versions that there are, and keeps what was chosen.
 export function offer(models) {
   known = models;
   fill(model, models.map(({ id }) => [id, id]));
-  offerVersions();
+  choose();
   button.disabled = !models.length;
 }
 
 const versionsOf = (name) => known.find(({ id }) => id === name)?.versions ?? [];
+const hears = () => known.find(({ id }) => id === model.value)?.takes.includes("audio") ?? false;
+const isSound = (file) => file.type.startsWith("audio/");
 const titled = ({ version, aliases }) => (
   aliases.length ? `${aliases.join(", ")}: version ${version}` : `version ${version}`);
+
+function choose() {
+  for (const offerKinds of choosers) offerKinds();
+  offerVersions();
+}
 
 function offerVersions() {
   const versions = versionsOf(model.value);
@@ -37,18 +46,27 @@ function fill(select, options, preferred = "") {
   select.value = offered ?? options[0]?.[0];
 }
 
-// Makes a place to choose pictures, which may be dropped anywhere around it; gives the list of its
-// files.
-function pictures(place) {
+// Makes a place to choose pictures and sounds, which may be dropped anywhere around it; gives the
+// list of its files.
+function chooser(place) {
   const files = [];
   const list = make("ul", { className: "thumbs" });
-  const input = make("input", { type: "file", accept: "image/*", multiple: true });
-  const drop = make("label", { className: "drop" }, "Drop pictures, or choose them", input);
+  const input = make("input", { type: "file", multiple: true });
+  const words = make("span");
+  const drop = make("label", { className: "drop" }, words, input);
+  const offerKinds = () => {
+    words.textContent = `Drop pictures${hears() ? " or sounds" : ""}, or choose them`;
+    input.accept = hears() ? "image/*,audio/*" : "image/*";
+  };
+  offerKinds();
+  choosers.push(offerKinds);
   const draw = () => list.replaceChildren(...files.map((file, i) => {
     const remove = make("button", { type: "button" }, "×");
     remove.addEventListener("click", () => { files.splice(i, 1); draw(); });
     remove.setAttribute("aria-label", `Remove ${file.name}`);
-    return make("li", { title: file.name }, thumb(file), remove);
+    const shown = isSound(file) ? [make("span", { className: "soft" }, file.name), player(file)]
+      : [thumb(file)];
+    return make("li", { title: file.name }, ...shown, remove);
   }));
   const add = (more) => { files.push(...more); draw(); };
   input.addEventListener("change", () => { add(input.files); input.value = ""; });
@@ -73,6 +91,14 @@ function thumb(file) {
   return image;
 }
 
+// A player goes on reading its file, so the file's address stays, one for all its players.
+function player(file) {
+  if (!addresses.has(file)) addresses.set(file, URL.createObjectURL(file));
+  const audio = make("audio", { src: addresses.get(file), controls: true, preload: "metadata" });
+  audio.setAttribute("aria-label", file.name);
+  return audio;
+}
+
 function dataUri(file) {
   return new Promise((resolve, reject) => {
     const reader = new FileReader();
@@ -82,18 +108,23 @@ function dataUri(file) {
   });
 }
 
-const [queryPictures, candidatePictures] = [...form.querySelectorAll(".pictures")].map(pictures);
+const [queryFiles, candidateFiles] = [...form.querySelectorAll(".files")].map(chooser);
 const written = (id) => document.getElementById(id).value.trim();
+const kindOf = (file) => (isSound(file) ? "audio_url" : "image_url");
 
 async function body(candidates) {
-  const parts = await Promise.all(queryPictures.map(async (file) => (
-    { type: "image_url", image_url: { url: await dataUri(file) } })));
+  const sound = [...queryFiles, ...candidateFiles].find(isSound);
+  if (sound && !hears()) {
+    throw new Error(`${model.value} takes no sounds: remove ${sound.name}, or choose another model.`);
+  }
+  const parts = await Promise.all(queryFiles.map(async (file) => (
+    { type: kindOf(file), [kindOf(file)]: { url: await dataUri(file) } })));
   const text = written("query-text");
   if (text) parts.push({ type: "text", text });
   if (!parts.length) throw new Error("The query is empty: write a text or drop a picture.");
   if (!candidates.length) throw new Error("There are no candidates: drop pictures or write texts.");
   const documents = await Promise.all(candidates.map(async (item) => (
-    typeof item === "string" ? item : { image_url: await dataUri(item) })));
+    typeof item === "string" ? item : { [kindOf(item)]: await dataUri(item) })));
   const given = { query: { content: parts }, documents };
   if (written("query-instruction")) given.instruction = written("query-instruction");
   const theirs = written("candidate-instruction");
@@ -122,9 +153,11 @@ function column(answer, candidates, first) {
     const words = up > 0 ? ` ${up} up` : ` ${-up} down`;
     const moved = up ? make("span", { className: "moved" }, words) : null;
     const isText = typeof item === "string";
-    return make("li", { className: isText ? "text" : "" },
-      make("span", { className: "soft" }, `${place + 1}`), isText ? null : thumb(item),
+    const sounds = !isText && isSound(item);
+    return make("li", { className: isText || sounds ? "text" : "" },
+      make("span", { className: "soft" }, `${place + 1}`), isText || sounds ? null : thumb(item),
       make("div", { className: "what" }, isText ? item : item.name, moved,
+        sounds ? player(item) : null,
         make("div", { className: "score" }, make("div", {}, bar), score.toFixed(4))));
   });
   const used = `${answer.usage.total_tokens} tokens, ${Math.round(answer.milliseconds)} ms`;
@@ -137,7 +170,7 @@ function column(answer, candidates, first) {
 
 async function show() {
   const texts = written("candidate-texts").split("\n").map((line) => line.trim()).filter(Boolean);
-  const candidates = [...candidatePictures, ...texts];
+  const candidates = [...candidateFiles, ...texts];
   const given = await body(candidates);
   const first = rank(`${model.value}@champion`, given);
   if (beside.value === NOBODY) return [column(await first, candidates)];
@@ -159,4 +192,4 @@ form.addEventListener("submit", async (event) => {
     button.disabled = false;
   }
 });
-model.addEventListener("change", offerVersions);
+model.addEventListener("change", choose);

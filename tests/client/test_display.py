@@ -38,12 +38,13 @@ def test_a_ranking_shows_the_pictures_that_are_at_hand(client: Any, tmp_path: Pa
         vlm2vec.Input(video=b"no picture"),
         vlm2vec.Input(video=vlm2vec.Frames([path, path], fps=2)),
         vlm2vec.Input(audios=[vlm2vec.Samples(np.zeros(9), 8000), path.read_bytes()]),
+        vlm2vec.Input(parts=["see", path, {"image": str(path)}, {"audio": path.read_bytes()}]),
     ]
     ranking = client.rank("query", candidates)
     (tmp_path / "gone.png").unlink()
     page = ranking._repr_html_()
-    assert [max(image.size) for image in thumbnails(page)].count(128) == 7
-    assert len(thumbnails(page)) == 8
+    assert [max(image.size) for image in thumbnails(page)].count(128) == 9
+    assert len(thumbnails(page)) == 10
     assert "&lt;script&gt;" in page
     assert "<script" not in page
     assert "a &lt;b&gt;.png" in page
@@ -76,6 +77,8 @@ def test_reprs_are_short(client: Any) -> None:
         "<Input video.images[0]: uint8 (300, 600, 3), video.fps: 2, audios[0]: a.wav, "
         "audios[1].array: float64 (9,), audios[1].rate: 8000>"
     )
+    mixed = vlm2vec.Input(parts=["see", Path("a.png"), {"audio": "b.wav"}])
+    assert repr(mixed) == "<Input parts[0]: see, parts[1]: a.png, parts[2].audio: b.wav>"
     ranking = client.rank("q", ["x" * 500] * 30)
     assert len(repr(ranking)) < 400
     assert repr(ranking).startswith("Ranking(30 candidates, best=Ranked(index=0, score=")

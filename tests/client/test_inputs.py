@@ -53,6 +53,7 @@ def test_rows(client: Any, service: Service, tmp_path: Path) -> None:
             {"audio": str(path), "text": "heard"},
             {"audios": [data, {"bytes": data, "path": None}]},
             {"audio": {"array": np.zeros(3, np.float32), "sampling_rate": 8000, "path": None}},
+            {"parts": ["see ", {"image": str(path)}, {"text": "hear ", "audio": None}]},
         ],
         instruction="given",
     )
@@ -74,8 +75,64 @@ def test_rows(client: Any, service: Service, tmp_path: Path) -> None:
         pb.Input(instruction="given", parts=[audio, pb.Part(text="heard")]),
         pb.Input(instruction="given", parts=[audio, audio]),
         pb.Input(instruction="given", parts=[pb.Part(audio=pb.Audio(samples=samples))]),
+        pb.Input(instruction="given", parts=[pb.Part(text="see "), picture, pb.Part(text="hear ")]),
     ]
     assert client.embed({"text": "a cat"}).shape == (DIMENSION,)
+
+
+def test_parts_travel_in_their_order(client: Any, service: Service, tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(b"bytes of a file")
+    samples = vlm2vec.Samples(np.zeros(3, np.float32), 8000)
+    given: list[Any] = [
+        "look at ",
+        path,
+        {"video": vlm2vec.Frames([b"frame"], fps=2)},
+        vlm2vec.Frames([b"frame"], fps=2),
+        {"text": "https://example.com/cat.jpg"},
+        {"image": b"bytes of a file"},
+        {"audio": str(path)},
+        samples,
+        " and ",
+        {"audio": samples},
+    ]
+    client.embed(vlm2vec.Input(parts=given, instruction="Find it."))
+    dict(client.stream([("one", vlm2vec.Input(parts=given, instruction="Find it."))]))
+    sent = service.calls[0][0].inputs[0]
+    assert sent == service.stream_requests[0].input
+    assert sent.instruction == "Find it."
+    one_by_one = [
+        vlm2vec.Input(text="look at "),
+        vlm2vec.Input(images=[path]),
+        *[vlm2vec.Input(video=vlm2vec.Frames([b"frame"], fps=2))] * 2,
+        vlm2vec.Input(text="https://example.com/cat.jpg"),
+        vlm2vec.Input(images=[path]),
+        vlm2vec.Input(audios=[path]),
+        vlm2vec.Input(audios=[samples]),
+        vlm2vec.Input(text=" and "),
+        vlm2vec.Input(audios=[samples]),
+    ]
+    client.embed(one_by_one)
+    assert list(sent.parts) == [one.parts[0] for one in service.calls[1][0].inputs]
+
+
+@pytest.mark.parametrize(
+    "beside",
+    [{"text": "a"}, {"prompt": "a"}, {"video": b""}, {"images": [b""]}, {"audios": [b""]}],
+    ids=lambda given: next(iter(given)),
+)
+def test_parts_are_all_of_an_input(beside: Any) -> None:
+    with pytest.raises(ValueError, match="give its texts and media as parts"):
+        vlm2vec.Input(parts=["a"], **beside)
+
+
+def test_a_file_that_is_missing_is_named_by_its_part(client: Any) -> None:
+    given = vlm2vec.Input(parts=["a", {"image": "/missing/cat.jpg"}])
+    with pytest.raises(vlm2vec.InvalidInput, match=r"^parts\[1\].image: cannot read") as caught:
+        client.embed(["fine", given])
+    assert (caught.value.field, caught.value.id) == ("parts[1].image", 1)
+    with pytest.raises(vlm2vec.InvalidInput, match=r'^parts\[0\]: .* write {"image": ...}'):
+        client.embed(vlm2vec.Input(parts=["https://example.com/cat.jpg"]))
 
 
 WRONG: dict[str, tuple[Any, str]] = {
@@ -105,6 +162,21 @@ WRONG: dict[str, tuple[Any, str]] = {
     "audio": (lambda: vlm2vec.Input(audios=[3]), r"audios\[0\] is int, .* vlm2vec.Samples"),  # type: ignore[list-item]
     "audio in a row": ([{"audio": np.zeros(9)}], r"audios\[0\] is ndarray, which is none of"),
     "frames": (lambda: vlm2vec.Input(video=vlm2vec.Frames(3)), "video is int, .* fps=2"),  # type: ignore[arg-type]
+    "one part": (lambda: vlm2vec.Input(parts="a"), r"parts=\[part\]"),
+    "bytes as a part": ([{"parts": [b"a"]}], r'parts\[0\] is bytes, .* {"image": ...}'),
+    "two kinds in a part": (
+        [{"parts": [{"text": "a", "image": "b"}]}],
+        r"parts\[0\] is dict, which",
+    ),
+    "an unknown kind": ([{"parts": [{"picture": "b"}]}], r"parts\[0\] is dict, which is none of"),
+    "a number as text": (
+        lambda: vlm2vec.Input(parts=[{"text": 3}]),
+        r"parts\[0\].text is int, not str",
+    ),
+    "a number as image": (
+        [{"parts": [{"image": 3}]}],
+        r"parts\[0\].image is int, which is none of",
+    ),
     "a picture as video": (lambda: vlm2vec.Input(video=PIXELS), "video is ndarray, .* a list of"),
 }
 

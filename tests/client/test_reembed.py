@@ -85,6 +85,7 @@ def test_kinds_of_rows(tmp_path: Path, service: Service) -> None:
         {"id": 11, "audios": ["b.png", "data:audio/wav;base64,Qg=="]},
         {"id": 12, "video": {"frames": ["a.png", "b.png"], "fps": 2}},
         {"id": 13, "videos": ["b.png", ["a.png", "b.png"]]},
+        {"id": 14, "parts": ["see", {"image": "a.png"}, {"text": "hear"}, {"audio": "b.png"}]},
     ]
     source = write_lines(tmp_path / "in.jsonl", ["", *rows, " \t"])
     run(settings(service, source, tmp_path / "out", window=1, streams=1))
@@ -106,6 +107,10 @@ def test_kinds_of_rows(tmp_path: Path, service: Service) -> None:
         pb.Input(instruction="Represent.", parts=[audios[b"B"], audios[b"B"]]),
         pb.Input(instruction="Represent.", parts=[timed]),
         pb.Input(instruction="Represent.", parts=[pb.Part(video=pb.Video(file=b"B")), frames]),
+        pb.Input(
+            instruction="Represent.",
+            parts=[pb.Part(text="see"), images[b"A"], pb.Part(text="hear"), audios[b"B"]],
+        ),
     ]
 
 

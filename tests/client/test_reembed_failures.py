@@ -32,7 +32,7 @@ BAD_LINES = [
     ('{"id": "a", "text": 3}', "a", "text", "expected a string"),
     ('{"id": "b", "text": "\\ud800"}', "b", "text", "surrogate"),
     ('{"id": "c", "image": "a\\u0000b"}', "c", "image", "no path"),
-    ('{"id": "d", "images": "a.png"}', "d", "images", "expected a list of paths, got str"),
+    ('{"id": "d", "images": "a.png"}', "d", "images", "expected a list, got str"),
     ('{"id": "e", "image": "gone.png"}', "e", "images[0]", "No such file"),
     ('{"id": "f", "image": "x", "images": ["x"]}', "f", "image", "either image or images"),
     ('{"id": "g", "text": "x", "prompt": "x"}', "g", "prompt", "a prompt is the whole text"),
@@ -40,6 +40,9 @@ BAD_LINES = [
     ('{"id": "i", "txet": "x"}', "i", "txet", "unknown key"),
     ('{"id": "j", "video": {"frames": [], "fsp": 2}}', "j", "video.fsp", "known are frames, fps"),
     ('{"id": "k", "audio": 3}', "k", "audio", "expected a path, got int"),
+    ('{"id": "l", "parts": ["x", {"image": 3}]}', "l", "parts[1].image", "a path, got int"),
+    ('{"id": "m", "parts": [{"text": "x", "image": "y"}]}', "m", "parts[0]", "expected a string"),
+    ('{"id": "n", "parts": ["x"], "text": "y"}', "n", "parts", "give its texts and media as parts"),
 ]
 """Lines that are no rows: the id, the field and the problem that are reported."""
 
@@ -58,9 +61,9 @@ def test_bad_rows(tmp_path: Path, service: Service) -> None:
     service.behaviour.item_error = refuse
     done = command(tmp_path, *flags(service, source, output), "--part-rows=100")
     assert done.returncode == 1
-    assert done.stdout == "37 of 55 rows are in space space-1\n"
+    assert done.stdout == "37 of 58 rows are in space space-1\n"
     errors = tmp_path / "out.parquet.errors.jsonl"
-    assert done.stderr == f"18 rows failed: see {errors}\n"
+    assert done.stderr == f"21 rows failed: see {errors}\n"
     found = [json.loads(line) for line in errors.read_text().splitlines()]
     assert [(row["row"], row["id"]) for row in found] == [
         (0, "row 0"), (1, "row 1"), (2, "row 2"),
@@ -74,7 +77,7 @@ def test_bad_rows(tmp_path: Path, service: Service) -> None:
         assert problem in row["error"]
     table = pq.read_table(output)
     assert table.column("id").to_pylist() == [f"row {number}" for number in range(3, 40)]
-    assert json.loads(ready_path(output).read_text())["failed"] == 18
+    assert json.loads(ready_path(output).read_text())["failed"] == 21
 
     # The same again, which is still incomplete; and after some of it was mended.
     assert command(tmp_path, *flags(service, source, output), "--part-rows=100").returncode == 1
@@ -82,8 +85,8 @@ def test_bad_rows(tmp_path: Path, service: Service) -> None:
     service.behaviour.item_error = lambda id: None
     again = [*flags(service, source, output), "--part-rows=100", "--retry-failed"]
     done = command(tmp_path, *again)
-    assert (done.returncode, done.stdout) == (1, "41 of 55 rows are in space space-1\n")
-    assert len(errors.read_text().splitlines()) == 14
+    assert (done.returncode, done.stdout) == (1, "41 of 58 rows are in space space-1\n")
+    assert len(errors.read_text().splitlines()) == 17
     assert pq.read_table(output).num_rows == 41
 
 

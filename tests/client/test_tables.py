@@ -130,6 +130,19 @@ def test_audios_as_tables_have_them(client: Any, service: Service) -> None:
     assert np.frombuffer(numbers[0].audio.samples.data, "<f4").tolist() == [0, 0.5]
 
 
+def test_parts_as_tables_have_them(client: Any, service: Service) -> None:
+    parts = [[{"text": "see ", "image": None}, {"text": None, "image": b"A"}], [{"text": "b"}]]
+    for table in (
+        pa.table({"parts": parts}),
+        pa.table({"parts": parts}).to_pandas(),
+        pl.DataFrame({"parts": parts}),
+    ):
+        client.embed(table)
+    sent = [list(call.inputs) for call, _ in service.calls]
+    both = pb.Input(parts=[pb.Part(text="see "), pb.Part(image=b"A")])
+    assert sent == [[both, text("b")]] * 3
+
+
 def test_vectors_become_columns(client: Any) -> None:
     vectors = client.embed(["a", "b"])
     column = pa.FixedSizeListArray.from_arrays(vectors.ravel(), vectors.shape[1])

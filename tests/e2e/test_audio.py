@@ -16,8 +16,10 @@ import openai
 import pytest
 from click.testing import CliRunner
 from PIL import Image
+from playwright.sync_api import expect
 
 import vlm2vec
+from tests.e2e.browser import running_browser, watched_page
 from tests.e2e.cases import Vector, cosine, options, png, unpack
 from tests.e2e.embed_command import json_lines, read_npz
 from tests.e2e.grpc_calls import stream
@@ -187,6 +189,34 @@ def test_our_clients(server: Server, tmp_path: Path) -> None:
     assert cosine(both, golden(TWO["id"], "lora")) > 0.9999
 
 
+def test_our_clients_keep_the_order_of_parts(server: Server, tmp_path: Path) -> None:
+    path = tmp_path / "first.wav"
+    first, second = files(TWO["id"])
+    path.write_bytes(first)
+    asked: list[Any] = [
+        vlm2vec.Input(parts=["First ", {"audio": path}, " then ", {"audio": second}]),
+        {"parts": [{"text": "First "}, {"audio": str(path)}, " then ", {"audio": second}]},
+        vlm2vec.Input(text="First  then ", audios=[first, second]),
+    ]
+    words, sounds = map(list, zip(*(
+        (pb.Part(text=text), pb.Part(audio=pb.Audio(file=sound)))
+        for text, sound in (("First ", first), (" then ", second))
+    ), strict=True))  # fmt: skip
+    (expected,) = grpc_vectors(
+        server, pb.Input(parts=[words[0], sounds[0], words[1], sounds[1]]), version="lora"
+    )
+    with vlm2vec.Client(server.address) as client:
+        found = client.embed(asked, model="omni", version="lora")
+        streamed = dict(client.stream(asked, model="omni", version="lora"))
+
+    async def ask() -> Any:
+        async with vlm2vec.AsyncClient(server.address) as other:
+            return await other.embed(asked, model="omni", version="lora")
+
+    for way in (found, streamed, asyncio.run(ask())):
+        assert [cosine(way[n], expected) > 0.99999 for n in range(3)] == [True, True, False]
+
+
 def test_embed_without_a_server(server: Server, tmp_path: Path) -> None:
     between, folder = OMNI["chat-audio-between"], server.log.parent
     for id in (TWO["id"], between["id"]):
@@ -273,6 +303,28 @@ def test_the_rate_of_frames_counts_over_every_way(server: Server) -> None:
         ):
             vector = client.embed(vlm2vec.Input(video=video), model="omni", version="lora")
             assert cosine(vector, expected) > 0.999999
+
+
+def test_the_page_ranks_sounds(server: Server) -> None:
+    names = ("audio", "audio-silence", "audio-speech")
+    sounds: list[Any] = [
+        {"name": f"{name}.wav", "mimeType": "audio/wav", "buffer": files(name)[0]} for name in names
+    ]
+    origin = f"http://{server.http_address}"
+    with running_browser() as browser, watched_page(browser, origin) as page:
+        query, candidates = (
+            page.get_by_role("group", name=name) for name in ("Query", "Candidates")
+        )
+        chooser = query.get_by_label("Drop pictures or sounds, or choose them")
+        expect(chooser).to_have_attribute("accept", "image/*,audio/*")
+        chooser.set_input_files(sounds[2])
+        candidates.get_by_label("Drop pictures or sounds").set_input_files(sounds)
+        page.get_by_role("button", name="Rank").click()
+        ranking = page.get_by_role("article").get_by_role("listitem")
+        expect(ranking).to_have_count(3)
+        expect(ranking.first).to_contain_text("audio-speech.wav")
+        expect(ranking.first).to_contain_text("1.0000")
+        assert ranking.first.locator("audio").evaluate("player => player.duration") > 0
 
 
 def test_the_example_hears_what_sounds_alike(server: Server) -> None:

@@ -65,7 +65,7 @@ def _named_parts(value: Any) -> Iterable[tuple[str, Any]]:
     items of lists each."""
     for name, part in (value if isinstance(value, Mapping) else vars(value)).items():
         for place, item in _places(name, part):
-            if is_dataclass(item):
+            if is_dataclass(item) or (name == "parts" and isinstance(item, Mapping)):
                 yield from ((f"{place}.{field}", held) for field, held in _named_parts(item))
             elif item is not None:
                 yield place, item
@@ -85,9 +85,16 @@ def _thumbnails(candidate: Any) -> str:
     if isinstance(candidate, os.PathLike) or is_pixels(candidate):
         return _thumbnail(candidate)
     return "".join(
-        _thumbnail(part)
-        for name, part in _named_parts(candidate)
-        if name.startswith(("image", "video"))
+        _thumbnail(part) for name, part in _named_parts(candidate) if _is_picture(name, part)
+    )
+
+
+def _is_picture(name: str, part: Any) -> bool:
+    """Tells whether a part may be a picture: its name says so, or that of a kind in ``parts`` does,
+    where a path or pixels say it by themselves."""
+    last = name.rpartition(".")[2]
+    return last.startswith(("image", "video")) or (
+        last.startswith("parts") and not isinstance(part, str)
     )
 
 

@@ -2,7 +2,6 @@
 
 import math
 import os
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias, Union, cast
@@ -15,18 +14,11 @@ from vlm2vec.display import summary
 from vlm2vec.errors import InvalidInput
 from vlm2vec.fetch import UNLIMITED, Limits
 from vlm2vec.media import Frames, ImageLike, VideoLike, image_bytes, is_pixels, video
+from vlm2vec.parts import PartLike, check_words, part
 from vlm2vec.v1 import embedding_pb2 as pb
 
 if TYPE_CHECKING:
     from PIL.Image import Image as PILImage
-
-_MEDIA_TEXT = re.compile(
-    r"\s*(?:data:(?:image|video|audio)/[\w.+-]+[^,\s]*,|https?://[^\s?#]+\."
-    r"(?:jpe?g|png|webp|gif|bmp|tiff?|avif|hei[cf]|mp4|m4v|webm|mov|mkv|avi|"
-    r"wav|flac|mp3|ogg|oga|opus|m4a|aac)(?:[?#]\S*)?\s*$)",
-    re.IGNORECASE,
-)
-"""How a string starts that is a data URI, or that is the URL of a picture, video or audio alone."""
 
 
 @dataclass(frozen=True)
@@ -34,9 +26,9 @@ class Input:
     """Words, images, videos and audios that together become one vector.
 
     The words are either ``instruction`` and ``text``, which the server joins with the media by the
-    prompt template of the model, or ``prompt``. Raises ValueError if both are given, or both
-    ``video`` and ``videos``, and TypeError if ``images``, ``videos`` or ``audios`` is a single one
-    and not a sequence.
+    prompt template of the model, or ``prompt``. ``parts`` are words and media in an order that says
+    something. Raises ValueError for two that say the same in different ways, and TypeError if
+    ``images``, ``videos``, ``audios`` or ``parts`` is a single one and not a sequence.
     """
 
     text: str | None = None
@@ -56,6 +48,9 @@ class Input:
     prompt: str | None = None
     """The whole prompt, with the model's own placeholders for the media: images, then videos, then
     audios."""
+    parts: Sequence[PartLike] = ()
+    """Texts and media in order, in place of ``text`` and the media: ``["look at ", Path("a.png"),
+    " and hear ", {"audio": "b.wav"}]``. Models whose form has an order of its own keep to that."""
 
     def __post_init__(self) -> None:
         for name in ("text", "instruction", "prompt"):
@@ -68,10 +63,19 @@ class Input:
             )
         if self.video is not None and self.videos:
             raise ValueError("video is one of videos: give either")
-        for one in ("image", "video", "audio"):
+        for one in ("image", "video", "audio", "part"):
             many = getattr(self, f"{one}s")
+            if isinstance(many, tuple | list):  # asking for a Sequence takes several times as long
+                continue
             if isinstance(many, str | bytes | np.ndarray) or not isinstance(many, Sequence):
                 raise TypeError(f"{one}s is a sequence: for one {one} write {one}s=[{one}]")
+        if self.parts:
+            words, media = (
+                (self.text, self.prompt, self.video),
+                (self.images, self.videos, self.audios),
+            )
+            if any(one is not None for one in words) or any(map(len, media)):
+                raise ValueError("parts are all of an input: give its texts and media as parts")
 
     def __repr__(self) -> str:
         return f"<Input {summary(self)}>"
@@ -84,7 +88,7 @@ InputLike: TypeAlias = Union[
 an image; or a row with the keys `KEYS`."""
 MEDIA_KEYS = ("image", "images", "video", "videos", "audio", "audios")
 """The keys of a row that hold media: one of a kind, or several."""
-KEYS = ("id", "text", "instruction", "prompt", *MEDIA_KEYS)
+KEYS = ("id", "text", "instruction", "prompt", "parts", *MEDIA_KEYS)
 """The keys that a row may have."""
 _TAKEN = (
     "an input is a text (str), a picture (pathlib.Path, PIL image, uint8 array), a row (dict with "
@@ -96,18 +100,11 @@ _TAKEN = (
 def as_input(item: InputLike, name: str) -> Input:
     """Returns the `Input` that ``item``, called ``name`` in errors, stands for.
 
-    Raises TypeError for what is no input. Raises `InvalidInput` for a string that is a data URI or
-    the URL of a picture, video or audio and nothing else: it may be meant either way, and the words
-    of somebody else must not make this process fetch anything.
+    Raises TypeError for what is no input, and `InvalidInput` for a string that is only a URL.
     """
     if isinstance(item, str):
-        if _MEDIA_TEXT.match(item):
-            raise InvalidInput(
-                f"{name}: a data URI or a URL would be embedded as text; write Input(images=[...]),"
-                " Input(video=...) or Input(audios=[...]) for what it holds, or Input(text=...) for"
-                " its characters",
-                field=name,
-            )
+        media = "Input(images=[...]), Input(video=...) or Input(audios=[...])"
+        check_words(item, name, media, "Input(text=...)")
         return Input(text=item)
     if isinstance(item, Input):
         return item
@@ -142,7 +139,16 @@ def _from_row(row: Mapping[str, Any], name: str) -> Input:
             given[many] = [given.pop(one)]
         if many in given and not isinstance(given[many], str | bytes | Mapping):
             given[many] = [_media(cell) for cell in given[many]]
+    if "parts" in given:
+        given["parts"] = [_part(cell) for cell in given["parts"]]
     return Input(**given)
+
+
+def _part(value: Any) -> Any:
+    """Returns what a cell of parts holds; a table has all kinds in a row, and the others empty."""
+    if not isinstance(value, Mapping):
+        return value
+    return {kind: _media(cell) for kind, cell in value.items() if not _is_missing(cell)}
 
 
 def _media(value: Any) -> Any:
@@ -205,14 +211,17 @@ def has_media(item: object) -> bool:
     if isinstance(item, tuple) and item:
         return has_media(item[-1])
     if isinstance(item, Input):
-        return bool(item.images or item.videos or item.audios) or item.video is not None
+        media = item.images or item.videos or item.audios or item.parts
+        return bool(media) or item.video is not None
     if isinstance(item, Mapping):
-        return not set(MEDIA_KEYS).isdisjoint(item)
+        return "parts" in item or not set(MEDIA_KEYS).isdisjoint(item)
     return not isinstance(item, str)
 
 
 def _parts(source: Input, limits: Limits) -> Iterator[pb.Part]:
-    """Yields the parts of a message: the media first, as in the prompt."""
+    """Yields the parts of a message: in the caller's order, or the media first, as in a prompt."""
+    for index, given in enumerate(source.parts):
+        yield part(given, f"parts[{index}]", limits)
     for index, image in enumerate(source.images):
         yield pb.Part(image=image_bytes(image, f"images[{index}]", limits))
     if source.video is not None:

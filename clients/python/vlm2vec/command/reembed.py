@@ -22,9 +22,10 @@ way: every row comes exactly once. At most the parts that were under way are emb
 
 The corpus is a .parquet or .jsonl file. A row has an id (numbers or strings), and any of: text,
 instruction, image or audio (a path or URL), video (a path or URL, frames, or
-{"frames": [...], "fps": 2}), images, videos or audios (a list), or a prompt in place of text and
-instruction. Paths start in the folder of the corpus; in parquet media may be their bytes. A column
-vector is left alone; others have to be named with --ignore.
+{"frames": [...], "fps": 2}), images, videos or audios (a list), a prompt in place of text and
+instruction, or parts in place of text and media: ["see ", {"image": "a.png"}]. Paths start in the
+folder of the corpus; in parquet media may be their bytes. A column vector is left alone; others
+have to be named with --ignore.
 
 Written are parquet files of id and vector, in the order of the corpus, whose metadata says the
 space; the rows that failed and why, _errors.jsonl; and at the end _ready.json, which `vlm2vec

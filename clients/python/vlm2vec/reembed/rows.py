@@ -8,6 +8,7 @@ from vlm2vec.errors import InvalidInput
 from vlm2vec.fetch import is_url
 from vlm2vec.inputs import KEYS, MEDIA_KEYS, Input
 from vlm2vec.media import Frames, VideoLike
+from vlm2vec.parts import PartLike
 from vlm2vec.stream_items import Id
 
 T = TypeVar("T")
@@ -37,8 +38,11 @@ def parse(
     for key in TEXTS:
         if key in given:
             _check_text(key, given[key])
-    if not any(given.get(key) for key in MEDIA_KEYS) and not {"text", "prompt"} & given.keys():
-        raise _bad("text", f"the row has none of text, prompt, {', '.join(MEDIA_KEYS)}")
+    if (
+        not any(given.get(key) for key in (*MEDIA_KEYS, "parts"))
+        and not {"text", "prompt"} & given.keys()
+    ):
+        raise _bad("text", f"the row has none of text, prompt, parts, {', '.join(MEDIA_KEYS)}")
     try:
         source = Input(
             text=given.get("text"),
@@ -47,9 +51,10 @@ def parse(
             images=_several(given, "image", _media, folder),
             videos=_several(given, "video", _video, folder),
             audios=_several(given, "audio", _media, folder),
+            parts=_list(given.get("parts", []), "parts", _part, folder),
         )
     except ValueError as error:
-        raise _bad("prompt", str(error)) from error
+        raise _bad("parts" if given.get("parts") else "prompt", str(error)) from error
     return given["id"], source
 
 
@@ -83,8 +88,30 @@ def _several(
 
 def _list(sources: Any, key: str, read: Callable[[Any, str, Path], T], folder: Path) -> list[T]:
     if not isinstance(sources, list):
-        raise _bad(key, f"expected a list of paths, got {type(sources).__name__}")
+        raise _bad(key, f"expected a list, got {type(sources).__name__}")
     return [read(source, f"{key}[{i}]", folder) for i, source in enumerate(sources)]
+
+
+def _part(source: Any, key: str, folder: Path) -> PartLike:
+    """Returns a text, or a dict with the only kind that ``source`` is not empty in."""
+    if isinstance(source, str):
+        source = {"text": source}
+    held = (
+        [(kind, held) for kind, held in source.items() if held is not None]
+        if isinstance(source, dict)
+        else []
+    )
+    match held:
+        case [("text", words)]:
+            _check_text(f"{key}.text", words)
+            return {"text": words}
+        case [("image" | "audio" as kind, file)]:
+            return {kind: _media(file, f"{key}.{kind}", folder)}
+        case [("video", film)]:
+            return {"video": _video(film, f"{key}.video", folder)}
+    raise _bad(
+        key, 'expected a string, {"text": ...}, {"image": ...}, {"video": ...} or {"audio": ...}'
+    )
 
 
 def _video(source: Any, key: str, folder: Path) -> VideoLike:

@@ -89,9 +89,9 @@ class Client(StreamingClient):
         Args:
             inputs: One input, or any number. An input is text (str), a picture (pathlib.Path, PIL
                 image, uint8 array), a row (dict) with any of the keys text, instruction, prompt,
-                image, images, video, videos, audio and audios, or an `Input`. Any number are a
-                list, a generator, or a table of pandas, polars, pyarrow or ``datasets`` with these
-                keys as columns.
+                image, images, video, videos, audio, audios and parts, or an `Input`. Any number
+                are a list, a generator, or a table of pandas, polars, pyarrow or ``datasets`` with
+                these keys as columns.
             instruction: The task, for inputs that have none of their own and no prompt.
             details: Whether to return `Embedding` objects, with version, space, tokens and timings.
             progress: Whether to show a bar; needs tqdm.

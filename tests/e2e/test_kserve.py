@@ -1,5 +1,6 @@
 """KServe's open inference protocol over REST: the vectors of gRPC for rows of tensors."""
 
+import asyncio
 import json
 import struct
 from typing import Any
@@ -231,3 +232,22 @@ def test_nvidias_client(server: Server) -> None:
     require_vectors(client.infer("qwen", [pictures]).as_numpy("embedding"), vectors[2:])
     with pytest.raises(Exception, match="there are base, dora, lora"):
         client.infer("qwen", [words], model_version="9")
+
+
+def test_kserves_client(server: Server) -> None:
+    kserve = pytest.importorskip("kserve")
+    url = f"http://{server.http_address}"
+
+    async def ask(binary: bool) -> Any:
+        client = kserve.InferenceRESTClient(kserve.RESTConfig(protocol="v2", timeout=60))
+        assert await client.is_server_live(url)
+        assert await client.is_server_ready(url)
+        assert await client.is_model_ready(url, "qwen")
+        words = kserve.InferInput("text", [2], "BYTES")
+        words.set_data_from_numpy(np.array(WORDS, object), binary_data=binary)
+        request = kserve.InferRequest("qwen", [words], parameters={"binary_data_output": binary})
+        return await client.infer(url, request, model_name="qwen")
+
+    for binary in (False, True):
+        found = asyncio.run(ask(binary)).outputs[0].as_numpy()
+        require_vectors(found, expected(server, embeds(A, B)))

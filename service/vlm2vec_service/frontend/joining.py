@@ -1,13 +1,14 @@
 """Calls of one short text each that are answered together, while there are more than go one by one.
 
 What is prepared, queued and answered together takes the event loop a fraction of the time. For that
-a call waits a few milliseconds for others, but only where the loop has no time to lose: with more
-calls than it gets done, each waits far longer for its turn.
+a call waits a few milliseconds for others, but only where others like it are under way and the loop
+has no time to lose: with more calls than it gets done, each waits far longer for its turn.
 """
 
 import asyncio
 import functools
 import time
+from collections import Counter
 from collections.abc import Callable, Coroutine, Hashable
 from dataclasses import dataclass, field, replace
 
@@ -44,6 +45,7 @@ class Joining:
         """Whether joining is worth the wait."""
         self._embed = embed
         self._joined: dict[Hashable, _Joined] = {}
+        self._under_way: Counter[Hashable] = Counter()
         self._tasks: set[asyncio.Task[None]] = set()
 
     def takes(self, bundle: Bundle) -> bool:
@@ -60,23 +62,26 @@ class Joining:
         `DeadlineError`, or whatever else is the outcome."""
         loop = asyncio.get_running_loop()
         waiter: asyncio.Future[Answer] = loop.create_future()
-        (asked,) = bundle.inputs
-        joined = Asked(asked.field, asked.message, functools.partial(_tell, waiter), waiter)
-        self._join(replace(bundle, inputs=[joined]), route, caller)
-
         late = DeadlineError("the deadline passed before it was answered")
         timer = loop.call_later(caller.deadline - time.monotonic(), _tell, waiter, late)
+        (asked,) = bundle.inputs
+        joined = Asked(asked.field, asked.message, functools.partial(_tell, waiter), waiter)
+        options = route.options.SerializeToString()
+        key = (route.served.model.name, route.version.key, options, route.flow(caller))
+        self._join(key, replace(bundle, inputs=[joined]), route, caller)
+        self._under_way[key] += 1
         try:
             answer = await waiter
         finally:
             timer.cancel()
+            self._under_way[key] -= 1
+            if not self._under_way[key]:  # callers come and go
+                del self._under_way[key]
         if caller.call is not None:
             caller.call.tokens += answer.tokens
         asked.give(answer)
 
-    def _join(self, bundle: Bundle, route: Route, caller: Caller) -> None:
-        options = route.options.SerializeToString()
-        key = (route.served.model.name, route.version.key, options, route.flow(caller))
+    def _join(self, key: Hashable, bundle: Bundle, route: Route, caller: Caller) -> None:
         joined = self._joined.get(key)
         if joined is None:
             joined = self._joined[key] = _Joined(route, caller, caller.deadline)
@@ -84,7 +89,7 @@ class Joining:
         joined.inputs += bundle.inputs
         joined.nbytes += bundle.nbytes
         joined.deadline = max(joined.deadline, caller.deadline)
-        if len(joined.inputs) == MOST_TOGETHER:
+        if not self._under_way[key] or len(joined.inputs) == MOST_TOGETHER:
             self._start(key, joined)
 
     def _start(self, key: Hashable, joined: _Joined) -> None:

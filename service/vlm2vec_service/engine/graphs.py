@@ -241,13 +241,13 @@ def size_of(batch: PackedBatch, plain_length: int) -> Size | None:
     last_only = batch.segments.causal and len(batch.host_pooled) == len(batch.items)
     if tokens > TOKENS[-1] or longest > min(LENGTHS[-1], plain_length) or several or not last_only:
         return None
-    ranks = (each.rank for group in low_rank for each in group.products.values())
+    rank = int(batch.token_stage.host_table[..., 4].max()) if low_rank else 0
     return Size(
         tokens=next(size for size in TOKENS if size >= tokens),
         inputs=_power_of_two(len(batch.items)),
         longest=min(plain_length, next(size for size in LENGTHS if size >= longest)),
         adapters=_power_of_two(len(low_rank)) if low_rank else 0,
-        rank=-(-max(ranks, default=0) // 16) * 16,
+        rank=-(-rank // 16) * 16,
         merged=0 if merged is None else id(merged),
         media=any(item.prepared.media for item in batch.items),
         unit=bool(batch.units.all()),

@@ -154,16 +154,19 @@ def pack(
     Those of one adapter are sorted by length, so that attention on a CPU can take equal lengths
     together.
     """
-    shares = _shares(items, choose_copy)
-    place = {id(share.adapter): place for place, share in enumerate(shares)}
-    order = sorted(
-        range(len(items)), key=lambda i: (place[id(items[i].adapter)], len(items[i].prepared))
-    )
-    items = [items[i] for i in order]
     lengths = [len(item.prepared) for item in items]
+    own: dict[int, list[int]] = {}
+    for index, item in enumerate(items):
+        own.setdefault(id(item.adapter), []).append(index)
+    shares = _shares(items, lengths, list(own.values()), choose_copy)
+    order = [
+        index
+        for share in shares
+        for index in sorted(own[id(share.adapter)], key=lengths.__getitem__)
+    ]
+    items, lengths = [items[i] for i in order], [lengths[i] for i in order]
     token_ids = np.concatenate([item.prepared.token_ids for item in items])
     positions = np.concatenate([item.prepared.positions for item in items], axis=1)
-    ends = np.cumsum(lengths, dtype=np.int64)
     causal = [not item.prepared.both_ways for item in items]
     tokens = ((share.adapter, share.tokens, share.copy_of_tokens) for share in shares)
     pooled = ((share.adapter, share.pooled, share.copy_of_pooled) for share in shares)
@@ -172,12 +175,7 @@ def pack(
         order=order,
         host_ids=token_ids.astype(np.int64),
         host_positions=positions.astype(np.int64),
-        host_pooled=np.concatenate(
-            [
-                np.arange(end - item.prepared.pooled, end)
-                for item, end in zip(items, ends, strict=True)
-            ]
-        ),
+        host_pooled=_last(lengths, [item.prepared.pooled for item in items]),
         segments=Segments.mixed(lengths, causal, device),
         token_stage=Stage(_groups(tokens), device),
         pooled_stage=Stage(_groups(pooled), device),
@@ -185,16 +183,29 @@ def pack(
     )
 
 
-def _shares(items: Sequence[Item], choose_copy: ChooseCopy) -> list[Share]:
-    """Counts what each adapter has of ``items``, in the order in which the batch is to run."""
-    own: dict[int, list[Item]] = {}
-    for item in items:
-        own.setdefault(id(item.adapter), []).append(item)
+def _last(lengths: Sequence[int], counts: Sequence[int]) -> npt.NDArray[np.int64]:
+    """Lists the last ``counts`` tokens of each of inputs behind each other, of ``lengths``."""
+    counted = np.cumsum(counts, dtype=np.int64)
+    # Behind each input's, as many tokens were left out as are in front of those of the next.
+    left_out = np.cumsum(lengths, dtype=np.int64) - counted
+    return np.arange(counted[-1]) + left_out.repeat(counts)
+
+
+def _shares(
+    items: Sequence[Item],
+    lengths: Sequence[int],
+    own: Sequence[Sequence[int]],
+    choose_copy: ChooseCopy,
+) -> list[Share]:
+    """Counts what each adapter has of ``items``, in the order in which the batch is to run.
+
+    ``own`` has the indices of each adapter's, whose tokens ``lengths`` counts.
+    """
     shares = []
-    for members in own.values():
-        adapter, alone = members[0].adapter, len(own) == 1
-        tokens = sum(len(item.prepared) for item in members)
-        pooled = sum(item.prepared.pooled for item in members)
+    for members in own:
+        adapter, alone = items[members[0]].adapter, len(own) == 1
+        tokens = sum(lengths[index] for index in members)
+        pooled = sum(items[index].prepared.pooled for index in members)
         copy = None if adapter is None else choose_copy(adapter, tokens, alone)
         # A copy may be complete between the two questions, and leave. A recorded batch knows its
         # low-rank adapters by their places, which have to be the same for tokens and inputs.

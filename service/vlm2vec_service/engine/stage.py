@@ -99,10 +99,10 @@ class Stage:
         spans.append((end, rows, len(self.low_rank)))
         return [(start, min(stop, rows), slot) for start, stop, slot in spans if start < stop]
 
-    @property
+    @cached_property
     def host_table(self) -> npt.NDArray[np.int64]:
-        """Lays out where the adapters lie on a GPU, ``(products, groups + 1, 5)``. The last place
-        says that there is none."""
+        """Lays out where the adapters lie on a GPU, ``(products, groups + 1, 5)``, each as
+        `LowRank.pointers`. The last place says that there is none."""
         pointers = [group.pointers for group in self.low_rank if group.pointers is not None]
         assert len(pointers) == len(self.low_rank), "an adapter without pointers is not on a GPU"
         return np.stack([*pointers, np.zeros_like(pointers[0])], axis=1)

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tokenizers import AddedToken, Tokenizer, models
+from tokenizers import AddedToken, Tokenizer, models, normalizers, pre_tokenizers
 
 from tests.conftest import ARCHITECTURES
 from tests.unit.pictures import noise
@@ -162,6 +162,35 @@ def test_ordinary_text_keeps_its_token_ids(
         request = Request(instruction=first, text=second)
         ids = preprocessors[architecture].prepare(request, DEFAULT).token_ids.tolist()
         assert ids == theirs.encode(f"{first} {second}").ids, (first, second)
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_control_tokens_of_a_template_leave_the_ids_between_them(architecture: str) -> None:
+    theirs = TOKENIZERS[architecture]
+    tokenizer = PromptTokenizer(theirs)
+    control = [token for name, token, _ in CONTROL if name == architecture]
+    texts = [t for t in ordinary_texts(900) if not any(token in t for token in control)]
+    dice = random.Random(1)
+    for start in range(0, len(texts), 3):
+        words = [word for text in texts[start : start + 3] for word in (text, dice.choice(control))]
+        dice.shuffle(words)  # so that some control tokens are neighbours, and some texts
+        prompt = "".join(words)
+        for _ in range(2):
+            assert tokenizer.encode(tokenizer.spell(prompt)) == theirs.encode(prompt).ids, prompt
+
+
+@pytest.mark.parametrize("flag", ["lstrip", "rstrip", "normalized"])
+@pytest.mark.parametrize("prefix", ["always", "first", "never"])
+def test_a_control_token_that_changes_its_surroundings_does(flag: str, prefix: str) -> None:
+    vocabulary = {"\u2581": 0, "a": 1, "b": 2, "[": 3, "X": 4, "]": 5, "\u2581a": 6, "?": 7}
+    theirs = Tokenizer(models.BPE(vocabulary, merges=[("\u2581", "a")], unk_token="?"))
+    theirs.normalizer = normalizers.Lowercase()
+    theirs.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme=prefix)
+    flags = {"normalized": False} | {flag: True}
+    theirs.add_tokens([AddedToken("[x]", **flags), AddedToken("[Y]", normalized=False)])
+    tokenizer = PromptTokenizer(theirs)
+    for prompt in ("a [x] a", "a[x]a", "[x]a", " [x] [Y] a", "a[Y][x]a", "a[Y]a", "[Y] a", "a"):
+        assert tokenizer.encode(tokenizer.spell(prompt)) == theirs.encode(prompt).ids, prompt
 
 
 def test_flags_of_control_tokens_and_gaps_in_the_vocabulary_are_kept() -> None:

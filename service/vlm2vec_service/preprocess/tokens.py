@@ -1,16 +1,22 @@
 """Prompts to token ids, with callers' words as plain text."""
 
+import functools
 import itertools
+import os
 import re
 import secrets
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 from tokenizers import AddedToken, Tokenizer
 
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # a text is too little to share out
+KEPT_PIECES, KEPT_CHARACTERS = 256, 256
+"""Pieces of prompts whose token ids are kept, and how long one may be: templates have the same ones
+again and again."""
 
-@dataclass(frozen=True)
-class Prompt:
+
+class Prompt(NamedTuple):
     """A whole prompt with its placeholders.
 
     ``encode`` gives the token ids of a piece of its ``text``, or of all of it. ``max_text_tokens``
@@ -32,7 +38,7 @@ class Prompt:
         start, stop = self.words
         words = change(self.text[start:stop])
         text = self.text[:start] + words + self.text[stop:]
-        return replace(self, text=text, words=(start, start + len(words)))
+        return self._replace(text=text, words=(start, start + len(words)))
 
 
 class PromptTokenizer:
@@ -64,6 +70,9 @@ class PromptTokenizer:
         longest_first = sorted(self._names, key=len, reverse=True)
         self.control = re.compile("|".join(map(re.escape, longest_first)) or r"(?!)")
         """Finds the control tokens in a raw prompt or a template."""
+        apart = "|".join(self._names[t.content] for t in control.values() if self._stands_apart(t))
+        self._apart = re.compile(f"({apart})" if apart else r"(?!)")
+        self._kept = functools.lru_cache(KEPT_PIECES)(self._piece)
         added = reversed(tokenizer.encode("a").special_tokens_mask)
         self.tail = len(list(itertools.takewhile(bool, added)))
         """How many tokens the tokenizer appends to every text."""
@@ -74,12 +83,31 @@ class PromptTokenizer:
 
     def encode(self, text: str) -> list[int]:
         """Gives the token ids of ``text``, in which only what was spelt is a control token."""
-        return [self._ids.get(id, id) for id in self._plain.encode(text).ids]
+        pieces = self._apart.split(text)
+        if len(pieces) == 1:
+            return self._piece(text)
+        ids: list[int] = []
+        for piece in pieces:
+            ids += self._kept(piece) if len(piece) <= KEPT_CHARACTERS else self._piece(piece)
+        return ids
+
+    def _piece(self, text: str) -> list[int]:
+        ids = _encoded(self._plain, text)
+        if self._ids.keys().isdisjoint(ids):
+            return ids
+        return [self._ids.get(id, id) for id in ids]
+
+    def _stands_apart(self, token: AddedToken) -> bool:
+        """Whether the text before a control token and that behind it have the ids that they have by
+        themselves: not where the token takes blanks, nor where a text gets a first token."""
+        if token.lstrip or token.rstrip or token.single_word or token.normalized:
+            return False
+        pieces = ("a", self._names[token.content], "b")
+        return self._piece("".join(pieces)) == [id for one in pieces for id in self._piece(one)]
 
     def encode_raw(self, text: str) -> list[int]:
         """Gives the token ids of ``text`` as the model's own tokenizer does."""
-        ids: list[int] = self._raw.encode(text).ids
-        return ids
+        return _encoded(self._raw, text)
 
     def shortened(self, words: str, tokens: int, most: int | None) -> str:
         """Leaves out of ``words``, which have no control tokens, the last ``tokens`` of their first
@@ -88,6 +116,12 @@ class PromptTokenizer:
         places = self._plain.encode(words, add_special_tokens=False).offsets
         kept = min(len(places), most or len(places)) - tokens
         return words[: places[kept][0]].rstrip() if kept > 0 else ""
+
+
+def _encoded(tokenizer: Tokenizer, text: str) -> list[int]:
+    """The token ids of ``text``; where each of them stands would take half as long again."""
+    ids: list[int] = tokenizer.encode_batch_fast([text])[0].ids
+    return ids
 
 
 def cut_text(token_ids: Sequence[int], most: int | None, media: Collection[int]) -> list[int]:

@@ -3,7 +3,7 @@
 import functools
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from vlm2vec.v1 import embedding_pb2 as pb
 from vlm2vec_service.errors import InvalidInputError
@@ -14,6 +14,7 @@ from vlm2vec_service.metrics import Metrics
 from vlm2vec_service.preprocess import Prepared
 from vlm2vec_service.preprocess.messages import modality, parse_input
 from vlm2vec_service.preprocess.prepared import most_bytes
+from vlm2vec_service.preprocess.sampling import Sampling
 from vlm2vec_service.preprocess.stop import Stop
 from vlm2vec_service.settings import Limits, ServerSettings
 
@@ -108,24 +109,26 @@ class Preparation:
         return prepared
 
     def _all(self, bundle: Bundle, route: Route, stop: Stop) -> list[Prepared | Exception]:
-        return [self._outcome(asked, route, stop) for asked in bundle.inputs]
+        preprocessor, config = route.served.preprocessor, route.version.config
+        frames = preprocessor.sampling(config, self.video_frames)
+        return [self._outcome(asked, route, frames, stop) for asked in bundle.inputs]
 
-    def _outcome(self, asked: Asked, route: Route, stop: Stop) -> Prepared | Exception:
+    def _outcome(
+        self, asked: Asked, route: Route, frames: Sampling, stop: Stop
+    ) -> Prepared | Exception:
         try:
-            prepared = self._one(asked.field, asked.message, route, stop)
+            prepared = self._one(asked.field, asked.message, route, frames, stop)
             self.memory.check(prepared.nbytes, asked.field)
         except Exception as error:  # noqa: BLE001 (the others of the bundle go on)
             return error
         return prepared
 
-    def _one(self, field: str, message: pb.Input, route: Route, stop: Stop) -> Prepared:
+    def _one(
+        self, field: str, message: pb.Input, route: Route, frames: Sampling, stop: Stop
+    ) -> Prepared:
         try:
             stop.check("input")
-            preprocessor, config = route.served.preprocessor, route.version.config
-            frames = preprocessor.sampling(config, self.video_frames)
-            request = parse_input(message, self.limits, frames, stop)
-            if route.truncate is not None:
-                request = replace(request, truncate=route.truncate)
-            return preprocessor.prepare(request, config)
+            request = parse_input(message, self.limits, frames, stop, route.truncate)
+            return route.served.preprocessor.prepare(request, route.version.config)
         except InvalidInputError as error:
             raise InvalidInputError(f"{field}.{error.field}", error.problem) from error

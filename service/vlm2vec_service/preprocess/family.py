@@ -80,22 +80,19 @@ class FamilyPreprocessor(ABC):
 
         Raises `InvalidInputError` that names the field at fault.
         """
-        pictures = request.images or request.videos
-        if pictures and embedding.image_rules == ImageRules():
-            embedding = replace(embedding, image_rules=self.pictures)
-        self._check_taken(request)
+        if request.has_media:
+            self._check_taken(request)
         check_text(request, self.reserved_text, self.limits.max_text_bytes, embedding.prompt)
-        images = [Pictures.of((image,), embedding.image_rules.decode) for image in request.images]
-        videos = [Pictures.of(video, embedding.image_rules.decode) for video in request.videos]
-        check_media(images, videos, self.limits)
-        check_audios(len(request.audios), self.limits)
         if request.token_ids:
             return self._prepare_ids(request, embedding)
-        if embedding.image_rules.resize:
-            images = [image.resized(embedding.image_rules.resize) for image in images]
-            check_media(images, videos, self.limits)
-        request = self.heard(request, embedding)
-        sources = Sources(images, videos, request.audios)
+        sources = Sources()
+        if request.has_media:
+            if embedding.image_rules == ImageRules():
+                embedding = replace(embedding, image_rules=self.pictures)
+            images, videos = self._seen(request, embedding.image_rules)
+            check_audios(len(request.audios), self.limits)
+            request = self.heard(request, embedding)
+            sources = Sources(images, videos, request.audios)
         prompt, draft = self._draft(request, sources, embedding)
         if embedding.cut == "all" and embedding.max_text_tokens is not None:
             draft = draft.cut(embedding.max_text_tokens, self.tokenizer.tail)
@@ -114,6 +111,17 @@ class FamilyPreprocessor(ABC):
                     getattr(media[0], "field", field),
                     f"the model takes no {kind}: {listed(self.takes)} and text only",
                 )
+
+    def _seen(self, request: Request, rules: ImageRules) -> tuple[list[Pictures], list[Pictures]]:
+        """Lists the images and the videos of ``request`` as ``rules`` have them decoded, once
+        their sizes are checked."""
+        images = [Pictures.of((image,), rules.decode) for image in request.images]
+        videos = [Pictures.of(video, rules.decode) for video in request.videos]
+        check_media(images, videos, self.limits)
+        if rules.resize:
+            images = [image.resized(rules.resize) for image in images]
+            check_media(images, videos, self.limits)
+        return images, videos
 
     def _prepare_ids(self, request: Request, embedding: EmbeddingConfig) -> Prepared:
         check_token_ids(request.token_ids, self.vocabulary, self.media_token_ids)
@@ -173,7 +181,7 @@ class FamilyPreprocessor(ABC):
         most, extra = request.truncate or self.limits.max_tokens, 0
         while (excess := draft.tokens - most) > 0:
             prompt = self._shortened(prompt, excess + extra, most)
-            draft = replace(self.draft(prompt, sources, embedding), truncated=True)
+            draft = self.draft(prompt, sources, embedding)._replace(truncated=True)
             extra = 2 * extra + 1  # what is left of a word may be more tokens than the word was
         return prompt, draft
 
@@ -192,7 +200,7 @@ class FamilyPreprocessor(ABC):
         return shorter
 
     def _prompt(self, request: Request, embedding: EmbeddingConfig) -> Prompt:
-        has_media = request.images or request.videos or request.audios
+        has_media = request.has_media
         uncut = embedding.cut == "all" or (embedding.cut == "text_alone" and has_media)
         most = None if uncut else embedding.max_text_tokens
         if request.prompt is not None:
@@ -200,7 +208,8 @@ class FamilyPreprocessor(ABC):
             return Prompt(request.prompt, self.tokenizer.encode_raw, most, words)
         template = self.spell(embedding.prompt)
         encode, spell = self._encoder(template)
-        found = render(template, request, [spell(one) for one in self.placeholders(request)])
+        marks = [spell(one) for one in self.placeholders(request)] if has_media else []
+        found = render(template, request, marks)
         return Prompt(found.text, encode, most, found.words, found.system, spell)
 
     def _spell(self, template: PromptTemplate) -> PromptTemplate:

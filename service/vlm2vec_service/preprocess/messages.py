@@ -28,33 +28,45 @@ MOST = {medium.value: f"max_{medium.value}s" for medium in Medium}
 def modality(message: pb.Input) -> str:
     """Says which kinds of parts ``message`` has, by one of the names in `metrics.MODALITIES`."""
     kinds = {part.WhichOneof("part") for part in message.parts}
+    if kinds.isdisjoint(MOST):
+        return "text"
     seen = "video" if "video" in kinds else "image" if "image" in kinds else ""
     heard = "audio" if "audio" in kinds else ""
-    says = "text" in kinds or message.prompt or message.instruction or not (seen or heard)
+    says = "text" in kinds or message.prompt or message.instruction
     return "_".join(kind for kind in (seen, heard, "text" if says else "") if kind)
 
 
 def parse_input(
-    message: pb.Input, limits: Limits, frames: int | Sampling, stop: Stop = NEVER
+    message: pb.Input,
+    limits: Limits,
+    frames: int | Sampling,
+    stop: Stop = NEVER,
+    truncate: int | None = None,
 ) -> Request:
     """Turns one input into a `Request` and measures its media.
 
     ``frames`` says which frames to sample from a video file, or how many; ``stop`` says until when
-    media are measured, and decoded later. Raises `InvalidInputError` that names the part at fault,
-    and what `Stop.check` does.
+    media are measured, and decoded later; ``truncate`` is as in `Request`. Raises
+    `InvalidInputError` that names the part at fault, and what `Stop.check` does.
     """
     images: list[EncodedImage] = []
     parts: list[str | Medium] = []
     videos: list[Frames | VideoSource] = []
     audios: list[AudioSource] = []
+    prompt = message.prompt if message.HasField("prompt") else None
     kinds: list[str | None] = [part.WhichOneof("part") for part in message.parts]
     for medium, limit in MOST.items():
         if (count := kinds.count(medium)) > (most := getattr(limits, limit)):
             raise InvalidInputError("parts", f"{count} {medium}s, {limit} {most}")
-    for index, part in enumerate(message.parts):
+    for index, (kind, part) in enumerate(zip(kinds, message.parts, strict=True)):
         place = f"parts[{index}]"
-        kind = part.WhichOneof("part")
-        if kind == "image":
+        if kind == "text":
+            if prompt is not None:
+                raise InvalidInputError(
+                    f"{place}.text", "beside a prompt: write it into the prompt"
+                )
+            parts.append(part.text)
+        elif kind == "image":
             images.append(measure_image(part.image, limits, f"{place}.image", stop))
             parts.append(Medium.IMAGE)
         elif kind == "video":
@@ -63,22 +75,17 @@ def parse_input(
         elif kind == "audio":
             audios.append(_audio(part.audio, limits, f"{place}.audio", stop))
             parts.append(Medium.AUDIO)
-        elif kind == "text":
-            if message.HasField("prompt"):
-                raise InvalidInputError(
-                    f"{place}.text", "beside a prompt: write it into the prompt"
-                )
-            parts.append(part.text)
         else:
             raise InvalidInputError(place, "empty: set text, image, video or audio")
     return Request(
-        prompt=message.prompt if message.HasField("prompt") else None,
+        prompt=prompt,
         instruction=message.instruction or None,
         parts=tuple(parts),
         images=tuple(images),
         videos=tuple(videos),
         audios=tuple(audios),
         token_ids=tuple(message.token_ids),
+        truncate=truncate,
     )
 
 

@@ -2,15 +2,14 @@
 
 import unicodedata
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from vlm2vec_registry.prompt_template import CONTENT, GIVEN, KIND, SYSTEM, PromptTemplate
 from vlm2vec_service.errors import InvalidInputError
 from vlm2vec_service.preprocess.prepared import Medium, Request
 
 
-@dataclass(frozen=True)
-class Rendered:
+class Rendered(NamedTuple):
     """A prompt, the place of the words in it that may be cut from their end, and how many of its
     characters are the turn of the system prompt."""
 
@@ -34,7 +33,8 @@ def render(template: PromptTemplate, request: Request, placeholders: Sequence[st
         content, words = _as_given(template, instruction, request, placeholders)
     else:
         content, words = _by_kind(template, instruction, request, placeholders)
-    content += template.closing.replace(KIND, _kind(request))
+    if template.closing:
+        content += template.closing.replace(KIND, _kind(request))
     turn = template.system_turn.replace(SYSTEM, system) if system else ""
     start, end = template.user_turn.split(CONTENT)
     end += template.assistant_turn if template.generation_prompt else ""
@@ -144,9 +144,9 @@ def check_text(
     words = template.text_separator.join(request.texts)
     if request.prompt is not None and (request.instruction or words):
         raise InvalidInputError("prompt", "give either prompt, or instruction and text")
-    fields = {"prompt": request.prompt or "", "instruction": request.instruction or "",
-              "text": words}  # fmt: skip
-    for name, value in fields.items():
+    fields = {"prompt": request.prompt, "instruction": request.instruction, "text": words}
+    given = {name: value for name, value in fields.items() if value}
+    for name, value in given.items():
         try:
             size = len(value.encode())
         except UnicodeEncodeError as error:  # half a surrogate pair, which JSON can hold
@@ -158,7 +158,7 @@ def check_text(
                 raise InvalidInputError(
                     name, f"holds the placeholder {placeholder}; write a raw prompt to place it"
                 )
-    others = any(fields.values()) or request.images or request.videos or request.audios
+    others = given or request.has_media
     if request.token_ids and others:
         raise InvalidInputError("token_ids", "give nothing beside them: they are the whole prompt")
     nothing = not request.token_ids and not others

@@ -24,6 +24,8 @@ from vlm2vec_service.preprocess.sampling import uniform
 from vlm2vec_service.preprocess.tokens import Prompt, cut_text
 from vlm2vec_service.settings import Limits
 
+FIELDS = ("images", "video", "audio")
+"""The fields that `Sources` come in, in their order."""
 MAX_ASPECT_RATIO = 200
 """An image whose one side is longer than so many times the other is refused, as by the model's
 own processor, or made a square."""
@@ -117,10 +119,8 @@ class QwenVLPreprocessor(FamilyPreprocessor):
         raise NotImplementedError
 
     def _check_placeholders(self, ids: Sequence[int], sources: Sources) -> None:
-        media = (sources.images, sources.videos, sources.audios)
-        fields = ("images", "video", "audio")
         for token, name, field, given in zip(
-            self.media_token_ids, self.reserved_text, fields, media, strict=False
+            self.media_token_ids, self.reserved_text, FIELDS, sources, strict=False
         ):
             if ids.count(token) != len(given):
                 raise InvalidInputError(

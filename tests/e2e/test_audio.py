@@ -2,10 +2,7 @@
 
 import asyncio
 import base64
-import json
-import shutil
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -24,27 +21,22 @@ from tests.e2e.cases import Vector, cosine, options, png, unpack
 from tests.e2e.embed_command import json_lines, read_npz
 from tests.e2e.grpc_calls import stream
 from tests.e2e.http_calls import embed, vectors
-from tests.e2e.server import Server, running_server
+from tests.e2e.omni import OMNI, TWO, files, golden, grpc_vectors, running_omni, samples
+from tests.e2e.server import Server
 from tests.e2e.test_examples import run
 from tests.evaluation import audio_trees
 from tests.parity.audio_specs import wav, waveform
-from tests.parity.backbone_cases import CASES, DATA, goldens
-from tests.parity.make_backbones import write_all
 from tests.unit.test_odd_audio import BAD
 from vlm2vec.v1 import embedding_pb2 as pb
 from vlm2vec_cli import main
 from vlm2vec_evaluation.mteb import ServedEncoder, mmeb_instructions
 from vlm2vec_evaluation.suite import read_suite
-from vlm2vec_registry import preset
 
-OMNI = {case["id"]: case for case in CASES["qwen2_5_omni"]}
 SOUNDS = (
     "audio", "audio-speech", "audio-crop", "audio-silence", "audio-stereo-44k", "audio-hot-48k",
     "audio-8k", "audio-stereo-float",
 )  # fmt: skip
 """Cases of one audio and a text, in the form of the base."""
-TWO = OMNI["chat-audio-two"]
-"""A case of two audios in the form of the adapter ``lora``."""
 WORDS = OMNI["audio"]["input"]["text"]
 FRAMES = [
     png(Image.fromarray(np.random.default_rng(seed).integers(0, 256, (56, 56, 3), np.uint8)))
@@ -54,50 +46,8 @@ FRAMES = [
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """A model ``omni`` in the form of VLM2Vec's third generation, and its version ``lora`` in that
-    of chats. Both take as much of an audio as the cases do."""
-    folder = tmp_path_factory.mktemp("omni")
-    write_all(folder, "qwen2_5_omni_thinker")
-    adapter = shutil.copytree(DATA / "adapters" / "qwen2_5_omni" / "lora", folder / "lora")
-    for name, file in (
-        ("vlm2vec-v3", folder / "v3.json"),
-        ("omni-chat", adapter / "embedding.json"),
-    ):
-        embedding = replace(preset.read(name).embedding, audio_max_seconds=10.24)
-        file.write_text(json.dumps(embedding.to_dict()))
-    flags = (
-        "--model", f"omni={folder / 'qwen2_5_omni_thinker'}", "--embedding",
-        f"omni={folder / 'v3.json'}", "--adapter", f"omni/lora={adapter}", "--alias",
-        "omni@champion=base", "--dtype", "float32", "--max-audio-bytes", "1000000",
-    )  # fmt: skip
-    with running_server(folder, *flags) as started:
+    with running_omni(tmp_path_factory.mktemp("omni")) as started:
         yield started
-
-
-def golden(id: str, version: str = "base") -> Vector:
-    return goldens()[f"qwen2_5_omni/{version}/{id}"]
-
-
-def grpc_vectors(server: Server, *inputs: pb.Input, version: str = "base") -> list[Vector]:
-    request = pb.EmbedRequest(options=options("omni", version), inputs=inputs)
-    return [unpack(item.vector) for item in server.embedding.Embed(request).embeddings]
-
-
-def files(id: str) -> list[bytes]:
-    """The audios of a case as WAV files."""
-    return [wav(spec) for spec in OMNI[id]["audios"]]
-
-
-def samples(spec: dict[str, Any]) -> pb.Samples:
-    """An audio as samples, in the format of its case."""
-    sound = waveform(spec)
-    integers = spec["format"] == "int16"
-    return pb.Samples(
-        data=((sound * 32768).astype("<i2") if integers else sound).tobytes(),
-        format=pb.SAMPLE_FORMAT_INT16 if integers else pb.SAMPLE_FORMAT_FLOAT32,
-        rate=spec["rate"],
-        channels=sound.shape[1],
-    )
 
 
 def test_files_and_samples_have_the_golden_vectors(server: Server) -> None:

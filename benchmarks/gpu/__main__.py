@@ -5,6 +5,7 @@ the sections need. That is installed, then, into an environment of its own besid
 """
 
 import argparse
+import collections
 import json
 import os
 import platform
@@ -17,6 +18,7 @@ import venv
 from dataclasses import asdict
 from importlib.util import find_spec
 from pathlib import Path
+from typing import TextIO
 
 from benchmarks.gpu.rows import SECTIONS, Options, Row, table
 
@@ -28,10 +30,13 @@ NEEDED = {
 """The modules that the sections import, and the distributions that have them. torch brings the
 triton that fits it."""
 ENVIRONMENT = Path("build/gpu-environment")
-CARD = """
-import torch, transformers
+VERSIONS = ("torch", "triton", "transformers", "peft")
+CARD = f"""
+import importlib.util, torch
+from importlib.metadata import version
 card = torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU"
-print(f"{card}, torch {torch.__version__}, transformers {transformers.__version__}")
+there = [name for name in {VERSIONS} if importlib.util.find_spec(name)]
+print(", ".join([card, *(f"{{name}} {{version(name)}}" for name in there)]))
 """
 
 
@@ -86,23 +91,42 @@ def run_section(python: str, name: str, options: Options, limit: float) -> list[
     process = subprocess.Popen(
         [python, "-m", "benchmarks.gpu.section", name, json.dumps(asdict(options))],
         stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
     )
+    assert process.stdout is not None
+    assert process.stderr is not None
+    said: collections.deque[str] = collections.deque(maxlen=1)
+    listener = threading.Thread(target=pass_on, args=(process.stderr, said))
+    listener.start()
     # The section may have started processes of its own.
     timer = threading.Timer(limit, lambda: os.killpg(process.pid, signal.SIGKILL))
     timer.start()
     rows = []
-    assert process.stdout is not None
     for line in process.stdout:
         rows.append(Row.from_json(line))
         print(f"  {table(rows[-1:])}", flush=True)
     code = process.wait()
     timer.cancel()
+    listener.join()
     seconds = time.monotonic() - start
-    note = "stopped at its time limit" if code == -signal.SIGKILL else f"exit code {code}"
-    rows.append(Row(name, "the section", seconds, "s", "" if code == 0 else note, code == 0))
+    note = ""
+    if code == -signal.SIGKILL:
+        note = f"stopped, at its time limit of {limit:g} s or for want of memory"
+    elif code:
+        note = ": ".join([f"exit code {code}", *said])
+    rows.append(Row(name, "the section", seconds, "s", note, code == 0))
     return rows
+
+
+def pass_on(errors: TextIO, said: collections.deque[str]) -> None:
+    """Prints what comes from ``errors`` and leaves the last of it in ``said``: of a traceback that
+    is the exception."""
+    for line in errors:
+        sys.stderr.write(line)
+        if line.strip():
+            said.append(line.strip())
 
 
 if __name__ == "__main__":

@@ -1,8 +1,9 @@
 """The golden vectors of the model authors' own code, on the device and by every path."""
 
+import math
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,9 @@ STABLE = 0.9996
 """Cosine of a case whose base weights alone were rounded to bfloat16, from which on it can be
 judged: the DoRA adapters add five times the weights' norm, and some cases leave by rounding."""
 LATER = ("qwen2_5_omni", "qwen2_5_vl", "qwen3_vl")
+ONE_BY_ONE = 10
+"""Inputs of a family, about, that are also run alone: each of their sizes is recorded, by every
+path, which takes a GPU longer than all else here."""
 FEW = 5
 """The cases at the smallest size, which has but one of the `LATER` families: texts, and a picture
 behind them."""
@@ -102,14 +106,20 @@ def _rows(family: Family, options: Options) -> Iterator[Row]:
             if adapter is not None and path == "merged":
                 engine.merged.merge(adapter)
             pairs = [(item, adapter) for item in family.prepared]
-            vectors = [engine.embed(pairs)]
+            each = [_cosines(engine.embed(pairs), family, adapter, range(len(pairs)))]
             if engine.graphs is not None:
                 # A small batch is recorded the second time, and replayed from then on.
-                vectors += [
-                    np.concatenate([engine.embed([pair]) for pair in pairs]) for _ in range(3)
-                ]
-            each = [_cosines(some, family, adapter) for some in vectors]
-            found = {key: min(cosine[key] for cosine in each) for key in each[0]}
+                alone = range(0, len(pairs), math.ceil(len(pairs) / ONE_BY_ONE))
+                each += [
+                    _cosines(
+                        np.concatenate([engine.embed([pairs[i]]) for i in alone]),
+                        family, adapter, alone,
+                    )
+                    for _ in range(3)
+                ]  # fmt: skip
+            found: dict[str, float] = {}
+            for cosines in each:
+                found |= {key: min(found.get(key, 1.0), value) for key, value in cosines.items()}
             if adapter == "dora" and dtype == "bfloat16":
                 found = {key: found[key] for key in found if beside[key] > STABLE}
             lowest = min(found.values())
@@ -125,14 +135,14 @@ def _rounded(family: Family) -> dict[str, float]:
         parameter.data = parameter.data.bfloat16().float()
     _load(engine, family)
     vectors = engine.embed([(item, "dora") for item in family.prepared])
-    return _cosines(vectors, family, "dora")
+    return _cosines(vectors, family, "dora", range(len(vectors)))
 
 
 def _cosines(
-    vectors: npt.NDArray[np.float32], family: Family, adapter: str | None
+    vectors: npt.NDArray[np.float32], family: Family, adapter: str | None, cases: Sequence[int]
 ) -> dict[str, float]:
-    """Compares ``vectors``, of the cases in their order, with the golden ones."""
-    keys = [f"{adapter or 'base'}/{id}" for id in family.ids]
+    """Compares ``vectors``, of the ``cases`` in their order, with the golden ones."""
+    keys = [f"{adapter or 'base'}/{family.ids[case]}" for case in cases]
     return {
         key: float(vector @ family.golden[key]) for key, vector in zip(keys, vectors, strict=True)
     }

@@ -39,10 +39,12 @@ def test_a_section_that_fails_or_hangs_has_a_row_that_says_so(tmp_path: Path) ->
     options = Options("cpu", "tiny", str(tmp_path))
     (failed,) = runner.run_section(sys.executable, "missing", options, 60)
     assert failed.ok is False
-    assert failed.note == "exit code 1"
+    assert failed.note == (
+        "exit code 1: ModuleNotFoundError: No module named 'benchmarks.gpu.missing'"
+    )
     (stopped,) = runner.run_section(sys.executable, "kernels", options, 0.1)
     assert stopped.ok is False
-    assert stopped.note == "stopped at its time limit"
+    assert stopped.note == "stopped, at its time limit of 0.1 s or for want of memory"
 
 
 def test_results_are_written_after_each_section_and_the_exit_code_says_how_it_went(

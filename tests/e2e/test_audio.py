@@ -90,6 +90,15 @@ def test_http_has_them_too(server: Server) -> None:
         for body in bodies:
             (vector,) = vectors(embed(http, model="omni", **body))
             assert cosine(vector, golden("audio")) > 0.9999, body.keys()
+        tensors = [
+            {"name": name, "datatype": "BYTES", "shape": [2], "data": [value, value]}
+            for name, value in (("audio", sound), ("text", WORDS))
+        ]
+        answer = http.post("/v2/models/omni/infer", json={"inputs": tensors}).json()["outputs"][0]
+        for vector in np.array(answer["data"], np.float32).reshape(answer["shape"]):
+            assert cosine(vector, golden("audio")) > 0.9999
+        names = [one["name"] for one in http.get("/v2/models/omni").json()["inputs"]]
+        assert names == ["text", "image", "video", "audio", "instruction"]
         parts = [
             {"type": "audio_url", "audio_url": f"data:;base64,{base64.b64encode(file).decode()}"}
             for file in files(TWO["id"])

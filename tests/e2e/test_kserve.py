@@ -18,6 +18,7 @@ PATH = "/v2/models/qwen/infer"
 LENGTH = "inference-header-content-length"
 WORDS = ["a cat", "two boats"]
 BOTH = pb.Input(parts=[*A.parts, *IMAGE.parts])
+FILM = pb.Input(parts=[pb.Part(video=pb.Video(frames=pb.Frames(images=[png(PICTURE)] * 2)))])
 LONG = "one " * 9000
 MARK = "<|image_pad|>"
 
@@ -43,6 +44,7 @@ ROWS: list[tuple[str, list[dict[str, Any]], dict[str, Any], pb.EmbedRequest]] = 
     ("a column", [tensor("text", *WORDS, shape=[2, 1])], {}, embeds(A, B)),
     ("nested", [tensor("text", ["a cat"], ["two boats"], shape=[2, 1])], {}, embeds(A, B)),
     ("pictures", [tensor("image", URI, BASE64)], {}, embeds(IMAGE, IMAGE)),
+    ("film", [tensor("video", f"data:video/jpeg;base64,{BASE64},{BASE64}")], {}, embeds(FILM)),
     ("text and picture", [tensor("text", "a cat"), tensor("image", URI)], {}, embeds(BOTH)),
     ("text or picture", [tensor("text", "a cat", "", "two boats"), tensor("image", "", URI, "")],
      {}, embeds(A, IMAGE, B)),

@@ -5,6 +5,7 @@ import contextlib
 import logging
 import threading
 import time
+import weakref
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -88,7 +89,9 @@ class DeviceQueue:
         """Queues a batch; the future gives what became of it, and may be cancelled until ``begun``
         is called. ``callers`` are its tokens by caller."""
         batch = WaitingBatch(items, interactive, callers, begun)
-        batch.future.add_done_callback(lambda _: self._forget(batch))
+        # Otherwise the two would hold each other, and the batch's pixels, when it is done.
+        waiting = weakref.ref(batch)
+        batch.future.add_done_callback(lambda _: self._forget(waiting()))
         with self._changed:
             self._turns.put(batch)
             self._pack_ahead()
@@ -102,9 +105,10 @@ class DeviceQueue:
         if self._busy and batch is not None and batch.packing is None:
             batch.packing = self._packer.submit(self.engine.pack, batch.items)
 
-    def _forget(self, batch: WaitingBatch) -> None:
-        with self._changed:
-            self._turns.discard(batch)
+    def _forget(self, batch: WaitingBatch | None) -> None:
+        if batch is not None:
+            with self._changed:
+                self._turns.discard(batch)
 
     def spread(self, steps: Sequence[Callable[[], T]], /) -> list[T]:
         """Runs ``steps`` while no batch waits, and otherwise for a share of the time after each."""

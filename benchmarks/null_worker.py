@@ -63,6 +63,7 @@ class NullWorker(worker_pb2_grpc.WorkerServiceServicer):
             base_digest=self.digest,
             dtype="float32",
             arithmetic=ARITHMETIC,
+            maps_files=True,
         )
 
 

@@ -24,7 +24,7 @@ from vlm2vec_service.errors import InvalidInputError
 from vlm2vec_service.preprocess import Prepared, Request
 from vlm2vec_service.preprocess.images import measure_image
 from vlm2vec_service.settings import EngineSettings, Limits
-from vlm2vec_service.worker.codec import decode_item, encode_batch
+from vlm2vec_service.worker.codec import decode_batch, encode_batch
 from vlm2vec_training.adapter import load_model, save_adapter
 from vlm2vec_training.settings import AdapterSettings
 
@@ -114,7 +114,7 @@ def test_the_worker_reads_inputs_as_the_front_end_says(inputs: list[Prepared]) -
     message.ParseFromString(
         encode_batch(worker_pb2.RunBatchRequest(), ((one, "", None) for one in given))
     )
-    found = [decode_item(item) for item in message.items]
+    found = decode_batch(message)
     assert [(one.pooled, one.both_ways) for one in found] == [(4, True), (1, False)]
 
 

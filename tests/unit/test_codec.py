@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 
 from vlm2vec.worker.v1 import worker_pb2
+from vlm2vec_service.errors import InvalidInputError
 from vlm2vec_service.preprocess.prepared import Media, Prepared
-from vlm2vec_service.worker.codec import decode_item, encode_batch
+from vlm2vec_service.worker.codec import decode_batch, encode_batch
 
 NOISE = np.random.default_rng(0)
 
@@ -24,6 +25,7 @@ def prepared(tokens: int, *media: Media, moved: int = 0) -> Prepared:
     return Prepared(plain.token_ids, plain.positions + np.int32(moved), media)
 
 
+WHOLE = media("image", 1, 56)
 INPUTS = {
     "no token": prepared(0),
     "a text": prepared(9),
@@ -49,8 +51,8 @@ def test_an_input_arrives_as_it_was(name: str, adapter: str, normalize: bool | N
     request = worker_pb2.RunBatchRequest.FromString(data)
     assert (request.interactive, dict(request.caller_tokens)) == (True, {"a": 9, "b": 300})
     assert len(request.items) == 2
-    for item in request.items:
-        same(decode_item(item), INPUTS[name])
+    for item, arrived in zip(request.items, decode_batch(request), strict=True):
+        same(arrived, INPUTS[name])
         assert item.adapter == adapter
         assert (item.normalize if item.HasField("normalize") else None) == normalize
 
@@ -61,10 +63,23 @@ def test_inputs_keep_their_order() -> None:
     )
     request = worker_pb2.RunBatchRequest.FromString(data)
     assert [item.adapter for item in request.items] == list(INPUTS)
-    for item in request.items:
-        same(decode_item(item), INPUTS[item.adapter])
+    for arrived, sent in zip(decode_batch(request), INPUTS.values(), strict=True):
+        same(arrived, sent)
     # What protobuf writes itself is as long: no field is there twice.
     assert len(data) == request.ByteSize()
+
+
+@pytest.mark.parametrize("shape", [(1, 56, 57), (2, 28, 28), (0, 28, 28)])
+def test_an_item_without_its_pixels_is_refused_by_name(shape: tuple[int, int, int]) -> None:
+    data = encode_batch(
+        worker_pb2.RunBatchRequest(),
+        [(one, "", None) for one in (prepared(5), prepared(9, media("image", 1, 28), WHOLE))],
+    )
+    request = worker_pb2.RunBatchRequest.FromString(data)
+    part = request.items[1].media[1]
+    part.frames, part.height, part.width = shape
+    with pytest.raises(InvalidInputError, match=r"items\[1\].media\[1\].pixels: 9408 bytes"):
+        decode_batch(request)
 
 
 def test_pixels_that_do_not_lie_in_a_row_arrive() -> None:
@@ -73,7 +88,8 @@ def test_pixels_that_do_not_lie_in_a_row_arrive() -> None:
     request = worker_pb2.RunBatchRequest.FromString(
         encode_batch(worker_pb2.RunBatchRequest(), [(one, "", None)])
     )
-    same(decode_item(request.items[0]), one)
+    (arrived,) = decode_batch(request)
+    same(arrived, one)
 
 
 def same(arrived: Prepared, sent: Prepared) -> None:

@@ -2,6 +2,8 @@
 
 import asyncio
 import contextlib
+import functools
+import logging
 import os
 import signal
 import socket
@@ -26,7 +28,14 @@ from vlm2vec_service.errors import (
 )
 from vlm2vec_service.scheduling.batch import PATHS, BatchInput, BatchResult
 from vlm2vec_service.worker.codec import CHANNEL_OPTIONS, decode_vectors, encode_batch
+from vlm2vec_service.worker.pixel_file import PixelFiles, UnmappedError, aligned
 
+log = logging.getLogger(__name__)
+
+MAPPED_FROM = 1 << 16
+"""Bytes of pixels from which a file costs less than the way through a socket."""
+AT_ONCE_BYTES = 1 << 22
+"""So many bytes of pixels the event loop itself writes: to hand them to a thread takes as long."""
 CLIENT_OPTIONS = (*CHANNEL_OPTIONS, ("grpc.max_reconnect_backoff_ms", 200))
 """By default a worker that got ready would go unnoticed for seconds."""
 RUN_BATCH = f"/{worker_pb2.DESCRIPTOR.services_by_name['WorkerService'].full_name}/RunBatch"
@@ -49,12 +58,17 @@ class WorkerStatus:
 
 class Link:
     """Calls to the worker at ``address``. ``holder`` is what this front end goes by where others
-    use the worker, too. Every call raises `WorkerLostError` where the worker is gone."""
+    use the worker, too. Every call raises `WorkerLostError` where the worker is gone.
+
+    A worker on this host maps pixels, one that cannot gets them in its messages.
+    """
 
     def __init__(self, channel: grpc.aio.Channel, address: str, holder: str = "") -> None:
         self._address = address
         self._holder = holder
         self._process = 0
+        self.files = PixelFiles()
+        self._maps_files = False
         self._stub: worker_pb2_grpc.WorkerServiceAsyncStub
         self._stub = worker_pb2_grpc.WorkerServiceStub(channel)
         self._run_batch: grpc.aio.UnaryUnaryMultiCallable[bytes, worker_pb2.RunBatchResponse]
@@ -71,7 +85,9 @@ class Link:
                 wait_for_ready=timeout is None,
                 timeout=timeout,
             )
-        self._process = self._process or _listener(self._address)
+        if not self._process:
+            self._process = _listener(self._address)
+            self._maps_files = bool(self._process) and status.maps_files
         return WorkerStatus(
             status.token_budget,
             status.dimension,
@@ -101,20 +117,25 @@ class Link:
         unless it has ended by then. Raises `DeadlineError` after ``timeout`` seconds,
         `InvalidInputError` where the device's memory does not hold an input, `NotFoundError` for an
         adapter that is not loaded, and `ServeError` for any other fault of the worker."""
-        request = encode_batch(
-            worker_pb2.RunBatchRequest(interactive=interactive, caller_tokens=callers),
-            ((one.prepared, one.adapter, one.normalize) for one in inputs),
+        rest = worker_pb2.RunBatchRequest(interactive=interactive, caller_tokens=callers)
+        encode = functools.partial(
+            encode_batch, rest, [(one.prepared, one.adapter, one.normalize) for one in inputs]
         )
-        with _our_errors():
-            call = self._run_batch(request, timeout=timeout)
+        nbytes = sum(aligned(one.values.nbytes) for each in inputs for one in each.prepared.media)
+        response = None
+        if self._maps_files and nbytes >= MAPPED_FROM:
             try:
-                await call.initial_metadata()
-                if not call.done():
-                    begun()
-                response = await call
-            except asyncio.CancelledError:
-                call.cancel()
-                raise
+                with self.files.lent(nbytes) as file:
+                    if nbytes <= AT_ONCE_BYTES:
+                        request = encode(file)
+                    else:
+                        request = await asyncio.to_thread(encode, file)
+                    response = await self._answer(request, begun, timeout)
+            except UnmappedError as error:
+                log.warning("worker %s gets pixels in its messages: %s", self._address, error)
+                self._maps_files = False
+        if response is None:
+            response = await self._answer(encode(), begun, timeout)
         return BatchResult(
             decode_vectors(response, len(inputs)),
             response.inference_seconds,
@@ -126,6 +147,20 @@ class Link:
             response.merged_bytes,
             {path: getattr(response, f"{path}_tokens") for path in PATHS},
         )
+
+    async def _answer(
+        self, request: bytes, begun: Callable[[], None], timeout: float | None
+    ) -> worker_pb2.RunBatchResponse:
+        with _our_errors():
+            call = self._run_batch(request, timeout=timeout)
+            try:
+                await call.initial_metadata()
+                if not call.done():
+                    begun()
+                return await call
+            except asyncio.CancelledError:
+                call.cancel()
+                raise
 
     async def load_adapter(self, name: str, folder: Path, with_files: bool, timeout: float) -> None:
         """Has the worker load the PEFT folder ``folder`` as ``name``; ``with_files`` sends it the
@@ -151,7 +186,11 @@ async def open_link(address: str, holder: str = "") -> AsyncIterator[Link]:
     async with grpc.aio.insecure_channel(
         address, options=CLIENT_OPTIONS, interceptors=tracing.channel_interceptors()
     ) as channel:
-        yield Link(channel, address, holder)
+        link = Link(channel, address, holder)
+        try:
+            yield link
+        finally:
+            link.files.close()
 
 
 def _listener(address: str) -> int:
@@ -207,4 +246,6 @@ def _ours(code: grpc.StatusCode, details: str) -> ServeError:
             return NotFoundError(details)
         case grpc.StatusCode.FAILED_PRECONDITION:
             return AdapterError(details)
+        case grpc.StatusCode.UNIMPLEMENTED:
+            return UnmappedError(details)
     return ServeError(f"the worker failed: {details}")

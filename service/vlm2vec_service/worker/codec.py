@@ -1,13 +1,18 @@
 """Prepared inputs and vectors as the messages between front end and worker."""
 
-from collections.abc import Iterable
-from typing import TypeAlias
+import math
+import os
+from collections.abc import Iterable, Sequence
+from mmap import mmap
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
 from vlm2vec.worker.v1 import worker_pb2
+from vlm2vec_service.errors import InvalidInputError
 from vlm2vec_service.preprocess.prepared import Kind, Media, Prepared, in_order
+from vlm2vec_service.worker.pixel_file import PixelFile, mapped
 
 ARITHMETIC = 1
 """Version of the engine's arithmetic: raised whenever vectors change by more than rounding, so that
@@ -24,20 +29,30 @@ PIXELS = worker_pb2.Media.PIXELS_FIELD_NUMBER
 
 
 def encode_batch(
-    rest: worker_pb2.RunBatchRequest, inputs: Iterable[tuple[Prepared, str, bool | None]]
+    rest: worker_pb2.RunBatchRequest,
+    inputs: Iterable[tuple[Prepared, str, bool | None]],
+    file: PixelFile | None = None,
 ) -> bytes:
     """Serialises a `RunBatchRequest`: ``rest`` of it, and its items, each with the name of its
-    adapter, empty for the base model, and whether its vector is to get length 1.
+    adapter, empty for the base model, and whether its vector is to get length 1. Their pixels go
+    into ``file``, if there is one that has room for them.
 
     Protobuf's own way copies pixels five times; this copies them once.
     """
     pieces: list[Buffer] = [rest.SerializeToString()]
+    if file is not None:
+        name = worker_pb2.PixelFile(
+            process=os.getpid(), descriptor=file.descriptor, inode=file.inode
+        )
+        pieces.append(worker_pb2.RunBatchRequest(file=name).SerializeToString())
     for prepared, adapter, normalize in inputs:
-        pieces += _field(ITEMS, _item(prepared, adapter, normalize))
+        pieces += _field(ITEMS, _item(prepared, adapter, normalize, file))
     return b"".join(pieces)
 
 
-def _item(prepared: Prepared, adapter: str, normalize: bool | None) -> list[Buffer]:
+def _item(
+    prepared: Prepared, adapter: str, normalize: bool | None, file: PixelFile | None
+) -> list[Buffer]:
     positions, plain = prepared.positions, in_order(len(prepared))
     is_plain = positions is plain or np.array_equal(positions, plain)
     item = worker_pb2.Item(
@@ -60,9 +75,13 @@ def _item(prepared: Prepared, adapter: str, normalize: bool | None) -> list[Buff
             video=media.kind == "video",
             audio=media.kind == "audio",
             digest=media.digest,
+            offset=file.write(media.values) if file else 0,
         )
-        values = np.ascontiguousarray(media.values).data.cast("B")
-        pieces += _field(MEDIA, [*_field(PIXELS, [values]), rest.SerializeToString()])
+        pixels: list[Buffer] = []
+        if file is None:
+            values = np.ascontiguousarray(media.values).data.cast("B")
+            pixels = _field(PIXELS, [values])
+        pieces += _field(MEDIA, [*pixels, rest.SerializeToString()])
     return pieces
 
 
@@ -77,25 +96,61 @@ def _field(number: int, pieces: list[Buffer]) -> list[Buffer]:
     return [head, *pieces]
 
 
-def decode_item(item: worker_pb2.Item) -> Prepared:
-    """The input that `encode_batch` packed; its arrays are views of the message."""
+def decode_batch(request: worker_pb2.RunBatchRequest) -> list[Prepared]:
+    """The inputs that `encode_batch` packed; their arrays are views of the message, or of the file
+    that it names.
+
+    Raises `InvalidInputError` that names the item whose pixels are not there, and `UnmappedError`.
+    """
+    named = request.file if request.HasField("file") else None
+    file = named and mapped(named.process, named.descriptor, named.inode)
+    return [_prepared(item, file, f"items[{index}]") for index, item in enumerate(request.items)]
+
+
+def _prepared(item: worker_pb2.Item, file: mmap | None, field: str) -> Prepared:
     token_ids = np.frombuffer(item.token_ids, np.int32)
     if item.positions:
         positions = np.frombuffer(item.positions, np.int32).reshape(3, -1)
     else:
         positions = in_order(len(token_ids))
-    media = tuple(map(_media, item.media))
+    media = tuple(
+        _media(part, file, f"{field}.media[{index}]") for index, part in enumerate(item.media)
+    )
     return Prepared(token_ids, positions, media, pooled=item.pooled or 1, both_ways=item.both_ways)
 
 
-def _media(part: worker_pb2.Media) -> Media:
+def _media(part: worker_pb2.Media, file: mmap | None, field: str) -> Media:
     kind: Kind = "audio" if part.audio else "video" if part.video else "image"
     if kind == "audio":
-        values = np.frombuffer(part.pixels, np.float32).reshape(part.frames, part.height)
-        return Media(kind, values, part.start, part.tokens, part.digest)
-    shape = part.frames, part.height, part.width, 3
-    pixels = np.frombuffer(part.pixels, np.uint8).reshape(shape)
-    return Media(kind, pixels, part.start, part.tokens, part.digest)
+        values = _values(part, (part.frames, part.height), np.float32, file, field)
+    else:
+        shape = part.frames, part.height, part.width, 3
+        values = _values(part, shape, np.uint8, file, field)
+    return Media(kind, values, part.start, part.tokens, part.digest)
+
+
+def _values(
+    part: worker_pb2.Media,
+    shape: Sequence[int],
+    dtype: type[np.float32 | np.uint8],
+    file: mmap | None,
+    field: str,
+) -> npt.NDArray[Any]:
+    """The array of ``part`` in its pixels, or in ``file`` if there is one."""
+    count = math.prod(shape)
+    nbytes = count * np.dtype(dtype).itemsize
+    if file is None:
+        if len(part.pixels) != nbytes:
+            raise InvalidInputError(
+                f"{field}.pixels", f"{len(part.pixels)} bytes, but {shape} takes {nbytes}"
+            )
+        return np.frombuffer(part.pixels, dtype).reshape(shape)
+    if part.offset + nbytes > len(file):
+        raise InvalidInputError(
+            f"{field}.offset",
+            f"{nbytes} bytes from {part.offset} on are more than the file's {len(file)}",
+        )
+    return np.frombuffer(file, dtype, count, part.offset).reshape(shape)
 
 
 def decode_vectors(response: worker_pb2.RunBatchResponse, count: int) -> npt.NDArray[np.float32]:

@@ -21,7 +21,7 @@ from vlm2vec_registry import artifact
 from vlm2vec_service.engine import Engine
 from vlm2vec_service.engine.packing import Item
 from vlm2vec_service.errors import Code, ServeError
-from vlm2vec_service.worker.codec import ARITHMETIC, decode_item
+from vlm2vec_service.worker.codec import ARITHMETIC, decode_batch
 from vlm2vec_service.worker.device import DeviceQueue, Ran
 from vlm2vec_service.worker.holders import Holders
 
@@ -75,12 +75,12 @@ class WorkerServicer(worker_pb2_grpc.WorkerServiceServicer):
         self, request: worker_pb2.RunBatchRequest, context: Context
     ) -> worker_pb2.RunBatchResponse:
         """Runs a batch. The initial metadata is sent when the device begins with it. Raises
-        `NotFoundError` for an adapter that is not loaded."""
+        `NotFoundError` for an adapter that is not loaded, and what `decode_batch` does."""
         items: list[Item] = []
-        for item in request.items:
+        for item, prepared in zip(request.items, decode_batch(request), strict=True):
             adapter = self.engine.adapter(item.adapter) if item.adapter else None
             normalize = item.normalize if item.HasField("normalize") else None
-            items.append(Item(decode_item(item), adapter, normalize))
+            items.append(Item(prepared, adapter, normalize))
         loop, begun = asyncio.get_running_loop(), asyncio.Event()
         future = self.device.submit(
             items, request.interactive, request.caller_tokens,
@@ -163,6 +163,7 @@ class WorkerServicer(worker_pb2_grpc.WorkerServiceServicer):
             merged_adapters=self.engine.merged.names,
             merged_bytes=self.engine.merged.nbytes,
             merged_budget_bytes=self.engine.merged.budget,
+            maps_files=True,
         )
 
 

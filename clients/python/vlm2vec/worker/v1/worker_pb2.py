@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1evlm2vec/worker/v1/worker.proto\x12\x11vlm2vec.worker.v1\"\xd0\x01\n\x0fRunBatchRequest\x12&\n\x05items\x18\x01 \x03(\x0b\x32\x17.vlm2vec.worker.v1.Item\x12\x13\n\x0binteractive\x18\x02 \x01(\x08\x12K\n\rcaller_tokens\x18\x03 \x03(\x0b\x32\x34.vlm2vec.worker.v1.RunBatchRequest.CallerTokensEntry\x1a\x33\n\x11\x43\x61llerTokensEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x04:\x02\x38\x01\"\xaf\x01\n\x04Item\x12\x11\n\ttoken_ids\x18\x01 \x01(\x0c\x12\x11\n\tpositions\x18\x02 \x01(\x0c\x12\'\n\x05media\x18\x03 \x03(\x0b\x32\x18.vlm2vec.worker.v1.Media\x12\x0f\n\x07\x61\x64\x61pter\x18\x04 \x01(\t\x12\x16\n\tnormalize\x18\x05 \x01(\x08H\x00\x88\x01\x01\x12\x0e\n\x06pooled\x18\x06 \x01(\r\x12\x11\n\tboth_ways\x18\x07 \x01(\x08\x42\x0c\n\n_normalize\"\x93\x01\n\x05Media\x12\x0e\n\x06pixels\x18\x01 \x01(\x0c\x12\x0e\n\x06\x66rames\x18\x02 \x01(\r\x12\x0e\n\x06height\x18\x03 \x01(\r\x12\r\n\x05width\x18\x04 \x01(\r\x12\r\n\x05start\x18\x05 \x01(\r\x12\x0e\n\x06tokens\x18\x06 \x01(\r\x12\r\n\x05video\x18\x07 \x01(\x08\x12\x0e\n\x06\x64igest\x18\x08 \x01(\x0c\x12\r\n\x05\x61udio\x18\t \x01(\x08\"\x9c\x02\n\x10RunBatchResponse\x12\x0f\n\x07vectors\x18\x01 \x01(\x0c\x12\x19\n\x11inference_seconds\x18\x02 \x01(\x02\x12\x12\n\ncache_hits\x18\x03 \x01(\x04\x12\x14\n\x0c\x63\x61\x63he_misses\x18\x04 \x01(\x04\x12\x1b\n\x13\x64\x65vice_memory_bytes\x18\x05 \x01(\x04\x12!\n\x19\x64\x65vice_memory_total_bytes\x18\x06 \x01(\x04\x12\x17\n\x0fmerged_adapters\x18\x07 \x01(\r\x12\x14\n\x0cmerged_bytes\x18\x08 \x01(\x04\x12\x13\n\x0b\x62\x61se_tokens\x18\t \x01(\x04\x12\x17\n\x0flow_rank_tokens\x18\n \x01(\x04\x12\x15\n\rmerged_tokens\x18\x0b \x01(\x04\"\xb1\x01\n\x12LoadAdapterRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x06\x66older\x18\x02 \x01(\t\x12?\n\x05\x66iles\x18\x03 \x03(\x0b\x32\x30.vlm2vec.worker.v1.LoadAdapterRequest.FilesEntry\x12\x0e\n\x06holder\x18\x04 \x01(\t\x1a,\n\nFilesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x0c:\x02\x38\x01\"%\n\x13LoadAdapterResponse\x12\x0e\n\x06nbytes\x18\x01 \x01(\x04\"4\n\x14UnloadAdapterRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x06holder\x18\x02 \x01(\t\"\x17\n\x15UnloadAdapterResponse\"\"\n\x10GetStatusRequest\x12\x0e\n\x06holder\x18\x01 \x01(\t\"\xf0\x01\n\x11GetStatusResponse\x12\x0c\n\x04\x62\x61se\x18\x01 \x01(\t\x12\x11\n\tdimension\x18\x02 \x01(\r\x12\x14\n\x0ctoken_budget\x18\x03 \x01(\r\x12\x10\n\x08\x61\x64\x61pters\x18\x04 \x03(\t\x12\x0e\n\x06\x64\x65vice\x18\x05 \x01(\t\x12\x13\n\x0b\x62\x61se_digest\x18\x06 \x01(\x0c\x12\r\n\x05\x64type\x18\x07 \x01(\t\x12\x12\n\narithmetic\x18\x08 \x01(\r\x12\x17\n\x0fmerged_adapters\x18\t \x03(\t\x12\x14\n\x0cmerged_bytes\x18\n \x01(\x04\x12\x1b\n\x13merged_budget_bytes\x18\x0b \x01(\x04\x32\xfe\x02\n\rWorkerService\x12S\n\x08RunBatch\x12\".vlm2vec.worker.v1.RunBatchRequest\x1a#.vlm2vec.worker.v1.RunBatchResponse\x12\\\n\x0bLoadAdapter\x12%.vlm2vec.worker.v1.LoadAdapterRequest\x1a&.vlm2vec.worker.v1.LoadAdapterResponse\x12\x62\n\rUnloadAdapter\x12\'.vlm2vec.worker.v1.UnloadAdapterRequest\x1a(.vlm2vec.worker.v1.UnloadAdapterResponse\x12V\n\tGetStatus\x12#.vlm2vec.worker.v1.GetStatusRequest\x1a$.vlm2vec.worker.v1.GetStatusResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1evlm2vec/worker/v1/worker.proto\x12\x11vlm2vec.worker.v1\"\xfc\x01\n\x0fRunBatchRequest\x12&\n\x05items\x18\x01 \x03(\x0b\x32\x17.vlm2vec.worker.v1.Item\x12\x13\n\x0binteractive\x18\x02 \x01(\x08\x12K\n\rcaller_tokens\x18\x03 \x03(\x0b\x32\x34.vlm2vec.worker.v1.RunBatchRequest.CallerTokensEntry\x12*\n\x04\x66ile\x18\x04 \x01(\x0b\x32\x1c.vlm2vec.worker.v1.PixelFile\x1a\x33\n\x11\x43\x61llerTokensEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x04:\x02\x38\x01\"?\n\tPixelFile\x12\x0f\n\x07process\x18\x01 \x01(\r\x12\x12\n\ndescriptor\x18\x02 \x01(\r\x12\r\n\x05inode\x18\x03 \x01(\x04\"\xaf\x01\n\x04Item\x12\x11\n\ttoken_ids\x18\x01 \x01(\x0c\x12\x11\n\tpositions\x18\x02 \x01(\x0c\x12\'\n\x05media\x18\x03 \x03(\x0b\x32\x18.vlm2vec.worker.v1.Media\x12\x0f\n\x07\x61\x64\x61pter\x18\x04 \x01(\t\x12\x16\n\tnormalize\x18\x05 \x01(\x08H\x00\x88\x01\x01\x12\x0e\n\x06pooled\x18\x06 \x01(\r\x12\x11\n\tboth_ways\x18\x07 \x01(\x08\x42\x0c\n\n_normalize\"\xa3\x01\n\x05Media\x12\x0e\n\x06pixels\x18\x01 \x01(\x0c\x12\x0e\n\x06\x66rames\x18\x02 \x01(\r\x12\x0e\n\x06height\x18\x03 \x01(\r\x12\r\n\x05width\x18\x04 \x01(\r\x12\r\n\x05start\x18\x05 \x01(\r\x12\x0e\n\x06tokens\x18\x06 \x01(\r\x12\r\n\x05video\x18\x07 \x01(\x08\x12\x0e\n\x06\x64igest\x18\x08 \x01(\x0c\x12\r\n\x05\x61udio\x18\t \x01(\x08\x12\x0e\n\x06offset\x18\n \x01(\x04\"\x9c\x02\n\x10RunBatchResponse\x12\x0f\n\x07vectors\x18\x01 \x01(\x0c\x12\x19\n\x11inference_seconds\x18\x02 \x01(\x02\x12\x12\n\ncache_hits\x18\x03 \x01(\x04\x12\x14\n\x0c\x63\x61\x63he_misses\x18\x04 \x01(\x04\x12\x1b\n\x13\x64\x65vice_memory_bytes\x18\x05 \x01(\x04\x12!\n\x19\x64\x65vice_memory_total_bytes\x18\x06 \x01(\x04\x12\x17\n\x0fmerged_adapters\x18\x07 \x01(\r\x12\x14\n\x0cmerged_bytes\x18\x08 \x01(\x04\x12\x13\n\x0b\x62\x61se_tokens\x18\t \x01(\x04\x12\x17\n\x0flow_rank_tokens\x18\n \x01(\x04\x12\x15\n\rmerged_tokens\x18\x0b \x01(\x04\"\xb1\x01\n\x12LoadAdapterRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x06\x66older\x18\x02 \x01(\t\x12?\n\x05\x66iles\x18\x03 \x03(\x0b\x32\x30.vlm2vec.worker.v1.LoadAdapterRequest.FilesEntry\x12\x0e\n\x06holder\x18\x04 \x01(\t\x1a,\n\nFilesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x0c:\x02\x38\x01\"%\n\x13LoadAdapterResponse\x12\x0e\n\x06nbytes\x18\x01 \x01(\x04\"4\n\x14UnloadAdapterRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x06holder\x18\x02 \x01(\t\"\x17\n\x15UnloadAdapterResponse\"\"\n\x10GetStatusRequest\x12\x0e\n\x06holder\x18\x01 \x01(\t\"\x84\x02\n\x11GetStatusResponse\x12\x0c\n\x04\x62\x61se\x18\x01 \x01(\t\x12\x11\n\tdimension\x18\x02 \x01(\r\x12\x14\n\x0ctoken_budget\x18\x03 \x01(\r\x12\x10\n\x08\x61\x64\x61pters\x18\x04 \x03(\t\x12\x0e\n\x06\x64\x65vice\x18\x05 \x01(\t\x12\x13\n\x0b\x62\x61se_digest\x18\x06 \x01(\x0c\x12\r\n\x05\x64type\x18\x07 \x01(\t\x12\x12\n\narithmetic\x18\x08 \x01(\r\x12\x17\n\x0fmerged_adapters\x18\t \x03(\t\x12\x14\n\x0cmerged_bytes\x18\n \x01(\x04\x12\x1b\n\x13merged_budget_bytes\x18\x0b \x01(\x04\x12\x12\n\nmaps_files\x18\x0c \x01(\x08\x32\xfe\x02\n\rWorkerService\x12S\n\x08RunBatch\x12\".vlm2vec.worker.v1.RunBatchRequest\x1a#.vlm2vec.worker.v1.RunBatchResponse\x12\\\n\x0bLoadAdapter\x12%.vlm2vec.worker.v1.LoadAdapterRequest\x1a&.vlm2vec.worker.v1.LoadAdapterResponse\x12\x62\n\rUnloadAdapter\x12\'.vlm2vec.worker.v1.UnloadAdapterRequest\x1a(.vlm2vec.worker.v1.UnloadAdapterResponse\x12V\n\tGetStatus\x12#.vlm2vec.worker.v1.GetStatusRequest\x1a$.vlm2vec.worker.v1.GetStatusResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -36,29 +36,31 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_LOADADAPTERREQUEST_FILESENTRY']._loaded_options = None
   _globals['_LOADADAPTERREQUEST_FILESENTRY']._serialized_options = b'8\001'
   _globals['_RUNBATCHREQUEST']._serialized_start=54
-  _globals['_RUNBATCHREQUEST']._serialized_end=262
-  _globals['_RUNBATCHREQUEST_CALLERTOKENSENTRY']._serialized_start=211
-  _globals['_RUNBATCHREQUEST_CALLERTOKENSENTRY']._serialized_end=262
-  _globals['_ITEM']._serialized_start=265
-  _globals['_ITEM']._serialized_end=440
-  _globals['_MEDIA']._serialized_start=443
-  _globals['_MEDIA']._serialized_end=590
-  _globals['_RUNBATCHRESPONSE']._serialized_start=593
-  _globals['_RUNBATCHRESPONSE']._serialized_end=877
-  _globals['_LOADADAPTERREQUEST']._serialized_start=880
-  _globals['_LOADADAPTERREQUEST']._serialized_end=1057
-  _globals['_LOADADAPTERREQUEST_FILESENTRY']._serialized_start=1013
-  _globals['_LOADADAPTERREQUEST_FILESENTRY']._serialized_end=1057
-  _globals['_LOADADAPTERRESPONSE']._serialized_start=1059
-  _globals['_LOADADAPTERRESPONSE']._serialized_end=1096
-  _globals['_UNLOADADAPTERREQUEST']._serialized_start=1098
-  _globals['_UNLOADADAPTERREQUEST']._serialized_end=1150
-  _globals['_UNLOADADAPTERRESPONSE']._serialized_start=1152
-  _globals['_UNLOADADAPTERRESPONSE']._serialized_end=1175
-  _globals['_GETSTATUSREQUEST']._serialized_start=1177
-  _globals['_GETSTATUSREQUEST']._serialized_end=1211
-  _globals['_GETSTATUSRESPONSE']._serialized_start=1214
-  _globals['_GETSTATUSRESPONSE']._serialized_end=1454
-  _globals['_WORKERSERVICE']._serialized_start=1457
-  _globals['_WORKERSERVICE']._serialized_end=1839
+  _globals['_RUNBATCHREQUEST']._serialized_end=306
+  _globals['_RUNBATCHREQUEST_CALLERTOKENSENTRY']._serialized_start=255
+  _globals['_RUNBATCHREQUEST_CALLERTOKENSENTRY']._serialized_end=306
+  _globals['_PIXELFILE']._serialized_start=308
+  _globals['_PIXELFILE']._serialized_end=371
+  _globals['_ITEM']._serialized_start=374
+  _globals['_ITEM']._serialized_end=549
+  _globals['_MEDIA']._serialized_start=552
+  _globals['_MEDIA']._serialized_end=715
+  _globals['_RUNBATCHRESPONSE']._serialized_start=718
+  _globals['_RUNBATCHRESPONSE']._serialized_end=1002
+  _globals['_LOADADAPTERREQUEST']._serialized_start=1005
+  _globals['_LOADADAPTERREQUEST']._serialized_end=1182
+  _globals['_LOADADAPTERREQUEST_FILESENTRY']._serialized_start=1138
+  _globals['_LOADADAPTERREQUEST_FILESENTRY']._serialized_end=1182
+  _globals['_LOADADAPTERRESPONSE']._serialized_start=1184
+  _globals['_LOADADAPTERRESPONSE']._serialized_end=1221
+  _globals['_UNLOADADAPTERREQUEST']._serialized_start=1223
+  _globals['_UNLOADADAPTERREQUEST']._serialized_end=1275
+  _globals['_UNLOADADAPTERRESPONSE']._serialized_start=1277
+  _globals['_UNLOADADAPTERRESPONSE']._serialized_end=1300
+  _globals['_GETSTATUSREQUEST']._serialized_start=1302
+  _globals['_GETSTATUSREQUEST']._serialized_end=1336
+  _globals['_GETSTATUSRESPONSE']._serialized_start=1339
+  _globals['_GETSTATUSRESPONSE']._serialized_end=1599
+  _globals['_WORKERSERVICE']._serialized_start=1602
+  _globals['_WORKERSERVICE']._serialized_end=1984
 # @@protoc_insertion_point(module_scope)

@@ -47,6 +47,7 @@ class RunBatchRequest(_message.Message):
     ITEMS_FIELD_NUMBER: _builtins.int
     INTERACTIVE_FIELD_NUMBER: _builtins.int
     CALLER_TOKENS_FIELD_NUMBER: _builtins.int
+    FILE_FIELD_NUMBER: _builtins.int
     interactive: _builtins.bool
     """Somebody waits for it: it overtakes batches that wait in the worker and do not say so."""
     @_builtins.property
@@ -57,20 +58,55 @@ class RunBatchRequest(_message.Message):
     def caller_tokens(self) -> _containers.ScalarMap[_builtins.str, _builtins.int]:
         """The tokens of each caller in it: callers get equal shares, through whichever front end."""
 
+    @_builtins.property
+    def file(self) -> Global___PixelFile:
+        """Where the pixels are that items do not have in them. UNIMPLEMENTED if the worker cannot map it."""
+
     def __init__(
         self,
         *,
         items: _abc.Iterable[Global___Item] | None = ...,
         interactive: _builtins.bool = ...,
         caller_tokens: _abc.Mapping[_builtins.str, _builtins.int] | None = ...,
+        file: Global___PixelFile | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["file", b"file"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["caller_tokens", b"caller_tokens", "interactive", b"interactive", "items", b"items"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["caller_tokens", b"caller_tokens", "file", b"file", "interactive", b"interactive", "items", b"items"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___RunBatchRequest: _TypeAlias = RunBatchRequest  # noqa: Y015
+
+@_typing.final
+class PixelFile(_message.Message):
+    """Memory of a front end on the worker's own host, which keeps it as it is until the call has ended."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PROCESS_FIELD_NUMBER: _builtins.int
+    DESCRIPTOR_FIELD_NUMBER: _builtins.int
+    INODE_FIELD_NUMBER: _builtins.int
+    process: _builtins.int
+    """The front end's process id."""
+    descriptor: _builtins.int
+    """The file's descriptor in that process."""
+    inode: _builtins.int
+    """The file's inode number: another file under that descriptor is not meant."""
+    def __init__(
+        self,
+        *,
+        process: _builtins.int = ...,
+        descriptor: _builtins.int = ...,
+        inode: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["descriptor", b"descriptor", "inode", b"inode", "process", b"process"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PixelFile: _TypeAlias = PixelFile  # noqa: Y015
 
 @_typing.final
 class Item(_message.Message):
@@ -137,8 +173,11 @@ class Media(_message.Message):
     VIDEO_FIELD_NUMBER: _builtins.int
     DIGEST_FIELD_NUMBER: _builtins.int
     AUDIO_FIELD_NUMBER: _builtins.int
+    OFFSET_FIELD_NUMBER: _builtins.int
     pixels: _builtins.bytes
-    """uint8 (frames, height, width, 3); of an audio float32 (frames, height), its log-mel."""
+    """uint8 (frames, height, width, 3); of an audio float32 (frames, height), its log-mel. Empty where
+    the request has a file.
+    """
     frames: _builtins.int
     """Pictures, 1 for an image; of an audio the frames of its log-mel."""
     height: _builtins.int
@@ -155,6 +194,8 @@ class Media(_message.Message):
     """16 bytes, equal where the pixels are."""
     audio: _builtins.bool
     """Whether it is an audio."""
+    offset: _builtins.int
+    """Where in the request's file the pixels begin."""
     def __init__(
         self,
         *,
@@ -167,10 +208,11 @@ class Media(_message.Message):
         video: _builtins.bool = ...,
         digest: _builtins.bytes = ...,
         audio: _builtins.bool = ...,
+        offset: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["audio", b"audio", "digest", b"digest", "frames", b"frames", "height", b"height", "pixels", b"pixels", "start", b"start", "tokens", b"tokens", "video", b"video", "width", b"width"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["audio", b"audio", "digest", b"digest", "frames", b"frames", "height", b"height", "offset", b"offset", "pixels", b"pixels", "start", b"start", "tokens", b"tokens", "video", b"video", "width", b"width"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -398,6 +440,7 @@ class GetStatusResponse(_message.Message):
     MERGED_ADAPTERS_FIELD_NUMBER: _builtins.int
     MERGED_BYTES_FIELD_NUMBER: _builtins.int
     MERGED_BUDGET_BYTES_FIELD_NUMBER: _builtins.int
+    MAPS_FILES_FIELD_NUMBER: _builtins.int
     base: _builtins.str
     """The folder of the base model."""
     dimension: _builtins.int
@@ -416,6 +459,8 @@ class GetStatusResponse(_message.Message):
     """Bytes of merged copies that there are."""
     merged_budget_bytes: _builtins.int
     """Bytes of merged copies that there may be."""
+    maps_files: _builtins.bool
+    """It takes batches whose pixels are in a file."""
     @_builtins.property
     def adapters(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Names of the loaded adapters."""
@@ -438,10 +483,11 @@ class GetStatusResponse(_message.Message):
         merged_adapters: _abc.Iterable[_builtins.str] | None = ...,
         merged_bytes: _builtins.int = ...,
         merged_budget_bytes: _builtins.int = ...,
+        maps_files: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["adapters", b"adapters", "arithmetic", b"arithmetic", "base", b"base", "base_digest", b"base_digest", "device", b"device", "dimension", b"dimension", "dtype", b"dtype", "merged_adapters", b"merged_adapters", "merged_budget_bytes", b"merged_budget_bytes", "merged_bytes", b"merged_bytes", "token_budget", b"token_budget"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["adapters", b"adapters", "arithmetic", b"arithmetic", "base", b"base", "base_digest", b"base_digest", "device", b"device", "dimension", b"dimension", "dtype", b"dtype", "maps_files", b"maps_files", "merged_adapters", b"merged_adapters", "merged_budget_bytes", b"merged_budget_bytes", "merged_bytes", b"merged_bytes", "token_budget", b"token_budget"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -179,7 +179,8 @@ def test_what_one_process_is_asked_to_hold_all_hold(pair: Server) -> None:
 
     name = {"model": MODEL, "version": "2"}
     pair.adapters.PreloadAdapter(adapters_pb2.PreloadAdapterRequest(**name))
-    assert set(each(pair, state)) == {LOADED}
+    # One may only now hear of the end of the worker that hung.
+    wait_until(lambda: set(each(pair, state)) == {LOADED})
     pair.adapters.UnloadAdapter(adapters_pb2.UnloadAdapterRequest(**name))
     assert set(each(pair, state)) == {adapters_pb2.ADAPTER_STATE_AVAILABLE}
 

@@ -54,11 +54,12 @@ def parse_input(
     videos: list[Frames | VideoSource] = []
     audios: list[AudioSource] = []
     prompt = message.prompt if message.HasField("prompt") else None
-    kinds: list[str | None] = [part.WhichOneof("part") for part in message.parts]
+    given = list(message.parts)
+    kinds: list[str | None] = [part.WhichOneof("part") for part in given]
     for medium, limit in MOST.items():
         if (count := kinds.count(medium)) > (most := getattr(limits, limit)):
             raise InvalidInputError("parts", f"{count} {medium}s, {limit} {most}")
-    for index, (kind, part) in enumerate(zip(kinds, message.parts, strict=True)):
+    for index, (kind, part) in enumerate(zip(kinds, given, strict=True)):
         place = f"parts[{index}]"
         if kind == "text":
             if prompt is not None:

@@ -145,8 +145,9 @@ def check_text(
     if request.prompt is not None and (request.instruction or words):
         raise InvalidInputError("prompt", "give either prompt, or instruction and text")
     fields = {"prompt": request.prompt, "instruction": request.instruction, "text": words}
-    given = {name: value for name, value in fields.items() if value}
-    for name, value in given.items():
+    for name, value in fields.items():
+        if not value:
+            continue
         try:
             size = len(value.encode())
         except UnicodeEncodeError as error:  # half a surrogate pair, which JSON can hold
@@ -158,7 +159,7 @@ def check_text(
                 raise InvalidInputError(
                     name, f"holds the placeholder {placeholder}; write a raw prompt to place it"
                 )
-    others = given or request.has_media
+    others = any(fields.values()) or request.has_media
     if request.token_ids and others:
         raise InvalidInputError("token_ids", "give nothing beside them: they are the whole prompt")
     nothing = not request.token_ids and not others

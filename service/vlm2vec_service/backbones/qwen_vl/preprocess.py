@@ -119,12 +119,12 @@ class QwenVLPreprocessor(FamilyPreprocessor):
         raise NotImplementedError
 
     def _check_placeholders(self, ids: Sequence[int], sources: Sources) -> None:
-        for token, name, field, given in zip(
-            self.media_token_ids, self.reserved_text, FIELDS, sources, strict=False
-        ):
-            if ids.count(token) != len(given):
+        for kind, token in enumerate(self.media_token_ids):
+            given, found = len(sources[kind]), ids.count(token)
+            if given != found:
                 raise InvalidInputError(
-                    field, f"{len(given)} given, but the prompt has {ids.count(token)} {name}"
+                    FIELDS[kind],
+                    f"{given} given, but the prompt has {found} {self.reserved_text[kind]}",
                 )
 
     def _image(self, image: Pictures, index: int, embedding: EmbeddingConfig) -> Shown:
@@ -192,8 +192,7 @@ class QwenVLPreprocessor(FamilyPreprocessor):
         width, height = size
         grid = time, height // self.token_side, width // self.token_side
         # Pillow's default filter is the model's own, bicubic.
-        resized = pictures.resized(size)
-        return Shown(kind, grid, lambda: np.stack([np.asarray(picture) for picture in resized]))
+        return Shown(kind, grid, pictures.resized(size).pixels)
 
 
 def fitting(size: tuple[int, int], area: Area, rounds_up: bool) -> tuple[int, int]:

@@ -5,6 +5,8 @@ from dataclasses import dataclass, replace
 from itertools import repeat
 from typing import Protocol, runtime_checkable
 
+import numpy as np
+import numpy.typing as npt
 from PIL import Image
 
 from vlm2vec_service.preprocess.images import EncodedImage
@@ -71,15 +73,16 @@ class Pictures:
     @classmethod
     def of(cls, source: Sequence[Picture] | Frames | VideoSource, decode: str) -> "Pictures":
         """Takes pictures or a video, which are decoded as ``decode`` says (see `EncodedImage`)."""
-        if isinstance(source, VideoSource):
+        if isinstance(source, Frames):
+            return replace(cls.of(source.pictures, decode), fps=source.fps)
+        # Before what takes longer to look at, a protocol.
+        if not isinstance(source, Sequence) and isinstance(source, VideoSource):
             return cls(
                 source.sizes(decode),
                 lambda: source.frames(decode),
                 len(source) * source.fps / source.total,
                 tuple(index / source.fps for index in source.wanted),
             )
-        if isinstance(source, Frames):
-            return replace(cls.of(source.pictures, decode), fps=source.fps)
         sizes = tuple(
             picture.size if isinstance(picture, Image.Image) else picture.size(decode)
             for picture in source
@@ -91,6 +94,17 @@ class Pictures:
 
     def __iter__(self) -> Iterator[Image.Image]:
         return self.decode()
+
+    def pixels(self) -> npt.NDArray[np.uint8]:
+        """Decodes all, which have one size: uint8 ``(pictures, height, width, 3)``, which may not
+        be writable. Raises `InvalidInputError`."""
+        width, height = self.sizes[0]
+        if len(self) == 1:
+            return np.asarray(next(iter(self)))[None]
+        pixels = np.empty((len(self), height, width, 3), np.uint8)
+        for place, picture in zip(pixels, self, strict=True):
+            place[...] = np.asarray(picture)
+        return pixels
 
     def picked(self, indices: Sequence[int]) -> "Pictures":
         """Takes those at ``indices``, which rise; the rate stays that of all."""
@@ -106,7 +120,7 @@ class Pictures:
         return replace(
             self,
             sizes=(size,) * len(self),
-            decode=lambda: map(Image.Image.resize, self.decode(), repeat(size)),
+            decode=lambda: map(_resized, self.decode(), repeat(size)),
         )
 
     def padded(self, side: int) -> "Pictures":
@@ -117,6 +131,10 @@ class Pictures:
 
 def _rgb(picture: Picture, decode: str) -> Image.Image:
     return picture if isinstance(picture, Image.Image) else picture.decoded(decode)
+
+
+def _resized(picture: Image.Image, size: tuple[int, int]) -> Image.Image:
+    return picture if picture.size == size else picture.resize(size)  # Pillow would copy it
 
 
 def _on_black(picture: Image.Image, size: tuple[int, int]) -> Image.Image:

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from peft import LoraConfig, get_peft_model, set_peft_model_state_dict
 from safetensors.torch import load_file
@@ -97,7 +98,7 @@ class Padded:
         assert isinstance(self.backbone, QwenVL)
         for item in media:
             if id(item) not in _CUT:
-                _CUT[id(item)] = self.backbone.cut(item.values[None]).to(self.dtype)
+                _CUT[id(item)] = self.backbone.cut(np.stack([item.values])).to(self.dtype)
         return torch.cat([_CUT[id(item)] for item in media])
 
 

@@ -94,7 +94,7 @@ def test_pixels_and_features(base: Path, prepared: list[Prepared], engine: Engin
             np.testing.assert_allclose(means(engine, audios), expected, rtol=0, atol=1e-5)
         if not pictures:
             continue
-        cut = [backbone.cut(one.values[None]).flatten() for one in pictures]
+        cut = [backbone.cut(np.stack([one.values])).flatten() for one in pictures]
         pixels = torch.cat(cut).numpy()
         spread = pixels.std(dtype=np.float64)
         statistics = [pixels.size, pixels.mean(dtype=np.float64), spread, pixels.min()]

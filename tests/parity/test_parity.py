@@ -67,7 +67,7 @@ def test_token_ids_and_pixels(checkpoints: Path, golden: dict[str, Any], archite
         pieces = []
         for media in prepared.media:
             if architecture == "qwen2_vl":
-                pieces.append(engine.backbone.cut(media.values[None]).flatten())  # type: ignore[operator]
+                pieces.append(engine.backbone.cut(np.stack([media.values])).flatten())  # type: ignore[operator]
             else:
                 crops = engine.backbone.crops(media)  # type: ignore[operator]
                 pieces.append(torch.nn.functional.pad(crops, (0,) * 7 + (CROPS - len(crops),)))

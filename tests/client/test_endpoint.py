@@ -54,6 +54,61 @@ def test_settings_that_contradict(connect: Connect) -> None:
 
 
 @pytest.mark.parametrize(
+    ("settings", "problem"),
+    [
+        ({"server": "localhost"}, "server is 'localhost', not host:port"),
+        ({"server": ""}, "server is '', not host:port"),
+        ({"server": ":50051"}, "server is ':50051', not host:port"),
+        ({"server": " localhost:50051"}, "server is ' localhost:50051', not host:port"),
+        ({"server": "::1"}, r"'\[::1\]:50051'"),
+        ({"max_retries": -1}, "max_retries is -1, not at least 0"),
+        ({"max_message_bytes": 10}, "max_message_bytes is 10, not at least 1024"),
+        ({"keepalive": 0}, "keepalive is 0, not at least 0.001 seconds"),
+        ({"fetch_timeout": -1}, "fetch_timeout is -1"),
+        ({"initial_backoff": -1}, "initial_backoff is -1"),
+        ({"timeout": float("nan")}, "timeout is nan"),
+    ],
+)
+def test_settings_that_make_no_sense(connect: Connect, settings: Any, problem: str) -> None:
+    with pytest.raises(ValueError, match=problem):
+        connect(**settings)
+
+
+@pytest.mark.parametrize(
+    ("settings", "problem"),
+    [
+        ({"server": 50051}, "server is int, not host:port"),
+        ({"timeout": "60"}, "timeout is str, not a number of seconds"),
+        ({"keepalive": None}, "keepalive is NoneType, not a number of seconds"),
+        ({"max_retries": 1.5}, "max_retries is float, not a whole number"),
+    ],
+)
+def test_settings_of_a_wrong_type(connect: Connect, settings: Any, problem: str) -> None:
+    with pytest.raises(TypeError, match=problem):
+        connect(**settings)
+
+
+def test_endless_times(connect: Connect) -> None:
+    endless = float("inf")
+    client = connect(timeout=endless, keepalive=endless, fetch_timeout=endless)
+    assert client.embed("a").shape == (12,)
+    assert client.embed("a", timeout=endless).shape == (12,)
+    assert len(list(client.stream(["a"], timeout=endless))) == 1
+
+
+@pytest.mark.parametrize("key", ["schl\u00fcssel", "two\nlines", "a\0b"])
+def test_a_key_that_cannot_be_sent_is_not_shown(connect: Connect, key: str) -> None:
+    with pytest.raises(ValueError, match="api_key has a character") as caught:
+        connect(api_key=key)
+    assert key not in str(caught.value)
+
+
+def test_a_key_is_taken_without_its_line_break(connect: Connect, service: Service) -> None:
+    connect(api_key=" secret\n").models()
+    assert service.calls[0][1]["authorization"] == "Bearer secret"
+
+
+@pytest.mark.parametrize(
     ("url", "write"),
     [
         ("http://search:8080", r"Client\('search:50051'\)"),

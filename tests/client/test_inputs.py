@@ -205,6 +205,8 @@ def test_wrong_types_are_told_what_is_taken(client: Any, service: Service, name:
         (lambda client: client.embed("a", model=None), "model is NoneType, not str"),
         (lambda client: client.embed("a", routing_key=7), "routing_key is int, not str"),
         (lambda client: client.embed("a", instruction=7), "instruction is int, not str"),
+        (lambda client: client.embed("a", timeout="5"), "timeout is str, not a number of seconds"),
+        (lambda client: list(client.stream(["a"], window=1.5)), "window is float, not a whole"),
     ],
 )
 def test_other_arguments_of_a_wrong_type(client: Any, call: Any, problem: str) -> None:

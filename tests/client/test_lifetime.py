@@ -139,6 +139,27 @@ def test_early_end_leaves_no_tasks(service: Service) -> None:
     until(lambda: service.open_streams == 0)
 
 
+def test_an_async_client_goes_on_in_the_next_event_loop(service: Service) -> None:
+    client = vlm2vec.AsyncClient(service.address)
+
+    async def ask() -> int:
+        return len([id async for id, _ in client.stream(texts(3))]) + len(await client.embed(["a"]))
+
+    assert [asyncio.run(ask()) for _ in range(3)] == [4, 4, 4]
+
+
+def test_an_async_client_is_not_for_two_event_loops(service: Service) -> None:
+    client = vlm2vec.AsyncClient(service.address)
+
+    async def first() -> None:
+        await client.embed("a")
+        with pytest.raises(RuntimeError, match="belongs to the event loop"):
+            await asyncio.to_thread(asyncio.run, client.embed("b"))
+        await client.close()
+
+    asyncio.run(first())
+
+
 def test_closing_the_client_ends_its_streams(service: Service) -> None:
     before = own_threads()
     with vlm2vec.Client(service.address) as client:

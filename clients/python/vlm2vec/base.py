@@ -6,6 +6,7 @@ from typing import cast
 
 import numpy as np
 
+from vlm2vec import checks
 from vlm2vec.endpoint import endpoint
 from vlm2vec.fetch import Limits
 from vlm2vec.inputs import InputLike
@@ -19,6 +20,11 @@ from vlm2vec.unary_requests import MAX_INPUTS, embeddings_of
 from vlm2vec.v1 import embedding_pb2 as pb
 from vlm2vec.vectors import Array, read_vectors
 from vlm2vec.window import Window
+
+LEAST_MESSAGE_BYTES = 1024
+"""What a message may have at least: room for more than its own framing."""
+LEAST_SECONDS = 0.001
+"""The shortest time that a setting may be."""
 
 
 class BaseClient:
@@ -60,21 +66,27 @@ class BaseClient:
                 fewer probes ends the connection, which is then opened again.
             user_agent: A name of the caller, which is put before that of this client.
 
-        Raises ValueError for a certificate without TLS and for a URL, and OSError for a PEM file
-        that cannot be read.
+        Raises ValueError and TypeError for settings that make no sense, such as a URL as the server
+        or a certificate without TLS, and OSError for a PEM file that cannot be read.
         """
+        message_bytes = checks.whole("max_message_bytes", max_message_bytes, LEAST_MESSAGE_BYTES)
         self._endpoint = endpoint(
             server,
             tls=tls,
             certificate=certificate,
             api_key=api_key,
-            max_message_bytes=max_message_bytes,
-            keepalive=keepalive,
+            max_message_bytes=message_bytes,
+            keepalive=checks.seconds("keepalive", keepalive, LEAST_SECONDS),
             user_agent=user_agent,
         )
-        self._timeout = timeout
-        self._retries = RetryPolicy(max_retries, initial_backoff)
-        self._limits = Limits(max_message_bytes, fetch_timeout)
+        self._timeout = None if timeout is None else checks.seconds("timeout", timeout)
+        self._retries = RetryPolicy(
+            checks.whole("max_retries", max_retries, 0),
+            checks.seconds("initial_backoff", initial_backoff, 0.0),
+        )
+        self._limits = Limits(
+            message_bytes, checks.seconds("fetch_timeout", fetch_timeout, LEAST_SECONDS)
+        )
         self._open()
 
     def _open(self) -> None:

@@ -15,6 +15,10 @@ _SERVICE_CONFIG = json.dumps({"loadBalancingConfig": [{"round_robin": {}}]})
 # A server that restarts is back within seconds; gRPC itself would wait up to two minutes.
 _RECONNECT_MILLISECONDS = (200, 5_000)
 _KEEPALIVE_TIMEOUT_MILLISECONDS = 20_000
+_MOST_MILLISECONDS = 2**31 - 1
+_NAMED = ("dns:", "ipv4:", "ipv6:", "unix:", "unix-abstract:", "xds:")
+"""How a target begins that names a resolver of gRPC."""
+_HOST_AND_PORT = re.compile(r"(?:\[[0-9a-fA-F:.%]+\]|[^\s:/\[\]]+):\d{1,5}")
 _URL = re.compile(
     r"(?P<scheme>https?|grpcs?)://(?:[^/@]*@)?(?P<host>\[[^]]*\]|[^/:]*)", re.IGNORECASE
 )
@@ -56,7 +60,7 @@ def endpoint(
             ("grpc.service_config", _SERVICE_CONFIG),
             ("grpc.max_send_message_length", max_message_bytes),
             ("grpc.max_receive_message_length", max_message_bytes),
-            ("grpc.keepalive_time_ms", round(keepalive * 1000)),
+            ("grpc.keepalive_time_ms", round(min(1000 * keepalive, _MOST_MILLISECONDS))),
             ("grpc.keepalive_timeout_ms", _KEEPALIVE_TIMEOUT_MILLISECONDS),
             # Else a new client of a server that was away inherits the waits of an older one.
             ("grpc.use_local_subchannel_pool", 1),
@@ -66,15 +70,18 @@ def endpoint(
             ("grpc.primary_user_agent", f"{user_agent} vlm2vec-client/{__version__}".strip()),
         ),
         credentials=_credentials(tls, certificate),
-        metadata=(("authorization", f"Bearer {api_key}"),) if api_key else (),
+        metadata=(("authorization", f"Bearer {_header(api_key)}"),) if api_key else (),
     )
 
 
 def _target(server: str) -> str:
     """Returns a target that gRPC resolves by DNS, unless ``server`` names a resolver itself.
 
-    Raises ValueError for a URL: what is usually at hand is that of the HTTP port.
+    Raises ValueError for a URL, as what is usually at hand is that of the HTTP port, and for what
+    has no port, where gRPC would take that of HTTPS.
     """
+    if not isinstance(server, str):
+        raise TypeError(f"server is {type(server).__name__}, not host:port")
     if url := _URL.match(server):
         tls = ", tls=True" if url["scheme"].lower().endswith("s") else ""
         host = url["host"] or "localhost"
@@ -82,9 +89,24 @@ def _target(server: str) -> str:
             f"server is host:port, not a URL like {server!r}: write Client('{host}:50051'{tls}), "
             "with the port of gRPC, which is not that of HTTP (8080)"
         )
-    scheme = server.partition(":")[0]
-    named = scheme in {"dns", "ipv4", "ipv6", "unix", "unix-abstract", "xds"}
-    return server if named else f"dns:///{server}"
+    if server.startswith(_NAMED):
+        return server
+    if not _HOST_AND_PORT.fullmatch(server):
+        raise ValueError(
+            f"server is {server!r}, not host:port, such as 'localhost:50051' or '[::1]:50051'"
+        )
+    return f"dns:///{server}"
+
+
+def _header(api_key: str) -> str:
+    """Returns the key without white space around it, which files and variables often have.
+
+    Raises ValueError for one that no header can hold. gRPC would, too, and show it.
+    """
+    key = api_key.strip()
+    if not (key.isascii() and key.isprintable()):
+        raise ValueError("api_key has a character that a header cannot have, such as a line break")
+    return key
 
 
 def _credentials(

@@ -1,9 +1,11 @@
 """When a call that failed is made again, and until when."""
 
+import math
 import random
 import time
 from dataclasses import dataclass
 
+from vlm2vec import checks
 from vlm2vec.errors import VLM2VecError
 
 
@@ -11,7 +13,12 @@ class Deadline:
     """A moment after which nothing is tried any more."""
 
     def __init__(self, seconds: float | None) -> None:
-        """Sets the moment ``seconds`` from now; None means that there is no deadline."""
+        """Sets the moment ``seconds`` from now; None and infinity mean that there is no deadline.
+
+        Raises TypeError for what is no number.
+        """
+        if seconds is not None and checks.seconds("timeout", seconds) == math.inf:
+            seconds = None
         self._end = None if seconds is None else time.monotonic() + seconds
 
     def remaining(self) -> float | None:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from vlm2vec import errors
+from vlm2vec import checks, errors
 from vlm2vec.results import Embedding, OneSpace, embedding
 from vlm2vec.retry import Deadline, RetryPolicy
 from vlm2vec.stream_items import Id, StreamRequests
@@ -51,9 +51,9 @@ class Window:
         retries: RetryPolicy,
         deadline: Deadline,
     ) -> None:
-        """Raises ValueError for a ``size`` below 1 and an unknown ``on_error``."""
-        if size < 1:
-            raise ValueError(f"window is {size}, not at least 1")
+        """Raises ValueError for a ``size`` below 1 and an unknown ``on_error``, TypeError for a
+        ``size`` that is no whole number."""
+        size = checks.whole("window", size, 1)
         if on_error not in ("raise", "yield"):
             raise ValueError(f"on_error is {on_error!r}, neither 'raise' nor 'yield'")
         self.results: deque[tuple[Id, ItemResult]] = deque()

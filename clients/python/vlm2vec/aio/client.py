@@ -19,7 +19,8 @@ from vlm2vec.vectors import Array
 class AsyncClient(StreamingClient):
     """`Client` for asyncio: its methods have the same arguments, for ``await`` and ``async for``.
 
-    A client belongs to the event loop in which it is first used.
+    A client belongs to the event loop in which it is first used. Once that is closed, as after
+    ``asyncio.run``, it connects anew in the next.
     """
 
     async def __aenter__(self) -> Self:

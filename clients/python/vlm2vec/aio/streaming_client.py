@@ -1,5 +1,6 @@
 """The part of the asyncio client that streams: `AsyncClient` adds the unary calls to it."""
 
+import asyncio
 from collections.abc import AsyncGenerator, AsyncIterable
 from typing import Any, Literal, Unpack, overload
 
@@ -18,10 +19,20 @@ class StreamingClient(BaseClient):
     """A client that opens its channel at the first call, and has streams only."""
 
     _opened: Transport | None = None
+    _loop: asyncio.AbstractEventLoop | None = None
 
     @property
     def _transport(self) -> Transport:
         # A channel belongs to the event loop that runs when it is opened.
+        loop = asyncio.get_running_loop()
+        if self._loop is not None and self._loop is not loop:
+            if not self._loop.is_closed():
+                raise RuntimeError(
+                    "an AsyncClient belongs to the event loop in which it was first used: make "
+                    "another for this one"
+                )
+            self._opened = None  # as after asyncio.run, whose loop took the connections with it
+        self._loop = loop
         self._opened = self._opened or Transport(self._endpoint, self._retries)
         return self._opened
 

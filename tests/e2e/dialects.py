@@ -17,6 +17,9 @@ SENTENCE = "Find it."
 SHORT, LONG = "one two three four five six seven eight nine ten eleven twelve", "one " * 9000
 A, B, IMAGE = text("a cat"), text("two boats"), pb.Input(parts=[pb.Part(image=png(PICTURE))])
 AS_PART = {"type": "image_url", "image_url": {"url": URI}}
+PARTS = {"content": [AS_PART, {"type": "text", "text": "two boats"}]}
+SIMILAR = {"source_sentence": "a cat", "sentences": ["two boats"]}
+BOTH = pb.Input(parts=[*IMAGE.parts, *B.parts])
 BITS = pb.OutputOptions(dtype=pb.DTYPE_BINARY)
 RAW = pb.OutputOptions(normalize=False)
 CUT = pb.OutputOptions(dimensions=16)
@@ -67,7 +70,7 @@ def means(dialect: str, field: str, path: str, call: Any, **body: Any) -> Row:
 def ignored(dialect: str, field: str, *values: Any, path: str = EMBED, **body: Any) -> list[Row]:
     """Rows of ``values`` of a field that are ignored, beside a cat or ``body``."""
     beside = body or {"input": "a cat"}
-    call = ranks(B) if "query" in body else embeds(A)
+    call = ranks(B) if {"query", "text_1"} & set(body) else embeds(A)
     return [Row(dialect, field, "ignored", path, {**beside, field: v}, call) for v in values]
 
 
@@ -144,6 +147,11 @@ VLLM = [
           documents={"content": [{"type": "text", "text": "two boats"}]}),
     means("vLLM", "documents", RERANK, ranks(IMAGE, B), query={"content": "a cat"},
           documents=[{"content": [AS_PART]}, "two boats"]),
+    means("vLLM", "documents", RERANK, ranks(IMAGE, B), query="a cat", documents=PARTS),
+    means("vLLM", "documents", RERANK, ranks(BOTH), query="a cat", documents=[PARTS]),
+    means("vLLM", "text_1, text_2", "/score", ranks(IMAGE, B), text_1="a cat", text_2=PARTS),
+    *ignored("vLLM", "encoding_format", "float", "base64", path="/score", text_1="a cat",
+             text_2="two boats"),
     *(
         means("vLLM", f"{one}, {other}", path, ranks(B, A), **{one: "a cat"},
               **{other: ["two boats", "a cat"]})
@@ -221,6 +229,15 @@ COHERES = [
 
 TEIS = [
     means("TEI", "inputs", TEI, embeds(A, IMAGE), inputs=["a cat", {"image_url": URI}]),
+    means("TEI", "inputs", "/similarity", ranks(B, A),
+          inputs={"source_sentence": "a cat", "sentences": ["two boats", "a cat"]}),
+    means("TEI", "parameters", "/similarity", ranks(B), inputs=SIMILAR,
+          parameters={"truncate": True, "truncation_direction": "Right", "prompt_name": None}),
+    *(
+        Row("TEI", "parameters", "refused", "/similarity", {"inputs": SIMILAR, "parameters": other},
+            param=f"parameters.{next(iter(other))}")
+        for other in ({"prompt_name": "query"}, {"truncation_direction": "Left"}, {"normalize": 1})
+    ),
     means("TEI", "normalize", TEI, embeds(A, output=RAW), inputs="a cat", normalize=False),
     means("TEI", "truncate", TEI, embeds(text(LONG), truncate=0), inputs=LONG, truncate=True),
     *ignored("TEI", "truncation_direction", "Right", "right", path=TEI, inputs="a cat"),

@@ -42,6 +42,8 @@ def vectors(row: Row, answer: Any) -> list[Vector]:
         return [numbers(vector, kind) for vector in found]
     if row.path == "/embed":
         return [numbers(vector, "float") for vector in answer]
+    if row.path == "/similarity":
+        answer = [{"index": index, "score": score} for index, score in enumerate(answer)]
     results: Any = answer
     if isinstance(answer, dict):
         results = answer["results"] if "results" in answer else answer["data"]
@@ -133,6 +135,9 @@ def test_the_hubs_own_client_for_text_embeddings_inference(server: Server) -> No
         assert cosine(found[0], expected) > 0.99999
     with pytest.raises(Exception, match="prompt_name"):
         client.feature_extraction("a cat", prompt_name="query")
+    client = InferenceClient(model=f"http://{server.http_address}/similarity?model=qwen")
+    same, other = client.sentence_similarity("a cat", other_sentences=["a cat", "two boats"])
+    assert other < 0.999 < same
 
 
 def test_info(http: httpx.Client) -> None:

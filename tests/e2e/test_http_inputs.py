@@ -159,3 +159,7 @@ def test_rerank_is_rank(server: Server, http: httpx.Client, path: str) -> None:
         assert result["document"] == ({"text": document} if isinstance(document, str) else document)
     assert answer["usage"]["total_tokens"] == expected.tokens > 0
     assert answer["space"] == expected.space
+    parts = [{"type": "text", "text": "a cat"}, {"type": "text", "text": "boats"}]
+    body = {"query": "a cat", "documents": {"content": parts}, "return_documents": True}
+    results = http.post(path, json={"model": "qwen", **body}).json()["results"]
+    assert [one["document"] for one in results] == [{"text": "a cat"}, {"text": "boats"}]

@@ -127,6 +127,7 @@ class ScoreBody(TruncatedBody):
     instruction: str | None = Field(default=None, description="The task of the first.")
     document_instruction: str | None = Field(default=None, description="The task of the others.")
     use_activation: Annotated[Any, ignored("a score is the cosine")] = None
+    encoding_format: Annotated[Any, ignored("an answer has no vectors")] = None
 
 
 class EmbeddingObject(BaseModel):

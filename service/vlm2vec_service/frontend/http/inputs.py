@@ -131,15 +131,21 @@ class InputReader:
 
     def _items(self, values: Any, field: str, shape: Shape) -> list[tuple[str, Any]]:
         """What ``shape`` allows, a list or one item, as items with their fields."""
-        # Counted first: how long a list may be checked for is not the caller's choice.
-        if isinstance(values, list) and not 1 <= len(values) <= self.max_inputs:
-            raise InvalidInputError(
-                field, f"{len(values)} given; 1 to max_inputs, {self.max_inputs}, are accepted"
-            )
+        if isinstance(values, list):
+            # Counted first: how long a list may be checked for is not the caller's choice.
+            self._check_count(len(values), field)
+            shape.check(values, field)
+            return [(f"{field}[{index}]", item) for index, item in enumerate(values)]
         shape.check(values, field)
-        if not isinstance(values, list):
-            return [(field, values)]
-        return [(f"{field}[{index}]", item) for index, item in enumerate(values)]
+        items = separate(values)
+        self._check_count(len(items), field)
+        return [(field + place, item) for place, item in items]
+
+    def _check_count(self, count: int, field: str) -> None:
+        if not 1 <= count <= self.max_inputs:
+            raise InvalidInputError(
+                field, f"{count} given; 1 to max_inputs, {self.max_inputs}, are accepted"
+            )
 
     def _begin(self, field: str, task: Task) -> tuple[pb.Input, Wording]:
         """An input that is to be filled, and what notes the fields of what it is filled with."""
@@ -236,6 +242,16 @@ class InputReader:
             read_base64(frame, field, self.limits, "max_image_bytes")
             for frame in data.uri[data.start :].split(",")
         )
+
+
+def separate(value: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
+    """What an object of the shape `ITEM` stands for in the place of a list, each with its place in
+    it: itself or, if it has a list of parts and nothing else, each of these, as vLLM reads it."""
+    given = [key for key, item in value.items() if item is not None]
+    if given != ["content"] or isinstance(value["content"], str):
+        return [("", value)]
+    parts = enumerate(value["content"])
+    return [(f".content[{i}]", {part["type"]: part[part["type"]]}) for i, part in parts]
 
 
 def _fps(value: str, field: str) -> float:

@@ -26,7 +26,7 @@ App = Callable[[Message, Receive, Send], Awaitable[None]]
 SCOPES = {
     "/v1/embeddings": "embed", "/v2/embed": "embed", "/embed": "embed", "/v1/rerank": "embed",
     "/v2/rerank": "embed", "/rerank": "embed", "/v1/score": "embed", "/score": "embed",
-    "/v1/models": "embed", "/v2/models": "embed", "/info": "embed",
+    "/similarity": "embed", "/info": "embed", "/v1/models": "embed", "/v2/models": "embed",
     "/v1/adapters/preload": "adapters:write", "/v1/adapters/unload": "adapters:write",
     "/v1/adapters": "adapters:read",
 }  # fmt: skip

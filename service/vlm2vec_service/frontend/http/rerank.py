@@ -15,7 +15,7 @@ from vlm2vec_service.frontend.http.caller import caller_of
 from vlm2vec_service.frontend.http.errors import RESPONSES
 from vlm2vec_service.frontend.http.fetch import Fetcher
 from vlm2vec_service.frontend.http.input_shapes import DOCUMENTS
-from vlm2vec_service.frontend.http.inputs import InputReader, Task
+from vlm2vec_service.frontend.http.inputs import InputReader, Task, separate
 from vlm2vec_service.frontend.http.json_body import BodyRoute
 from vlm2vec_service.frontend.parsing import parsed
 from vlm2vec_service.frontend.pipeline import Pipeline
@@ -47,8 +47,10 @@ def routes(pipeline: Pipeline, fetcher: Fetcher) -> APIRouter:
             query = reader.inputs(getattr(body, first), first, Task(body.instruction or ""))
             if len(query) > 1:
                 raise InvalidInputError(first, f"{len(query)} given; one is compared with others")
-            task = Task(body.document_instruction or "", OF_DOCUMENTS)
-            return query[0], reader.inputs(getattr(body, others), others, task)
+            task, given = Task(body.document_instruction or "", OF_DOCUMENTS), getattr(body, others)
+            if isinstance(given, dict):
+                return query[0], reader.many(given, others, task, DOCUMENTS)
+            return query[0], reader.inputs(given, others, task)
 
         query, documents = await reader.taken(read, len(await request.body()), fetcher)
         options = body.options(body.most_tokens())
@@ -98,7 +100,9 @@ def _given(body: ScoreBody, *names: str) -> str:
 def _json(answer: pb.RankResponse, body: RerankBody, id: str) -> bytes:
     """Writes a `RerankAnswer` to the request ``id``, with the documents where ``body`` asks for
     them."""
-    documents = body.documents if isinstance(body.documents, list) else [body.documents]
+    documents = body.documents
+    if isinstance(documents, dict):
+        documents = [document for _, document in separate(documents)]
     results = []
     for candidate in answer.candidates:
         result: dict[str, Any] = {"index": candidate.index, "relevance_score": candidate.score}

@@ -1,4 +1,5 @@
-"""``POST /embed``, ``POST /rerank`` and ``GET /info``, as text-embeddings-inference has them.
+"""``POST /embed``, ``/rerank`` and ``/similarity`` and ``GET /info``, as text-embeddings-inference
+has them.
 
 Its clients name no model. Where there are several, the URL may: ``/embed?model=NAME``.
 """
@@ -23,13 +24,21 @@ from vlm2vec_service.frontend.http.bodies import (
 from vlm2vec_service.frontend.http.caller import caller_of
 from vlm2vec_service.frontend.http.errors import RESPONSES
 from vlm2vec_service.frontend.http.fetch import Fetcher
-from vlm2vec_service.frontend.http.fields import CallBody, ignored, only
+from vlm2vec_service.frontend.http.fields import CallBody, Shaped, ignored, only
 from vlm2vec_service.frontend.http.formats import in_json, written
 from vlm2vec_service.frontend.http.input_shapes import INPUT, MANY, ONE
 from vlm2vec_service.frontend.http.inputs import InputReader, Task
 from vlm2vec_service.frontend.http.json_body import BodyRoute
 from vlm2vec_service.frontend.http.rerank import OF_DOCUMENTS, answer_rerank
+from vlm2vec_service.frontend.http.shapes import Flag, Object
 from vlm2vec_service.frontend.pipeline import Pipeline
+
+RIGHT = only("Right", "right", why="it is the end that is left out")
+UNNAMED = only(why="give the prompt itself, as instruction")
+SIMILAR = Object({"source_sentence": ONE, "sentences": MANY}, ("source_sentence", "sentences"))
+PARAMETERS = Object(
+    {"truncate": Flag(), "truncation_direction": RIGHT.shape, "prompt_name": UNNAMED.shape}
+)
 
 
 class TeiBody(CallBody):
@@ -37,9 +46,7 @@ class TeiBody(CallBody):
 
     instruction: str | None = INSTRUCTION
     truncate: bool | None = TRUNCATE
-    truncation_direction: Annotated[
-        Any, only("Right", "right", why="it is the end that is left out")
-    ] = None
+    truncation_direction: Annotated[Any, RIGHT] = None
 
     def most_tokens(self) -> int | None:
         """What inputs are truncated to, as the gRPC API has it."""
@@ -51,7 +58,7 @@ class TeiEmbedBody(TeiBody):
 
     inputs: Annotated[Any, WithJsonSchema(INPUT.schema())]
     normalize: bool | None = Field(default=None, description="L2-normalise, unless it is false.")
-    prompt_name: Annotated[Any, only(why="give the prompt itself, as instruction")] = None
+    prompt_name: Annotated[Any, UNNAMED] = None
     dimensions: Number = DIMENSIONS
 
 
@@ -63,6 +70,14 @@ class TeiRerankBody(TeiBody):
     document_instruction: str | None = Field(default=None, description="The texts' task.")
     return_text: bool | None = None
     raw_scores: Annotated[Any, ignored("a score is the cosine")] = None
+
+
+class TeiSimilarityBody(CallBody):
+    """A request to compare one thing with others, all under one instruction."""
+
+    inputs: Annotated[Any, WithJsonSchema(SIMILAR.schema())]
+    parameters: Annotated[Any, Shaped(PARAMETERS)] = None
+    instruction: str | None = INSTRUCTION
 
 
 class Info(BaseModel):
@@ -79,7 +94,7 @@ class Info(BaseModel):
 
 
 def routes(pipeline: Pipeline, fetcher: Fetcher) -> APIRouter:
-    """Makes the router of ``POST /embed``, ``POST /rerank`` and ``GET /info``."""
+    """Makes the router of ``/embed``, ``/rerank``, ``/similarity`` and ``/info``."""
     router = APIRouter(tags=["text-embeddings-inference"], route_class=BodyRoute)
 
     @router.post("/embed", response_model=list[list[float]], responses=RESPONSES)
@@ -116,6 +131,25 @@ def routes(pipeline: Pipeline, fetcher: Fetcher) -> APIRouter:
             return await answer_rerank(pipeline, fetcher, RerankBody.model_validate(values), size)
         except ValidationError as error:
             raise RequestValidationError(error.errors()) from error
+
+    @router.post("/similarity", response_model=list[float], responses=RESPONSES)
+    async def similarity(body: TeiSimilarityBody, request: Request, model: str = "") -> Response:
+        """Give the cosines of a source sentence to others, in the order of these."""
+        body.model = body.model or model
+        reader = InputReader(pipeline.limits, pipeline.settings.max_inputs)
+        given, task = body.inputs, Task(body.instruction or "")
+
+        def read() -> tuple[pb.Input, list[pb.Input]]:
+            SIMILAR.check(given, "inputs")
+            source = reader.one(given["source_sentence"], "inputs.source_sentence", task)
+            return source, reader.many(given["sentences"], "inputs.sentences", task)
+
+        source, others = await reader.taken(read, len(await request.body()), fetcher)
+        options = body.options(0 if (body.parameters or {}).get("truncate") else None)
+        with reader.own_words(first=1):
+            answer = await calls.rank(pipeline, source, others, options, 0, caller_of(pipeline))
+        found = sorted(answer.candidates, key=lambda item: item.index)
+        return Response(orjson.dumps([one.score for one in found]), media_type="application/json")
 
     @router.get("/info", responses=RESPONSES)
     async def info(model: str = "") -> Info:

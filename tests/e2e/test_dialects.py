@@ -135,6 +135,10 @@ def test_the_hubs_own_client_for_text_embeddings_inference(server: Server) -> No
         assert cosine(found[0], expected) > 0.99999
     with pytest.raises(Exception, match="prompt_name"):
         client.feature_extraction("a cat", prompt_name="query")
+    openai = httpx.post(
+        f"http://{server.http_address}/embeddings", json={"model": "qwen", "input": "a cat"}
+    )
+    assert cosine(np.array(openai.json()["data"][0]["embedding"], np.float32), expected) > 0.99999
     client = InferenceClient(model=f"http://{server.http_address}/similarity?model=qwen")
     same, other = client.sentence_similarity("a cat", other_sentences=["a cat", "two boats"])
     assert other < 0.999 < same

@@ -142,7 +142,7 @@ def test_unknown_paths_and_methods(server: Server, http: httpx.Client) -> None:
     name = f"/{uuid.uuid4().hex}"
     for path, said in (
         ("/v1/embedding", "/v1/embedding is not there; there is /v1/embed"),
-        ("/embeddings", "/v1/embeddings"),
+        ("/models", "/v1/models"),
         ("/v1/v1/embeddings", "/v1/embeddings"),
         ("/v1/model", "/v1/models"),
         (name, "/docs lists those that are"),

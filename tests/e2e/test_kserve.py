@@ -126,6 +126,14 @@ def test_versions_are_named_by_the_path(http: httpx.Client, path: str, version: 
     assert described["outputs"] == [{"name": "embedding", "datatype": "FP32", "shape": [-1, 128]}]
 
 
+def test_requests_are_counted_whatever_model_they_name(server: Server, http: httpx.Client) -> None:
+    before = server.metric("requests_total", method="/v2/models", code="NOT_FOUND")
+    http.get("/v2/models/of-a-caller/ready")
+    after = server.metric("requests_total", method="/v2/models", code="NOT_FOUND")
+    assert after == before + 1
+    assert "of-a-caller" not in server.metrics_text()
+
+
 def test_the_server_is_described(http: httpx.Client) -> None:
     assert http.get("/v2").json()["extensions"] == ["binary_tensor_data"]
     assert http.get("/v2/", follow_redirects=True).json()["name"] == "vlm2vec-serve"

@@ -35,8 +35,11 @@ def preprocessors(checkpoints: Path) -> dict[str, Preprocessor]:
 
 def same(one: Prepared, other: Prepared) -> bool:
     return one.token_ids.tolist() == other.token_ids.tolist() and [
-        (media.kind, media.start, media.digest) for media in one.media
-    ] == [(media.kind, media.start, media.digest) for media in other.media]
+        (media.kind, media.start, media.values.shape, media.values.tobytes()) for media in one.media
+    ] == [
+        (media.kind, media.start, media.values.shape, media.values.tobytes())
+        for media in other.media
+    ]
 
 
 def file(image: Image.Image, orientation: int = 1) -> EncodedImage:

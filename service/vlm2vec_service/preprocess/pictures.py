@@ -1,12 +1,13 @@
 """The pictures of an image or video as a model family takes them: one at a time."""
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import repeat
 from typing import Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
+import PIL
 from PIL import Image
 
 from vlm2vec_service.preprocess.images import EncodedImage
@@ -62,13 +63,16 @@ class Pictures:
     ``sizes`` has the width and height of each. Iterating decodes them to RGB one after the other,
     so that only one has to be in memory, and raises `InvalidInputError` for one that is damaged.
     ``fps`` of a video's frames are shown in a second; None does not say. ``seconds`` has the time
-    of each, where they are sampled from a file.
+    of each, where they are sampled from a file. An image that is read from a file has its bytes in
+    ``file``, and ``steps`` says all that is done with them: together they decide its pixels.
     """
 
     sizes: tuple[tuple[int, int], ...]
     decode: Callable[[], Iterator[Image.Image]]
     fps: float | None = None
     seconds: tuple[float, ...] = ()
+    file: bytes | None = field(default=None, repr=False)
+    steps: str = ""
 
     @classmethod
     def of(cls, source: Sequence[Picture] | Frames | VideoSource, decode: str) -> "Pictures":
@@ -87,7 +91,13 @@ class Pictures:
             picture.size if isinstance(picture, Image.Image) else picture.size(decode)
             for picture in source
         )
-        return cls(sizes, lambda: map(_rgb, source, repeat(decode)))
+        one = source[0] if len(source) == 1 else None
+        return cls(
+            sizes,
+            lambda: map(_rgb, source, repeat(decode)),
+            file=one.data if isinstance(one, EncodedImage) else None,
+            steps=f"Pillow {PIL.__version__} {decode}",
+        )
 
     def __len__(self) -> int:
         return len(self.sizes)
@@ -109,24 +119,32 @@ class Pictures:
     def picked(self, indices: Sequence[int]) -> "Pictures":
         """Takes those at ``indices``, which rise; the rate stays that of all."""
         wanted = set(indices)
-        return replace(
-            self,
-            sizes=tuple(self.sizes[index] for index in indices),
-            decode=lambda: (one for index, one in enumerate(self.decode()) if index in wanted),
+        return self._then(
+            f"picked {indices}",
+            tuple(self.sizes[index] for index in indices),
+            lambda: (one for index, one in enumerate(self.decode()) if index in wanted),
         )
 
     def resized(self, size: tuple[int, int]) -> "Pictures":
         """Resizes each to ``size``, its aspect lost, by Pillow's default filter (bicubic)."""
-        return replace(
-            self,
-            sizes=(size,) * len(self),
-            decode=lambda: map(_resized, self.decode(), repeat(size)),
+        return self._then(
+            f"resized {size}",
+            (size,) * len(self),
+            lambda: map(_resized, self.decode(), repeat(size)),
         )
 
     def padded(self, side: int) -> "Pictures":
         """Puts each into the middle of black that has at least ``side`` pixels both ways."""
         sizes = tuple((max(width, side), max(height, side)) for width, height in self.sizes)
-        return replace(self, sizes=sizes, decode=lambda: map(_on_black, self.decode(), sizes))
+        return self._then(f"padded {side}", sizes, lambda: map(_on_black, self.decode(), sizes))
+
+    def _then(
+        self,
+        step: str,
+        sizes: tuple[tuple[int, int], ...],
+        decode: Callable[[], Iterator[Image.Image]],
+    ) -> "Pictures":
+        return replace(self, sizes=sizes, decode=decode, steps=f"{self.steps}, {step}")
 
 
 def _rgb(picture: Picture, decode: str) -> Image.Image:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from vlm2vec_service.preprocess.pictures import Pictures
 from vlm2vec_service.preprocess.prepared import Kind, Media, in_order
 
 Grid = tuple[int, int, int]
@@ -22,7 +23,7 @@ class Shown:
     ``grid`` is that of each of its ``places``, the placeholders that stand for it one after the
     other, among which the frames of a film are divided. ``times`` has the position of each step in
     time, from 0; without it they are counted. ``stamps`` has the seconds at which each place is
-    shown, for a family that writes them.
+    shown, for a family that writes them. ``pictures`` are those that ``values`` decodes.
     """
 
     kind: Kind
@@ -31,6 +32,7 @@ class Shown:
     places: int = 1
     times: Sequence[int] = ()
     stamps: Sequence[float] = ()
+    pictures: Pictures | None = None
 
     @property
     def tokens(self) -> int:
@@ -89,9 +91,10 @@ def decoded(spans: Sequence[Span]) -> tuple[Media, ...]:
         shown = parts[0].shown
         values = shown.values()
         share = math.ceil(len(values) / shown.places)
+        whole = shown.pictures if shown.places == 1 else None
         for span in parts:
             part = values[span.index * share : (span.index + 1) * share]
-            media.append(Media.of(shown.kind, part, span.start, shown.tokens))
+            media.append(Media.of(shown.kind, part, span.start, shown.tokens, whole))
     return tuple(media)
 
 

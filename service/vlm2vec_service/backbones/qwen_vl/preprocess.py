@@ -192,7 +192,8 @@ class QwenVLPreprocessor(FamilyPreprocessor):
         width, height = size
         grid = time, height // self.token_side, width // self.token_side
         # Pillow's default filter is the model's own, bicubic.
-        return Shown(kind, grid, pictures.resized(size).pixels)
+        resized = pictures.resized(size)
+        return Shown(kind, grid, resized.pixels, pictures=resized)
 
 
 def fitting(size: tuple[int, int], area: Area, rounds_up: bool) -> tuple[int, int]:

@@ -191,7 +191,7 @@ class Media(_message.Message):
     video: _builtins.bool
     """Whether it is a video."""
     digest: _builtins.bytes
-    """16 bytes, equal where the pixels are."""
+    """16 bytes; media of equal digests have equal pixels."""
     audio: _builtins.bool
     """Whether it is an audio."""
     offset: _builtins.int

@@ -9,6 +9,7 @@ import yaml
 
 from tests.chart.prometheus import promtool
 from tests.chart.rendering import ROOT, one, render, write_rules
+from vlm2vec_service.frontend.http.middleware import SCOPES
 
 UNIT_TESTS = Path(__file__).parent / "alerts.yaml"
 VALUES = {
@@ -35,6 +36,21 @@ NAMES = sorted({alert["alert"] for alert in ALERTS})
 def test_promtool_accepts_the_rules(tmp_path: Path) -> None:
     result = promtool("check", "rules", write_rules(tmp_path, VALUES, "a"))
     assert result.returncode == 0, result.stderr
+
+
+def test_the_latency_of_every_call_that_embeds_is_watched() -> None:
+    """Whatever a path is called in the metrics, and in every place that means such calls."""
+    (alert,) = (alert for alert in ALERTS if alert["alert"] == "Vlm2vecLatencyHigh")
+    dashboard = (ROOT / "helm" / "vlm2vec-serve" / "dashboards" / "service.json").read_text()
+    places = [alert["expr"], dashboard.replace('\\"', '"')]
+    patterns = [one for place in places for one in re.findall(r'method=~"(Embed\|[^"]*)"', place)]
+    assert len(patterns) > 4
+    (pattern,) = set(patterns)
+    others = {"/v1/models", "/v2/models", "/info"}
+    ours = {path for path, scope in SCOPES.items() if scope == "embed"} - others
+    assert all(re.fullmatch(pattern, name) for name in {"Embed", "Rank"} | ours)
+    others |= {"EmbedStream", "WatchAdapters", "/v1/adapters", "other"}
+    assert not [name for name in others if re.fullmatch(pattern, name)]
 
 
 def unit_tests(folder: Path, rules: dict[str, Any], *tests: dict[str, Any]) -> tuple[int, str]:

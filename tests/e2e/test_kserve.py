@@ -131,6 +131,8 @@ def test_requests_are_counted_whatever_model_they_name(server: Server, http: htt
     http.get("/v2/models/of-a-caller/ready")
     after = server.metric("requests_total", method="/v2/models", code="NOT_FOUND")
     assert after == before + 1
+    http.post(PATH, json={"inputs": [tensor("text", "a")]})
+    assert server.metric("requests_total", method="/v2/models/infer", code="OK") > 0
     assert "of-a-caller" not in server.metrics_text()
 
 

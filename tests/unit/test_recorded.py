@@ -109,3 +109,17 @@ def test_a_merged_copy(family: Family) -> None:
     engine.merged.drop("dora")
     assert engine.graphs is not None
     assert not engine.graphs._graphs
+
+
+def test_graphs_with_media_share_the_memory_of_what_enters_them(family: Family) -> None:
+    engine, inputs = family
+    if not inputs[2].media:
+        pytest.skip("no media here")
+    engine.graphs = DecoderGraphs(engine.backbone, engine.decoder)
+    for pairs in ([(2, None)], [(2, None), (0, None)]):
+        for _ in range(2):
+            run(engine, inputs, pairs)
+    one, other = (graph.entering for graph in engine.graphs._graphs.values())
+    assert one is not None
+    assert other is not None
+    assert one.data_ptr() == other.data_ptr()

@@ -6,6 +6,7 @@ is copied to where the graph reads it, and the first hidden states where there a
 """
 
 import collections
+import functools
 import logging
 import math
 import weakref
@@ -89,6 +90,15 @@ class DecoderGraphs:
         self._seen: collections.Counter[Size] = collections.Counter()
         self._graphs: collections.OrderedDict[Size, Graph] = collections.OrderedDict()
 
+    @functools.cached_property
+    def _entering(self) -> Tensor:
+        """What enters the decoder where there are media, ``(1 + deep_layers, tokens, dim)``: the
+        same memory for all graphs, of which each would have up to 134 MB of its own in a Qwen3-VL
+        of 8 billion parameters."""
+        embeddings = self.backbone.model.embed_tokens.weight
+        shape = 1 + self.backbone.deep_layers, TOKENS[-1], embeddings.shape[1]
+        return embeddings.new_zeros(shape)
+
     def run(self, batch: PackedBatch, embed: Callable[[PackedBatch], Tensor]) -> Tensor | None:
         """Computes the vectors of ``batch``, float32 ``(inputs, dim)``, or None if it has to run
         without a graph. ``embed`` computes what enters the decoder where there are images."""
@@ -110,7 +120,8 @@ class DecoderGraphs:
             return None
         stream = torch.cuda.current_stream(batch.segments.device)
         try:
-            graph = Graph(self.backbone, self.decoder, size, batch, self._pool)
+            entering = self._entering[:, : size.tokens] if size.media else None
+            graph = Graph(self.backbone, self.decoder, size, batch, self._pool, entering)
         except RuntimeError as error:  # mostly out of memory, which the batch may do with
             torch.cuda.set_stream(stream)  # where recording ends by an error it stays on its own
             self._seen[size] = -PAUSE
@@ -129,11 +140,18 @@ class DecoderGraphs:
 class Graph:
     """The decoder, recorded for batches of one `Size`, of which ``batch`` is one.
 
-    ``pool`` is the memory that all graphs share, since one runs after the other.
+    ``pool`` and ``entering``, ``(1 + deep_layers, size.tokens, dim)`` or without media None, are
+    memory that all graphs share, since one runs after the other.
     """
 
     def __init__(
-        self, backbone: Backbone, decoder: Decoder, size: Size, batch: PackedBatch, pool: Any
+        self,
+        backbone: Backbone,
+        decoder: Decoder,
+        size: Size,
+        batch: PackedBatch,
+        pool: Any,
+        entering: Tensor | None,
     ) -> None:
         self.size = size
         embeddings = backbone.model.embed_tokens.weight
@@ -143,24 +161,21 @@ class Graph:
         ids, positions, last, boundaries, token_tiles, input_tiles, table = self.numbers.split(
             self.input
         )
-        shape = 1 + backbone.deep_layers, size.tokens, embeddings.shape[1]
-        self.entering = embeddings.new_zeros(shape) if size.media else None
+        self.entering = entering
         merged = batch.token_stage.only_copy(sum(batch.lengths))
 
         def run() -> Tensor:
             fixed = boundaries.to(torch.int32)
             segments = Segments([size.longest], causal=True, device=ids.device, fixed=fixed)
-            if self.entering is None:
-                entering = backbone.embed_tokens(ids)[None]
-            else:
-                entering = self.entering.clone()  # the decoder overwrites it
+            # The decoder overwrites what enters it, and so does the next batch.
+            states = backbone.embed_tokens(ids)[None] if entering is None else entering
             rotary = backbone.rotary(positions, [size.longest])
             decoder.rows.stage, pooled_stage = (
                 FixedStage(tiles.to(torch.int32), table, size.rank, merged)
                 for tiles in (token_tiles, input_tiles)
             )
-            states = decoder.run(entering, rotary, segments, last, pooled_stage).float()
-            return F.normalize(states, dim=1) if size.unit else states
+            vectors = decoder.run(states, rotary, segments, last, pooled_stage).float()
+            return F.normalize(vectors, dim=1) if size.unit else vectors
 
         side = torch.cuda.Stream(ids.device)
         side.wait_stream(torch.cuda.current_stream(ids.device))

@@ -101,13 +101,6 @@ def test_hint_of_a_broken_stream_is_the_least_wait(client: Any, service: Service
     assert time.monotonic() - begin >= 0.3
 
 
-def test_embed_survives_breaks(client: Any, service: Service) -> None:
-    service.behaviour.stream_lives = lives(3, 100)
-    vectors = client.embed([f"text {index}" for index in range(600)])
-    np.testing.assert_array_equal(vectors, [vector_of(text(f"text {i}")) for i in range(600)])
-    assert len(service.streams) > 5
-
-
 @pytest.mark.parametrize("grace", [None, 0.2], ids=["killed", "graceful"])
 def test_server_restarts(connect: Connect, grace: float | None) -> None:
     service = Service()
@@ -131,3 +124,28 @@ def test_server_restarts(connect: Connect, grace: float | None) -> None:
     server.stop(None).wait()
     assert sorted(found) == list(range(2000))
     assert len(service.streams) >= 3
+
+
+@pytest.mark.parametrize("grace", [None, 0.2], ids=["killed", "graceful"])
+def test_embed_goes_on_when_the_server_restarts(connect: Connect, grace: float | None) -> None:
+    service = Service()
+    servers = [start(service)]
+    client = connect(server=service.address, initial_backoff=0.2, max_retries=20)
+    numbers, asked = itertools.count(), threading.Event()
+
+    def count(request: Any, context: Any) -> None:
+        if next(numbers) == 5:
+            asked.set()
+
+    def restart() -> None:
+        asked.wait(60)
+        servers[0].stop(grace).wait()
+        servers.append(start(service, service.address))
+
+    service.behaviour.on_call = count
+    thread = threading.Thread(target=restart)
+    thread.start()
+    given = list(texts(1000))
+    np.testing.assert_array_equal(client.embed(given), [vector_of(text(one)) for one in given])
+    thread.join()
+    servers[1].stop(None).wait()

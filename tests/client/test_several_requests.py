@@ -12,7 +12,7 @@ import vlm2vec
 from tests.client.conftest import Connect
 from tests.client.server import Service
 from tests.client.test_lifetime import until
-from tests.client.vectors import text, vector_of
+from tests.client.vectors import DIMENSION, text, vector_of
 from vlm2vec import unary_requests
 from vlm2vec.v1 import embedding_pb2 as pb
 
@@ -98,6 +98,28 @@ def test_a_failed_request_is_sent_again_by_itself(
     vectors = client.embed(texts(300))
     np.testing.assert_array_equal(vectors, [vector_of(text(words)) for words in texts(300)])
     assert len(service.calls) == 5 + 3
+
+
+BUSY = (grpc.StatusCode.RESOURCE_EXHAUSTED, "the queue is full", (("retry-after-ms", "1"),))
+
+
+def test_many_inputs_wait_for_a_busy_server(connect: Connect, service: Service) -> None:
+    client = connect(initial_backoff=0, max_retries=1)
+    service.behaviour.unary_failures.extend([BUSY] * 20)
+    assert client.embed(texts(65)).shape == (65, DIMENSION)
+    service.behaviour.unary_failures.extend([BUSY] * 20)
+    with pytest.raises(vlm2vec.ResourceExhausted, match="queue is full"):
+        client.embed(texts(64))
+    service.behaviour.unary_failures.clear()
+    service.behaviour.unary_failures.extend([(grpc.StatusCode.UNAVAILABLE, "gone", ())] * 20)
+    with pytest.raises(vlm2vec.Unavailable, match="gone"):
+        client.embed(texts(65))
+
+
+def test_who_wants_no_retries_does_not_wait(connect: Connect, service: Service) -> None:
+    service.behaviour.unary_failures.append(BUSY)
+    with pytest.raises(vlm2vec.ResourceExhausted):
+        connect(max_retries=0).embed(texts(65))
 
 
 @pytest.mark.parametrize(("count", "timeout", "limited"), [

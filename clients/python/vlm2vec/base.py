@@ -96,13 +96,14 @@ class BaseClient:
         """Yields the deadline of each unary request of a call with so many ``inputs``.
 
         With a ``timeout`` it is that of the whole call. Otherwise each request has a new one, or
-        none where there are more inputs than fit into one: who sends many is ready to wait.
+        none where there are more inputs than fit into one: who sends many is ready to wait, also
+        for a server that is too busy.
         """
+        many = inputs > MAX_INPUTS
         if timeout is not None:
-            yield from itertools.repeat(Deadline(timeout))
-        seconds = self._timeout if inputs <= MAX_INPUTS else None
+            yield from itertools.repeat(Deadline(timeout, patient=many))
         while True:
-            yield Deadline(seconds)
+            yield Deadline(None if many else self._timeout, patient=many)
 
     def _window(
         self,

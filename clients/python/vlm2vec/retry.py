@@ -5,18 +5,25 @@ import random
 import time
 from dataclasses import dataclass
 
+import grpc
+
 from vlm2vec import checks
 from vlm2vec.errors import VLM2VecError
+
+_DOUBLINGS = 64
+"""How many times a wait may double before only its limit counts."""
 
 
 class Deadline:
     """A moment after which nothing is tried any more."""
 
-    def __init__(self, seconds: float | None) -> None:
+    def __init__(self, seconds: float | None, patient: bool = False) -> None:
         """Sets the moment ``seconds`` from now; None and infinity mean that there is no deadline.
 
-        Raises TypeError for what is no number.
+        Until then, who is ``patient`` comes back however often a server is too busy. Raises
+        TypeError for what is no number.
         """
+        self.patient = patient
         if seconds is not None and checks.seconds("timeout", seconds) == math.inf:
             seconds = None
         self._end = None if seconds is None else time.monotonic() + seconds
@@ -43,9 +50,12 @@ class RetryPolicy:
         ``error`` is how try number ``attempt``, from 0, failed; ``deadline`` is the last moment to
         try again.
         """
-        if attempt >= self.max_retries or not error.retryable:
+        refused = error.code is grpc.StatusCode.RESOURCE_EXHAUSTED
+        most = math.inf if refused and deadline.patient and self.max_retries else self.max_retries
+        if attempt >= most or not error.retryable:
             return None
-        jitter = random.uniform(0, min(self.max_backoff, self.initial_backoff * 2.0**attempt))
+        longest = self.initial_backoff * 2.0 ** min(attempt, _DOUBLINGS)
+        jitter = random.uniform(0, min(self.max_backoff, longest))
         delay = (error.retry_after or 0.0) + jitter
         remaining = deadline.remaining()
         return None if remaining is not None and delay >= remaining else delay

@@ -286,15 +286,9 @@ def _written(answer: pb.EmbedResponse, body: dict[str, Any]) -> Response:
     parameters = {"space": first.space, "tokens": sum(item.tokens for item in vectors)}
     if cut := ", ".join(str(row) for row, item in enumerate(vectors) if item.truncated):
         parameters["truncated"] = cut
-    content = orjson.dumps(
-        {
-            **({} if body.get("id") is None else {"id": body["id"]}),
-            "model_name": first.model,
-            "model_version": first.version,
-            "parameters": parameters,
-            "outputs": [output],
-        }
-    )
+    id = {} if body.get("id") is None else {"id": body["id"]}
+    route = {"model_name": first.model, "model_version": first.version}
+    content = orjson.dumps({**id, **route, "parameters": parameters, "outputs": [output]})
     if not binary:
         return Response(content, media_type="application/json")
     data = b"".join((content, *(item.vector.data for item in vectors)))

@@ -1,5 +1,6 @@
 """How the server is reached: keys, certificates, addresses."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -40,10 +41,38 @@ def test_mutual_tls(connect: Connect, secure: Service) -> None:
     assert secure.calls[0][1]["authorization"] == "Bearer secret"
 
 
-@pytest.mark.parametrize("settings", [{"tls": DATA / "ca.pem"}, {"tls": True}, {}])
-def test_without_what_the_server_asks_for(connect: Connect, secure: Service, settings: Any) -> None:
-    with pytest.raises(vlm2vec.Unavailable):
-        connect(server=secure.address, max_retries=0, **settings).models()
+@pytest.mark.parametrize(
+    ("settings", "hint"),
+    [
+        ({"tls": DATA / "ca.pem"}, r"want TLS \(tls=True\), or a certificate="),
+        ({"tls": True}, r"name its authority: tls='ca\.pem'"),
+        ({}, r"want TLS \(tls=True\), or a certificate="),
+    ],
+)
+def test_without_what_the_server_asks_for(
+    connect: Connect, secure: Service, settings: Any, hint: str
+) -> None:
+    assert_hint(connect, secure, hint, settings)
+
+
+def test_tls_where_the_server_has_none(connect: Connect, service: Service) -> None:
+    assert_hint(connect, service, "no TLS there: leave out tls", {"tls": True})
+
+
+def assert_hint(connect: Connect, service: Service, hint: str, settings: Any) -> None:
+    """Asserts that calls fail, and that some error has the hint: which of the ends is the first to
+    notice is chance, and the name has a second address, where nobody is."""
+    for _ in range(50):
+        with pytest.raises(vlm2vec.Unavailable) as caught:
+            connect(server=service.address, max_retries=0, **settings).models()
+        if re.search(hint, caught.value.message):
+            return
+    pytest.fail(f"no error says {hint!r}, but {caught.value.message!r}")
+
+
+def test_an_answer_above_the_message_limit(connect: Connect) -> None:
+    with pytest.raises(vlm2vec.ResourceExhausted, match="raise max_message_bytes"):
+        connect(max_message_bytes=1024).embed(["a"] * 30)
 
 
 def test_settings_that_contradict(connect: Connect) -> None:

@@ -115,7 +115,7 @@ def test_hint_that_is_no_number(client: Any, service: Service) -> None:
 def test_deadline_of_a_call(client: Any, service: Service) -> None:
     service.behaviour.silent = True
     begin = time.monotonic()
-    with pytest.raises(vlm2vec.DeadlineExceeded):
+    with pytest.raises(vlm2vec.DeadlineExceeded, match="give a longer timeout"):
         client.embed("a", timeout=0.3)
     assert time.monotonic() - begin < 10
     assert len(service.calls) == 1

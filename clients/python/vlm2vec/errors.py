@@ -130,6 +130,18 @@ _CLASSES: dict[grpc.StatusCode, type[VLM2VecError]] = {
 _CODES: dict[int, grpc.StatusCode] = {code.value[0]: code for code in grpc.StatusCode}
 
 
+# What gRPC says of its own, and what to do about it.
+_HINTS = (
+    ("^Deadline Exceeded$", "the timeout ran out before the answer: give a longer timeout"),
+    ("^CLIENT: Received message larger", "raise max_message_bytes"),
+    ("fail.*WRONG_VERSION_NUMBER", "the server has no TLS there: leave out tls"),
+    ("fail.*CERTIFICATE_VERIFY_FAILED", "name its authority: tls='ca.pem'"),
+    (
+        "fail.*(Socket closed|Connection reset)",
+        "the server may want TLS (tls=True), or a certificate= of the caller",
+    ),
+)
+
 # A status has no field but in its message, "inputs[2].parts[0].image: not an image".
 _FIELD = re.compile(r"(?:inputs?|query|candidates|options)\b[\w.\[\]]*(?=: )")
 
@@ -150,6 +162,7 @@ def from_rpc(error: grpc.RpcError) -> VLM2VecError:
     """Returns the error of a failed call, of the class of its status code."""
     code = error.code()
     message = error.details() or code.name
+    message = "; ".join([message, *(hint for said, hint in _HINTS if re.search(said, message))])
     if _cut_off(error):
         code = grpc.StatusCode.UNAVAILABLE
     field = _FIELD.match(message) if code is grpc.StatusCode.INVALID_ARGUMENT else None

@@ -1,6 +1,8 @@
 """Control tokens in callers' words are plain text; ordinary text keeps its token ids."""
 
 import random
+import sys
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -177,6 +179,31 @@ def test_control_tokens_of_a_template_leave_the_ids_between_them(architecture: s
         prompt = "".join(words)
         for _ in range(2):
             assert tokenizer.encode(tokenizer.spell(prompt)) == theirs.encode(prompt).ids, prompt
+
+
+def test_other_threads_go_on_while_a_long_text_is_encoded() -> None:
+    tokenizer = PromptTokenizer(TOKENIZERS["qwen2_vl"])
+    started, noticed, most = threading.Event(), threading.Event(), 200
+    rounds = 0
+
+    def encode() -> None:
+        nonlocal rounds
+        started.set()
+        while not noticed.is_set() and rounds < most:
+            tokenizer.encode("a cat and a dog " * 2_000)
+            rounds += 1
+
+    interval = sys.getswitchinterval()
+    thread = threading.Thread(target=encode)
+    try:
+        sys.setswitchinterval(1_000)  # from here on a thread runs until it lets others run
+        thread.start()
+        started.wait()
+        noticed.set()
+        thread.join()
+    finally:
+        sys.setswitchinterval(interval)
+    assert rounds < most
 
 
 @pytest.mark.parametrize("flag", ["lstrip", "rstrip", "normalized"])

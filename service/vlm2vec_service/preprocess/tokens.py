@@ -14,6 +14,8 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # a text is too little
 KEPT_PIECES, KEPT_CHARACTERS = 256, 256
 """Pieces of prompts whose token ids are kept, and how long one may be: templates have the same ones
 again and again."""
+LONG_CHARACTERS = 2_048
+"""Texts with more take milliseconds to encode."""
 
 
 class Prompt(NamedTuple):
@@ -113,14 +115,18 @@ class PromptTokenizer:
         """Leaves out of ``words``, which have no control tokens, the last ``tokens`` of their first
         ``most``, and all that is behind: never half a character, so perhaps a little more. Without
         a token that stays it is nothing."""
-        places = self._plain.encode(words, add_special_tokens=False).offsets
+        places = self._plain.encode_batch([words], add_special_tokens=False)[0].offsets
         kept = min(len(places), most or len(places)) - tokens
         return words[: places[kept][0]].rstrip() if kept > 0 else ""
 
 
 def _encoded(tokenizer: Tokenizer, text: str) -> list[int]:
-    """The token ids of ``text``; where each of them stands would take half as long again."""
-    ids: list[int] = tokenizer.encode_batch_fast([text])[0].ids
+    """The token ids of ``text``."""
+    # A batch leaves the interpreter to other threads meanwhile. For a short text they would take it
+    # longer than that takes; a long one would keep all of them waiting.
+    is_long = len(text) > LONG_CHARACTERS
+    encoded = tokenizer.encode_batch_fast([text])[0] if is_long else tokenizer.encode(text)
+    ids: list[int] = encoded.ids
     return ids
 
 

@@ -20,6 +20,10 @@ default 128 KiB, so that every picture's memory came from the system anew, a pag
 MAPPED_FROM = 1 << 20
 """Bytes of the smallest block that is mapped by itself: below it are a request's many small
 objects, above it pictures and messages, for which a few system calls cost little."""
+KEPT_BLOCK = 1 << 25
+"""Bytes of the largest block that a process that computes keeps: the most that glibc allows."""
+KEPT_FOR_BATCHES = 1 << 30
+"""What may lie free there: more than a batch takes in such blocks."""
 SECONDS = 10.0
 """Between two times that memory is given back."""
 
@@ -28,10 +32,14 @@ def unmap_large_blocks() -> None:
     """Has every block of `MAPPED_FROM` bytes or more given back as soon as it is freed, and smaller
     ones kept until `trim_regularly`: not for a process that computes, whose results are blocks of
     such sizes. To be called once, when the process starts."""
-    with contextlib.suppress(AttributeError):
-        library = ctypes.CDLL(None)
-        library.mallopt(M_MMAP_THRESHOLD, MAPPED_FROM)
-        library.mallopt(M_TRIM_THRESHOLD, KEPT_FREE)
+    _set(mapped_from=MAPPED_FROM, kept_free=KEPT_FREE)
+
+
+def keep_blocks() -> None:
+    """Has what a batch took kept for the next until `trim_regularly`: a process that computes needs
+    blocks of the same sizes again and again, which the system would find a page at a time. To be
+    called once, when the process starts."""
+    _set(mapped_from=KEPT_BLOCK, kept_free=KEPT_FOR_BATCHES)
 
 
 def trim_regularly(collect: bool = False) -> None:
@@ -67,6 +75,13 @@ def keeping_for_ever() -> Iterator[None]:
         gc.freeze()
         if enabled:
             gc.enable()
+
+
+def _set(mapped_from: int, kept_free: int) -> None:
+    with contextlib.suppress(AttributeError):
+        library = ctypes.CDLL(None)
+        library.mallopt(M_MMAP_THRESHOLD, mapped_from)
+        library.mallopt(M_TRIM_THRESHOLD, kept_free)
 
 
 def _trim_for_ever(collect: bool) -> None:

@@ -20,31 +20,36 @@ def collecting() -> Iterator[None]:
     (gc.enable if enabled else gc.disable)()
 
 
-PICTURES = """
+BLOCKS = """
 import resource, sys
 from vlm2vec_service import allocator
-if sys.argv[1] == "kept":
-    allocator.unmap_large_blocks()
+function, size = sys.argv[1], int(sys.argv[2])
+if function:
+    getattr(allocator, function)()
 def faults():
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
 before = faults()
 for _ in range(100):
-    three = [bytearray(400_000) for _ in range(3)]
+    three = [bytearray(size) for _ in range(3)]
     del three
 print(faults() - before)
 """
 
 
-def faults(memory: str) -> int:
-    """How many pages the system found for a hundred times three pictures of 100 pages each."""
-    command = [sys.executable, "-c", PICTURES, memory]
+def faults(function: str, size: int) -> int:
+    """How many pages the system found for a hundred times three blocks, once ``function`` of the
+    allocator was called, if it names one."""
+    command = [sys.executable, "-c", BLOCKS, function, str(size)]
     # Its own allocator, not one that a test may run with.
     return int(subprocess.run(command, capture_output=True, check=True, env={}).stdout)
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other libraries are left alone")
-def test_a_picture_gets_the_memory_of_the_one_before() -> None:
-    assert 10 * faults("kept") < faults("as the library does")
+@pytest.mark.parametrize(
+    ("function", "size"), [("unmap_large_blocks", 400_000), ("keep_blocks", 3_000_000)]
+)
+def test_a_picture_or_a_result_gets_the_memory_of_the_one_before(function: str, size: int) -> None:
+    assert 10 * faults(function, size) < faults("", size)
 
 
 @pytest.mark.parametrize("enabled", [True, False])

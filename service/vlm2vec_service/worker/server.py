@@ -15,7 +15,7 @@ from vlm2vec.worker.v1 import worker_pb2_grpc
 from vlm2vec_registry.space import base_digest
 from vlm2vec_service import tracing
 from vlm2vec_service.addresses import check_free
-from vlm2vec_service.allocator import trim_regularly
+from vlm2vec_service.allocator import keep_blocks, trim_regularly
 from vlm2vec_service.engine import Engine
 from vlm2vec_service.engine.engine import find_device
 from vlm2vec_service.engine.threads import use_threads
@@ -37,6 +37,7 @@ def serve(base: Path, address: str, settings: EngineSettings) -> None:
 
     Raises `CheckpointError` for a device that this machine does not have, and `StartError` for an
     address that cannot be had."""
+    keep_blocks()
     trim_regularly()
     # Before what takes minutes.
     find_device(settings.device)

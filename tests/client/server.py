@@ -56,7 +56,7 @@ class Service(embedding_pb2_grpc.EmbeddingServiceServicer):
         query = vector_of(request.query)
         scores = [float(query @ vector_of(candidate)) for candidate in request.candidates]
         best = sorted(range(len(scores)), key=lambda index: -scores[index])
-        version = self._version(len(request.candidates))
+        version = self._version(len(request.candidates), request.options)
         return pb.RankResponse(
             candidates=[
                 pb.RankedCandidate(
@@ -132,14 +132,16 @@ class Service(embedding_pb2_grpc.EmbeddingServiceServicer):
         context.set_trailing_metadata(tuple(trailers))
         context.abort(code, message)
 
-    def _version(self, count: int) -> str:
+    def _version(self, count: int, options: pb.CallOptions) -> str:
         with self._lock:
             self._embedded += count
+            if space := options.model.space:
+                return space.removeprefix("space-")
             switch = self.behaviour.switch_after
             return "2" if switch is not None and self._embedded > switch else "1"
 
     def _embedding(self, message: pb.Input, options: pb.CallOptions) -> pb.Embedding:
-        version = self._version(1)
+        version = self._version(1, options)
         return pb.Embedding(
             vector=packed(vector_of(message), options.output),
             model="made-up",

@@ -159,10 +159,29 @@ def test_rank(client: Any, service: Service) -> None:
     assert [ranked.truncated for ranked in cut.candidates] == [True, True]
 
 
-def test_rank_does_not_mix_spaces(client: Any, service: Service) -> None:
-    service.behaviour.switch_after = 100
-    with pytest.raises(vlm2vec.SpaceChanged):
-        client.rank("query", ["candidate"] * 128)
+@pytest.mark.parametrize("options", [{}, {"alias": "champion"}, {"model": "made-up"}])
+def test_a_call_stays_in_the_space_in_which_it_began(
+    client: Any, service: Service, options: dict[str, str]
+) -> None:
+    service.behaviour.switch_after = 64
+    found = client.embed([str(index) for index in range(400)], details=True, **options)
+    assert {item.space for item in found} == {"space-1"}
+    service.behaviour.switch_after += 400
+    assert client.rank("query", ["candidate"] * 128, **options).space == "space-1"
+    service.behaviour.switch_after += 128
+    first = [str(index) for index in range(64)]
+    assert client.similarity(first, ["a", "b"], **options).shape == (64, 2)
+    assert client.embed("now", details=True, **options).space == "space-2"
+
+
+@pytest.mark.parametrize("options", [{"version": "1"}, {"model": "made-up@canary"}])
+def test_who_names_a_version_is_not_given_a_space(
+    client: Any, service: Service, options: dict[str, str]
+) -> None:
+    client.embed([str(index) for index in range(128)], **options)
+    first, second = (request.options.model for request, _ in service.calls)
+    assert first == second
+    assert not second.space
 
 
 def test_rank_nothing(client: Any) -> None:

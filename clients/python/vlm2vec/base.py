@@ -133,6 +133,12 @@ def as_list(inputs: InputLike | Inputs) -> tuple[list[InputLike], bool]:
     return list(each(inputs)), False
 
 
+def space_of(found: Embedding | list[Embedding]) -> str:
+    """Returns the space of what `Client.embed` has found; empty for nothing."""
+    first = found[:1] if isinstance(found, list) else [found]
+    return first[0].space if first else ""
+
+
 def cosines(queries: Embedding | list[Embedding], candidates: Embedding | list[Embedding]) -> Array:
     """Returns the cosine of each query to each candidate, float32; single ones have no axis.
 
@@ -166,6 +172,8 @@ class Found:
         """Expects as many ``inputs``, and keeps an `Embedding` of each if ``details`` are asked."""
         self.count = 0
         """How many of the inputs are answered."""
+        self.space = ""
+        """The space of their vectors, once there are any."""
         self._inputs = inputs
         self._details = details
         self._space = OneSpace()
@@ -181,6 +189,7 @@ class Found:
         found = embeddings_of(request, response)
         for message in found:
             self._space.check(message)
+            self.space = message.space
         if self._details:
             self._embeddings += map(embedding, found)
         else:

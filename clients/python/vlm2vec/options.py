@@ -101,3 +101,11 @@ def call_options(
     if truncate:
         options.truncate = 0 if truncate is True else truncate
     return options
+
+
+def in_space(space: str, options: Options) -> Options:
+    """Returns ``options`` that ask for vectors of ``space``, in which the first request of a call
+    was answered, unless they name a version: so a promotion in its middle does not end the call."""
+    if "@" in options.get("model", "") or options.get("version") or options.get("space"):
+        return options
+    return {**options, "alias": None, "space": space or None}

@@ -22,6 +22,8 @@ _QUICK_SECONDS = 1.0
 """How long a quick server lets one wait for the answer to the next request, at most."""
 _OVERHEAD = 8
 """The most bytes that framing adds to each input of a request."""
+_SPACE = 128
+"""Bytes for the name of the space in which the first request of a call was answered."""
 
 
 def embed_requests(
@@ -144,7 +146,7 @@ _INDEXED = re.compile(r"(?P<list>inputs|candidates)\[(?P<index>\d+)\](?P<rest>.*
 
 
 def _room(limits: Limits, options: pb.CallOptions) -> Limits:
-    return _less(limits, options.ByteSize() + 2 * _OVERHEAD)
+    return _less(limits, options.ByteSize() + 2 * _OVERHEAD + _SPACE)
 
 
 def _less(limits: Limits, taken: int) -> Limits:

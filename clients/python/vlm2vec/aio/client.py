@@ -7,9 +7,9 @@ from typing import Any, Literal, Self, Unpack, overload
 from vlm2vec import results, unary_requests
 from vlm2vec.aio.streaming_client import StreamingClient
 from vlm2vec.aio.unary_calls import in_turn
-from vlm2vec.base import Found, as_list, cosines
+from vlm2vec.base import Found, as_list, cosines, space_of
 from vlm2vec.inputs import InputLike
-from vlm2vec.options import Options, call_options
+from vlm2vec.options import Options, call_options, in_space
 from vlm2vec.progress import bar
 from vlm2vec.results import Embedding, Model, Ranking
 from vlm2vec.tables import Inputs, each
@@ -87,15 +87,15 @@ class AsyncClient(StreamingClient):
         items, single = as_list(inputs)
         deadlines = self._deadlines(timeout, len(items))
         found = Found(len(items), details)
-        requests = unary_requests.embed_requests(
-            items, instruction, call_options(**options), self._limits
-        )
+        asked = call_options(**options)
+        requests = unary_requests.embed_requests(items, instruction, asked, self._limits)
         with bar(progress, len(items)) as shown, unary_requests.counted_from(lambda: found.count):
             async with aclosing(
-                in_turn(requests, lambda asked: self._transport.embed(asked, next(deadlines)))
+                in_turn(requests, lambda one: self._transport.embed(one, next(deadlines)))
             ) as answers:
                 async for request, response in answers:
                     shown.update(found.add(request, response))
+                    asked.CopyFrom(call_options(**in_space(found.space, options)))
         return found.result(single)
 
     async def similarity(
@@ -110,10 +110,11 @@ class AsyncClient(StreamingClient):
         **options: Unpack[Options],
     ) -> Array:
         """Does what `Client.similarity` does; reads files and encodes pixels in a thread."""
-        asked: Any = {"progress": progress, "timeout": timeout, **options}
-        found = await self.embed(queries, instruction=instruction, details=True, **asked)
+        asked: Any = {"progress": progress, "timeout": timeout}
+        found = await self.embed(queries, instruction=instruction, details=True, **asked, **options)
+        options = in_space(space_of(found), options)
         others = await self.embed(
-            candidates, instruction=candidate_instruction, details=True, **asked
+            candidates, instruction=candidate_instruction, details=True, **asked, **options
         )
         return cosines(found, others)
 
@@ -133,21 +134,23 @@ class AsyncClient(StreamingClient):
         items = list(each(candidates))
         deadlines = self._deadlines(timeout, len(items))
         merged = unary_requests.MergedRanking(items)
+        asked = call_options(**options)
         requests = unary_requests.rank_requests(
             query,
             items,
             instruction,
             candidate_instruction,
             top_k,
-            call_options(**options),
+            asked,
             self._limits,
         )
         with bar(progress, len(items)) as shown, unary_requests.counted_from(lambda: merged.count):
             async with aclosing(
-                in_turn(requests, lambda asked: self._transport.rank(asked, next(deadlines)))
+                in_turn(requests, lambda one: self._transport.rank(one, next(deadlines)))
             ) as answers:
                 async for request, response in answers:
                     merged.add(request, response)
+                    asked.CopyFrom(call_options(**in_space(response.space, options)))
                     shown.update(len(request.candidates))
         return merged.ranking(top_k)
 

@@ -67,7 +67,9 @@ class Joining:
         (asked,) = bundle.inputs
         joined = Asked(asked.field, asked.message, functools.partial(_tell, waiter), waiter)
         options = route.options.SerializeToString()
-        key = (route.served.model.name, route.version.key, options, route.flow(caller))
+        key = (
+            route.served.model.name, route.version.key, options, route.flow(caller), caller.quota
+        )  # fmt: skip
         self._join(key, replace(bundle, inputs=[joined]), route, caller)
         self._under_way[key] += 1
         try:

@@ -39,3 +39,5 @@ class Behaviour:
     """Nothing is answered."""
     switch_after: int | None = None
     """Embeddings after which version 1 gives way to version 2, in another space."""
+    ignores_space: bool = False
+    """Answers are of whichever version it is the turn of, whatever space is asked for."""

@@ -135,7 +135,8 @@ class Service(embedding_pb2_grpc.EmbeddingServiceServicer):
     def _version(self, count: int, options: pb.CallOptions) -> str:
         with self._lock:
             self._embedded += count
-            if space := options.model.space:
+            space = options.model.space
+            if space and not self.behaviour.ignores_space:
                 return space.removeprefix("space-")
             switch = self.behaviour.switch_after
             return "2" if switch is not None and self._embedded > switch else "1"

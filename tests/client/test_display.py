@@ -98,7 +98,7 @@ def test_similarity(client: Any, service: Service) -> None:
 
 
 def test_similarity_does_not_mix_spaces(client: Any, service: Service) -> None:
-    service.behaviour.switch_after = 2
+    service.behaviour.switch_after, service.behaviour.ignores_space = 2, True
     with pytest.raises(vlm2vec.SpaceChanged, match="do not compare"):
         client.similarity(["a", "b"], ["c"])
 

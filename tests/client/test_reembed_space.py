@@ -15,7 +15,7 @@ from vlm2vec.v1 import embedding_pb2 as pb
 
 def test_space_switch(tmp_path: Path, service: Service) -> None:
     source, output = write_corpus(tmp_path / "in.jsonl", 200), tmp_path / "out"
-    service.behaviour.switch_after = 100
+    service.behaviour.switch_after, service.behaviour.ignores_space = 100, True
     with pytest.raises(vlm2vec.SpaceChanged, match=r"'space-1'.*'space-2'"):
         run(settings(service, source, output))
     assert not ready_path(output).exists()

@@ -78,7 +78,9 @@ def command(pid: int) -> bytes:
 
 
 def all_ready(server: Server) -> bool:
-    return by_process(server, "model_ready") == dict.fromkeys(map(str, range(COUNT)), 1.0)
+    with contextlib.suppress(OSError):  # of a connection that a process which is killed had got
+        return by_process(server, "model_ready") == dict.fromkeys(map(str, range(COUNT)), 1.0)
+    return False
 
 
 def by_process(server: Server, name: str) -> dict[str, float]:

@@ -172,13 +172,16 @@ class Found:
         """Expects as many ``inputs``, and keeps an `Embedding` of each if ``details`` are asked."""
         self.count = 0
         """How many of the inputs are answered."""
-        self.space = ""
-        """The space of their vectors, once there are any."""
         self._inputs = inputs
         self._details = details
         self._space = OneSpace()
         self._embeddings: list[Embedding] = []
         self._vectors: Array = np.empty((0, 0), np.float32)
+
+    @property
+    def space(self) -> str:
+        """The space of the vectors; empty before there are any."""
+        return self._space.space
 
     def add(self, request: pb.EmbedRequest, response: pb.EmbedResponse) -> int:
         """Takes the answer to the next request, and returns how many inputs that has.
@@ -189,7 +192,6 @@ class Found:
         found = embeddings_of(request, response)
         for message in found:
             self._space.check(message)
-            self.space = message.space
         if self._details:
             self._embeddings += map(embedding, found)
         else:

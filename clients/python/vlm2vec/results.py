@@ -141,6 +141,11 @@ class OneSpace:
     def __init__(self) -> None:
         self._first: HasSpace | None = None
 
+    @property
+    def space(self) -> str:
+        """The space of the first that was checked; empty before."""
+        return "" if self._first is None else self._first.space
+
     def check(self, item: HasSpace) -> None:
         """Raises `SpaceChanged` if ``item`` is of another space than the first that was checked."""
         if self._first is None:

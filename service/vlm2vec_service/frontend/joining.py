@@ -70,7 +70,7 @@ class Joining:
         key = (
             route.served.model.name, route.version.key, options, route.flow(caller), caller.quota
         )  # fmt: skip
-        self._join(key, replace(bundle, inputs=[joined]), route, caller)
+        self._join(key, joined, bundle.nbytes, route, caller)
         self._under_way[key] += 1
         try:
             answer = await waiter
@@ -83,13 +83,13 @@ class Joining:
             caller.call.tokens += answer.tokens
         asked.give(answer)
 
-    def _join(self, key: Hashable, bundle: Bundle, route: Route, caller: Caller) -> None:
+    def _join(self, key: Hashable, asked: Asked, nbytes: int, route: Route, caller: Caller) -> None:
         joined = self._joined.get(key)
         if joined is None:
             joined = self._joined[key] = _Joined(route, caller, caller.deadline)
             asyncio.get_running_loop().call_later(WAIT_SECONDS, self._start, key, joined)
-        joined.inputs += bundle.inputs
-        joined.nbytes += bundle.nbytes
+        joined.inputs.append(asked)
+        joined.nbytes += nbytes
         joined.deadline = max(joined.deadline, caller.deadline)
         if not self._under_way[key] or len(joined.inputs) == MOST_TOGETHER:
             self._start(key, joined)

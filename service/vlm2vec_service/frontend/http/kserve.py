@@ -17,6 +17,7 @@ from vlm2vec_service.frontend import calls
 from vlm2vec_service.frontend.http.caller import caller_of
 from vlm2vec_service.frontend.http.errors import RESPONSES, KserveError, Responses
 from vlm2vec_service.frontend.http.fetch import Fetcher
+from vlm2vec_service.frontend.http.fields import CallBody
 from vlm2vec_service.frontend.http.formats import in_json
 from vlm2vec_service.frontend.http.input_shapes import TEXT
 from vlm2vec_service.frontend.http.inputs import InputReader, Task
@@ -193,12 +194,9 @@ def _checked(values: Any) -> dict[str, Any]:
 def _options(given: dict[str, Any], model: pb.ModelRef) -> pb.CallOptions:
     """What `PARAMETERS` say of a call."""
     truncate = given.get("truncate")
-    options = pb.CallOptions(
-        model=model,
-        priority=pb.PRIORITY_BULK if given.get("priority") == "bulk" else pb.PRIORITY_INTERACTIVE,
-        routing_key=given.get("user") or "",
-        truncate=0 if truncate is True else truncate or None,
-    )
+    call = CallBody(priority=given.get("priority"), user=given.get("user"))
+    options = call.options(0 if truncate is True else truncate or None)
+    options.model.CopyFrom(model)
     options.output.dimensions = given.get("dimensions") or 0
     if given.get("normalize") is not None:
         options.output.normalize = given["normalize"]

@@ -24,7 +24,10 @@ BASE = {
     "model.safetensors": b"weights",
     "pytorch_model.bin": b"pickle",
     "modeling.py": b"code",
+    "onnx/model.safetensors": b"for somebody else",
 }
+WHOLE = {"base@main/config.json": b"{}", "base@main/model.safetensors": b"weights"}
+"""What a pod has of it, below its organisation."""
 OLD = ["org/base@first", "org/base@second", "org/base@third", "org/base@fourth"]
 
 
@@ -36,6 +39,8 @@ class Mirror(http.server.BaseHTTPRequestHandler):
     """Answers what the hub's client asks to download a repository."""
 
     paths: list[str] = []  # noqa: RUF012 (of all requests)
+    missing: set[str] | None = set()
+    """Names of files that it does not send; None is a mirror that is down."""
 
     def do_GET(self) -> None:
         """What there is of a repository, its list of files, or one of them."""
@@ -46,7 +51,10 @@ class Mirror(http.server.BaseHTTPRequestHandler):
         revision = "/".join(parts[4:]) if "/api/" in path else parts[4]
         found = [source for source in FILES if source.startswith(f"{repository}@")
                  and revision in (source.partition("@")[2], commit_of(source))]  # fmt: skip
-        if not found:
+        if self.missing is None:
+            self.send_error(503)
+            return
+        if not found or parts[-1] in self.missing:
             self.send_error(404)
             return
         (source,), files = found, FILES[found[0]]
@@ -82,11 +90,12 @@ class Mirror(http.server.BaseHTTPRequestHandler):
 @pytest.fixture
 def mirror() -> Iterator[str]:
     Mirror.paths.clear()
+    Mirror.missing = set()
     FILES.clear()
     FILES["org/base@main"] = BASE
     FILES["org/adapter@main"] = {"adapter_model.safetensors": b"adapter"}
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Mirror) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
+        threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
         yield f"http://127.0.0.1:{server.server_port}"
         server.shutdown()
 
@@ -154,10 +163,8 @@ def models(tmp_path: Path) -> Path:
 def test_models_are_downloaded_once_and_nothing_that_runs(mirror: str, models: Path) -> None:
     pod = Pod(models, mirror, ["org/base@main", "org/adapter@main"])
     pod.run()
-    assert files_in(models) == {
-        "org/base@main/config.json": b"{}",
-        "org/base@main/model.safetensors": b"weights",
-        "org/adapter@main/adapter_model.safetensors": b"adapter",
+    assert files_in(models / "org") == WHOLE | {
+        "adapter@main/adapter_model.safetensors": b"adapter"
     }
     Mirror.paths.clear()
     assert "there already" in pod.run()
@@ -184,16 +191,14 @@ def test_a_model_that_is_rolled_back_has_the_weights_that_it_had(mirror: str, mo
     assert (before / "model.safetensors").read_bytes() == b"first"
 
 
-def test_pods_that_start_together_all_get_the_whole(mirror: str, models: Path) -> None:
+def test_of_pods_that_start_together_one_downloads(mirror: str, models: Path) -> None:
     pods = [Pod(models, mirror, ["org/base@main"]) for _ in range(3)]
     processes = [pod.start() for pod in pods]
-    for process in processes:
-        process.communicate(timeout=120)
-    # One that another overtook may start again, as the kubelet has it.
-    assert 0 in [process.returncode for process in processes]
-    for pod in pods:
-        pod.run()
-    assert set(files_in(models)) == {"org/base@main/config.json", "org/base@main/model.safetensors"}
+    said = [process.communicate(timeout=120)[0] for process in processes]
+    assert [process.returncode for process in processes] == [0, 0, 0], said
+    assert sum("there already" in told for told in said) == 2
+    assert files_in(models / "org") == WHOLE
+    assert len([path for path in Mirror.paths if "model.safetensors" in path]) <= 2  # HEAD, GET
 
 
 def test_what_is_not_whole_has_no_name_yet(mirror: str, models: Path) -> None:
@@ -207,6 +212,38 @@ def test_what_is_not_whole_has_no_name_yet(mirror: str, models: Path) -> None:
     FILES["org/none@main"] = BASE
     pod.run()
     assert (missing / "model.safetensors").read_bytes() == b"weights"
+
+
+@pytest.mark.parametrize("begun", ["begun by hf", "of unknown origin"])
+def test_what_was_begun_is_not_whole_because_the_hub_is_down(
+    mirror: str, models: Path, begun: str
+) -> None:
+    """By itself `hf` takes the files that it finds for the whole when it cannot ask."""
+    pod = Pod(models, mirror, ["org/base@main"])
+    part = models / ".downloading" / "org+base@main"
+    if begun == "begun by hf":
+        Mirror.missing = {"model.safetensors"}
+        assert pod.start().wait(120) != 0
+        assert part.is_dir()
+    else:
+        part.mkdir(parents=True)
+        (part / "config.json").write_bytes(b"{")
+    Mirror.missing = None
+    process = pod.start()
+    said, _ = process.communicate(timeout=120)
+    assert process.returncode != 0, said
+    assert not any(folder.exists() for folder in pod.folders)
+    Mirror.missing = set()
+    pod.run()
+    assert files_in(models / "org") == WHOLE
+
+
+def test_a_model_without_safetensors_is_refused(mirror: str, models: Path) -> None:
+    FILES["org/base@main"] = {"config.json": b"{}", "pytorch_model.bin": b"pickle"}
+    process = Pod(models, mirror, ["org/base@main"]).start()
+    said, _ = process.communicate(timeout=120)
+    assert process.returncode == 1
+    assert "org/base@main: has no safetensors" in said
 
 
 def test_revisions_that_nobody_needs_any_more_are_removed(mirror: str, models: Path) -> None:

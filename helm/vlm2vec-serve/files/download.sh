@@ -14,20 +14,35 @@ folder_of() {
 
 for source in "$@"; do
   folder=$(folder_of "$source")
-  # What a pod began that was ended is continued, and pods that start together share it.
+  # What a pod began that was ended is continued, and of pods that start together one downloads: two would
+  # remove each other's files. On a volume that has no locks they are taken for granted.
   part=$aside/$(echo "$source" | tr / +)
+  exec 9>"$part.lock"
+  locked=0
+  flock -w "$SECONDS_AT_MOST" 9 || locked=$?
+  if [ "$locked" = 1 ]; then
+    echo "$source: another pod has been downloading it for $SECONDS_AT_MOST seconds" >&2
+    exit 1
+  fi
   if [ -d "$folder" ]; then
     echo "$source: there already"
   else
-    timeout "$SECONDS_AT_MOST" hf download "${source%%@*}" --revision "${source#*@}" --local-dir "$part" \
-      --include '*.json' --include '*.safetensors'
+    # What hf knows of the revision lies beside the files: it takes any files for all of them otherwise,
+    # where the hub does not answer.
+    HF_HUB_CACHE=$part/.cache/hub timeout "$SECONDS_AT_MOST" \
+      hf download "${source%%@*}" --revision "${source#*@}" --local-dir "$part" \
+      --include '*.json' --include '*.jinja' --include '*.safetensors' --exclude '*/*'
+    if ! ls "$part"/*.safetensors >/dev/null 2>&1; then
+      echo "$source: has no safetensors, or could not be downloaded whole" >&2
+      exit 1
+    fi
     sync -f "$part" || true
     mkdir -p "${folder%/*}"
-    # Whoever was quicker has the same files.
-    mv -T "$part" "$folder" 2>/dev/null || [ -d "$folder" ]
+    mv -T "$part" "$folder"
   fi
   rm -rf "$part" "$folder/.cache" || true
   touch "$folder" 2>/dev/null || true
+  exec 9>&-
 done
 
 # Of each repository the revisions that pods started with last are kept, and whatever is younger than a week.

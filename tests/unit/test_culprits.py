@@ -15,6 +15,8 @@ from vlm2vec_service.scheduling.fair_queue import QueuedInput
 from vlm2vec_service.scheduling.scheduler import Scheduler
 from vlm2vec_service.scheduling.suspects import CRASHES
 
+pytestmark = pytest.mark.usefixtures("still_clock")
+
 POISON = 7
 
 

@@ -14,6 +14,8 @@ from vlm2vec_service.scheduling.scheduler import Scheduler
 from vlm2vec_service.supervision.discovery import Discovery, lookup
 from vlm2vec_service.supervision.process import Worker
 
+pytestmark = pytest.mark.usefixtures("still_clock")
+
 
 class Named(ScriptedWorker):
     """A worker that has an address."""

@@ -11,6 +11,8 @@ from vlm2vec_service.errors import WorkerLostError
 from vlm2vec_service.scheduling.batch import BatchInput, BatchResult
 from vlm2vec_service.scheduling.lane import FACTOR, FRESH, GRACE, SLOWEST, Batch, Lane
 
+pytestmark = pytest.mark.usefixtures("still_clock")
+
 
 def batch(tokens: int, interactive: bool = True) -> Batch:
     return Batch([work(0, tokens, interactive=interactive)])

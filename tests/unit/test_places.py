@@ -13,6 +13,8 @@ from vlm2vec_service.errors import ExhaustedError
 from vlm2vec_service.scheduling.fair_queue import BULK_EVERY, FairQueue, Flow
 from vlm2vec_service.scheduling.places import Places
 
+pytestmark = pytest.mark.usefixtures("still_clock")
+
 
 def fill(places: Places, flow: Flow) -> int:
     """Takes all the places that ``flow`` may have; how many those are."""

@@ -23,6 +23,8 @@ from vlm2vec_service.scheduling.fair_queue import BULK_EVERY, Embedded, FairQueu
 from vlm2vec_service.scheduling.scheduler import Scheduler
 from vlm2vec_service.scheduling.suspects import CRASHES
 
+pytestmark = pytest.mark.usefixtures("still_clock")
+
 ANNE = Flow("a", True)
 
 

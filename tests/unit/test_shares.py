@@ -8,6 +8,8 @@ from tests.unit.test_places import settle
 from vlm2vec_service.scheduling.fair_queue import Flow
 from vlm2vec_service.scheduling.shares import Shares
 
+pytestmark = pytest.mark.usefixtures("still_clock")
+
 A, B, C = (Flow(name, True) for name in "abc")
 
 

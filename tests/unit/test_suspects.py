@@ -14,6 +14,8 @@ from vlm2vec_service.scheduling.fair_queue import Embedded
 from vlm2vec_service.scheduling.scheduler import Scheduler
 from vlm2vec_service.scheduling.suspects import CRASHES, OTHERS_FIRST
 
+pytestmark = pytest.mark.usefixtures("still_clock")
+
 
 async def die(_: list[int]) -> None:
     raise WorkerLostError("killed")
@@ -69,7 +71,7 @@ def test_the_culprit_is_found_in_few_deaths_and_after_all_others(
 ) -> None:
     async def check() -> None:
         worker = ScriptedWorker(token_budget=count)
-        worker.batch_timeout = 0.2  # a busy machine takes a while to answer, too
+        worker.batch_timeout = 0.2
         culprit = count * 2 // 3
         worker.behave = poisoned({culprit}, effect)
         scheduler, _ = start(worker, max_tokens=10_000)

@@ -39,7 +39,7 @@ class Mirror(http.server.BaseHTTPRequestHandler):
     """Answers what the hub's client asks to download a repository."""
 
     paths: list[str] = []  # noqa: RUF012 (of all requests)
-    missing: set[str] | None = set()
+    missing: set[str] | None = set()  # noqa: RUF012
     """Names of files that it does not send; None is a mirror that is down."""
 
     def do_GET(self) -> None:

@@ -109,11 +109,13 @@ def workloads() -> list[Workload]:
     small = [jpeg(336, 336, seed) for seed in range(32)]
     large = [jpeg(4000, 3000, seed) for seed in range(2)]
     calls = [texts[at : at + 32] for at in range(0, len(texts), 32)]
+    parts = [part(text) for text in texts]
     as_json = [json_body([text]) for text in texts]
     return [
         Workload("text_unary", grpc_load([embed(text) for text in texts], 2, 32)),
         Workload("text_calls_of_32", grpc_load([embed(*call) for call in calls], 2, 8, 32), 32),
-        Workload("text_stream", grpc_load([part(text) for text in texts], 2, 128, stream=True)),
+        Workload("text_stream", grpc_load(parts, 2, 128, stream=True)),
+        Workload("text_stream_of_more", grpc_load(parts, 2, 128, stream=True, more=True)),
         Workload("image336_stream", grpc_load([part(one) for one in small], 2, 32, stream=True)),
         Workload("image12mp_unary", grpc_load([embed(one) for one in large], 1, 4)),
         Workload("http_text_unary", http_load(as_json, 64)),
@@ -124,13 +126,12 @@ def workloads() -> list[Workload]:
 
 
 def grpc_load(
-    requests: Sequence[bytes], connections: int, at_once: int, inputs: int = 1, stream: bool = False
+    requests: Sequence[bytes], connections: int, at_once: int, inputs: int = 1, **stream: bool
 ) -> Load:
-    """Calls of ``inputs`` each; or with ``stream`` a stream for each connection."""
+    """Calls of ``inputs`` each; or a stream for each connection, as `Load` has it."""
     least = inputs * DIMENSION * FLOAT_BYTES
-    return Load(
-        "", STREAM if stream else EMBED, requests, connections, at_once, least, False, stream
-    )
+    path = STREAM if stream else EMBED
+    return Load("", path, requests, connections, at_once, least, **stream)
 
 
 def http_load(requests: Sequence[bytes], connections: int, inputs: int = 1) -> Load:

@@ -22,6 +22,8 @@ ACK, END_STREAM, END_HEADERS = 1, 1, 4
 INITIAL_WINDOW_SIZE = 4
 FRAME_BYTES = 16_384
 """Bytes of a frame's payload at most, unless the receiver allows more."""
+MORE, MOST_TOGETHER = b"\x22", 64
+"""The field ``more`` of a stream's message, encoded, and how many requests are in one message."""
 WINDOW = 1 << 30
 """Bytes that the server may send ahead, of one stream and of all."""
 
@@ -30,7 +32,8 @@ WINDOW = 1 << 30
 class Load:
     """What one process sends: to ``address``, over so many ``connections``, with so many requests
     ``at_once`` on each, the ``requests`` in turn. ``path`` is that of the call; ``stream`` sends
-    all requests in one call. Answers of fewer than ``least`` bytes are errors."""
+    all requests in one call, ``more`` those that may be sent now in one message, as our own clients
+    do. Answers of fewer than ``least`` bytes are errors."""
 
     address: str
     path: str
@@ -40,6 +43,7 @@ class Load:
     least: int
     http: bool = False
     stream: bool = False
+    more: bool = False
 
 
 async def run(load: Load, start: float, seconds: float) -> int:
@@ -86,7 +90,7 @@ class Client(asyncio.Protocol):
         return self.load.requests[self._next % len(self.load.requests)]
 
     def answered(self, size: int) -> bool:
-        """Counts an answer of ``size`` bytes; False for one that is an error."""
+        """Counts the answer in ``size`` bytes; False for one that is an error."""
         if size < self.load.least:
             self.fault = self.fault or f"an answer of {size} bytes: {bytes(self._received[:500])!r}"
             self.transport.close()
@@ -152,9 +156,10 @@ class Http2(Client):
         )
         if self.load.stream:
             self._open(first)
+            self._send(self.load.at_once)
+            return
         for index in range(self.load.at_once):
-            if not self.load.stream:
-                self._open(self.KNOWN if index else first)
+            self._open(self.KNOWN if index else first)
             self._send()
 
     def _open(self, headers: bytes) -> None:
@@ -163,10 +168,17 @@ class Http2(Client):
         self._sizes[self._stream] = 0
         self.transport.write(_frame(HEADERS, END_HEADERS, self._stream, headers))
 
-    def _send(self) -> None:
-        message = self.request()
-        data = memoryview(struct.pack(">BI", 0, len(message)) + message)
-        self._waiting.append((self._stream, data))
+    def _send(self, requests: int = 1) -> None:
+        """Sends so many requests in the last call, each in a message of its own unless they are
+        ``more``, a field of the first (see protos/)."""
+        while requests:
+            together = min(requests, MOST_TOGETHER) if self.load.more else 1
+            requests -= together
+            message = self.request()
+            for more in (self.request() for _ in range(together - 1)):
+                message += MORE + _varint(len(more)) + more
+            data = memoryview(struct.pack(">BI", 0, len(message)) + message)
+            self._waiting.append((self._stream, data))
         self._flush()
 
     def _flush(self) -> None:
@@ -236,11 +248,11 @@ class Http2(Client):
             size = int.from_bytes(self._partial[at + 1 : at + 5], "big")
             if len(self._partial) < at + 5 + size:
                 break
-            count += self.answered(size)
+            for _ in range(size // self.load.least if self.load.more else 1):
+                count += self.answered(size)
             at += 5 + size
         del self._partial[:at]
-        for _ in range(count):
-            self._send()
+        self._send(count)
 
     def _ended(self, stream: int) -> None:
         del self._rooms[stream]
@@ -271,6 +283,10 @@ def _frame(kind: int, flags: int, stream: int, payload: bytes) -> bytes:
         + struct.pack(">I", stream)
         + payload
     )
+
+
+def _varint(number: int) -> bytes:
+    return bytes([number]) if number < 128 else bytes([number & 127 | 128]) + _varint(number >> 7)
 
 
 def _string(text: str) -> bytes:

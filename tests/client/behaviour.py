@@ -35,6 +35,8 @@ class Behaviour:
     """Unanswered requests that a stream waits for before it answers, as long as more come."""
     twice: bool = False
     """Streams answer everything twice."""
+    takes_more: bool = True
+    """Streams say that they read several requests of one message; older servers do not."""
     silent: bool = False
     """Nothing is answered."""
     switch_after: int | None = None

@@ -16,6 +16,8 @@ class Inbox:
     """Reads the requests of a stream in a thread, and hands them out to be answered."""
 
     def __init__(self, requests: Iterator[pb.EmbedStreamRequest]) -> None:
+        self.messages: list[list[pb.EmbedStreamRequest]] = []
+        """The requests of each message that came."""
         self.most_waiting = 0
         """The most requests that waited at any time."""
         self._waiting: list[pb.EmbedStreamRequest] = []
@@ -37,9 +39,10 @@ class Inbox:
 
     def _read(self, requests: Iterator[pb.EmbedStreamRequest]) -> None:
         try:
-            for request in requests:
+            for message in requests:
                 with self._changed:
-                    self._waiting.append(request)
+                    self.messages.append([message, *message.more])
+                    self._waiting += self.messages[-1]
                     self.most_waiting = max(self.most_waiting, len(self._waiting))
                     self._changed.notify_all()
         except grpc.RpcError:

@@ -29,6 +29,8 @@ class Service(embedding_pb2_grpc.EmbeddingServiceServicer):
         """The metadata of each stream."""
         self.stream_requests: list[pb.EmbedStreamRequest] = []
         """The first requests of streams, up to a thousand."""
+        self.inboxes: list[Inbox] = []
+        """What came in each stream."""
         self.most_unanswered = 0
         """The most requests that were unanswered at any time in one stream."""
         self.open_streams = 0
@@ -87,6 +89,7 @@ class Service(embedding_pb2_grpc.EmbeddingServiceServicer):
             self.open_streams += 1
             life = next(behaviour.stream_lives) if behaviour.stream_lives else None
         inbox = Inbox(request_iterator)
+        self.inboxes.append(inbox)
         try:
             answered = 0
             while life is None or answered < life:
@@ -100,8 +103,13 @@ class Service(embedding_pb2_grpc.EmbeddingServiceServicer):
                 while behaviour.silent and context.is_active():
                     self._closing.wait(0.02)
                 answered += 1
-                for _ in range(2 if behaviour.twice else 1):
-                    yield self._answer(request)
+                answer = self._answer(request)
+                answer.takes_more = behaviour.takes_more and answered == 1
+                if behaviour.takes_more and behaviour.twice:
+                    answer.more.append(self._answer(request))
+                yield answer
+                if behaviour.twice:
+                    yield answer
             if not behaviour.drain:
                 self._fail(context, behaviour.stream_failure)
         finally:

@@ -156,3 +156,20 @@ def test_errors_of_the_source_are_the_callers(client: Any) -> None:
 def test_progress(client: Any, capsys: pytest.CaptureFixture[str]) -> None:
     list(client.stream(["a"] * 30, progress=True))
     assert "30/30" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("takes_more", [True, False])
+def test_what_waits_to_be_sent_goes_in_one_message_if_the_server_takes_that(
+    client: Any, service: Service, takes_more: bool
+) -> None:
+    service.behaviour.takes_more, service.behaviour.hold = takes_more, 50
+    texts_and_one_that_is_long = [*texts(500), "long " * 2000, *texts(500)]
+    assert len(list(client.stream(texts_and_one_that_is_long, window=100))) == 1001
+    (inbox,) = service.inboxes
+    sizes = [len(message) for message in inbox.messages]
+    assert sizes[0] == 1, "nothing is known of the server before its first answer"
+    assert max(sizes) <= 64
+    assert (max(sizes) > 1) is takes_more
+    (long,) = (one for one in inbox.messages if len(one[0].input.parts[0].text) == 10_000)
+    assert len(long) == 1
+    assert sum(sizes) == 1001

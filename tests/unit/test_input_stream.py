@@ -1,6 +1,7 @@
 """A stream of inputs: how far it is read ahead, in inputs and in bytes; all of it is answered."""
 
 import asyncio
+import resource
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
 from dataclasses import replace
@@ -12,7 +13,7 @@ import pytest
 from tests.unit.test_two_workers import TwoWorkers, run
 from vlm2vec.v1 import embedding_pb2 as pb
 from vlm2vec_service.errors import Code, WorkerLostError
-from vlm2vec_service.frontend.grpc.stream import InputStream
+from vlm2vec_service.frontend.grpc.stream import InputStream, apart
 from vlm2vec_service.frontend.holding import ByteBudget
 from vlm2vec_service.frontend.preparation import MOST_TOGETHER, Bundle
 from vlm2vec_service.frontend.request import Caller
@@ -186,6 +187,71 @@ def test_of_those_that_come_together_each_has_an_answer_of_its_own(tmp_path: Pat
         assert invalid._value.get() == 2  # what is no input at all is none of a model's
 
     on(tmp_path, check)
+
+
+def together(*requests: pb.EmbedStreamRequest) -> pb.EmbedStreamRequest:
+    """One message with ``requests``."""
+    message = pb.EmbedStreamRequest(more=requests[1:])
+    message.MergeFrom(requests[0])
+    return message
+
+
+@pytest.mark.parametrize(("size", "window"), [(1, 1000), (1, 7), (1000, 1000), (1000, 7)])
+def test_the_requests_of_one_message_are_each_as_if_they_had_come_alone(
+    tmp_path: Path, size: int, window: int
+) -> None:
+    requests = [request(number, size) for number in range(100)]
+    requests[13].ClearField("input")
+    requests[17].more.add().CopyFrom(request(1000))
+    requests[19].id = ""
+    requests[23].input.parts[0].text = "A" * BUDGET
+
+    async def check(two: TwoWorkers) -> None:
+        two.pipeline.settings = replace(two.pipeline.settings, stream_window=window)
+        sizes = watch_bundles(two)
+        stream = Stream(two, [together(*requests[:10]), requests[10], together(*requests[11:])])
+        stream.go.set()
+        found, messages = {}, 0
+        async for message in stream.answers:
+            messages += 1
+            assert message.takes_more is (messages == 1)
+            assert message.ByteSize() < 1_000_000
+            for answer in (message, *message.more):
+                assert answer.id not in found
+                found[answer.id] = answer
+        assert found.keys() == {one.id for one in requests}
+        fields = {id: one.error.field for id, one in found.items() if one.HasField("error")}
+        assert fields == {"13": "input", "17": "more", "": "id", "23": "input"}
+        assert messages < len(requests)
+        assert sizes[0] == min(10, window) or size > 1
+
+    on(tmp_path, check)
+
+
+def test_answers_come_alone_to_who_asks_alone(tmp_path: Path) -> None:
+    async def check(two: TwoWorkers) -> None:
+        stream = Stream(two, map(request, range(100), [1] * 100))
+        stream.go.set()
+        answers = [answer async for answer in stream.answers]
+        assert len(answers) == 100
+        assert not any(answer.more for answer in answers)
+        assert answers[0].takes_more
+
+    on(tmp_path, check)
+
+
+def test_a_small_request_keeps_no_large_one_that_came_with_it() -> None:
+    large = pb.Input(parts=[pb.Part(image=bytes(64 << 20))])
+    data = together(request(0), pb.EmbedStreamRequest(input=large)).SerializeToString()
+    before = resident_bytes()
+    small = apart(pb.EmbedStreamRequest.FromString(data))[0]
+    assert resident_bytes() - before < 32 << 20
+    assert small == request(0)
+
+
+def resident_bytes() -> int:
+    """The memory of this process."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
 
 
 def test_an_input_that_takes_workers_down_holds_up_none_that_it_came_with(tmp_path: Path) -> None:

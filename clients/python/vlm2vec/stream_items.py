@@ -1,8 +1,9 @@
 """Items of a stream, and the requests that carry them."""
 
+from collections import deque
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import TypeAlias
+from typing import TypeAlias, TypeGuard
 
 from vlm2vec.errors import InvalidInput
 from vlm2vec.fetch import Limits
@@ -15,6 +16,10 @@ Item: TypeAlias = InputLike | tuple[Id, InputLike]
 """A pair of an id and an input; or an input alone, whose id is that of a row, or else its place in
 the stream, from 0."""
 
+MOST_TOGETHER = 64
+"""Requests in one message of a stream, at most."""
+_TOGETHER_BYTES = 4096
+"""Bytes of a request that goes with others: of these the message takes the most time."""
 _MAX_ID_BYTES = 256
 _OVERHEAD = 300
 """Bytes of a request around its input and options: id, lengths and field numbers, at most."""
@@ -61,3 +66,26 @@ def _named(item: Item, place: int) -> tuple[Id, InputLike]:
     if isinstance(item, Mapping) and "id" in item:
         return item["id"], item
     return place, item
+
+
+def next_message(
+    waiting: deque[pb.EmbedStreamRequest | None],
+) -> pb.EmbedStreamRequest | None:
+    """Takes the next message from the front of ``waiting``: a request, with the ones behind it in
+    ``more`` as long as all are small; None if that is in front."""
+    first = waiting.popleft()
+    if not _is_small(first):
+        return first
+    more: list[pb.EmbedStreamRequest] = []
+    while waiting and _is_small(waiting[0]):
+        more.append(waiting[0])
+        waiting.popleft()
+    if not more:
+        return first
+    message = pb.EmbedStreamRequest(more=more)
+    message.MergeFrom(first)  # which stays as it is: it may have to be sent again, alone
+    return message
+
+
+def _is_small(request: pb.EmbedStreamRequest | None) -> TypeGuard[pb.EmbedStreamRequest]:
+    return request is not None and request.ByteSize() <= _TOGETHER_BYTES

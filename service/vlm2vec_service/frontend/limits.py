@@ -70,8 +70,11 @@ def check_parts(message: pb.Input, most: int, field: str) -> None:
 
 
 def check_stream_request(request: pb.EmbedStreamRequest) -> None:
-    """Refuses a request of a stream without an id or an input."""
+    """Refuses a request of a stream without an id or an input, and one in another's ``more`` that
+    has more itself."""
     if not 1 <= len(request.id.encode()) <= MAX_ID_BYTES:
         raise InvalidInputError("id", f"needed, 1 to {MAX_ID_BYTES} bytes")
     if not request.HasField("input"):
         raise InvalidInputError("input", "missing")
+    if request.more:
+        raise InvalidInputError("more", "none in a request that is in another's more")

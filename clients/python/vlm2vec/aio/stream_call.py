@@ -2,12 +2,14 @@
 
 import asyncio
 import contextlib
+from collections import deque
 from collections.abc import AsyncIterator, Coroutine, Iterator
 from typing import Any, TypeAlias, TypeVar
 
 import grpc.aio
 
 from vlm2vec.errors import Unavailable, VLM2VecError, from_rpc
+from vlm2vec.stream_items import MOST_TOGETHER, next_message
 from vlm2vec.v1 import embedding_pb2 as pb
 
 # grpc's classes are generic only to type checkers.
@@ -40,6 +42,7 @@ class StreamCall:
     ) -> None:
         self._requests: asyncio.Queue[pb.EmbedStreamRequest | None] = asyncio.Queue()
         self._end: asyncio.Future[VLM2VecError] = asyncio.get_running_loop().create_future()
+        self._takes_more = False
         self._call = method(self._outgoing(), timeout=timeout, metadata=metadata)
         self._call.add_done_callback(self._ended)
         self._reader = asyncio.create_task(self._read(events))
@@ -61,13 +64,25 @@ class StreamCall:
         await asyncio.wait({self._reader})
 
     async def _outgoing(self) -> AsyncIterator[pb.EmbedStreamRequest]:
-        while (request := await self._requests.get()) is not None:
-            yield request
+        """What gRPC sends: the requests, each alone until the server takes several at once."""
+        waiting: deque[pb.EmbedStreamRequest | None] = deque()
+        while True:
+            if not waiting:
+                waiting.append(await self._requests.get())
+            with contextlib.suppress(asyncio.QueueEmpty):
+                while self._takes_more and len(waiting) < MOST_TOGETHER:
+                    waiting.append(self._requests.get_nowait())
+            message = next_message(waiting)
+            if message is None:
+                return
+            yield message
 
     async def _read(self, events: Events) -> None:
         with contextlib.suppress(grpc.aio.AioRpcError):
             async for response in self._call:
-                events.put_nowait(response)
+                self._takes_more |= response.takes_more
+                for answer in (response, *response.more):
+                    events.put_nowait(answer)
         await asyncio.wait({self._end}, timeout=_STATUS_SECONDS)
         broken = Unavailable("the connection broke")
         events.put_nowait(self._end.result() if self._end.done() else broken)

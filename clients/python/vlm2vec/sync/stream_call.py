@@ -1,13 +1,16 @@
 """One call of EmbedStream, whose answers are read in a thread."""
 
+import contextlib
 import queue
 import threading
+from collections import deque
 from collections.abc import Iterator
 from typing import TypeAlias
 
 import grpc
 
 from vlm2vec.errors import Unavailable, VLM2VecError, from_rpc
+from vlm2vec.stream_items import MOST_TOGETHER, next_message
 from vlm2vec.v1 import embedding_pb2 as pb
 
 # grpc's classes are generic only to type checkers.
@@ -25,7 +28,8 @@ class StreamCall:
     ) -> None:
         self._requests: queue.SimpleQueue[pb.EmbedStreamRequest | None] = queue.SimpleQueue()
         self._events: queue.SimpleQueue[pb.EmbedStreamResponse | VLM2VecError] = queue.SimpleQueue()
-        self._call = method(iter(self._requests.get, None), timeout=timeout, metadata=metadata)
+        self._takes_more = False
+        self._call = method(self._outgoing(), timeout=timeout, metadata=metadata)
         self._reader = threading.Thread(target=self._read, name="vlm2vec-stream", daemon=True)
         self._reader.start()
 
@@ -61,10 +65,26 @@ class StreamCall:
         if threading.current_thread() is not self._reader:
             self._reader.join()
 
+    def _outgoing(self) -> Iterator[pb.EmbedStreamRequest]:
+        """What gRPC sends: the requests, each alone until the server takes several at once."""
+        waiting: deque[pb.EmbedStreamRequest | None] = deque()
+        while True:
+            if not waiting:
+                waiting.append(self._requests.get())
+            with contextlib.suppress(queue.Empty):
+                while self._takes_more and len(waiting) < MOST_TOGETHER:
+                    waiting.append(self._requests.get_nowait())
+            message = next_message(waiting)
+            if message is None:
+                return
+            yield message
+
     def _read(self) -> None:
         try:
             for response in self._call:
-                self._events.put(response)
+                self._takes_more |= response.takes_more
+                for answer in (response, *response.more):
+                    self._events.put(answer)
             self._events.put(Unavailable("the server ended the stream"))
         except grpc.RpcError as error:
             self._events.put(from_rpc(error))

@@ -24,19 +24,19 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1avlm2vec/v1/embedding.proto\x12\nvlm2vec.v1\"Y\n\x08ModelRef\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x05\x61lias\x18\x02 \x01(\tH\x00\x12\x11\n\x07version\x18\x03 \x01(\tH\x00\x12\x0f\n\x05space\x18\x04 \x01(\tH\x00\x42\n\n\x08selector\"p\n\x05Input\x12\x13\n\x0binstruction\x18\x01 \x01(\t\x12\x1f\n\x05parts\x18\x02 \x03(\x0b\x32\x10.vlm2vec.v1.Part\x12\x13\n\x06prompt\x18\x03 \x01(\tH\x00\x88\x01\x01\x12\x11\n\ttoken_ids\x18\x04 \x03(\rB\t\n\x07_prompt\"w\n\x04Part\x12\x0e\n\x04text\x18\x01 \x01(\tH\x00\x12\x0f\n\x05image\x18\x02 \x01(\x0cH\x00\x12\"\n\x05video\x18\x03 \x01(\x0b\x32\x11.vlm2vec.v1.VideoH\x00\x12\"\n\x05\x61udio\x18\x04 \x01(\x0b\x32\x11.vlm2vec.v1.AudioH\x00\x42\x06\n\x04part\"G\n\x05Video\x12\x0e\n\x04\x66ile\x18\x01 \x01(\x0cH\x00\x12$\n\x06\x66rames\x18\x02 \x01(\x0b\x32\x12.vlm2vec.v1.FramesH\x00\x42\x08\n\x06source\"%\n\x06\x46rames\x12\x0e\n\x06images\x18\x01 \x03(\x0c\x12\x0b\n\x03\x66ps\x18\x02 \x01(\x01\"I\n\x05\x41udio\x12\x0e\n\x04\x66ile\x18\x01 \x01(\x0cH\x00\x12&\n\x07samples\x18\x02 \x01(\x0b\x32\x13.vlm2vec.v1.SamplesH\x00\x42\x08\n\x06source\"a\n\x07Samples\x12\x0c\n\x04\x64\x61ta\x18\x01 \x01(\x0c\x12(\n\x06\x66ormat\x18\x02 \x01(\x0e\x32\x18.vlm2vec.v1.SampleFormat\x12\x0c\n\x04rate\x18\x03 \x01(\r\x12\x10\n\x08\x63hannels\x18\x04 \x01(\r\"k\n\rOutputOptions\x12\x12\n\ndimensions\x18\x01 \x01(\r\x12\x16\n\tnormalize\x18\x02 \x01(\x08H\x00\x88\x01\x01\x12 \n\x05\x64type\x18\x03 \x01(\x0e\x32\x11.vlm2vec.v1.DtypeB\x0c\n\n_normalize\"\xbe\x01\n\x0b\x43\x61llOptions\x12#\n\x05model\x18\x01 \x01(\x0b\x32\x14.vlm2vec.v1.ModelRef\x12)\n\x06output\x18\x02 \x01(\x0b\x32\x19.vlm2vec.v1.OutputOptions\x12&\n\x08priority\x18\x03 \x01(\x0e\x32\x14.vlm2vec.v1.Priority\x12\x13\n\x0brouting_key\x18\x04 \x01(\t\x12\x15\n\x08truncate\x18\x05 \x01(\rH\x00\x88\x01\x01\x42\x0b\n\t_truncate\"[\n\x0c\x45mbedRequest\x12(\n\x07options\x18\x01 \x01(\x0b\x32\x17.vlm2vec.v1.CallOptions\x12!\n\x06inputs\x18\x02 \x03(\x0b\x32\x11.vlm2vec.v1.Input\":\n\rEmbedResponse\x12)\n\nembeddings\x18\x01 \x03(\x0b\x32\x15.vlm2vec.v1.Embedding\"l\n\x12\x45mbedStreamRequest\x12\n\n\x02id\x18\x01 \x01(\t\x12(\n\x07options\x18\x02 \x01(\x0b\x32\x17.vlm2vec.v1.CallOptions\x12 \n\x05input\x18\x03 \x01(\x0b\x32\x11.vlm2vec.v1.Input\"{\n\x13\x45mbedStreamResponse\x12\n\n\x02id\x18\x01 \x01(\t\x12*\n\tembedding\x18\x02 \x01(\x0b\x32\x15.vlm2vec.v1.EmbeddingH\x00\x12\"\n\x05\x65rror\x18\x03 \x01(\x0b\x32\x11.vlm2vec.v1.ErrorH\x00\x42\x08\n\x06result\"\xa7\x01\n\tEmbedding\x12\"\n\x06vector\x18\x01 \x01(\x0b\x32\x12.vlm2vec.v1.Vector\x12\r\n\x05model\x18\x02 \x01(\t\x12\x0f\n\x07version\x18\x03 \x01(\t\x12\r\n\x05space\x18\x04 \x01(\t\x12\x0e\n\x06tokens\x18\x05 \x01(\r\x12$\n\x07timings\x18\x06 \x01(\x0b\x32\x13.vlm2vec.v1.Timings\x12\x11\n\ttruncated\x18\x07 \x01(\x08\"Z\n\x06Vector\x12\x0c\n\x04\x64\x61ta\x18\x01 \x01(\x0c\x12 \n\x05\x64type\x18\x02 \x01(\x0e\x32\x11.vlm2vec.v1.Dtype\x12\x11\n\tdimension\x18\x03 \x01(\r\x12\r\n\x05scale\x18\x04 \x01(\x02\"W\n\x07Timings\x12\x1a\n\x12preprocess_seconds\x18\x01 \x01(\x02\x12\x15\n\rqueue_seconds\x18\x02 \x01(\x02\x12\x19\n\x11inference_seconds\x18\x03 \x01(\x02\"R\n\x05\x45rror\x12\x0c\n\x04\x63ode\x18\x01 \x01(\r\x12\x0f\n\x07message\x18\x02 \x01(\t\x12\r\n\x05\x66ield\x18\x03 \x01(\t\x12\x1b\n\x13retry_after_seconds\x18\x04 \x01(\x02\"\x8f\x01\n\x0bRankRequest\x12(\n\x07options\x18\x01 \x01(\x0b\x32\x17.vlm2vec.v1.CallOptions\x12 \n\x05query\x18\x02 \x01(\x0b\x32\x11.vlm2vec.v1.Input\x12%\n\ncandidates\x18\x03 \x03(\x0b\x32\x11.vlm2vec.v1.Input\x12\r\n\x05top_k\x18\x04 \x01(\r\"\x97\x01\n\x0cRankResponse\x12/\n\ncandidates\x18\x01 \x03(\x0b\x32\x1b.vlm2vec.v1.RankedCandidate\x12\r\n\x05model\x18\x02 \x01(\t\x12\x0f\n\x07version\x18\x03 \x01(\t\x12\r\n\x05space\x18\x04 \x01(\t\x12\x0e\n\x06tokens\x18\x05 \x01(\r\x12\x17\n\x0fquery_truncated\x18\x06 \x01(\x08\"B\n\x0fRankedCandidate\x12\r\n\x05index\x18\x01 \x01(\r\x12\r\n\x05score\x18\x02 \x01(\x02\x12\x11\n\ttruncated\x18\x03 \x01(\x08\"\x13\n\x11ListModelsRequest\"7\n\x12ListModelsResponse\x12!\n\x06models\x18\x01 \x03(\x0b\x32\x11.vlm2vec.v1.Model\"\x9b\x01\n\x05Model\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x10\n\x08\x62\x61\x63kbone\x18\x02 \x01(\t\x12\x11\n\tdimension\x18\x03 \x01(\r\x12\r\n\x05ready\x18\x04 \x01(\x08\x12*\n\x08versions\x18\x05 \x03(\x0b\x32\x18.vlm2vec.v1.ModelVersion\x12\x0e\n\x06reason\x18\x06 \x01(\t\x12\x14\n\x0c\x63\x61nary_share\x18\x07 \x01(\x01\"?\n\x0cModelVersion\x12\x0f\n\x07version\x18\x01 \x01(\t\x12\r\n\x05space\x18\x02 \x01(\t\x12\x0f\n\x07\x61liases\x18\x03 \x03(\t*a\n\x0cSampleFormat\x12\x1d\n\x19SAMPLE_FORMAT_UNSPECIFIED\x10\x00\x12\x19\n\x15SAMPLE_FORMAT_FLOAT32\x10\x01\x12\x17\n\x13SAMPLE_FORMAT_INT16\x10\x02*f\n\x05\x44type\x12\x15\n\x11\x44TYPE_UNSPECIFIED\x10\x00\x12\x11\n\rDTYPE_FLOAT32\x10\x01\x12\x11\n\rDTYPE_FLOAT16\x10\x02\x12\x0e\n\nDTYPE_INT8\x10\x03\x12\x10\n\x0c\x44TYPE_BINARY\x10\x04*Q\n\x08Priority\x12\x18\n\x14PRIORITY_UNSPECIFIED\x10\x00\x12\x18\n\x14PRIORITY_INTERACTIVE\x10\x01\x12\x11\n\rPRIORITY_BULK\x10\x02\x32\xac\x02\n\x10\x45mbeddingService\x12<\n\x05\x45mbed\x12\x18.vlm2vec.v1.EmbedRequest\x1a\x19.vlm2vec.v1.EmbedResponse\x12R\n\x0b\x45mbedStream\x12\x1e.vlm2vec.v1.EmbedStreamRequest\x1a\x1f.vlm2vec.v1.EmbedStreamResponse(\x01\x30\x01\x12\x39\n\x04Rank\x12\x17.vlm2vec.v1.RankRequest\x1a\x18.vlm2vec.v1.RankResponse\x12K\n\nListModels\x12\x1d.vlm2vec.v1.ListModelsRequest\x1a\x1e.vlm2vec.v1.ListModelsResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1avlm2vec/v1/embedding.proto\x12\nvlm2vec.v1\"Y\n\x08ModelRef\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x05\x61lias\x18\x02 \x01(\tH\x00\x12\x11\n\x07version\x18\x03 \x01(\tH\x00\x12\x0f\n\x05space\x18\x04 \x01(\tH\x00\x42\n\n\x08selector\"p\n\x05Input\x12\x13\n\x0binstruction\x18\x01 \x01(\t\x12\x1f\n\x05parts\x18\x02 \x03(\x0b\x32\x10.vlm2vec.v1.Part\x12\x13\n\x06prompt\x18\x03 \x01(\tH\x00\x88\x01\x01\x12\x11\n\ttoken_ids\x18\x04 \x03(\rB\t\n\x07_prompt\"w\n\x04Part\x12\x0e\n\x04text\x18\x01 \x01(\tH\x00\x12\x0f\n\x05image\x18\x02 \x01(\x0cH\x00\x12\"\n\x05video\x18\x03 \x01(\x0b\x32\x11.vlm2vec.v1.VideoH\x00\x12\"\n\x05\x61udio\x18\x04 \x01(\x0b\x32\x11.vlm2vec.v1.AudioH\x00\x42\x06\n\x04part\"G\n\x05Video\x12\x0e\n\x04\x66ile\x18\x01 \x01(\x0cH\x00\x12$\n\x06\x66rames\x18\x02 \x01(\x0b\x32\x12.vlm2vec.v1.FramesH\x00\x42\x08\n\x06source\"%\n\x06\x46rames\x12\x0e\n\x06images\x18\x01 \x03(\x0c\x12\x0b\n\x03\x66ps\x18\x02 \x01(\x01\"I\n\x05\x41udio\x12\x0e\n\x04\x66ile\x18\x01 \x01(\x0cH\x00\x12&\n\x07samples\x18\x02 \x01(\x0b\x32\x13.vlm2vec.v1.SamplesH\x00\x42\x08\n\x06source\"a\n\x07Samples\x12\x0c\n\x04\x64\x61ta\x18\x01 \x01(\x0c\x12(\n\x06\x66ormat\x18\x02 \x01(\x0e\x32\x18.vlm2vec.v1.SampleFormat\x12\x0c\n\x04rate\x18\x03 \x01(\r\x12\x10\n\x08\x63hannels\x18\x04 \x01(\r\"k\n\rOutputOptions\x12\x12\n\ndimensions\x18\x01 \x01(\r\x12\x16\n\tnormalize\x18\x02 \x01(\x08H\x00\x88\x01\x01\x12 \n\x05\x64type\x18\x03 \x01(\x0e\x32\x11.vlm2vec.v1.DtypeB\x0c\n\n_normalize\"\xbe\x01\n\x0b\x43\x61llOptions\x12#\n\x05model\x18\x01 \x01(\x0b\x32\x14.vlm2vec.v1.ModelRef\x12)\n\x06output\x18\x02 \x01(\x0b\x32\x19.vlm2vec.v1.OutputOptions\x12&\n\x08priority\x18\x03 \x01(\x0e\x32\x14.vlm2vec.v1.Priority\x12\x13\n\x0brouting_key\x18\x04 \x01(\t\x12\x15\n\x08truncate\x18\x05 \x01(\rH\x00\x88\x01\x01\x42\x0b\n\t_truncate\"[\n\x0c\x45mbedRequest\x12(\n\x07options\x18\x01 \x01(\x0b\x32\x17.vlm2vec.v1.CallOptions\x12!\n\x06inputs\x18\x02 \x03(\x0b\x32\x11.vlm2vec.v1.Input\":\n\rEmbedResponse\x12)\n\nembeddings\x18\x01 \x03(\x0b\x32\x15.vlm2vec.v1.Embedding\"\x9a\x01\n\x12\x45mbedStreamRequest\x12\n\n\x02id\x18\x01 \x01(\t\x12(\n\x07options\x18\x02 \x01(\x0b\x32\x17.vlm2vec.v1.CallOptions\x12 \n\x05input\x18\x03 \x01(\x0b\x32\x11.vlm2vec.v1.Input\x12,\n\x04more\x18\x04 \x03(\x0b\x32\x1e.vlm2vec.v1.EmbedStreamRequest\"\xbe\x01\n\x13\x45mbedStreamResponse\x12\n\n\x02id\x18\x01 \x01(\t\x12*\n\tembedding\x18\x02 \x01(\x0b\x32\x15.vlm2vec.v1.EmbeddingH\x00\x12\"\n\x05\x65rror\x18\x03 \x01(\x0b\x32\x11.vlm2vec.v1.ErrorH\x00\x12-\n\x04more\x18\x04 \x03(\x0b\x32\x1f.vlm2vec.v1.EmbedStreamResponse\x12\x12\n\ntakes_more\x18\x05 \x01(\x08\x42\x08\n\x06result\"\xa7\x01\n\tEmbedding\x12\"\n\x06vector\x18\x01 \x01(\x0b\x32\x12.vlm2vec.v1.Vector\x12\r\n\x05model\x18\x02 \x01(\t\x12\x0f\n\x07version\x18\x03 \x01(\t\x12\r\n\x05space\x18\x04 \x01(\t\x12\x0e\n\x06tokens\x18\x05 \x01(\r\x12$\n\x07timings\x18\x06 \x01(\x0b\x32\x13.vlm2vec.v1.Timings\x12\x11\n\ttruncated\x18\x07 \x01(\x08\"Z\n\x06Vector\x12\x0c\n\x04\x64\x61ta\x18\x01 \x01(\x0c\x12 \n\x05\x64type\x18\x02 \x01(\x0e\x32\x11.vlm2vec.v1.Dtype\x12\x11\n\tdimension\x18\x03 \x01(\r\x12\r\n\x05scale\x18\x04 \x01(\x02\"W\n\x07Timings\x12\x1a\n\x12preprocess_seconds\x18\x01 \x01(\x02\x12\x15\n\rqueue_seconds\x18\x02 \x01(\x02\x12\x19\n\x11inference_seconds\x18\x03 \x01(\x02\"R\n\x05\x45rror\x12\x0c\n\x04\x63ode\x18\x01 \x01(\r\x12\x0f\n\x07message\x18\x02 \x01(\t\x12\r\n\x05\x66ield\x18\x03 \x01(\t\x12\x1b\n\x13retry_after_seconds\x18\x04 \x01(\x02\"\x8f\x01\n\x0bRankRequest\x12(\n\x07options\x18\x01 \x01(\x0b\x32\x17.vlm2vec.v1.CallOptions\x12 \n\x05query\x18\x02 \x01(\x0b\x32\x11.vlm2vec.v1.Input\x12%\n\ncandidates\x18\x03 \x03(\x0b\x32\x11.vlm2vec.v1.Input\x12\r\n\x05top_k\x18\x04 \x01(\r\"\x97\x01\n\x0cRankResponse\x12/\n\ncandidates\x18\x01 \x03(\x0b\x32\x1b.vlm2vec.v1.RankedCandidate\x12\r\n\x05model\x18\x02 \x01(\t\x12\x0f\n\x07version\x18\x03 \x01(\t\x12\r\n\x05space\x18\x04 \x01(\t\x12\x0e\n\x06tokens\x18\x05 \x01(\r\x12\x17\n\x0fquery_truncated\x18\x06 \x01(\x08\"B\n\x0fRankedCandidate\x12\r\n\x05index\x18\x01 \x01(\r\x12\r\n\x05score\x18\x02 \x01(\x02\x12\x11\n\ttruncated\x18\x03 \x01(\x08\"\x13\n\x11ListModelsRequest\"7\n\x12ListModelsResponse\x12!\n\x06models\x18\x01 \x03(\x0b\x32\x11.vlm2vec.v1.Model\"\x9b\x01\n\x05Model\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x10\n\x08\x62\x61\x63kbone\x18\x02 \x01(\t\x12\x11\n\tdimension\x18\x03 \x01(\r\x12\r\n\x05ready\x18\x04 \x01(\x08\x12*\n\x08versions\x18\x05 \x03(\x0b\x32\x18.vlm2vec.v1.ModelVersion\x12\x0e\n\x06reason\x18\x06 \x01(\t\x12\x14\n\x0c\x63\x61nary_share\x18\x07 \x01(\x01\"?\n\x0cModelVersion\x12\x0f\n\x07version\x18\x01 \x01(\t\x12\r\n\x05space\x18\x02 \x01(\t\x12\x0f\n\x07\x61liases\x18\x03 \x03(\t*a\n\x0cSampleFormat\x12\x1d\n\x19SAMPLE_FORMAT_UNSPECIFIED\x10\x00\x12\x19\n\x15SAMPLE_FORMAT_FLOAT32\x10\x01\x12\x17\n\x13SAMPLE_FORMAT_INT16\x10\x02*f\n\x05\x44type\x12\x15\n\x11\x44TYPE_UNSPECIFIED\x10\x00\x12\x11\n\rDTYPE_FLOAT32\x10\x01\x12\x11\n\rDTYPE_FLOAT16\x10\x02\x12\x0e\n\nDTYPE_INT8\x10\x03\x12\x10\n\x0c\x44TYPE_BINARY\x10\x04*Q\n\x08Priority\x12\x18\n\x14PRIORITY_UNSPECIFIED\x10\x00\x12\x18\n\x14PRIORITY_INTERACTIVE\x10\x01\x12\x11\n\rPRIORITY_BULK\x10\x02\x32\xac\x02\n\x10\x45mbeddingService\x12<\n\x05\x45mbed\x12\x18.vlm2vec.v1.EmbedRequest\x1a\x19.vlm2vec.v1.EmbedResponse\x12R\n\x0b\x45mbedStream\x12\x1e.vlm2vec.v1.EmbedStreamRequest\x1a\x1f.vlm2vec.v1.EmbedStreamResponse(\x01\x30\x01\x12\x39\n\x04Rank\x12\x17.vlm2vec.v1.RankRequest\x1a\x18.vlm2vec.v1.RankResponse\x12K\n\nListModels\x12\x1d.vlm2vec.v1.ListModelsRequest\x1a\x1e.vlm2vec.v1.ListModelsResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'vlm2vec.v1.embedding_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_SAMPLEFORMAT']._serialized_start=2448
-  _globals['_SAMPLEFORMAT']._serialized_end=2545
-  _globals['_DTYPE']._serialized_start=2547
-  _globals['_DTYPE']._serialized_end=2649
-  _globals['_PRIORITY']._serialized_start=2651
-  _globals['_PRIORITY']._serialized_end=2732
+  _globals['_SAMPLEFORMAT']._serialized_start=2563
+  _globals['_SAMPLEFORMAT']._serialized_end=2660
+  _globals['_DTYPE']._serialized_start=2662
+  _globals['_DTYPE']._serialized_end=2764
+  _globals['_PRIORITY']._serialized_start=2766
+  _globals['_PRIORITY']._serialized_end=2847
   _globals['_MODELREF']._serialized_start=42
   _globals['_MODELREF']._serialized_end=131
   _globals['_INPUT']._serialized_start=133
@@ -59,32 +59,32 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_EMBEDREQUEST']._serialized_end=1047
   _globals['_EMBEDRESPONSE']._serialized_start=1049
   _globals['_EMBEDRESPONSE']._serialized_end=1107
-  _globals['_EMBEDSTREAMREQUEST']._serialized_start=1109
-  _globals['_EMBEDSTREAMREQUEST']._serialized_end=1217
-  _globals['_EMBEDSTREAMRESPONSE']._serialized_start=1219
-  _globals['_EMBEDSTREAMRESPONSE']._serialized_end=1342
-  _globals['_EMBEDDING']._serialized_start=1345
-  _globals['_EMBEDDING']._serialized_end=1512
-  _globals['_VECTOR']._serialized_start=1514
-  _globals['_VECTOR']._serialized_end=1604
-  _globals['_TIMINGS']._serialized_start=1606
-  _globals['_TIMINGS']._serialized_end=1693
-  _globals['_ERROR']._serialized_start=1695
-  _globals['_ERROR']._serialized_end=1777
-  _globals['_RANKREQUEST']._serialized_start=1780
-  _globals['_RANKREQUEST']._serialized_end=1923
-  _globals['_RANKRESPONSE']._serialized_start=1926
-  _globals['_RANKRESPONSE']._serialized_end=2077
-  _globals['_RANKEDCANDIDATE']._serialized_start=2079
-  _globals['_RANKEDCANDIDATE']._serialized_end=2145
-  _globals['_LISTMODELSREQUEST']._serialized_start=2147
-  _globals['_LISTMODELSREQUEST']._serialized_end=2166
-  _globals['_LISTMODELSRESPONSE']._serialized_start=2168
-  _globals['_LISTMODELSRESPONSE']._serialized_end=2223
-  _globals['_MODEL']._serialized_start=2226
-  _globals['_MODEL']._serialized_end=2381
-  _globals['_MODELVERSION']._serialized_start=2383
-  _globals['_MODELVERSION']._serialized_end=2446
-  _globals['_EMBEDDINGSERVICE']._serialized_start=2735
-  _globals['_EMBEDDINGSERVICE']._serialized_end=3035
+  _globals['_EMBEDSTREAMREQUEST']._serialized_start=1110
+  _globals['_EMBEDSTREAMREQUEST']._serialized_end=1264
+  _globals['_EMBEDSTREAMRESPONSE']._serialized_start=1267
+  _globals['_EMBEDSTREAMRESPONSE']._serialized_end=1457
+  _globals['_EMBEDDING']._serialized_start=1460
+  _globals['_EMBEDDING']._serialized_end=1627
+  _globals['_VECTOR']._serialized_start=1629
+  _globals['_VECTOR']._serialized_end=1719
+  _globals['_TIMINGS']._serialized_start=1721
+  _globals['_TIMINGS']._serialized_end=1808
+  _globals['_ERROR']._serialized_start=1810
+  _globals['_ERROR']._serialized_end=1892
+  _globals['_RANKREQUEST']._serialized_start=1895
+  _globals['_RANKREQUEST']._serialized_end=2038
+  _globals['_RANKRESPONSE']._serialized_start=2041
+  _globals['_RANKRESPONSE']._serialized_end=2192
+  _globals['_RANKEDCANDIDATE']._serialized_start=2194
+  _globals['_RANKEDCANDIDATE']._serialized_end=2260
+  _globals['_LISTMODELSREQUEST']._serialized_start=2262
+  _globals['_LISTMODELSREQUEST']._serialized_end=2281
+  _globals['_LISTMODELSRESPONSE']._serialized_start=2283
+  _globals['_LISTMODELSRESPONSE']._serialized_end=2338
+  _globals['_MODEL']._serialized_start=2341
+  _globals['_MODEL']._serialized_end=2496
+  _globals['_MODELVERSION']._serialized_start=2498
+  _globals['_MODELVERSION']._serialized_end=2561
+  _globals['_EMBEDDINGSERVICE']._serialized_start=2850
+  _globals['_EMBEDDINGSERVICE']._serialized_end=3150
 # @@protoc_insertion_point(module_scope)

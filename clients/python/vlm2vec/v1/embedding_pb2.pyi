@@ -488,6 +488,7 @@ class EmbedStreamRequest(_message.Message):
     ID_FIELD_NUMBER: _builtins.int
     OPTIONS_FIELD_NUMBER: _builtins.int
     INPUT_FIELD_NUMBER: _builtins.int
+    MORE_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """Chosen by the caller, 1 to 256 bytes; the answer has the same."""
     @_builtins.property
@@ -498,16 +499,23 @@ class EmbedStreamRequest(_message.Message):
     def input(self) -> Global___Input:
         """What to embed."""
 
+    @_builtins.property
+    def more(self) -> _containers.RepeatedCompositeFieldContainer[Global___EmbedStreamRequest]:
+        """Further requests, each as if it came in a message of its own; none of them has more. Many short
+        ones in a message cost half as much. For servers that say `takes_more`.
+        """
+
     def __init__(
         self,
         *,
         id: _builtins.str = ...,
         options: Global___CallOptions | None = ...,
         input: Global___Input | None = ...,
+        more: _abc.Iterable[Global___EmbedStreamRequest] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["input", b"input", "options", b"options"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["id", b"id", "input", b"input", "options", b"options"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["id", b"id", "input", b"input", "more", b"more", "options", b"options"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -522,8 +530,12 @@ class EmbedStreamResponse(_message.Message):
     ID_FIELD_NUMBER: _builtins.int
     EMBEDDING_FIELD_NUMBER: _builtins.int
     ERROR_FIELD_NUMBER: _builtins.int
+    MORE_FIELD_NUMBER: _builtins.int
+    TAKES_MORE_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """The request's."""
+    takes_more: _builtins.bool
+    """Whether the server reads `more` of a request; the first answer of a stream says it."""
     @_builtins.property
     def embedding(self) -> Global___Embedding:
         """The vector."""
@@ -532,16 +544,22 @@ class EmbedStreamResponse(_message.Message):
     def error(self) -> Global___Error:
         """Why there is none."""
 
+    @_builtins.property
+    def more(self) -> _containers.RepeatedCompositeFieldContainer[Global___EmbedStreamResponse]:
+        """Further answers, where the caller has sent `more`; none of them has more."""
+
     def __init__(
         self,
         *,
         id: _builtins.str = ...,
         embedding: Global___Embedding | None = ...,
         error: Global___Error | None = ...,
+        more: _abc.Iterable[Global___EmbedStreamResponse] | None = ...,
+        takes_more: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["embedding", b"embedding", "error", b"error", "result", b"result"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["embedding", b"embedding", "error", b"error", "id", b"id", "result", b"result"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["embedding", b"embedding", "error", b"error", "id", b"id", "more", b"more", "result", b"result", "takes_more", b"takes_more"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_result: _TypeAlias = _typing.Literal["embedding", "error"]  # noqa: Y015
     _WhichOneofArgType_result: _TypeAlias = _typing.Literal["result", b"result"]  # noqa: Y015

@@ -103,6 +103,7 @@ class Interceptor(grpc.aio.ServerInterceptor):
                         request = await _only(read(context, call))
                     async for response in inner(request, context):
                         yield response
+                        del response  # the next may be hours away
 
             streaming: grpc.RpcMethodHandler[Any, Any] = grpc.stream_stream_rpc_method_handler(
                 stream, None, handler.response_serializer

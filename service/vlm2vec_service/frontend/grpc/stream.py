@@ -9,6 +9,7 @@ from vlm2vec_service.errors import ServeError, UnavailableError
 from vlm2vec_service.frontend.access import current, public
 from vlm2vec_service.frontend.holding import Holding
 from vlm2vec_service.frontend.limits import check_parts, check_stream_request
+from vlm2vec_service.frontend.parsing import SMALL
 from vlm2vec_service.frontend.pipeline import Pipeline
 from vlm2vec_service.frontend.preparation import MOST_TOGETHER, Bundle, bundled
 from vlm2vec_service.frontend.request import Answer, Asked, Caller
@@ -16,6 +17,20 @@ from vlm2vec_service.scheduling.fair_queue import Flow
 
 GATHER_SECONDS = 0.001
 """How long inputs that have come wait for the next of their stream, to be answered with it."""
+MOST_MORE_BYTES = 262_144
+"""Bytes of answers to which another is added in one message."""
+
+
+def apart(message: pb.EmbedStreamRequest) -> list[pb.EmbedStreamRequest]:
+    """The requests of a message: its own and those in ``more``."""
+    if not message.more:
+        return [message]
+    size, more = message.ByteSize(), list(message.more)
+    del message.more[:]
+    if size <= SMALL:
+        return [message, *more]
+    # Each keeps all of the message in memory, otherwise, for as long as it waits itself.
+    return [pb.EmbedStreamRequest.FromString(one.SerializeToString()) for one in (message, *more)]
 
 
 class InputStream:
@@ -24,7 +39,8 @@ class InputStream:
     No more than ``stream_window`` inputs are read ahead of the answers that the caller has taken,
     and no more bytes than there is room for: a caller that does not read stops being read. Short
     texts that come behind one another are answered together, which costs the front end less; one
-    that comes while none of its stream is under way waits for no others.
+    that comes while none of its stream is under way waits for no others. Once the caller has sent
+    a message with ``more``, answers that are ready together go in one message, too.
     """
 
     def __init__(
@@ -43,15 +59,21 @@ class InputStream:
         self._gathering: asyncio.TimerHandle | None = None
         self._held: set[Holding] = set()
         """Of the requests that have no answer."""
+        self._sends_more = False
 
     async def answers(self) -> AsyncIterator[pb.EmbedStreamResponse]:
         """The answers as they are ready. Raises the `ServeError` that ends the stream."""
         reader = asyncio.create_task(self._read())
         reader.add_done_callback(lambda _: self._answers.put_nowait(None))
         try:
+            takes_more = True
             while (answer := await self._answers.get()) is not None:
+                answer.takes_more, takes_more = takes_more, False
+                count = self._add_more(answer)
                 yield answer
-                self._window.release()
+                del answer  # the next may be hours away
+                for _ in range(count):
+                    self._window.release()
             reader.result()
         finally:
             self._accepted.clear()
@@ -59,6 +81,18 @@ class InputStream:
                 task.cancel()
             for held in self._held:
                 held.release()
+
+    def _add_more(self, answer: pb.EmbedStreamResponse) -> int:
+        """Adds to an answer the others that are ready; how many there are with it."""
+        nbytes = answer.ByteSize()
+        while self._sends_more and nbytes < MOST_MORE_BYTES and not self._answers.empty():
+            more = self._answers.get_nowait()
+            if more is None:
+                self._answers.put_nowait(None)
+                break
+            nbytes += more.ByteSize()
+            answer.more.append(more)
+        return 1 + len(answer.more)
 
     async def _read(self) -> None:
         """Accepts requests until the caller has sent all, sends what is refused, or the server
@@ -85,20 +119,32 @@ class InputStream:
 
     async def _accept_all(self) -> None:
         """Accepts requests that the window has room for, until there are no more."""
-        more = True
-        while more:
-            await self._window.acquire()
-            more = await self._accept()
+        await self._window.acquire()
+        while await self._accept_message():
+            pass
 
-    async def _accept(self) -> bool:
-        """Reads a request, and lets it be answered as soon as there is memory for it and the
-        caller's quota lets it; False at the end.
-
-        Raises `UnauthenticatedError` once the caller's credential is no longer good.
-        """
-        request = await anext(self.requests, None)
-        if request is None:
+    async def _accept_message(self) -> bool:
+        """Accepts the requests of the next message, of which nothing is kept here while another is
+        waited for; False at the end."""
+        message = await anext(self.requests, None)
+        if message is None:
             return False
+        requests = apart(message)
+        self._sends_more |= len(requests) > 1
+        alone = not self._held and self._answers.empty()
+        for request in requests:
+            await self._accept(request)
+            all_there = alone and request is requests[-1]
+            if all_there or len(self._accepted) == MOST_TOGETHER:
+                self._answer_accepted()
+            elif self._gathering is None:
+                self._gather(0)
+            await self._window.acquire()
+        return True
+
+    async def _accept(self, request: pb.EmbedStreamRequest) -> None:
+        """Lets a request be answered as soon as there is memory for it and the caller's quota lets
+        it. Raises `UnauthenticatedError` once the caller's credential is no longer good."""
         call, received = current.get(), self.pipeline.received
         call.recheck()
         held = Holding(received, Flow(call.caller, request.options.priority != pb.PRIORITY_BULK))
@@ -108,12 +154,6 @@ class InputStream:
             await held.wait(size)
         await call.quota.turn()
         self._accepted.append((request, held))
-        alone = len(self._held) == 1 and self._answers.empty()
-        if alone or len(self._accepted) == MOST_TOGETHER:
-            self._answer_accepted()
-        elif len(self._accepted) == 1:
-            self._gather(0)
-        return True
 
     def _gather(self, before: int) -> None:
         """Answers what was accepted, once there are no more of it than ``before``."""
@@ -128,6 +168,7 @@ class InputStream:
         """Starts to answer what was accepted, in bundles of requests with equal options."""
         if self._gathering is not None:
             self._gathering.cancel()
+            self._gathering = None
         accepted, self._accepted = self._accepted, []
         alike: dict[bytes, list[Asked]] = {}
         for request, held in accepted:

@@ -150,6 +150,7 @@ def test_unknown_paths_and_methods(server: Server, http: httpx.Client) -> None:
         answer = http.post(path)
         error = answer.json()["error"]
         assert (answer.status_code, error["param"]) == (404, "path")
+        assert (error["type"], error["code"]) == ("not_found_error", "not_found")
         assert said in error["message"]
     for method, path, allowed in (
         ("GET", "/v1/embeddings", "POST"),

@@ -140,7 +140,7 @@ def test_batches_go_round() -> None:
         (["--rate", "10,nan"], "'nan' is not a number above 0"),
         (["--rate", "1e99"], "'1e99' is not a number above 0"),
         (["--server", "localhost"], "is not HOST:PORT"),
-        (["--over", "stream", "--batch", "2"], "a stream has one"),
+        (["--over", "stream", "--batch", "2"], "inputs of a stream travel"),
         (["--texts", __file__, "--pictures", "/"], "not both"),
         (["--over", "udp"], "'udp' is not one of"),
     ],

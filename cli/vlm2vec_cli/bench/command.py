@@ -79,7 +79,7 @@ def numbers(kind: type) -> Any:
 @click.option("--pictures", type=FOLDER, help="Folder with pictures to send instead of texts.")
 @click.option("--instruction", help="The task that all inputs are read under.")
 @click.option(
-    "--batch", type=click.IntRange(1), default=1, help="Inputs of a request; a stream has one."
+    "--batch", type=click.IntRange(1), default=1, help="Inputs of a request; those of a stream travel as they come."
 )
 @click.option("--model", default="", metavar="NAME[@WHICH]", help="Which model is to answer.")
 @click.option(
@@ -119,7 +119,7 @@ def bench(**values: Any) -> None:
     if values["texts"] and values["pictures"]:
         raise click.UsageError("--texts or --pictures, not both")
     if values["over"] == "stream" and values["batch"] > 1:
-        raise click.UsageError("--batch is for requests with several inputs; a stream has one")
+        raise click.UsageError("--batch is for requests; the inputs of a stream travel as they come")
     target = Target(
         values["server"], read_inputs(**values), values["batch"], values["model"],
         values["priority"], values["api_key"], str(values["tls_ca"] or "") or values["tls"],

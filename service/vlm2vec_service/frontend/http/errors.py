@@ -8,7 +8,7 @@ from typing import Any, TypeAlias
 import orjson
 from pydantic import BaseModel
 
-from vlm2vec_service.errors import InvalidInputError, ServeError, UnavailableError
+from vlm2vec_service.errors import Code, InvalidInputError, ServeError, UnavailableError
 
 TYPES = {
     400: "invalid_request_error", 401: "authentication_error", 403: "permission_error",
@@ -54,6 +54,8 @@ class RequestError(InvalidInputError):
         self, status: int, field: str, problem: str, headers: Mapping[str, str] | None = None
     ) -> None:
         super().__init__(field, problem)
+        if status == 404:
+            self.code = Code.NOT_FOUND
         self._status = status
         self.headers = headers or {}
 

@@ -194,6 +194,11 @@ JINA = [
 ]  # fmt: skip
 
 COHERES = [
+    means("Infinity", "modality", EMBED, embeds(IMAGE), input=URI, modality="image"),
+    means("Infinity", "modality", EMBED, embeds(IMAGE, IMAGE), input=[URI, URI], modality="image"),
+    means("Infinity", "modality", EMBED, embeds(A), input="a cat", modality="text"),
+    means("Infinity", "modality", EMBED, embeds(told(SENTENCE, IMAGE)), input=[URI],
+          modality="image", instruction=SENTENCE),
     means("Cohere", "texts", COHERE, embeds(A, B), texts=["a cat", "two boats"]),
     means("Cohere", "images", COHERE, embeds(IMAGE), images=[URI]),
     means("Cohere", "inputs", COHERE, embeds(pb.Input(parts=[*A.parts, *IMAGE.parts])),

@@ -74,6 +74,10 @@ class EmbeddingsBody(TruncatedBody):
     task: str | None = Field(
         default=None, description="The same as instruction, if it is a sentence; a word is ignored."
     )
+    modality: Literal["text", "image", "video", "audio"] | None = Field(
+        default=None,
+        description="What the strings of input are: texts, or URLs and data URIs of media.",
+    )
     embedding_type: Annotated[Any, Shaped(FORMATS)] = None
     normalized: bool | None = Field(default=None, description="The same as normalize.")
     use_activation: bool | None = Field(default=None, description="The same as normalize.")

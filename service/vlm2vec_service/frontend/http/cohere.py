@@ -16,7 +16,7 @@ from vlm2vec_service.frontend.http.errors import RESPONSES
 from vlm2vec_service.frontend.http.fetch import Fetcher
 from vlm2vec_service.frontend.http.fields import CallBody, Shaped
 from vlm2vec_service.frontend.http.formats import in_json, written
-from vlm2vec_service.frontend.http.input_shapes import CONTENTS, PICTURES, TEXTS
+from vlm2vec_service.frontend.http.input_shapes import CONTENTS, TEXTS, URLS
 from vlm2vec_service.frontend.http.inputs import InputReader
 from vlm2vec_service.frontend.http.json_body import BodyRoute
 from vlm2vec_service.frontend.http.media_text import IN_TEXTS
@@ -35,7 +35,7 @@ class CohereEmbedBody(CallBody):
     """A request to embed ``texts``, ``images`` or ``inputs``: one of the three."""
 
     texts: Annotated[Any, WithJsonSchema(TEXTS.schema(nullable=True))] = None
-    images: Annotated[Any, WithJsonSchema(PICTURES.schema(nullable=True))] = None
+    images: Annotated[Any, WithJsonSchema(URLS.schema(nullable=True))] = None
     inputs: Annotated[Any, WithJsonSchema(CONTENTS.schema(nullable=True))] = None
     input_type: str | None = Field(
         default=None, description="The instruction, if it is a sentence; a word is ignored."
@@ -88,7 +88,7 @@ def routes(pipeline: Pipeline, fetcher: Fetcher) -> APIRouter:
 
         def read() -> list[pb.Input]:
             if given == ["images"]:
-                return reader.pictures(body.images, "images", task)
+                return reader.media(body.images, "images", task, "image_url")
             shape = TEXTS if given == ["texts"] else CONTENTS
             return reader.many(getattr(body, given[0]), given[0], task, shape)
 

@@ -1,4 +1,4 @@
-"""``POST /v1/embeddings``, as OpenAI has it, with what vLLM and Jina add to it."""
+"""``POST /v1/embeddings``, as OpenAI has it, with what vLLM, Jina and Infinity add to it."""
 
 import orjson
 from fastapi import APIRouter, Request, Response
@@ -32,10 +32,15 @@ def routes(pipeline: Pipeline, fetcher: Fetcher) -> APIRouter:
         reader = InputReader(pipeline.limits, pipeline.settings.max_inputs)
         if (body.input is None) == (body.messages is None):
             raise InvalidInputError("input", "needed, or messages: exactly one of them")
+        of_media = body.modality not in (None, "text")
+        if of_media and body.messages is not None:
+            raise InvalidInputError("modality", "it is for input; a part of messages has a type")
 
         def read() -> list[pb.Input]:
             if body.messages is not None:
                 return [reader.chat(body.messages, task)]
+            if of_media:
+                return reader.media(body.input, "input", task, f"{body.modality}_url")
             return reader.inputs(body.input, "input", task)
 
         inputs = await reader.taken(read, len(await request.body()), fetcher)

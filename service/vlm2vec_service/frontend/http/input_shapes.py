@@ -75,7 +75,7 @@ DOCUMENTS = ByType({list: MANY, dict: ITEM}, "a list, or an object for a single 
 """Things to rank; an object alone is one of them or, if it has nothing but a list of parts, has one
 in each, as vLLM reads it."""
 TEXTS = ListOf(TEXT, "a list of strings", least=1)
-PICTURES = ListOf(TEXT.described("A data URI, or an https URL."), "a list of data URIs", least=1)
+URLS = ListOf(TEXT.described("A data URI, or an https URL."), "a list of data URIs", least=1)
 INPUT = OneOrMany(
     ONE,
     MANY,

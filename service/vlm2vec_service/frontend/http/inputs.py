@@ -9,7 +9,7 @@ from vlm2vec.v1 import embedding_pb2 as pb
 from vlm2vec_service.errors import InvalidInputError
 from vlm2vec_service.frontend.access import current
 from vlm2vec_service.frontend.http.fetch import Fetcher, RemoteMedia, fill_part
-from vlm2vec_service.frontend.http.input_shapes import INPUT, MANY, MESSAGES, ONE, PICTURES
+from vlm2vec_service.frontend.http.input_shapes import INPUT, MANY, MESSAGES, ONE, URLS
 from vlm2vec_service.frontend.http.media_text import IN_CHAT, IN_INPUT, check_no_media
 from vlm2vec_service.frontend.http.own_words import Wording, in_own_words
 from vlm2vec_service.frontend.http.shapes import Shape
@@ -89,14 +89,13 @@ class InputReader:
         items = self._items(values, field, shape)
         return [self._input(item, name, task) for name, item in items]
 
-    def pictures(self, urls: Any, field: str, task: Task) -> list[pb.Input]:
-        """Reads a list of 1 to ``max_inputs`` URLs of pictures, each of which is an input."""
-        messages = []
-        for name, url in self._items(urls, field, PICTURES):
-            message, wording = self._begin(name, task)
-            self._media(message, wording, "image_url", url, name)
-            messages.append(message)
-        return messages
+    def media(self, urls: Any, field: str, task: Task, kind: str) -> list[pb.Input]:
+        """Reads a URL of a medium or a list of 1 to ``max_inputs``, each of which is an input;
+        ``kind`` is one of `MEDIA`."""
+        if isinstance(urls, str):
+            return [self.row([(kind, urls, field)], field, task)]
+        items = self._items(urls, field, URLS)
+        return [self.row([(kind, url, name)], name, task) for name, url in items]
 
     def row(
         self, pieces: Sequence[tuple[str, str | bytes, str]], field: str, task: Task

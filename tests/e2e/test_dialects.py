@@ -10,9 +10,13 @@ import httpx
 import numpy as np
 import pytest
 from huggingface_hub import InferenceClient
+from infinity_client import Client as InfinityClient
+from infinity_client import models as infinity
+from infinity_client.api.default import embeddings, rerank
+from infinity_client.vision_client import InfinityVisionAPI
 
 from tests.e2e.cases import Vector, cosine, text, unpack
-from tests.e2e.dialects import ROWS, SENTENCE, URI, Row, embeds, told
+from tests.e2e.dialects import IMAGE, PICTURE, ROWS, SENTENCE, URI, Row, embeds, told
 from tests.e2e.http_calls import embed
 from tests.e2e.server import Server
 from vlm2vec.v1 import embedding_pb2 as pb
@@ -142,6 +146,28 @@ def test_the_hubs_own_client_for_text_embeddings_inference(server: Server) -> No
     client = InferenceClient(model=f"http://{server.http_address}/similarity?model=qwen")
     same, other = client.sentence_similarity("a cat", other_sentences=["a cat", "two boats"])
     assert other < 0.999 < same
+
+
+def test_infinitys_own_clients(server: Server) -> None:
+    url = f"http://{server.http_address}"
+    words, picture = over_grpc(server, embeds(text("a cat"), IMAGE))
+    with InfinityClient(base_url=url) as client:
+        for modality, value, expected in (("text", "a cat", words), ("image", URI, picture)):
+            body = {"model": "qwen", "input": [value], "modality": modality}
+            kind: Any = getattr(infinity, f"OpenAIEmbeddingInput{modality.title()}")
+            answer = embeddings.sync(client=client, body=kind.from_dict(body))
+            assert isinstance(answer, infinity.OpenAIEmbeddingResult)
+            found = np.array(answer.data[0].embedding, np.float32)
+            assert cosine(found, expected) > 0.99999
+        asked = {"model": "qwen", "query": "a cat", "documents": ["two boats", "a cat"]}
+        ranked = rerank.sync(client=client, body=infinity.RerankInput.from_dict(asked))
+        assert isinstance(ranked, infinity.ReRankResult)
+        assert [result.index for result in ranked.results] == [1, 0]
+    for path in ("/models", "/v1/models"):
+        assert "qwen" in [model["id"] for model in httpx.get(url + path).json()["data"]]
+    vision = InfinityVisionAPI(url=url, model="qwen")
+    vectors, _ = vision.image_embed("qwen", [PICTURE]).result()  # as a JPEG
+    assert cosine(vectors[0][0], picture) > 0.99
 
 
 def test_info(http: httpx.Client) -> None:

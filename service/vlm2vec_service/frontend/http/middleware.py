@@ -40,9 +40,13 @@ INFRASTRUCTURE = {
 }  # fmt: skip
 """Paths by the word of ``--without-credential`` that opens them to everybody. They need no scope
 and are not logged: probes would fill the log."""
-ALIASES = {("POST", "/"): "/embed", ("POST", "/embeddings"): "/v1/embeddings"}
-"""What a path with a method stands for: clients of text-embeddings-inference know no path, or
-OpenAI's without the version."""
+ALIASES = {
+    ("POST", "/"): "/embed",
+    ("POST", "/embeddings"): "/v1/embeddings",
+    ("GET", "/models"): "/v1/models",
+}
+"""What a path with a method stands for: clients of text-embeddings-inference know no path, they
+and Infinity's OpenAI's without the version."""
 SIGNED = {"/webhooks/mlflow"}
 """Paths whose handlers see for themselves who calls, by a signature in the request."""
 MAX_NOTICE_BYTES = 1_048_576

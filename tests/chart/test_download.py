@@ -107,6 +107,8 @@ class Pod:
     models: Path
     mirror: str
     sources: Sequence[str]
+    programs: Path = Path(sys.executable).parent
+    """What is found there comes before all other programs."""
 
     def start(self) -> "subprocess.Popen[str]":
         """Starts its init container."""
@@ -125,7 +127,7 @@ class Pod:
         (init,) = [c for name, c in containers(self.documents) if name.endswith("/download")]
         environment = {item["name"]: item["value"] for item in init["env"]}
         environment |= {
-            "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+            "PATH": f"{self.programs}:{Path(sys.executable).parent}:{os.environ['PATH']}",
             "HOME": str(self.models.parent),
         }
         return subprocess.Popen(
@@ -199,6 +201,24 @@ def test_of_pods_that_start_together_one_downloads(mirror: str, models: Path) ->
     assert sum("there already" in told for told in said) == 2
     assert files_in(models / "org") == WHOLE
     assert len([path for path in Mirror.paths if "model.safetensors" in path]) <= 2  # HEAD, GET
+
+
+@pytest.mark.parametrize(
+    ("code", "said"), [(65, "Downloaded"), (1, "another pod has been downloading it for")]
+)
+def test_a_volume_without_locks_is_used_and_one_that_stays_locked_is_told(
+    mirror: str, models: Path, code: int, said: str
+) -> None:
+    pod = Pod(models, mirror, ["org/base@main"])
+    # What `flock` ends with: 1 when it has waited in vain, more when it cannot lock at all.
+    pod.programs = models.parent / "programs"
+    pod.programs.mkdir()
+    (pod.programs / "flock").write_text(f"#!/bin/sh\nexit {code}\n")
+    (pod.programs / "flock").chmod(0o755)
+    process = pod.start()
+    told, _ = process.communicate(timeout=120)
+    assert said in told
+    assert process.returncode == (1 if code == 1 else 0)
 
 
 def test_what_is_not_whole_has_no_name_yet(mirror: str, models: Path) -> None:

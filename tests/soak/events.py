@@ -228,6 +228,9 @@ class Director:
             CACHE_DAMAGE[name](self.site.cache, self.choose)
             needed = self.choose.choice(("worker_kill", "unload", "restart"))
             EVENTS[needed](self)
+            if needed == "unload":
+                # Of one version; damage to another would wait until MLflow is away as well.
+                self.restart()
             self.site.wait_until_whole()
 
     def state_damage(self) -> None:

@@ -5,7 +5,8 @@
 
 `vlm2vec serve` runs on a checkpoint of random weights with a worker that answers at once
 (`benchmarks.null_worker`). One front-end process has a core to itself, worker and load the others;
-more of them share all cores with both. Texts have 8 words; images are JPEGs.
+more of them share all cores with both. Texts have 8 words; images are JPEGs. In a stream, texts that
+may be sent together go in one message, as our clients send them, or singly, as others do.
 """
 
 from __future__ import annotations
@@ -114,8 +115,8 @@ def workloads() -> list[Workload]:
     return [
         Workload("text_unary", grpc_load([embed(text) for text in texts], 2, 32)),
         Workload("text_calls_of_32", grpc_load([embed(*call) for call in calls], 2, 8, 32), 32),
-        Workload("text_stream", grpc_load(parts, 2, 128, stream=True)),
-        Workload("text_stream_of_more", grpc_load(parts, 2, 128, stream=True, more=True)),
+        Workload("text_stream", grpc_load(parts, 2, 128, stream=True, more=True)),
+        Workload("text_stream_singly", grpc_load(parts, 2, 128, stream=True)),
         Workload("image336_stream", grpc_load([part(one) for one in small], 2, 32, stream=True)),
         Workload("image12mp_unary", grpc_load([embed(one) for one in large], 1, 4)),
         Workload("http_text_unary", http_load(as_json, 64)),

@@ -5,7 +5,7 @@
 
 `vlm2vec serve` runs on a checkpoint of random weights with a worker that answers at once
 (`benchmarks.null_worker`). One front-end process has a core to itself, worker and load the others;
-more of them share all cores with both. Texts have 8 words; images are JPEGs. In a stream, texts that
+more of them share all cores with both. Texts have 8 words; images are JPEGs. Texts of a stream that
 may be sent together go in one message, as our clients send them, or singly, as others do.
 """
 

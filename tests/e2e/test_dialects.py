@@ -2,6 +2,7 @@
 
 import base64
 import re
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +11,6 @@ import httpx
 import numpy as np
 import pytest
 from huggingface_hub import InferenceClient
-from infinity_client import Client as InfinityClient
-from infinity_client import models as infinity
-from infinity_client.api.default import embeddings, rerank
-from infinity_client.vision_client import InfinityVisionAPI
 
 from tests.e2e.cases import Vector, cosine, text, unpack
 from tests.e2e.dialects import IMAGE, PICTURE, ROWS, SENTENCE, URI, Row, embeds, told
@@ -149,25 +146,32 @@ def test_the_hubs_own_client_for_text_embeddings_inference(server: Server) -> No
 
 
 def test_infinitys_own_clients(server: Server) -> None:
+    infinity = pytest.importorskip("infinity_client")
+    calls, kinds = (import_module(f"infinity_client.{name}") for name in ("api.default", "models"))
+    for name in ("embeddings", "rerank"):
+        import_module(f"{calls.__name__}.{name}")
     url = f"http://{server.http_address}"
     words, picture = over_grpc(server, embeds(text("a cat"), IMAGE))
-    with InfinityClient(base_url=url) as client:
+    with infinity.Client(base_url=url) as client:
         for modality, value, expected in (("text", "a cat", words), ("image", URI, picture)):
-            body = {"model": "qwen", "input": [value], "modality": modality}
-            kind: Any = getattr(infinity, f"OpenAIEmbeddingInput{modality.title()}")
-            answer = embeddings.sync(client=client, body=kind.from_dict(body))
-            assert isinstance(answer, infinity.OpenAIEmbeddingResult)
+            asked = {"model": "qwen", "input": [value], "modality": modality}
+            kind = getattr(kinds, f"OpenAIEmbeddingInput{modality.title()}")
+            answer = calls.embeddings.sync(client=client, body=kind.from_dict(asked))
             found = np.array(answer.data[0].embedding, np.float32)
             assert cosine(found, expected) > 0.99999
         asked = {"model": "qwen", "query": "a cat", "documents": ["two boats", "a cat"]}
-        ranked = rerank.sync(client=client, body=infinity.RerankInput.from_dict(asked))
-        assert isinstance(ranked, infinity.ReRankResult)
+        body = kinds.RerankInput.from_dict(asked)
+        ranked = calls.rerank.sync(client=client, body=body)
         assert [result.index for result in ranked.results] == [1, 0]
-    for path in ("/models", "/v1/models"):
-        assert "qwen" in [model["id"] for model in httpx.get(url + path).json()["data"]]
-    vision = InfinityVisionAPI(url=url, model="qwen")
+    vision = import_module("infinity_client.vision_client").InfinityVisionAPI(url=url, model="qwen")
     vectors, _ = vision.image_embed("qwen", [PICTURE]).result()  # as a JPEG
     assert cosine(vectors[0][0], picture) > 0.99
+
+
+def test_models_are_listed_without_the_version_too(http: httpx.Client) -> None:
+    found = [http.get(path).json()["data"] for path in ("/models", "/v1/models")]
+    assert found[0] == found[1]
+    assert "qwen" in [model["id"] for model in found[0]]
 
 
 def test_info(http: httpx.Client) -> None:

@@ -12,7 +12,7 @@ import pytest
 
 from tests.unit.test_two_workers import TwoWorkers, run
 from vlm2vec.v1 import embedding_pb2 as pb
-from vlm2vec_service.errors import Code, WorkerLostError
+from vlm2vec_service.errors import Code, InvalidInputError, WorkerLostError
 from vlm2vec_service.frontend.grpc.stream import InputStream, apart
 from vlm2vec_service.frontend.holding import ByteBudget
 from vlm2vec_service.frontend.preparation import MOST_TOGETHER, Bundle
@@ -244,9 +244,30 @@ def test_a_small_request_keeps_no_large_one_that_came_with_it() -> None:
     large = pb.Input(parts=[pb.Part(image=bytes(64 << 20))])
     data = together(request(0), pb.EmbedStreamRequest(input=large)).SerializeToString()
     before = resident_bytes()
-    small = apart(pb.EmbedStreamRequest.FromString(data))[0]
+    small = asyncio.run(apart(pb.EmbedStreamRequest.FromString(data), 2))[0]
     assert resident_bytes() - before < 32 << 20
     assert small == request(0)
+
+
+def test_a_message_of_too_many_requests_ends_the_stream_behind_what_came_before(
+    tmp_path: Path,
+) -> None:
+    async def check(two: TwoWorkers) -> None:
+        two.pipeline.settings = replace(two.pipeline.settings, max_inputs=10)
+        numbers = [request(number, 1) for number in range(21)]
+        stream = Stream(two, [together(*numbers[:10]), together(*numbers[10:])])
+        stream.go.set()
+        found: list[str] = []
+
+        async def read() -> None:
+            async for message in stream.answers:
+                found.extend([message.id, *(answer.id for answer in message.more)])
+
+        with pytest.raises(InvalidInputError, match=r"^more: 11 given; 1 to max_inputs, 10"):
+            await read()
+        assert sorted(found, key=int) == [str(number) for number in range(10)]
+
+    on(tmp_path, check)
 
 
 def resident_bytes() -> int:

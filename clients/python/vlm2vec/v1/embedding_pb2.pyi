@@ -501,8 +501,9 @@ class EmbedStreamRequest(_message.Message):
 
     @_builtins.property
     def more(self) -> _containers.RepeatedCompositeFieldContainer[Global___EmbedStreamRequest]:
-        """Further requests, each as if it came in a message of its own; none of them has more. Many short
-        ones in a message cost half as much. For servers that say `takes_more`.
+        """Further requests, up to the server's max_inputs with this one, each as if it came in a message
+        of its own; none of them has more. Many short ones in a message cost half as much. For servers
+        that say `takes_more`.
         """
 
     def __init__(

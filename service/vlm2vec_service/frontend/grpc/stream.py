@@ -8,8 +8,8 @@ from vlm2vec.v1 import embedding_pb2 as pb
 from vlm2vec_service.errors import ServeError, UnavailableError
 from vlm2vec_service.frontend.access import current, public
 from vlm2vec_service.frontend.holding import Holding
-from vlm2vec_service.frontend.limits import check_parts, check_stream_request
-from vlm2vec_service.frontend.parsing import SMALL
+from vlm2vec_service.frontend.limits import check_count, check_parts, check_stream_request
+from vlm2vec_service.frontend.parsing import SMALL, parsed
 from vlm2vec_service.frontend.pipeline import Pipeline
 from vlm2vec_service.frontend.preparation import MOST_TOGETHER, Bundle, bundled
 from vlm2vec_service.frontend.request import Answer, Asked, Caller
@@ -21,16 +21,20 @@ MOST_MORE_BYTES = 262_144
 """Bytes of answers to which another is added in one message."""
 
 
-def apart(message: pb.EmbedStreamRequest) -> list[pb.EmbedStreamRequest]:
-    """The requests of a message: its own and those in ``more``."""
+async def apart(message: pb.EmbedStreamRequest, most: int) -> list[pb.EmbedStreamRequest]:
+    """The requests of a message: its own and those in ``more``. Raises `InvalidInputError` for more
+    than ``most``, which is ``max_inputs``."""
     if not message.more:
         return [message]
-    size, more = message.ByteSize(), list(message.more)
+    check_count("more", 1 + len(message.more), most)
+    size, requests = message.ByteSize(), [message, *message.more]
     del message.more[:]
     if size <= SMALL:
-        return [message, *more]
+        return requests
     # Each keeps all of the message in memory, otherwise, for as long as it waits itself.
-    return [pb.EmbedStreamRequest.FromString(one.SerializeToString()) for one in (message, *more)]
+    return await parsed(
+        lambda: [type(one).FromString(one.SerializeToString()) for one in requests], size
+    )
 
 
 class InputStream:
@@ -125,11 +129,11 @@ class InputStream:
 
     async def _accept_message(self) -> bool:
         """Accepts the requests of the next message, of which nothing is kept here while another is
-        waited for; False at the end."""
+        waited for; False at the end. Raises `InvalidInputError` for too many requests."""
         message = await anext(self.requests, None)
         if message is None:
             return False
-        requests = apart(message)
+        requests = await apart(message, self.pipeline.settings.max_inputs)
         self._sends_more |= len(requests) > 1
         alone = not self._held and self._answers.empty()
         for request in requests:

@@ -243,8 +243,12 @@ def test_answers_come_alone_to_who_asks_alone(tmp_path: Path) -> None:
 def test_a_small_request_keeps_no_large_one_that_came_with_it() -> None:
     large = pb.Input(parts=[pb.Part(image=bytes(64 << 20))])
     data = together(request(0), pb.EmbedStreamRequest(input=large)).SerializeToString()
+
+    async def first() -> pb.EmbedStreamRequest:
+        return (await apart(pb.EmbedStreamRequest.FromString(data), 2))[0]
+
     before = resident_bytes()
-    small = asyncio.run(apart(pb.EmbedStreamRequest.FromString(data), 2))[0]
+    small = asyncio.run(first())
     assert resident_bytes() - before < 32 << 20
     assert small == request(0)
 

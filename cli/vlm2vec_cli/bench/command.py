@@ -79,8 +79,9 @@ def numbers(kind: type) -> Any:
 @click.option("--pictures", type=FOLDER, help="Folder with pictures to send instead of texts.")
 @click.option("--instruction", help="The task that all inputs are read under.")
 @click.option(
-    "--batch", type=click.IntRange(1), default=1, help="Inputs of a request; those of a stream travel as they come."
-)
+    "--batch", type=click.IntRange(1), default=1,
+    help="Inputs of a request; those of a stream travel as they come.",
+)  # fmt: skip
 @click.option("--model", default="", metavar="NAME[@WHICH]", help="Which model is to answer.")
 @click.option(
     "--priority", type=click.Choice(["interactive", "bulk"]), default="interactive",
@@ -119,7 +120,7 @@ def bench(**values: Any) -> None:
     if values["texts"] and values["pictures"]:
         raise click.UsageError("--texts or --pictures, not both")
     if values["over"] == "stream" and values["batch"] > 1:
-        raise click.UsageError("--batch is for requests; the inputs of a stream travel as they come")
+        raise click.UsageError("--batch is for requests; inputs of a stream travel as they come")
     target = Target(
         values["server"], read_inputs(**values), values["batch"], values["model"],
         values["priority"], values["api_key"], str(values["tls_ca"] or "") or values["tls"],

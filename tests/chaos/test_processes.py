@@ -204,6 +204,7 @@ def test_all_drain_and_end(pair: Server, golden: Golden) -> None:
     wait_until(lambda: all(len(load.answers) > 50 for load in loads))
     processes = pair.workers
     pair.process.send_signal(signal.SIGTERM)
+    wait_until(lambda: all(load.error is not None for load in loads))
     for load in loads:
         load.finish()
         assert load.error is not None

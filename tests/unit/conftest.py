@@ -20,6 +20,7 @@ def still_clock(monkeypatch: pytest.MonkeyPatch) -> None:
         def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
             nonlocal now
             ready = super().select(timeout and 0)
+            now += 1e-9  # who waits for less than a float can tell waits no more
             if timeout and not ready:
                 now += timeout
             return ready

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from tests.e2e.server import wait_until
 from tests.unit.test_two_workers import TwoWorkers, run
 from vlm2vec.v1 import embedding_pb2 as pb
 from vlm2vec_service.errors import Code, InvalidInputError, WorkerLostError
@@ -249,7 +250,8 @@ def test_a_small_request_keeps_no_large_one_that_came_with_it() -> None:
 
     before = resident_bytes()
     small = asyncio.run(first())
-    assert resident_bytes() - before < 32 << 20
+    # The thread that took them apart may hold its last result for a moment.
+    wait_until(lambda: resident_bytes() - before < 32 << 20)
     assert small == request(0)
 
 

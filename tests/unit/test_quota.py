@@ -37,7 +37,7 @@ def test_bucket_fills_to_its_capacity_at_its_rate(clock: Clock) -> None:
 def test_debt_is_waited_off(clock: Clock) -> None:
     quota = Quota(tokens=Bucket(10.0, 10.0, clock))
     quota.admit()
-    asyncio.run(quota.pay(40, patient=False))
+    asyncio.run(quota.pay([30, 10], patient=False))
     with pytest.raises(ExhaustedError, match="10 tokens a second") as refused:
         quota.admit()
     assert refused.value.retry_after == 3.0
@@ -57,6 +57,19 @@ def test_requests_are_refused_with_the_time_until_one_is_let_in(clock: Clock) ->
     quota.admit()
 
 
+@pytest.mark.usefixtures("still_clock")
+def test_inputs_that_come_together_owe_no_more_than_one_by_itself() -> None:
+    async def check() -> None:
+        bucket = Bucket(100.0, 20.0, lambda: time.monotonic())
+        started = time.monotonic()
+        await Quota(tokens=bucket).pay([10] * 30, patient=True)
+        # The last begins when what is before it has been paid for, 20 of it by what there was.
+        assert time.monotonic() - started == pytest.approx((290 - 20) / 100)
+        assert bucket.balance == pytest.approx(-10)
+
+    asyncio.run(check())
+
+
 def test_streams_wait_in_turn() -> None:
     async def run() -> list[int]:
         quota = Quota(Bucket(50.0, 1.0), Bucket(1000.0, 1.0))
@@ -64,7 +77,7 @@ def test_streams_wait_in_turn() -> None:
 
         async def one(index: int) -> None:
             await quota.turn()
-            await quota.pay(10, patient=True)
+            await quota.pay([10], patient=True)
             order.append(index)
 
         started = time.monotonic()

@@ -216,7 +216,7 @@ class Pipeline:
                     give(asked, one)
             held.keep(sum(one.input.prepared.nbytes for one in queue))
             deadline.passed = "while the token quota was spent"
-            await caller.pay(sum(one.tokens for one in queue))
+            await caller.pay([one.tokens for one in queue])
             deadline.passed = "in the queue"
 
             def answered(queued: QueuedInput) -> None:

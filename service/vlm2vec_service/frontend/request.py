@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 from typing import NamedTuple, Self
@@ -58,10 +58,10 @@ class Caller:
         seconds = self.deadline - time.monotonic()
         return seconds if seconds < 1e9 else None
 
-    async def pay(self, tokens: int) -> None:
-        """Takes what an input costs from the quota, and notes it in the call."""
+    async def pay(self, tokens: Sequence[int]) -> None:
+        """Takes what each of several inputs costs from the quota, and notes it in the call."""
         if self.call is not None:
-            self.call.tokens += tokens
+            self.call.tokens += sum(tokens)
         if self.quota is not UNLIMITED:
             await self.quota.pay(tokens, self.streams)
 

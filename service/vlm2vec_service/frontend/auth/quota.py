@@ -6,7 +6,7 @@ time is at most what it held, and ``rate`` times that time (RFC 2697 has the sam
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from vlm2vec_service.errors import ExhaustedError
@@ -79,17 +79,19 @@ class Quota:
             if self.requests:
                 self.requests.take(1.0)
 
-    async def pay(self, tokens: int, patient: bool) -> None:
-        """Takes ``tokens``, after waiting until nothing is owed if the caller is ``patient``."""
+    async def pay(self, tokens: Sequence[int], patient: bool) -> None:
+        """Takes the ``tokens`` of each of several inputs, before each of which it waits until
+        nothing is owed if the caller is ``patient``."""
         if self.tokens is None:
             return
         if patient:
             async with self._turn:
-                while wait := self.tokens.wait(0.0):
-                    await asyncio.sleep(wait)
-                self.tokens.take(tokens)
+                for amount in tokens:
+                    while wait := self.tokens.wait(0.0):
+                        await asyncio.sleep(wait)
+                    self.tokens.take(amount)
         else:
-            self.tokens.take(tokens)
+            self.tokens.take(sum(tokens))
 
     def _waits(self) -> list[tuple[float, str]]:
         """For each bucket, the seconds until it lets one more request in, and what it limits."""

@@ -248,7 +248,7 @@ class Http2(Client):
             size = int.from_bytes(self._partial[at + 1 : at + 5], "big")
             if len(self._partial) < at + 5 + size:
                 break
-            for _ in range(size // self.load.least if self.load.more else 1):
+            for _ in range(max(1, size // self.load.least) if self.load.more else 1):
                 count += self.answered(size)
             at += 5 + size
         del self._partial[:at]

@@ -3,7 +3,7 @@
 from collections import deque
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import TypeAlias, TypeGuard
+from typing import Protocol, TypeAlias, TypeGuard
 
 from vlm2vec.errors import InvalidInput
 from vlm2vec.fetch import Limits
@@ -16,7 +16,7 @@ Item: TypeAlias = InputLike | tuple[Id, InputLike]
 """A pair of an id and an input; or an input alone, whose id is that of a row, or else its place in
 the stream, from 0."""
 
-MOST_TOGETHER = 64
+_MOST_TOGETHER = 64
 """Requests in one message of a stream, at most."""
 _TOGETHER_BYTES = 4096
 """Bytes of a request that goes with others: of these the message takes the most time."""
@@ -68,11 +68,22 @@ def _named(item: Item, place: int) -> tuple[Id, InputLike]:
     return place, item
 
 
+class Queued(Protocol):
+    """A queue, of which nobody else takes."""
+
+    def empty(self) -> bool: ...
+
+    def get_nowait(self) -> pb.EmbedStreamRequest | None: ...
+
+
 def next_message(
-    waiting: deque[pb.EmbedStreamRequest | None],
+    waiting: deque[pb.EmbedStreamRequest | None], queued: Queued, takes_more: bool
 ) -> pb.EmbedStreamRequest | None:
-    """Takes the next message from the front of ``waiting``: a request, with the ones behind it in
-    ``more`` as long as all are small; None if that is in front."""
+    """Takes the next message from the front of ``waiting``, where something is: a request; None if
+    that is in front. Where the server ``takes_more``, those behind it go in ``more`` as long as all
+    are small, what is ``queued`` included."""
+    while takes_more and len(waiting) < _MOST_TOGETHER and not queued.empty():
+        waiting.append(queued.get_nowait())
     first = waiting.popleft()
     if not _is_small(first):
         return first

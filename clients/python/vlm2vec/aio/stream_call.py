@@ -9,7 +9,7 @@ from typing import Any, TypeAlias, TypeVar
 import grpc.aio
 
 from vlm2vec.errors import Unavailable, VLM2VecError, from_rpc
-from vlm2vec.stream_items import MOST_TOGETHER, next_message
+from vlm2vec.stream_items import next_message
 from vlm2vec.v1 import embedding_pb2 as pb
 
 # grpc's classes are generic only to type checkers.
@@ -69,10 +69,7 @@ class StreamCall:
         while True:
             if not waiting:
                 waiting.append(await self._requests.get())
-            with contextlib.suppress(asyncio.QueueEmpty):
-                while self._takes_more and len(waiting) < MOST_TOGETHER:
-                    waiting.append(self._requests.get_nowait())
-            message = next_message(waiting)
+            message = next_message(waiting, self._requests, self._takes_more)
             if message is None:
                 return
             yield message

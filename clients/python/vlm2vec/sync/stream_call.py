@@ -1,6 +1,5 @@
 """One call of EmbedStream, whose answers are read in a thread."""
 
-import contextlib
 import queue
 import threading
 from collections import deque
@@ -10,7 +9,7 @@ from typing import TypeAlias
 import grpc
 
 from vlm2vec.errors import Unavailable, VLM2VecError, from_rpc
-from vlm2vec.stream_items import MOST_TOGETHER, next_message
+from vlm2vec.stream_items import next_message
 from vlm2vec.v1 import embedding_pb2 as pb
 
 # grpc's classes are generic only to type checkers.
@@ -71,10 +70,7 @@ class StreamCall:
         while True:
             if not waiting:
                 waiting.append(self._requests.get())
-            with contextlib.suppress(queue.Empty):
-                while self._takes_more and len(waiting) < MOST_TOGETHER:
-                    waiting.append(self._requests.get_nowait())
-            message = next_message(waiting)
+            message = next_message(waiting, self._requests, self._takes_more)
             if message is None:
                 return
             yield message

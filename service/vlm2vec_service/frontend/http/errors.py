@@ -8,7 +8,7 @@ from typing import Any, TypeAlias
 import orjson
 from pydantic import BaseModel
 
-from vlm2vec_service.errors import Code, InvalidInputError, ServeError, UnavailableError
+from vlm2vec_service.errors import InvalidInputError, ServeError, UnavailableError
 
 TYPES = {
     400: "invalid_request_error", 401: "authentication_error", 403: "permission_error",
@@ -47,15 +47,13 @@ class KserveError(BaseModel):
 
 
 class RequestError(InvalidInputError):
-    """A faulty request for which HTTP has a status of its own: 404, 405, 408, 413 or 415; and
+    """A faulty request for which HTTP has a status of its own: 405, 408, 413 or 415; and
     ``headers``, if that status has any."""
 
     def __init__(
         self, status: int, field: str, problem: str, headers: Mapping[str, str] | None = None
     ) -> None:
         super().__init__(field, problem)
-        if status == 404:
-            self.code = Code.NOT_FOUND
         self._status = status
         self.headers = headers or {}
 

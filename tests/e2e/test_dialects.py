@@ -128,6 +128,11 @@ def test_coheres_own_client(server: Server) -> None:
     assert bad.value.body["error"]["param"] == "truncate"
 
 
+def test_coheres_images_are_a_list(http: httpx.Client) -> None:
+    answer = http.post("/v2/embed", json={"model": "qwen", "input_type": "image", "images": URI})
+    assert (answer.status_code, answer.json()["error"]["param"]) == (400, "images")
+
+
 def test_the_hubs_own_client_for_text_embeddings_inference(server: Server) -> None:
     (expected,) = over_grpc(server, embeds(text("a cat")))
     for path in ("/embed", "/"):

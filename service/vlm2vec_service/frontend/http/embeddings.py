@@ -39,6 +39,8 @@ def routes(pipeline: Pipeline, fetcher: Fetcher) -> APIRouter:
         def read() -> list[pb.Input]:
             if body.messages is not None:
                 return [reader.chat(body.messages, task)]
+            if of_media and isinstance(body.input, str):
+                return [reader.row([(f"{body.modality}_url", body.input, "input")], "input", task)]
             if of_media:
                 return reader.media(body.input, "input", task, f"{body.modality}_url")
             return reader.inputs(body.input, "input", task)

@@ -90,10 +90,8 @@ class InputReader:
         return [self._input(item, name, task) for name, item in items]
 
     def media(self, urls: Any, field: str, task: Task, kind: str) -> list[pb.Input]:
-        """Reads a URL of a medium or a list of 1 to ``max_inputs``, each of which is an input;
-        ``kind`` is one of `MEDIA`."""
-        if isinstance(urls, str):
-            return [self.row([(kind, urls, field)], field, task)]
+        """Reads a list of 1 to ``max_inputs`` URLs of media, each of which is an input; ``kind`` is
+        one of `MEDIA`."""
         items = self._items(urls, field, URLS)
         return [self.row([(kind, url, name)], name, task) for name, url in items]
 

@@ -126,9 +126,11 @@ def test_any_byte_less_is_noticed(container: str, codec: str) -> None:
 @pytest.mark.parametrize("codec", ["libx264", "mpeg2video", "libx265"])
 @pytest.mark.parametrize("group", ["1", "2", "3", "5", "12"])
 def test_whole_streams_of_any_groups_are_taken(container: str, codec: str, group: str) -> None:
-    options = {"g": group, "bf": "2", "x264-params": "open-gop=1", "x265-params": "log-level=0"}
-    for frames in (1, 4, 13):
-        data = film(container, codec, coding=options, frames=frames)
+    options = {"g": group, "x264-params": "open-gop=1", "x265-params": "log-level=0"}
+    for frames, between in ((1, "0"), (4, "2"), (13, "2")):
+        # Where x265 gets no more frames than it may reorder, it takes their decoding times from
+        # memory that nobody has set, and a muxer refuses some of them (x265's issue 781).
+        data = film(container, codec, coding=options | {"bf": between}, frames=frames)
         assert len(sample_video(data, 64, Limits())) == frames
 
 

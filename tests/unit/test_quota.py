@@ -62,7 +62,12 @@ def test_inputs_that_come_together_owe_no_more_than_one_by_itself() -> None:
     async def check() -> None:
         bucket = Bucket(100.0, 20.0, lambda: time.monotonic())
         started = time.monotonic()
-        await Quota(tokens=bucket).pay([10] * 30, patient=True)
+        quota, unpaid, parts = Quota(tokens=bucket), [10] * 30, []
+        while unpaid:
+            parts.append(await quota.pay(unpaid, patient=True))
+            unpaid = unpaid[parts[-1] :]
+        # The bucket held two, and a third begins where nothing is owed.
+        assert parts == [3] + [1] * 27
         # The last begins when what is before it has been paid for, 20 of it by what there was.
         assert time.monotonic() - started == pytest.approx((290 - 20) / 100)
         assert bucket.balance == pytest.approx(-10)

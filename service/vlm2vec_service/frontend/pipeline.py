@@ -215,9 +215,6 @@ class Pipeline:
                 else:
                     give(asked, one)
             held.keep(sum(one.input.prepared.nbytes for one in queue))
-            deadline.passed = "while the token quota was spent"
-            await caller.pay([one.tokens for one in queue])
-            deadline.passed = "in the queue"
 
             def answered(queued: QueuedInput) -> None:
                 asked = queue[queued]
@@ -235,8 +232,14 @@ class Pipeline:
             for queued, asked in queue.items():
                 if asked.waiter is not None:
                     asked.waiter.add_done_callback(functools.partial(scheduler.withdraw, queued))
-            async with route.served.loader.using(route.version):
-                await scheduler.run_all(list(queue), answered)
+            unpaid = list(queue)
+            while unpaid:
+                deadline.passed = "while the token quota was spent"
+                count = await caller.pay([one.tokens for one in unpaid])
+                paid, unpaid = unpaid[:count], unpaid[count:]
+                deadline.passed = "in the queue"
+                async with route.served.loader.using(route.version):
+                    await scheduler.run_all(paid, answered)
 
     def _shadow(
         self, message: pb.Input, prepared: Prepared, route: Route, embedded: Embedded

@@ -58,12 +58,15 @@ class Caller:
         seconds = self.deadline - time.monotonic()
         return seconds if seconds < 1e9 else None
 
-    async def pay(self, tokens: Sequence[int]) -> None:
-        """Takes what each of several inputs costs from the quota, and notes it in the call."""
-        if self.call is not None:
-            self.call.tokens += sum(tokens)
+    async def pay(self, tokens: Sequence[int]) -> int:
+        """Takes what several inputs cost from the quota, and notes it in the call. Returns how many
+        of them are paid for: at least the first, whose turn a stream waits for."""
+        paid = len(tokens)
         if self.quota is not UNLIMITED:
-            await self.quota.pay(tokens, self.streams)
+            paid = await self.quota.pay(tokens, self.streams)
+        if self.call is not None:
+            self.call.tokens += sum(tokens[:paid])
+        return paid
 
 
 class Deadline:

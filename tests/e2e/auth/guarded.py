@@ -141,6 +141,7 @@ def running_guarded(checkpoints: Path, folder: Path) -> Iterator[Guarded]:
         "revoked": new_key("--name", "revoked"),
         "requests": new_key("--name", "requests", "--requests-per-second", str(REQUESTS)),
         "tokens": new_key("--name", "tokens", "--tokens-per-second", str(TOKENS)),
+        "few": new_key("--name", "few", "--tokens-per-second", "1"),
     }  # fmt: skip
     file = folder / "callers.jsonl"
     file.write_text("# who may call\n\n" + "".join(line for _, line in known.values()))

@@ -87,6 +87,18 @@ def test_nobody_gets_more_than_the_quota(
     assert got <= rate * (BURST_SECONDS + time.monotonic() - started) + 1
 
 
+def test_what_is_paid_for_does_not_wait_for_what_came_with_it(guarded: Guarded) -> None:
+    together = pb.EmbedStreamRequest(id="0", options=options(), input=text("a cat"))
+    for number in range(1, 32):
+        together.more.add(id=str(number), options=options(), input=text("a cat"))
+    answers = guarded.server.embedding.EmbedStream(
+        iter([together]), metadata=guarded.metadata("few"), timeout=30
+    )
+    answer = next(answers)
+    assert answer.embedding.tokens == 2  # so all of them take a minute
+    answers.cancel()
+
+
 def test_spent_token_quota_refuses_unary_calls(guarded: Guarded) -> None:
     words = "a cat and a dog " * 200
     body = {"model": "qwen", "input": words}

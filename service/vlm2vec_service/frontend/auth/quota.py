@@ -8,6 +8,7 @@ import asyncio
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 
 from vlm2vec_service.errors import ExhaustedError
 from vlm2vec_service.frontend.auth.identity import Identity
@@ -79,19 +80,23 @@ class Quota:
             if self.requests:
                 self.requests.take(1.0)
 
-    async def pay(self, tokens: Sequence[int], patient: bool) -> None:
-        """Takes the ``tokens`` of each of several inputs, before each of which it waits until
-        nothing is owed if the caller is ``patient``."""
-        if self.tokens is None:
-            return
-        if patient:
-            async with self._turn:
-                for amount in tokens:
-                    while wait := self.tokens.wait(0.0):
-                        await asyncio.sleep(wait)
-                    self.tokens.take(amount)
-        else:
+    async def pay(self, tokens: Sequence[int], patient: bool) -> int:
+        """Takes the ``tokens`` of each of several inputs, and returns of how many. That is all of
+        them, unless the caller is ``patient``: then this waits until nothing is owed, and takes no
+        more once something is again."""
+        if self.tokens is None or not tokens:
+            return len(tokens)
+        if not patient:
             self.tokens.take(sum(tokens))
+            return len(tokens)
+        async with self._turn:
+            while wait := self.tokens.wait(0.0):
+                await asyncio.sleep(wait)
+            balance = self.tokens.balance
+            paid = sum(before <= balance for before in accumulate(tokens[:-1], initial=0))
+            paid = max(1, paid)  # another process may have taken some since
+            self.tokens.take(sum(tokens[:paid]))
+            return paid
 
     def _waits(self) -> list[tuple[float, str]]:
         """For each bucket, the seconds until it lets one more request in, and what it limits."""

@@ -331,7 +331,8 @@ def test_adapters_come_and_go_while_they_are_merged(checkpoints: Path, engine: E
     thread.start()
     tokens_by_path(engine)
     try:
-        for _ in range(100):
+        runs = 0
+        while (runs := runs + 1) <= 100 or flips <= 5:
             adapter = engine.adapter("a")
             vectors = engine.run([Item(text, adapter)])
             np.testing.assert_allclose(vectors, expected[id(adapter.exact)], atol=1e-5)
@@ -340,5 +341,4 @@ def test_adapters_come_and_go_while_they_are_merged(checkpoints: Path, engine: E
     finally:
         stop.set()
         thread.join()
-    assert flips > 5
     assert set(tokens_by_path(engine)) == {"low_rank", "merged"}

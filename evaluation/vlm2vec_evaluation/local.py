@@ -1,9 +1,7 @@
 """Embeds by the engine in this process, without a server."""
 
 from collections.abc import Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 
 from vlm2vec import VLM2VecError
@@ -15,12 +13,10 @@ from vlm2vec_service.backbones import backbone_name, load_preprocessor, read_emb
 from vlm2vec_service.engine import Engine
 from vlm2vec_service.engine.threads import use_threads
 from vlm2vec_service.errors import CheckpointError, ServeError
-from vlm2vec_service.preprocess import Prepared
+from vlm2vec_service.offline.ahead import Failed, Ready, embed_ahead, in_threads
 from vlm2vec_service.preprocess.messages import parse_input
 from vlm2vec_service.settings import EngineSettings, Limits, VideoSettings
 
-AHEAD = 64
-"""Inputs that are decoded together before the engine runs."""
 ADAPTER = "adapter"
 
 
@@ -58,29 +54,21 @@ def load(
     except (OSError, ValueError) as error:
         raise CheckpointError(f"{base}: {error}") from error
 
-    def prepare(pair: tuple[Key, InputLike]) -> tuple[Key, Prepared | Exception]:
+    def prepare(pair: tuple[Key, InputLike]) -> Ready[Key] | Failed[Key]:
         key, item = pair
         try:
             message = to_proto(item, None)
             frames = preprocessor.sampling(embedding, video.video_frames)
             request = parse_input(message, limits, frames)
-            return key, preprocessor.prepare(request, embedding)
+            return Ready(key, preprocessor.prepare(request, embedding), name)
         except (ServeError, VLM2VecError) as error:
-            return key, error
+            return Failed(key, error)
 
     def embed(
         items: Iterable[tuple[Key, InputLike]],
     ) -> Iterator[tuple[Key, Vector | Exception]]:
-        source = iter(items)
-        with ThreadPoolExecutor(threads) as pool:
-            while chunk := list(islice(source, AHEAD)):
-                ready: list[tuple[Key, Prepared]] = []
-                for key, prepared in pool.map(prepare, chunk):
-                    if isinstance(prepared, Exception):
-                        yield key, prepared
-                    else:
-                        ready.append((key, prepared))
-                vectors = engine.embed([(prepared, name) for _, prepared in ready])
-                yield from zip((key for key, _ in ready), vectors, strict=True)
+        for batch, vectors in embed_ahead(engine, in_threads(prepare, items, threads)):
+            yield from ((one.key, one.error) for one in batch.failed)
+            yield from zip((one.key for one in batch.ready), vectors, strict=True)
 
     return LocalModel(embed, space, backbone_name(base))

@@ -154,13 +154,7 @@ class Engine:
         Adapters that get busy are merged between two batches. Returns float32
         ``(len(inputs), dim)``, in order. Raises `NotFoundError` for an unknown adapter.
         """
-        of_base = self.normalize if normalize is None else normalize
-        items = [
-            Item(prepared, None, of_base)
-            if name is None
-            else Item(prepared, self.adapter(name), normalize)
-            for prepared, name in inputs
-        ]
+        items = [self._item(prepared, name, normalize) for prepared, name in inputs]
         vectors = np.empty((len(items), self.dim), np.float32)
         cut = batches(items, self.token_budget)
         for indices, found in zip(
@@ -168,6 +162,18 @@ class Engine:
         ):
             vectors[indices] = found
         return vectors
+
+    def embed_each(
+        self, batches: Iterable[Sequence[tuple[Prepared, str | None]]]
+    ) -> Iterator[npt.NDArray[np.float32]]:
+        """Embeds ``batches`` as they are, whatever their size; yields the vectors of each, as
+        `embed` returns them."""
+        return self.run_each([self._item(*one, None) for one in batch] for batch in batches)
+
+    def _item(self, prepared: Prepared, name: str | None, normalize: bool | None) -> Item:
+        if name is None:
+            return Item(prepared, None, self.normalize if normalize is None else normalize)
+        return Item(prepared, self.adapter(name), normalize)
 
     def run_each(self, batches: Iterable[Sequence[Item]]) -> Iterator[npt.NDArray[np.float32]]:
         """Runs ``batches`` as they are, and merges between them; yields the vectors of each.

@@ -118,14 +118,31 @@ def test_coheres_own_client(server: Server) -> None:
     assert image.embeddings.float_ is not None
     ranked = client.rerank(model="qwen", query="a cat", documents=["two boats", "a cat"], top_n=1)
     assert [item.index for item in ranked.results] == [1]
-    first = cohere.Client("any", base_url=f"http://{server.http_address}")
-    older = first.rerank(model="qwen", query="a cat", documents=["two boats", {"text": "a cat"}])
-    assert [item.index for item in older.results] == [1, 0]
     with pytest.raises(cohere.NotFoundError):
         client.embed(model="gwen", input_type="image", images=[URI], embedding_types=["float"])
     with pytest.raises(cohere.BadRequestError) as bad:
         client.embed(model="qwen", input_type="image", texts=["a"], truncate="START")
     assert bad.value.body["error"]["param"] == "truncate"
+
+
+def test_coheres_client_of_the_first_version(server: Server) -> None:
+    client = cohere.Client("any", base_url=f"http://{server.http_address}")
+    texts = [f"{number} cats" for number in range(100)]  # more than it sends in one call
+    expected = over_grpc(server, embeds(*map(text, texts)))
+    found = client.embed(model="qwen", input_type="search_query", texts=texts)
+    assert isinstance(found.embeddings, list)
+    for vector, other in zip(found.embeddings, expected, strict=True):
+        assert cosine(np.array(vector, np.float32), other) > 0.99999
+    by_type = client.embed(model="qwen", texts=texts, embedding_types=["float", "ubinary"])
+    assert not isinstance(by_type.embeddings, list)
+    assert by_type.embeddings.float_ == found.embeddings
+    assert by_type.embeddings.ubinary == [np.packbits(one > 0).tolist() for one in expected]
+    assert by_type.texts == texts
+    ranked = client.rerank(model="qwen", query="a cat", documents=["two boats", {"text": "a cat"}])
+    assert [item.index for item in ranked.results] == [1, 0]
+    with pytest.raises(cohere.BadRequestError) as bad:
+        client.embed(model="qwen", texts=["a", ""])
+    assert bad.value.body["error"]["param"] == "texts[1]"
 
 
 def test_coheres_images_are_a_list(http: httpx.Client) -> None:

@@ -66,7 +66,7 @@ def test_health_and_pages(http: httpx.Client) -> None:
     assert http.get("/startupz").json() == {"status": "started"}
     paths = http.get("/openapi.json").json()["paths"]
     expected = {"/v1/embeddings", "/v1/rerank", "/v1/models", "/v1/models/{model}"}
-    expected |= {"/v1/score", "/v2/embed", "/embed", "/similarity", "/info"}
+    expected |= {"/v1/score", "/v1/embed", "/v2/embed", "/embed", "/similarity", "/info"}
     expected |= {f"/v1/adapters{end}" for end in ("", "/{model}/{version}", "/preload", "/unload")}
     expected |= {f"/v2{end}" for end in ("", "/health/live", "/health/ready")}
     expected |= {f"/v2/models/{{model}}{end}" for end in ("", "/ready", "/infer")}

@@ -1,5 +1,5 @@
-"""Clients that were written for OpenAI's embeddings, unchanged: Haystack, and the embedding
-functions of Chroma and LanceDB where these are installed."""
+"""Clients that were written for OpenAI's embeddings or Cohere's, unchanged: Haystack, and where
+these are installed the embedding functions of Chroma and LanceDB, and LangChain's for Cohere."""
 
 from typing import Any
 
@@ -51,3 +51,13 @@ def test_lancedbs_openai_function(server: Server, base_url: str) -> None:
     lancedb = pytest.importorskip("lancedb.embeddings")
     embed = lancedb.get_registry().get("openai").create(name="qwen", base_url=base_url, dim=128)
     require_those_of_grpc(server, embed.generate_embeddings(WORDS))
+
+
+def test_langchains_for_cohere(server: Server) -> None:
+    langchain = pytest.importorskip("langchain_cohere")
+    told = {"cohere_api_key": "any", "base_url": f"http://{server.http_address}", "model": "qwen"}
+    embed = langchain.CohereEmbeddings(**told)
+    require_those_of_grpc(server, embed.embed_documents(WORDS * 40), WORDS * 40)
+    require_those_of_grpc(server, [embed.embed_query("a cat")], ["a cat"])
+    ranked = langchain.CohereRerank(**told).rerank(WORDS[:2], WORDS[1])
+    assert [item["index"] for item in ranked] == [1, 0]

@@ -1,4 +1,4 @@
-"""``POST /v2/embed``, as Cohere has it."""
+"""``POST /v2/embed`` and ``POST /v1/embed``, as Cohere has them."""
 
 from typing import Annotated, Any, Literal
 
@@ -58,11 +58,12 @@ class Embeddings(BaseModel):
 
 
 class CohereEmbedAnswer(BaseModel):
-    """The answer to `CohereEmbedBody`; ``meta`` warns of texts that were truncated."""
+    """The answer to `CohereEmbedBody`; ``meta`` warns of texts that were truncated. The
+    ``embeddings`` are a list where /v1/embed was asked for no ``embedding_types``."""
 
     id: str
-    response_type: Literal["embeddings_by_type"]
-    embeddings: Embeddings
+    response_type: Literal["embeddings_by_type", "embeddings_floats"]
+    embeddings: Embeddings | list[list[float]]
     texts: list[str]
     model: str
     version: str
@@ -71,9 +72,10 @@ class CohereEmbedAnswer(BaseModel):
 
 
 def routes(pipeline: Pipeline, fetcher: Fetcher) -> APIRouter:
-    """Makes the router of ``POST /v2/embed``."""
+    """Makes the router of ``POST /v2/embed`` and ``POST /v1/embed``."""
     router = APIRouter(tags=["embeddings"], route_class=BodyRoute)
 
+    @router.post("/v1/embed", response_model=CohereEmbedAnswer, responses=RESPONSES)
     @router.post("/v2/embed", response_model=CohereEmbedAnswer, responses=RESPONSES)
     async def embed(body: CohereEmbedBody, request: Request) -> Response:
         """Embed texts, pictures, or both together, as Cohere's clients ask for it."""
@@ -95,31 +97,35 @@ def routes(pipeline: Pipeline, fetcher: Fetcher) -> APIRouter:
         inputs = await reader.taken(read, len(await request.body()), fetcher)
         with reader.own_words(OPTIONS):
             answer = await calls.embed(pipeline, inputs, options, caller_of(pipeline))
-        id = current.get().id
-        return await written(lambda: _json(answer, body, id), answer)
+        version, id = request.url.path[2:3], current.get().id
+        return await written(lambda: _json(answer, body, version, id), answer)
 
     return router
 
 
-def _json(answer: pb.EmbedResponse, body: CohereEmbedBody, id: str) -> bytes:
-    """Writes a `CohereEmbedAnswer` to the request ``id``."""
+def _json(answer: pb.EmbedResponse, body: CohereEmbedBody, version: str, id: str) -> bytes:
+    """Writes a `CohereEmbedAnswer` to the request ``id``, as that ``version`` of Cohere's API."""
     vectors, first = answer.embeddings, answer.embeddings[0]
     cut = [str(index) for index, item in enumerate(vectors) if item.truncated]
     warnings = [f"the end was left out of the inputs {', '.join(cut)}"] if cut else []
+    embeddings: Any = {
+        format: [in_json(item.vector, format) for item in vectors]
+        for format in body.embedding_types or ["float"]
+    }
+    kind = "embeddings_by_type"
+    if version == "1" and body.embedding_types is None:
+        kind, embeddings = "embeddings_floats", embeddings["float"]
     return orjson.dumps(
         {
             "id": id,
-            "response_type": "embeddings_by_type",
-            "embeddings": {
-                format: [in_json(item.vector, format) for item in vectors]
-                for format in body.embedding_types or ["float"]
-            },
+            "response_type": kind,
+            "embeddings": embeddings,
             "texts": body.texts or [],
             "model": first.model,
             "version": first.version,
             "space": first.space,
             "meta": {
-                "api_version": {"version": "2"},
+                "api_version": {"version": version},
                 "billed_units": {"input_tokens": sum(item.tokens for item in vectors)},
                 "warnings": warnings,
             },

@@ -24,10 +24,10 @@ Send = Callable[[Message], Awaitable[None]]
 App = Callable[[Message, Receive, Send], Awaitable[None]]
 
 SCOPES = {
-    "/v1/embeddings": "embed", "/v2/embed": "embed", "/embed": "embed", "/v1/rerank": "embed",
-    "/v2/rerank": "embed", "/rerank": "embed", "/v1/score": "embed", "/score": "embed",
-    "/similarity": "embed", "/info": "embed", "/v1/models": "embed", "/v2/models": "embed",
-    "/v2/models/infer": "embed",
+    "/v1/embeddings": "embed", "/v1/embed": "embed", "/v2/embed": "embed", "/embed": "embed",
+    "/v1/rerank": "embed", "/v2/rerank": "embed", "/rerank": "embed", "/v1/score": "embed",
+    "/score": "embed", "/similarity": "embed", "/info": "embed", "/v1/models": "embed",
+    "/v2/models": "embed", "/v2/models/infer": "embed",
     "/v1/adapters/preload": "adapters:write", "/v1/adapters/unload": "adapters:write",
     "/v1/adapters": "adapters:read",
 }  # fmt: skip

@@ -30,9 +30,12 @@ CAUSES = (
     Cause("no room for a version", ("RESOURCE_EXHAUSTED",), r"there is no room"),
     # A call that gRPC's server had received and not begun when it stopped is CANCELLED.
     Cause("restart", ("UNAVAILABLE", "CANCELLED", "HTTP closed", "HTTP 503"), span=RESTART),
-    Cause(
-        "registry not heard of", ("UNAVAILABLE", "HTTP 503"), r"registry has not answered yet",
-        RESTART, LATE,
+    *(
+        Cause(
+            "registry not heard of", ("UNAVAILABLE", "HTTP 503"),
+            r"registry has not answered yet|is not loaded yet", span, LATE,
+        )
+        for span in (RESTART, OUTAGE)
     ),
     Cause(
         "registry away", ("UNAVAILABLE", "FAILED_PRECONDITION", "HTTP 409", "HTTP 503"),

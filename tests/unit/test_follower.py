@@ -20,7 +20,7 @@ from vlm2vec_registry.embedding_config import EmbeddingConfig
 from vlm2vec_registry.errors import OutageError
 from vlm2vec_registry.snapshot import PublishedVersion, Snapshot
 from vlm2vec_registry.space import space_of, spaces_of
-from vlm2vec_service.errors import AdapterError, NotFoundError
+from vlm2vec_service.errors import AdapterError, NotFoundError, UnavailableError
 from vlm2vec_service.metrics import Metrics
 from vlm2vec_service.settings import RegistrySettings
 from vlm2vec_service.supervision.backoff import LONGEST_PAUSE, Backoff
@@ -210,6 +210,47 @@ def test_what_left_the_registry_leaves_the_workers(tmp_path: Path) -> None:
         assert one.worker.held == ["3"]
         with pytest.raises(AdapterError, match="retired"):
             one.model.choose(space=kept.space)
+
+    run(tmp_path, check)
+
+
+def test_an_alias_is_not_unknown_while_its_first_version_loads(tmp_path: Path) -> None:
+    async def check(one: Following) -> None:
+        for number in (1, 2):
+            one.publish(str(number), contents=number)
+        one.worker.gate = asyncio.Event()
+        following = asyncio.create_task(one.follow(champion="1", canary="2", nightly="2"))
+        while not one.worker.loads:
+            await asyncio.sleep(0)
+        for alias in ("", "champion"):
+            with pytest.raises(UnavailableError, match="version '1', its champion, is not loaded"):
+                one.model.choose(alias)
+        with pytest.raises(UnavailableError, match="version '2', its canary, is not loaded"):
+            one.model.choose("canary")
+        with pytest.raises(NotFoundError, match="there are nightly"):
+            one.model.choose("shadow")
+        assert one.model.choose("nightly").name == "2"
+        assert one.residency.starting
+        assert one.residency.unready == "version 1 is not loaded"
+        one.worker.gate.set()
+        await following
+        assert (one.champion.name, one.model.choose("canary").name) == ("1", "2")
+        assert one.residency.ready
+        await one.follow(champion="1")
+        with pytest.raises(NotFoundError):
+            one.model.choose("canary")
+
+    run(tmp_path, check)
+
+
+def test_a_champion_that_cannot_be_loaded_keeps_nobody_waiting(tmp_path: Path) -> None:
+    async def check(one: Following) -> None:
+        one.publish("1", contents=1)
+        one.worker.unloadable = {"1"}
+        await one.follow(champion="1")
+        assert not one.residency.starting
+        with pytest.raises(UnavailableError, match="is not loaded"):
+            one.model.choose("champion")
 
     run(tmp_path, check)
 

@@ -65,9 +65,9 @@ class Version:
 @dataclass
 class ServedModel:
     """A base model and its versions, by name. ``aliases`` are the versions that answer to an alias:
-    one that has left ``versions`` goes on until the alias points elsewhere. ``digest`` is that of
-    the base. ``retired`` are spaces that were served once and are no more. Only `Residency` changes
-    it."""
+    one that has left ``versions`` goes on until the alias points elsewhere. ``awaited`` are those
+    that are to answer to an alias once they are loaded. ``digest`` is that of the base. ``retired``
+    are spaces that were served once and are no more. Only `Residency` changes it."""
 
     name: str
     base: Path
@@ -75,6 +75,7 @@ class ServedModel:
     digest: bytes
     versions: dict[str, Version]
     aliases: dict[str, Version] = field(default_factory=dict)
+    awaited: dict[str, Version] = field(default_factory=dict)
     canary_share: float = 0.0
     heard: bool = True
     """Whether all versions are known; False until a registry that is followed has answered once."""
@@ -88,7 +89,7 @@ class ServedModel:
         Where none does, the champion or, for its share of routing keys, the canary: equal keys get
         the same one for as long as neither changes, and a growing share only adds keys. Raises
         `NotFoundError` that lists what there is, `AdapterError` for a space that was retired, and
-        `UnavailableError` where the champion is not known yet.
+        `UnavailableError` where the champion is not known yet, or the version not loaded.
         """
         if space:
             return self.in_space(space)[0]
@@ -100,14 +101,19 @@ class ServedModel:
             alias = CHAMPION
             if CANARY in self.aliases and _position(self.name, routing_key) < self.canary_share:
                 alias = CANARY
-            if alias not in self.aliases:
+            if alias not in self.aliases and alias not in self.awaited:
                 raise UnavailableError(
                     f"model {self.name!r} has no {CHAMPION} yet; promote a version, or name one",
                     5.0,
                 )
-        if alias not in self.aliases:
-            raise self._unknown(f"alias {alias!r}; there are {listed(self.aliases)}")
-        return self.aliases[alias]
+        if alias in self.aliases:
+            return self.aliases[alias]
+        if alias in self.awaited:
+            name = self.awaited[alias].name
+            raise UnavailableError(
+                f"model {self.name!r}: version {name!r}, its {alias}, is not loaded yet", 5.0
+            )
+        raise self._unknown(f"alias {alias!r}; there are {listed(self.aliases)}")
 
     def in_space(self, space: str) -> list[Version]:
         """Finds the versions that are said to make vectors of ``space``, those that answer to an

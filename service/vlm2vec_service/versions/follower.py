@@ -155,6 +155,8 @@ class Follower:
         """Makes the model what ``snapshot`` says; one that is not current may lack versions."""
         self._take_versions(snapshot, is_current)
         aliases = snapshot.aliases
+        meant = {alias: self._meant(aliases.get(alias)) for alias in TRAFFIC}
+        self.residency.expect({alias: version for alias, version in meant.items() if version})
         for alias in sorted({*aliases, *self.model.aliases}):
             if alias not in TRAFFIC:
                 self._point(alias, self._meant(aliases.get(alias)))

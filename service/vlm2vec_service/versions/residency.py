@@ -125,7 +125,8 @@ class Residency:
         """Why no worker answers with the champion; empty where one does."""
         champion = self.model.aliases.get(CHAMPION)
         if champion is None:
-            return f"there is no {CHAMPION}"
+            awaited = self.model.awaited.get(CHAMPION)
+            return f"version {awaited.name} is not loaded" if awaited else f"there is no {CHAMPION}"
         found = self.state(champion)
         if found.state is State.HELD:
             return ""
@@ -137,9 +138,10 @@ class Residency:
     def starting(self) -> bool:
         """Whether waiting may help: no worker answers with the champion, and it is not known that
         none will."""
-        champion = self.model.aliases.get(CHAMPION)
+        model = self.model
+        champion = model.aliases.get(CHAMPION) or model.awaited.get(CHAMPION)
         if champion is None:
-            return not self.model.heard
+            return not model.heard
         return self.state(champion).state not in (State.HELD, State.FAILED)
 
     # What is loaded
@@ -208,6 +210,10 @@ class Residency:
     def await_registry(self) -> None:
         """Notes that more versions may be known once a registry has answered."""
         self.model.heard = False
+
+    def expect(self, aliases: dict[str, Version]) -> None:
+        """Notes which versions are to answer to ``aliases`` once they are loaded."""
+        self.model.awaited = aliases
 
     def left(self) -> list[Version]:
         """The versions that workers hold, and that are neither the model's nor answer any more."""

@@ -231,7 +231,7 @@ def test_an_alias_is_not_unknown_while_its_first_version_loads(tmp_path: Path) -
             one.model.choose("shadow")
         assert one.model.choose("nightly").name == "2"
         assert one.residency.starting
-        assert one.residency.unready == "version 1 is not loaded"
+        assert one.residency.unready == "version 1 is being loaded"
         one.worker.gate.set()
         await following
         assert (one.champion.name, one.model.choose("canary").name) == ("1", "2")
@@ -249,6 +249,7 @@ def test_a_champion_that_cannot_be_loaded_keeps_nobody_waiting(tmp_path: Path) -
         one.worker.unloadable = {"1"}
         await one.follow(champion="1")
         assert not one.residency.starting
+        assert one.residency.unready == "version 1 could not be loaded: no"
         with pytest.raises(UnavailableError, match="is not loaded"):
             one.model.choose("champion")
 

@@ -123,25 +123,28 @@ class Residency:
     @property
     def unready(self) -> str:
         """Why no worker answers with the champion; empty where one does."""
-        champion = self.model.aliases.get(CHAMPION)
+        champion = self._champion
         if champion is None:
-            awaited = self.model.awaited.get(CHAMPION)
-            return f"version {awaited.name} is not loaded" if awaited else f"there is no {CHAMPION}"
+            return f"there is no {CHAMPION}"
         found = self.state(champion)
-        if found.state is State.HELD:
-            return ""
         if found.state is State.FAILED:
             return f"version {champion.name} could not be loaded: {found.reason}"
-        return "its workers are starting"
+        if CHAMPION not in self.model.aliases:
+            return f"version {champion.name} is being loaded"
+        return "" if found.state is State.HELD else "its workers are starting"
+
+    @property
+    def _champion(self) -> Version | None:
+        """The champion, or the first one, which is to be."""
+        return self.model.aliases.get(CHAMPION) or self.model.awaited.get(CHAMPION)
 
     @property
     def starting(self) -> bool:
         """Whether waiting may help: no worker answers with the champion, and it is not known that
         none will."""
-        model = self.model
-        champion = model.aliases.get(CHAMPION) or model.awaited.get(CHAMPION)
+        champion = self._champion
         if champion is None:
-            return not model.heard
+            return not self.model.heard
         return self.state(champion).state not in (State.HELD, State.FAILED)
 
     # What is loaded

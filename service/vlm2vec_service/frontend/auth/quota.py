@@ -81,10 +81,10 @@ class Quota:
                 self.requests.take(1.0)
 
     async def pay(self, tokens: Sequence[int], patient: bool) -> int:
-        """Takes the ``tokens`` of each of several inputs, and returns of how many. That is all of
-        them, unless the caller is ``patient``: then this waits until nothing is owed, and takes no
-        more once something is again."""
-        if self.tokens is None or not tokens:
+        """Takes the ``tokens`` of each of one or more inputs, and returns of how many. That is all
+        of them, unless the caller is ``patient``: then this waits until nothing is owed, and takes
+        no more once something is again."""
+        if self.tokens is None:
             return len(tokens)
         if not patient:
             self.tokens.take(sum(tokens))

@@ -97,7 +97,8 @@ def routes(pipeline: Pipeline, fetcher: Fetcher) -> APIRouter:
         inputs = await reader.taken(read, len(await request.body()), fetcher)
         with reader.own_words(OPTIONS):
             answer = await calls.embed(pipeline, inputs, options, caller_of(pipeline))
-        version, id = request.url.path[2:3], current.get().id
+        version = "1" if request.url.path == "/v1/embed" else "2"
+        id = current.get().id
         return await written(lambda: _json(answer, body, version, id), answer)
 
     return router

@@ -114,5 +114,5 @@ def test_spent_token_quota_refuses_unary_calls(guarded: Guarded) -> None:
         assert int(answer.headers["retry-after-ms"]) > 0
         return True
 
-    wait_until(refused)
-    assert guarded.embed_grpc("tokens") == "RESOURCE_EXHAUSTED"
+    # A slow machine may pay the debt off between the two.
+    wait_until(lambda: refused() and guarded.embed_grpc("tokens") == "RESOURCE_EXHAUSTED")
